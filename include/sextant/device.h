@@ -1,0 +1,59 @@
+// A device: what it is, its memory, and its two op implementations.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sextant/executor.h"
+#include "sextant/ops.h"
+
+namespace sextant {
+
+struct DeviceInfo {
+  DeviceKind kind = DeviceKind::kCpu;
+  int index = 0;
+  std::string name;          // "Intel Xeon ...", "NVIDIA H100 80GB HBM3"
+  std::string architecture;  // "avx512+amx", "sm_90", "gfx942"
+  int compute_units = 0;     // cores, SMs, CUs
+  int64_t memory_bytes = 0;
+  int64_t l2_bytes = 0;
+  DType native_fp8 = DType::kF8E4M3FN;
+  bool has_tuned_kernels = false;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual const DeviceInfo& info() const = 0;
+  virtual const Ops& ops(KernelFamily family) const = 0;  // kTuned gives portable where the chip has no tuned kernels
+
+  // Memory, for tests and tools: engines bring their own.
+  virtual Result<void*> allocate(size_t bytes) = 0;  // 256-byte aligned
+  virtual void deallocate(void* pointer) = 0;
+  virtual Status copy_to_device(void* device, const void* host, size_t bytes, Stream stream) = 0;
+  virtual Status copy_to_host(void* host, const void* device, size_t bytes, Stream stream) = 0;
+  virtual Status fill(void* device, uint8_t value, size_t bytes, Stream stream) = 0;
+  virtual Status synchronize(Stream stream) = 0;
+};
+
+struct CpuOptions {
+  std::shared_ptr<Executor> executor;  // null: a pool of all threads
+  std::string isa;  // "", "scalar", "avx2", "avx512", "avx512_bf16", "amx"; "" = SEXTANT_CPU_ISA or the best there is
+};
+Result<std::shared_ptr<Device>> make_cpu_device(const CpuOptions& options = {});
+
+// Opens a device. kUnavailable says what is missing (no driver, not built in).
+Result<std::shared_ptr<Device>> open_device(DeviceKind kind, int index = 0);
+
+// Every device kind, usable or not: what `sextant doctor` and `backends` show.
+struct DeviceReport {
+  DeviceKind kind;
+  bool built = false;      // compiled into this binary
+  bool available = false;  // and usable here
+  std::string reason;      // when not available: why, and what to do
+  std::vector<DeviceInfo> devices;
+};
+std::vector<DeviceReport> list_devices();
+
+}  // namespace sextant
