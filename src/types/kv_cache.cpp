@@ -1,0 +1,167 @@
+#include "sextant/kv_cache.h"
+
+#include <fmt/format.h>
+
+namespace sextant {
+namespace {
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// 16 bytes of one token's dims stay together in the split-K and shuffled layouts.
+int32_t dims_of_16_bytes(DType dtype) { return static_cast<int32_t>(16 / size_of(dtype)); }
+
+// Tokens of a 16-wide matrix tile, and the pair that one 32-bit lane holds.
+constexpr int32_t kTileTokens = 16;
+constexpr int32_t kPair = 2;
+
+// [nb, bs, heads, dim]
+KvAddressing nhd(int64_t block_size, int64_t heads, int64_t dim) {
+  return {.block_stride = block_size * heads * dim,
+          .head_stride = dim,
+          .token_outer_stride = heads * dim,
+          .dim_outer_stride = 1};
+}
+
+// [nb, heads, bs, dim]
+KvAddressing hnd(int64_t block_size, int64_t heads, int64_t dim) {
+  return {.block_stride = block_size * heads * dim,
+          .head_stride = block_size * dim,
+          .token_outer_stride = dim,
+          .dim_outer_stride = 1};
+}
+
+// [nb, heads, dim/x, bs, x]
+KvAddressing split_k(int64_t block_size, int64_t heads, int64_t dim, int32_t x) {
+  return {.block_stride = block_size * heads * dim,
+          .head_stride = block_size * dim,
+          .token_outer_stride = x,
+          .dim_outer_stride = block_size * x,
+          .dim_inner_stride = 1,
+          .dim_tile = x};
+}
+
+// [nb, heads, dim, bs]
+KvAddressing dim_major(int64_t block_size, int64_t heads, int64_t dim) {
+  return {.block_stride = block_size * heads * dim,
+          .head_stride = block_size * dim,
+          .token_outer_stride = 1,
+          .dim_outer_stride = block_size};
+}
+
+// [nb, heads, bs/x, dim, x]; a last partial group of tokens is stored at full width
+KvAddressing shuffled_v(int64_t block_size, int64_t heads, int64_t dim, int32_t x) {
+  const int64_t per_head = ceil_div(block_size, x) * x * dim;
+  return {.block_stride = per_head * heads,
+          .head_stride = per_head,
+          .token_outer_stride = dim * x,
+          .token_inner_stride = 1,
+          .dim_outer_stride = x,
+          .token_tile = x};
+}
+
+// [nb, heads, ceil(bs/16), dim/2, 16, 2]
+KvAddressing packed_k(int64_t block_size, int64_t heads, int64_t dim) {
+  const int64_t per_head = ceil_div(block_size, kTileTokens) * kTileTokens * dim;
+  return {.block_stride = per_head * heads,
+          .head_stride = per_head,
+          .token_outer_stride = kTileTokens * dim,
+          .token_inner_stride = kPair,
+          .dim_outer_stride = kTileTokens * kPair,
+          .dim_inner_stride = 1,
+          .token_tile = kTileTokens,
+          .dim_tile = kPair};
+}
+
+bool needs_dims_in_16_bytes(KvLayout layout) { return layout == KvLayout::kSplitK || layout == KvLayout::kShuffled; }
+
+}  // namespace
+
+const char* to_string(KvLayout layout) {
+  switch (layout) {
+    case KvLayout::kNHD: return "NHD";
+    case KvLayout::kHND: return "HND";
+    case KvLayout::kSplitK: return "split_k";
+    case KvLayout::kShuffled: return "shuffled";
+    case KvLayout::kPacked: return "packed";
+    case KvLayout::kLatent: return "latent";
+    case KvLayout::kStrided: return "strided";
+  }
+  return "unknown layout";
+}
+
+Result<KvLayout> parse_kv_layout(std::string_view name) {
+  for (KvLayout layout : {KvLayout::kNHD, KvLayout::kHND, KvLayout::kSplitK, KvLayout::kShuffled, KvLayout::kPacked,
+                          KvLayout::kLatent})
+    if (name == to_string(layout)) return layout;
+  return invalid_argument(
+      fmt::format("kv layout is \"{}\"; allowed: NHD, HND, split_k, shuffled, packed, latent", name));
+}
+
+Status validate(const KvCacheSpec& spec) {
+  if (!is_float(spec.dtype))
+    return invalid_argument(fmt::format("cache.dtype is {}; allowed: fp32, fp16, bf16, fp8_*", to_string(spec.dtype)));
+  if (spec.num_blocks < 0) return invalid_argument(fmt::format("cache.num_blocks is {}; allowed: >= 0", spec.num_blocks));
+  if (spec.block_size < 1) return invalid_argument(fmt::format("cache.block_size is {}; allowed: >= 1", spec.block_size));
+  if (spec.num_kv_heads < 1)
+    return invalid_argument(fmt::format("cache.num_kv_heads is {}; allowed: >= 1", spec.num_kv_heads));
+  if (spec.head_dim < 1 || spec.head_dim_v < 1)
+    return invalid_argument(
+        fmt::format("cache.head_dim is {}, head_dim_v {}; allowed: >= 1", spec.head_dim, spec.head_dim_v));
+  if (spec.is_latent()) {
+    if (spec.num_kv_heads != 1)
+      return invalid_argument(fmt::format("cache.num_kv_heads is {}; a latent cache has 1", spec.num_kv_heads));
+    if (spec.head_dim_v > spec.head_dim)
+      return invalid_argument(fmt::format("cache.head_dim_v is {}; allowed in a latent cache: 1..{} (head_dim)",
+                                          spec.head_dim_v, spec.head_dim));
+  }
+  if (needs_dims_in_16_bytes(spec.layout) && spec.head_dim % dims_of_16_bytes(spec.dtype) != 0)
+    return invalid_argument(fmt::format("cache.head_dim is {}; layout {} with {} allows multiples of {}", spec.head_dim,
+                                        to_string(spec.layout), to_string(spec.dtype), dims_of_16_bytes(spec.dtype)));
+  if (spec.layout == KvLayout::kPacked) {
+    if (size_of(spec.dtype) > 2)
+      return invalid_argument("cache.dtype is fp32; layout packed allows 16-bit and 8-bit types");
+    if (spec.head_dim % kPair != 0)
+      return invalid_argument(fmt::format("cache.head_dim is {}; layout packed allows even sizes", spec.head_dim));
+  }
+  return Status::ok();
+}
+
+KvAddressing k_addressing(const KvCacheSpec& spec) {
+  const int64_t bs = spec.block_size, heads = spec.num_kv_heads, dim = spec.head_dim;
+  switch (spec.layout) {
+    case KvLayout::kHND: return hnd(bs, heads, dim);
+    case KvLayout::kSplitK:
+    case KvLayout::kShuffled: return split_k(bs, heads, dim, dims_of_16_bytes(spec.dtype));
+    case KvLayout::kPacked: return packed_k(bs, heads, dim);
+    default: return nhd(bs, heads, dim);
+  }
+}
+
+KvAddressing v_addressing(const KvCacheSpec& spec) {
+  const int64_t bs = spec.block_size, heads = spec.num_kv_heads, dim = spec.head_dim_v;
+  switch (spec.layout) {
+    case KvLayout::kHND: return hnd(bs, heads, dim);
+    case KvLayout::kSplitK: return dim_major(bs, heads, dim);
+    case KvLayout::kShuffled: return shuffled_v(bs, heads, dim, dims_of_16_bytes(spec.dtype));
+    case KvLayout::kPacked: return shuffled_v(bs, heads, dim, kPair);  // the same rule with x = a pair of tokens
+    case KvLayout::kLatent: return k_addressing(spec);
+    default: return nhd(bs, heads, dim);
+  }
+}
+
+int64_t k_elements(const KvCacheSpec& spec) { return spec.num_blocks * k_addressing(spec).block_stride; }
+int64_t v_elements(const KvCacheSpec& spec) {
+  return spec.is_latent() ? 0 : spec.num_blocks * v_addressing(spec).block_stride;
+}
+
+KvCacheView make_kv_cache_view(const KvCacheSpec& spec, void* k, void* v) {
+  KvCacheView view;
+  view.spec = spec;
+  view.k_addr = k_addressing(spec);
+  view.v_addr = v_addressing(spec);
+  view.k = k;
+  view.v = spec.is_latent() ? k : v;
+  return view;
+}
+
+}  // namespace sextant
