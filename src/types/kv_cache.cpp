@@ -30,10 +30,11 @@ KvAddressing hnd(int64_t block_size, int64_t heads, int64_t dim) {
           .dim_outer_stride = 1};
 }
 
-// [nb, heads, dim/x, bs, x]
+// [nb, heads, ceil(dim/x), bs, x]; a last partial group of dims is stored at full width
 KvAddressing split_k(int64_t block_size, int64_t heads, int64_t dim, int32_t x) {
-  return {.block_stride = block_size * heads * dim,
-          .head_stride = block_size * dim,
+  const int64_t per_head = block_size * ceil_div(dim, x) * x;
+  return {.block_stride = per_head * heads,
+          .head_stride = per_head,
           .token_outer_stride = x,
           .dim_outer_stride = block_size * x,
           .dim_inner_stride = 1,
@@ -71,8 +72,6 @@ KvAddressing packed_k(int64_t block_size, int64_t heads, int64_t dim) {
           .token_tile = kTileTokens,
           .dim_tile = kPair};
 }
-
-bool needs_dims_in_16_bytes(KvLayout layout) { return layout == KvLayout::kSplitK || layout == KvLayout::kShuffled; }
 
 }  // namespace
 
@@ -114,9 +113,6 @@ Status validate(const KvCacheSpec& spec) {
       return invalid_argument(fmt::format("cache.head_dim_v is {}; allowed in a latent cache: 1..{} (head_dim)",
                                           spec.head_dim_v, spec.head_dim));
   }
-  if (needs_dims_in_16_bytes(spec.layout) && spec.head_dim % dims_of_16_bytes(spec.dtype) != 0)
-    return invalid_argument(fmt::format("cache.head_dim is {}; layout {} with {} allows multiples of {}", spec.head_dim,
-                                        to_string(spec.layout), to_string(spec.dtype), dims_of_16_bytes(spec.dtype)));
   if (spec.layout == KvLayout::kPacked) {
     if (size_of(spec.dtype) > 2)
       return invalid_argument("cache.dtype is fp32; layout packed allows 16-bit and 8-bit types");

@@ -1,0 +1,113 @@
+// The six backends: strategies made of ops, the same on every device.
+//
+//   const Backend* backend = find_backend("ROCM_AITER_FA").value();
+//   auto plan = backend->plan(*device, request);             // host only: checks, splits, sizes the workspace
+//   backend->run(*plan.value(), tensors, stream);            // launches only; may be captured in a graph, and repeated
+//                                                            // for every layer of the step
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sextant/batch.h"
+#include "sextant/device.h"
+#include "sextant/ops.h"
+#include "sextant/spec.h"
+
+namespace sextant {
+
+enum class BackendCategory : uint8_t { kMha, kMla };
+const char* to_string(BackendCategory category);  // "MHA", "MLA"
+
+struct BackendInfo {
+  std::string name;                     // "TRITON_ATTN"
+  BackendCategory category;
+  KernelFamily family;                  // which kernels it is made of
+  std::string strategy;                 // one sentence
+  std::string enable() const { return "export VLLM_ATTENTION_BACKEND=" + name; }
+};
+
+struct PlanOptions {
+  bool deterministic = false;  // same bits whatever the batch, the block size and the number of cores
+  bool lse_out = false;        // run() also writes RunTensors::lse
+  PlanBounds bounds;           // for graph replay with other lengths; zero: this batch's lengths
+  // Requests with at most this many query tokens take the decode path (speculative decode: up to 8 and more).
+  int32_t decode_max_query_len = 1;
+  // Rows of the chunk workspace of ROCM_AITER_FA and of the MLA prefill; 0: the backend's own rule (docs/backends).
+  int64_t chunk_workspace_rows = 0;
+};
+
+struct PlanRequest {
+  AttentionSpec spec;
+  KvCacheSpec cache;
+  BatchMetadata batch;
+  PlanOptions options;
+};
+
+// Everything `run` touches; device memory. T = batch.num_tokens(); tensors may have more rows (padding), which
+// are neither read nor written.
+struct RunTensors {
+  TensorView q;    // [T, Hq, D]; MLA: [T, N, nope + rope], rope applied to the last part
+  TensorView k;    // [T, Hkv, D]   MHA only
+  TensorView v;    // [T, Hkv, Dv]  MHA only
+  TensorView out;  // [T, Hq, Dv];  MLA: [T, N, v_head_dim]
+  TensorView lse;  // fp32 [Hq, T] with options.lse_out
+  // MLA only.
+  TensorView kv_c;       // [T, kv_lora_rank], normalised
+  TensorView k_pe;       // [T, qk_rope_head_dim], rope applied
+  TensorView kv_b_proj;  // weight [N * (nope + v_head_dim), kv_lora_rank]; per head first k_nope rows, then v rows
+  KvCacheView cache;
+  const int32_t* query_start_loc = nullptr;  // [B + 1]
+  const int32_t* seq_lens = nullptr;         // [B]
+  const int32_t* block_table = nullptr;      // [B, block_table_stride]
+  int64_t block_table_stride = 0;
+  const int64_t* slot_mapping = nullptr;  // [T]; null: the cache already holds the new tokens
+  const float* sinks = nullptr;           // [Hq] fp32
+  const float* alibi_slopes = nullptr;    // [Hq] fp32
+  void* workspace = nullptr;              // 256-byte aligned
+  size_t workspace_bytes = 0;
+};
+
+class Plan {
+ public:
+  virtual ~Plan() = default;
+  size_t workspace_bytes() const { return workspace_bytes_; }
+  // What run() will do, one line an op.
+  const std::vector<std::string>& steps() const { return steps_; }
+  const PlanRequest& request() const { return request_; }  // its batch spans point into the plan's own copies
+
+ protected:
+  friend class Backend;
+  size_t workspace_bytes_ = 0;
+  std::vector<std::string> steps_;
+  PlanRequest request_;
+  std::vector<int32_t> query_start_loc_, seq_lens_;
+};
+using PlanPtr = std::shared_ptr<const Plan>;
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const BackendInfo& info() const = 0;
+  // The cache layout that serves this backend best there. Every layout is served.
+  virtual KvLayout preferred_layout(const DeviceInfo& device, DType cache_dtype) const = 0;
+  // Every reason why this backend cannot serve the spec on the device; empty = it can.
+  virtual std::vector<std::string> reasons_against(const AttentionSpec& spec, const KvCacheSpec& cache,
+                                                   const Device& device) const = 0;
+  Result<PlanPtr> plan(const Device& device, const PlanRequest& request) const;
+  Status run(const Plan& plan, const RunTensors& tensors, Stream stream) const;
+
+ protected:
+  // After the checks. `plan` already holds the request with spans into its own copies.
+  virtual Result<std::shared_ptr<Plan>> make_plan(const Device& device, const PlanRequest& request) const = 0;
+  virtual Status launch(const Plan& plan, const RunTensors& tensors, Stream stream) const = 0;
+};
+
+std::span<const Backend* const> all_backends();  // in the article's order
+// kNotFound with a "did you mean" for near misses.
+Result<const Backend*> find_backend(std::string_view name);
+
+}  // namespace sextant
