@@ -1,0 +1,121 @@
+#include "reference/numbers.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace sextant::reference {
+namespace {
+
+// A binary floating-point format: value = (-1)^s * 2^(e - bias) * 1.m, subnormal at e == 0.
+struct Format {
+  int exponent_bits;
+  int mantissa_bits;
+  int bias;
+  enum class Specials { kIeee, kOneNan /* e4m3fn: only all-ones is NaN */, kNegativeZeroNan /* fnuz */ } specials;
+};
+
+using S = Format::Specials;
+constexpr Format kF32Format{8, 23, 127, S::kIeee};
+constexpr Format kF16Format{5, 10, 15, S::kIeee};
+constexpr Format kBF16Format{8, 7, 127, S::kIeee};
+constexpr Format kE4M3FNFormat{4, 3, 7, S::kOneNan};
+constexpr Format kE4M3FNUZFormat{4, 3, 8, S::kNegativeZeroNan};
+constexpr Format kE5M2Format{5, 2, 15, S::kIeee};
+
+const Format& format_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF16: return kF16Format;
+    case DType::kBF16: return kBF16Format;
+    case DType::kF8E4M3FN: return kE4M3FNFormat;
+    case DType::kF8E4M3FNUZ: return kE4M3FNUZFormat;
+    case DType::kF8E5M2: return kE5M2Format;
+    default: return kF32Format;
+  }
+}
+
+double decode(const Format& f, uint32_t bits) {
+  const int sign_shift = f.exponent_bits + f.mantissa_bits;
+  const uint32_t mantissa = bits & ((1u << f.mantissa_bits) - 1);
+  const uint32_t exponent = (bits >> f.mantissa_bits) & ((1u << f.exponent_bits) - 1);
+  const uint32_t exponent_max = (1u << f.exponent_bits) - 1;
+  const double sign = (bits >> sign_shift) & 1 ? -1.0 : 1.0;
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  if (f.specials == S::kIeee && exponent == exponent_max)
+    return mantissa ? nan : sign * std::numeric_limits<double>::infinity();
+  if (f.specials == S::kOneNan && exponent == exponent_max && mantissa == (1u << f.mantissa_bits) - 1) return nan;
+  if (f.specials == S::kNegativeZeroNan && bits == 1u << sign_shift) return nan;
+  const int subnormal = exponent == 0;
+  const double significand = mantissa + (subnormal ? 0.0 : std::ldexp(1.0, f.mantissa_bits));
+  return sign * std::ldexp(significand, static_cast<int>(exponent) + subnormal - f.bias - f.mantissa_bits);
+}
+
+double largest(const Format& f) {
+  const int exponent_max = (1 << f.exponent_bits) - 1;
+  const int top_exponent = f.specials == S::kIeee ? exponent_max - 1 : exponent_max;
+  const double top_significand = 2.0 - std::ldexp(f.specials == S::kOneNan ? 2.0 : 1.0, -f.mantissa_bits);
+  return std::ldexp(top_significand, top_exponent - f.bias);
+}
+
+uint32_t nan_bits(const Format& f) {
+  const int sign_shift = f.exponent_bits + f.mantissa_bits;
+  return f.specials == S::kNegativeZeroNan ? 1u << sign_shift : (1u << sign_shift) - 1;
+}
+
+uint32_t encode(const Format& f, double value, bool saturate) {
+  if (std::isnan(value)) return nan_bits(f);
+  const int sign_shift = f.exponent_bits + f.mantissa_bits;
+  const uint32_t sign = std::signbit(value) ? 1u << sign_shift : 0;
+  double magnitude = std::fabs(value);
+  if (magnitude == 0) return f.specials == S::kNegativeZeroNan ? 0 : sign;
+  // Quantise to the spacing of the binade (never below that of the subnormals), ties to even.
+  int exponent = 0;
+  if (std::isfinite(magnitude)) {
+    std::frexp(magnitude, &exponent);
+    exponent = std::max(exponent - 1, 1 - f.bias);
+    magnitude = std::ldexp(std::nearbyint(std::ldexp(magnitude, f.mantissa_bits - exponent)), exponent - f.mantissa_bits);
+  }
+  if (magnitude > largest(f)) {
+    if (!saturate) return sign | (((1u << f.exponent_bits) - 1) << f.mantissa_bits);  // infinity
+    magnitude = largest(f);
+  }
+  if (magnitude == 0) return f.specials == S::kNegativeZeroNan ? 0 : sign;
+  std::frexp(magnitude, &exponent);
+  exponent = std::max(exponent - 1, 1 - f.bias);
+  const auto significand = static_cast<uint32_t>(std::ldexp(magnitude, f.mantissa_bits - exponent));
+  const uint32_t implicit = 1u << f.mantissa_bits;
+  const uint32_t biased = significand >= implicit ? static_cast<uint32_t>(exponent + f.bias) : 0;
+  return sign | biased << f.mantissa_bits | (significand & (implicit - 1));
+}
+
+}  // namespace
+
+double load(DType dtype, const void* data, int64_t index) {
+  switch (dtype) {
+    case DType::kF32: return static_cast<const float*>(data)[index];
+    case DType::kI32: return static_cast<const int32_t*>(data)[index];
+    case DType::kI64: return static_cast<double>(static_cast<const int64_t*>(data)[index]);
+    case DType::kF16:
+    case DType::kBF16: return decode(format_of(dtype), static_cast<const uint16_t*>(data)[index]);
+    default: return decode(format_of(dtype), static_cast<const uint8_t*>(data)[index]);
+  }
+}
+
+void store(DType dtype, void* data, int64_t index, double value) {
+  switch (dtype) {
+    case DType::kF32: static_cast<float*>(data)[index] = static_cast<float>(value); break;
+    case DType::kI32: static_cast<int32_t*>(data)[index] = static_cast<int32_t>(value); break;
+    case DType::kI64: static_cast<int64_t*>(data)[index] = static_cast<int64_t>(value); break;
+    case DType::kF16:
+    case DType::kBF16:
+      static_cast<uint16_t*>(data)[index] = static_cast<uint16_t>(encode(format_of(dtype), value, false));
+      break;
+    default: static_cast<uint8_t*>(data)[index] = static_cast<uint8_t>(encode(format_of(dtype), value, true));
+  }
+}
+
+double max_finite(DType dtype) { return largest(format_of(dtype)); }
+double epsilon(DType dtype) { return std::ldexp(1.0, -format_of(dtype).mantissa_bits); }
+
+}  // namespace sextant::reference
