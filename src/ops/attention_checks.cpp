@@ -1,0 +1,148 @@
+// Argument checks of the attention ops, at plan time and at run time.
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "ops/checks.h"
+#include "sextant/ops.h"
+
+namespace sextant {
+
+const char* to_string(AttentionOp op) {
+  switch (op) {
+    case AttentionOp::kUnified: return "unified_attention";
+    case AttentionOp::kVarlen: return "varlen_attention";
+    case AttentionOp::kPrefixPrefill: return "prefix_prefill";
+    case AttentionOp::kPagedDecode: return "paged_decode";
+    case AttentionOp::kMlaDecode: return "mla_decode";
+  }
+  return "unknown op";
+}
+
+namespace {
+
+bool reads_cache(AttentionOp op) { return op != AttentionOp::kVarlen; }
+bool reads_packed_keys(AttentionOp op) { return op == AttentionOp::kVarlen || op == AttentionOp::kPrefixPrefill; }
+
+// Head sizes of the op itself: mla_decode works in the latent space, whose sizes exceed those of other ops.
+Status check_op_spec(const AttentionPlanArgs& a) {
+  if (a.op != AttentionOp::kMlaDecode) {
+    AttentionSpec spec = a.spec;
+    spec.mla = {};
+    return validate(spec);
+  }
+  AttentionSpec spec = a.spec;
+  spec.mla = {};
+  if (spec.num_kv_heads != 1)
+    return invalid_argument(fmt::format("spec.num_kv_heads is {}; mla_decode allows 1", spec.num_kv_heads));
+  if (spec.head_dim < spec.value_head_dim() || spec.head_dim % 8 != 0 || spec.value_head_dim() % 8 != 0 || spec.head_dim > 2048)
+    return invalid_argument(
+        fmt::format("spec.head_dim is {} and head_dim_v {}; mla_decode allows multiples of 8, head_dim_v <= head_dim <= 2048",
+                    spec.head_dim, spec.value_head_dim()));
+  spec.head_dim = spec.head_dim_v = 8;  // the rest of the checks do not depend on them
+  return validate(spec);
+}
+
+Status check_op_cache(const AttentionPlanArgs& a) {
+  if (!reads_cache(a.op)) return Status::ok();
+  SEXTANT_RETURN_IF_ERROR(validate(a.cache));
+  const bool latent = a.op == AttentionOp::kMlaDecode;
+  if (a.cache.is_latent() != latent)
+    return invalid_argument(fmt::format("cache.layout is {}; {} allows {}", to_string(a.cache.layout), to_string(a.op),
+                                        latent ? "latent" : "every layout but latent"));
+  if (a.cache.num_kv_heads != a.spec.num_kv_heads || a.cache.head_dim != a.spec.head_dim ||
+      a.cache.head_dim_v != a.spec.value_head_dim())
+    return invalid_argument(fmt::format("cache has num_kv_heads {}, head_dim {}, head_dim_v {}; the spec allows {}, {}, {}",
+                                        a.cache.num_kv_heads, a.cache.head_dim, a.cache.head_dim_v, a.spec.num_kv_heads,
+                                        a.spec.head_dim, a.spec.value_head_dim()));
+  if (!is_fp8(a.cache.dtype) && a.cache.dtype != a.spec.dtype)
+    return invalid_argument(fmt::format("cache.dtype is {}; allowed: {} (spec.dtype) or fp8_*", to_string(a.cache.dtype),
+                                        to_string(a.spec.dtype)));
+  return Status::ok();
+}
+
+Status check_op_batch(const AttentionPlanArgs& a) {
+  const size_t requests = a.seq_lens.size();
+  if (a.query_start_loc.size() != requests + 1)
+    return invalid_argument(
+        fmt::format("query_start_loc has {} entries; allowed: {} (len(seq_lens) + 1)", a.query_start_loc.size(), requests + 1));
+  for (size_t b = 0; b < requests; ++b) {
+    const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b];
+    if (query_len < 0)
+      return invalid_argument(fmt::format("query_start_loc[{}] is {}; allowed: >= {}", b + 1, a.query_start_loc[b + 1],
+                                          a.query_start_loc[b]));
+    if (a.seq_lens[b] < 0) return invalid_argument(fmt::format("seq_lens[{}] is {}; allowed: >= 0", b, a.seq_lens[b]));
+  }
+  if (a.op == AttentionOp::kVarlen && !a.key_start_loc.empty() && a.key_start_loc.size() != requests + 1)
+    return invalid_argument(
+        fmt::format("key_start_loc has {} entries; allowed: {} (len(seq_lens) + 1)", a.key_start_loc.size(), requests + 1));
+  for (size_t b = 0; b + 1 < a.key_start_loc.size(); ++b)
+    if (a.key_start_loc[b + 1] < a.key_start_loc[b])
+      return invalid_argument(fmt::format("key_start_loc[{}] is {}; allowed: >= {}", b + 1, a.key_start_loc[b + 1], a.key_start_loc[b]));
+  return Status::ok();
+}
+
+}  // namespace
+
+Status check(const AttentionPlanArgs& a) {
+  SEXTANT_RETURN_IF_ERROR(check_op_spec(a));
+  SEXTANT_RETURN_IF_ERROR(check_op_cache(a));
+  SEXTANT_RETURN_IF_ERROR(check_op_batch(a));
+  if (a.key_begin < 0 && !(a.op == AttentionOp::kVarlen && a.key_begin == kKeysAfterContext))
+    return invalid_argument(fmt::format("key_begin is {}; allowed: >= 0", a.key_begin));
+  if (a.key_end < a.key_begin)
+    return invalid_argument(fmt::format("key_end is {}; allowed: >= {} (key_begin)", a.key_end, a.key_begin));
+  if (a.shared_prefix && (!reads_cache(a.op) || a.op == AttentionOp::kPrefixPrefill))
+    return invalid_argument(fmt::format("shared_prefix is set; {} does not allow it", to_string(a.op)));
+  if (a.split.kind >= SplitPolicy::Kind::kSegments && a.split.value < 1)
+    return invalid_argument(fmt::format("split.value is {}; allowed: >= 1", a.split.value));
+  if (a.out_dtype != a.spec.dtype && a.out_dtype != DType::kF32)
+    return invalid_argument(fmt::format("out_dtype is {}; allowed: {} or fp32", to_string(a.out_dtype), to_string(a.spec.dtype)));
+  return Status::ok();
+}
+
+Status check(const AttentionPlanArgs& p, const AttentionArgs& a) {
+  const AttentionSpec& s = p.spec;
+  const int64_t tokens = p.query_start_loc.empty() ? 0 : p.query_start_loc.back();
+  if (tokens == 0) return Status::ok();
+  SEXTANT_RETURN_IF_ERROR(check_shape("q", a.q, {kAny, s.num_heads, s.head_dim}));
+  SEXTANT_RETURN_IF_ERROR(check_rows("q", a.q, tokens));
+  SEXTANT_RETURN_IF_ERROR(check_dtype("q", a.q, {s.dtype}));
+  SEXTANT_RETURN_IF_ERROR(check_last_stride("q", a.q));
+  SEXTANT_RETURN_IF_ERROR(check_shape("out", a.out, {kAny, s.num_heads, s.value_head_dim()}));
+  SEXTANT_RETURN_IF_ERROR(check_rows("out", a.out, tokens));
+  SEXTANT_RETURN_IF_ERROR(check_dtype("out", a.out, {p.out_dtype}));
+  SEXTANT_RETURN_IF_ERROR(check_last_stride("out", a.out));
+  if (p.lse_out) {
+    SEXTANT_RETURN_IF_ERROR(check_shape("lse", a.lse, {s.num_heads, kAny}));
+    SEXTANT_RETURN_IF_ERROR(check_dtype("lse", a.lse, {DType::kF32}));
+    if (a.lse.shape[1] < tokens)
+      return invalid_argument(fmt::format("lse is {}; allowed: at least {} columns", to_string(a.lse), tokens));
+  }
+  if (reads_cache(p.op)) {
+    SEXTANT_RETURN_IF_ERROR(check_pointer("block_table", a.block_table));
+    if (p.cache.num_blocks > 0) SEXTANT_RETURN_IF_ERROR(check_pointer("cache.k", a.cache.k));
+    const KvCacheSpec& c = a.cache.spec;
+    if (c.layout != p.cache.layout || c.dtype != p.cache.dtype || c.block_size != p.cache.block_size ||
+        c.num_kv_heads != p.cache.num_kv_heads || c.head_dim != p.cache.head_dim || c.head_dim_v != p.cache.head_dim_v)
+      return invalid_argument("cache differs from the planned cache; allowed: the same layout, dtype, block_size and head sizes");
+  }
+  if (reads_packed_keys(p.op)) {
+    for (const auto& [field, view, dim] : {std::tuple{"k", &a.k, s.head_dim}, std::tuple{"v", &a.v, s.value_head_dim()}}) {
+      SEXTANT_RETURN_IF_ERROR(check_shape(field, *view, {kAny, s.num_kv_heads, dim}));
+      SEXTANT_RETURN_IF_ERROR(check_dtype(field, *view, {s.dtype}));
+      SEXTANT_RETURN_IF_ERROR(check_last_stride(field, *view));
+    }
+    const int64_t rows = p.op == AttentionOp::kPrefixPrefill ? tokens
+                         : p.key_start_loc.empty()           ? 0
+                                                             : p.key_start_loc.back();
+    SEXTANT_RETURN_IF_ERROR(check_rows("k", a.k, rows));
+    SEXTANT_RETURN_IF_ERROR(check_rows("v", a.v, rows));
+    if (p.op == AttentionOp::kVarlen) SEXTANT_RETURN_IF_ERROR(check_pointer("key_start_loc", a.key_start_loc));
+  }
+  if (s.has_sinks) SEXTANT_RETURN_IF_ERROR(check_pointer("sinks", a.sinks));
+  if (s.has_alibi) SEXTANT_RETURN_IF_ERROR(check_pointer("alibi_slopes", a.alibi_slopes));
+  return Status::ok();
+}
+
+}  // namespace sextant
