@@ -1,0 +1,192 @@
+#include "backends/chunked_prefill.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+namespace sextant {
+namespace {
+
+using Context = RequestFilter::Context;
+
+// Contexts of the requests that pass the filter, seen from key_begin on. With bounds every context may grow to the bound.
+std::vector<int64_t> context_lens(const PlanRequest& request, const RequestFilter& filter, int64_t key_begin) {
+  std::vector<int64_t> lens;
+  const BatchMetadata& batch = request.batch;
+  for (size_t b = 0; b < batch.seq_lens.size(); ++b) {
+    const int32_t query_len = batch.query_start_loc[b + 1] - batch.query_start_loc[b];
+    int64_t seq_len = batch.seq_lens[b];
+    if (!filter.matches(query_len, batch.seq_lens[b])) continue;
+    seq_len = std::max<int64_t>(seq_len, request.options.bounds.max_seq_len);
+    lens.push_back(std::max<int64_t>(0, seq_len - query_len - key_begin));
+  }
+  return lens;
+}
+
+// First context position that some query's window still reaches.
+int64_t first_visible_key(const PlanRequest& request, const RequestFilter& filter) {
+  if (request.spec.sliding_window == 0 || request.options.bounds.max_seq_len > 0) return 0;
+  int64_t first = std::numeric_limits<int64_t>::max();
+  for (int64_t context_len : context_lens(request, filter, 0))
+    first = std::min(first, context_len - request.spec.sliding_window + 1);
+  return std::max<int64_t>(0, first);
+}
+
+}  // namespace
+
+Result<ChunkedPrefill> ChunkedPrefill::make(const Ops& ops, const PlanRequest& request, const ChunkedPrefillConfig& config,
+                                            WorkspaceLayout& layout) {
+  ChunkedPrefill p;
+  p.ops_ = &ops;
+  p.num_requests_ = request.batch.num_requests();
+  p.lse_out_ = config.lse_out;
+  p.extend_filter_ = prefill_filter(request.options, request.options.bounds.max_seq_len > 0 ? Context::kAny : Context::kSome);
+  SEXTANT_RETURN_IF_ERROR(p.plan_chunks(request, config));
+  SEXTANT_RETURN_IF_ERROR(p.plan_new_tokens(request, config));
+
+  size_t op_bytes = 0;
+  for (const AttentionPlanPtr& plan : {p.direct_, p.new_tokens_})
+    if (plan) op_bytes = std::max(op_bytes, plan->workspace_bytes());
+  for (const Chunk& chunk : p.chunks_) op_bytes = std::max(op_bytes, chunk.plan->workspace_bytes());
+  p.op_workspace_ = layout.take(op_bytes);
+  if (!p.chunks_.empty()) {
+    const TokenRun tokens = cover(token_runs(request.batch, p.extend_filter_));
+    const int64_t heads = request.spec.num_heads, dim = request.spec.value_head_dim();
+    p.key_start_loc_ = layout.take(static_cast<size_t>(p.num_requests_ + 1) * sizeof(int32_t));
+    p.new_state_ = take_state(layout, tokens, heads, dim);
+    p.context_state_ = take_state(layout, tokens, heads, dim);
+    if (p.chunks_.size() > 1) p.chunk_state_ = take_state(layout, tokens, heads, dim);
+  }
+  return p;
+}
+
+Status ChunkedPrefill::plan_new_tokens(const PlanRequest& request, const ChunkedPrefillConfig& config) {
+  AttentionPlanArgs args = plan_args(AttentionOp::kVarlen, request);
+  args.key_start_loc = request.batch.query_start_loc;
+  args.max_packed_keys = request.batch.num_tokens();
+  args.key_begin = kKeysAfterContext;
+  args.split = config.split;
+  // Requests that see nothing but their new tokens write the result; with no chunk to attend that is all of them.
+  const RequestFilter direct = chunks_.empty() ? prefill_filter(request.options) : prefill_filter(request.options, Context::kNone);
+  if (count_requests(request.batch, direct) > 0 && extend_filter_.context != Context::kAny) {
+    args.filter = direct;
+    args.lse_out = config.lse_out;
+    args.out_dtype = config.out_dtype;
+    auto plan = ops_->plan_attention(args);
+    if (!plan) return plan.status();
+    direct_ = std::move(plan).value();
+    steps_.insert(steps_.begin(), "prefill: " + direct_->describe());
+  }
+  if (chunks_.empty()) return Status::ok();
+  args.filter = extend_filter_;
+  args.lse_out = true;
+  args.out_dtype = DType::kF32;
+  auto plan = ops_->plan_attention(args);
+  if (!plan) return plan.status();
+  new_tokens_ = std::move(plan).value();
+  steps_.insert(steps_.begin(), "extend, new tokens: " + new_tokens_->describe());
+  return Status::ok();
+}
+
+Status ChunkedPrefill::plan_chunks(const PlanRequest& request, const ChunkedPrefillConfig& config) {
+  const std::vector<int64_t> lens = context_lens(request, extend_filter_, config.key_begin);
+  const int64_t longest = lens.empty() ? 0 : *std::max_element(lens.begin(), lens.end());
+  if (longest == 0) {
+    if (extend_filter_.context == Context::kAny) extend_filter_.context = Context::kSome;
+    return Status::ok();
+  }
+  chunk_len_ = std::clamp<int64_t>(config.workspace_rows / static_cast<int64_t>(lens.size()), 1, longest);
+
+  AttentionPlanArgs args = plan_args(AttentionOp::kVarlen, request);
+  args.filter = extend_filter_;
+  args.spec.causal = false;     // the whole context is in every query's past
+  args.spec.has_sinks = false;  // a sink counts once: with the new tokens
+  args.lse_out = true;
+  args.out_dtype = DType::kF32;
+  args.split = config.split;
+  const int64_t first_visible = first_visible_key(request, extend_filter_);
+  std::vector<int32_t> key_start_loc(request.batch.query_start_loc.size());
+  for (int64_t begin = 0; begin < longest; begin += chunk_len_) {
+    if (config.key_begin + begin + chunk_len_ <= first_visible) continue;
+    int64_t rows = 0;
+    size_t next = 0;
+    for (size_t b = 0; b + 1 < key_start_loc.size(); ++b) {
+      key_start_loc[b] = static_cast<int32_t>(rows);
+      const int32_t query_len = request.batch.query_start_loc[b + 1] - request.batch.query_start_loc[b];
+      if (extend_filter_.matches(query_len, request.batch.seq_lens[b]))
+        rows += std::clamp<int64_t>(lens[next++] - begin, 0, chunk_len_);
+    }
+    key_start_loc.back() = static_cast<int32_t>(rows);
+    args.key_begin = config.key_begin + begin;
+    args.max_packed_keys = rows;
+    args.key_start_loc = key_start_loc;
+    auto plan = ops_->plan_attention(args);
+    if (!plan) return plan.status();
+    chunks_.push_back({args.key_begin, rows, std::move(plan).value()});
+    chunk_rows_ = std::max(chunk_rows_, rows);
+  }
+  if (!chunks_.empty())
+    steps_.push_back(fmt::format("extend, context: {} chunks of {} keys a request, {} rows at most; each: load, {}, merge_attn_states",
+                                 chunks_.size(), chunk_len_, chunk_rows_, chunks_.front().plan->describe()));
+  return Status::ok();
+}
+
+Status ChunkedPrefill::run_chunk(const Chunk& chunk, const StateRegion& state, const RunTensors& tensors,
+                                 const LoadChunk& load_chunk, Stream stream) const {
+  auto* key_start_loc = static_cast<int32_t*>(key_start_loc_.at(tensors.workspace));
+  SEXTANT_RETURN_IF_ERROR(ops_->context_chunk_offsets({tensors.query_start_loc, tensors.seq_lens, num_requests_, extend_filter_,
+                                                       chunk.begin, chunk_len_, key_start_loc},
+                                                      stream));
+  auto keys = load_chunk({chunk.begin, chunk.rows, key_start_loc});
+  if (!keys) return keys.status();
+  AttentionArgs args = run_args(tensors);
+  args.k = keys->k;
+  args.v = keys->v;
+  args.key_start_loc = key_start_loc;
+  args.out = state.out_view(tensors.workspace);
+  args.lse = state.lse_view(tensors.workspace);
+  args.workspace = op_workspace_.at(tensors.workspace);
+  return ops_->run_attention(*chunk.plan, args, stream);
+}
+
+Status ChunkedPrefill::merge(const StateRegion& prefix, const StateRegion& suffix, const TensorView& out, const TensorView& lse,
+                             const RunTensors& tensors, Stream stream) const {
+  MergeAttnStatesArgs args;
+  args.prefix_out = prefix.out_view(tensors.workspace);
+  args.prefix_lse = prefix.lse_view(tensors.workspace);
+  args.suffix_out = suffix.out_view(tensors.workspace);
+  args.suffix_lse = suffix.lse_view(tensors.workspace);
+  args.out = out;
+  args.lse = lse;
+  args.query_start_loc = tensors.query_start_loc;
+  args.seq_lens = tensors.seq_lens;
+  args.num_requests = num_requests_;
+  args.filter = extend_filter_;
+  return ops_->merge_attn_states(args, stream);
+}
+
+Status ChunkedPrefill::run(const RunTensors& tensors, const PackedKeys& new_keys, const LoadChunk& load_chunk, Stream stream) const {
+  AttentionArgs args = run_args(tensors);
+  args.k = new_keys.k;
+  args.v = new_keys.v;
+  args.key_start_loc = tensors.query_start_loc;  // the new tokens' keys are packed as the queries are
+  args.workspace = op_workspace_.at(tensors.workspace);
+  if (direct_) SEXTANT_RETURN_IF_ERROR(ops_->run_attention(*direct_, args, stream));
+  if (chunks_.empty()) return Status::ok();
+
+  args.out = new_state_.out_view(tensors.workspace);
+  args.lse = new_state_.lse_view(tensors.workspace);
+  SEXTANT_RETURN_IF_ERROR(ops_->run_attention(*new_tokens_, args, stream));
+  for (size_t c = 0; c < chunks_.size(); ++c) {
+    SEXTANT_RETURN_IF_ERROR(run_chunk(chunks_[c], c == 0 ? context_state_ : chunk_state_, tensors, load_chunk, stream));
+    if (c > 0)
+      SEXTANT_RETURN_IF_ERROR(merge(context_state_, chunk_state_, context_state_.out_view(tensors.workspace),
+                                    context_state_.lse_view(tensors.workspace), tensors, stream));
+  }
+  const TensorView out = slice(tensors.out, 0, 0, new_state_.end);
+  const TensorView lse = lse_out_ ? slice(tensors.lse, 1, 0, new_state_.end) : TensorView{};
+  return merge(context_state_, new_state_, out, lse, tensors, stream);
+}
+
+}  // namespace sextant
