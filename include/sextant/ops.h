@@ -212,8 +212,8 @@ struct GemmArgs {
   size_t workspace_bytes = 0;
 };
 
-// The implementations of one device and one kernel family. Arguments have been checked by the caller
-// (checked_* below do so); an implementation still refuses what it does not serve with kUnsupported.
+// The implementations of one device and one kernel family. What Device::ops() hands out checks its arguments before
+// anything is read or written (src/ops/checked_ops.h); kUnsupported says what a family does not serve.
 class Ops {
  public:
   virtual ~Ops() = default;

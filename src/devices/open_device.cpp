@@ -1,0 +1,54 @@
+// Which devices this binary and this machine have.
+#include "sextant/device.h"
+
+#include <fmt/format.h>
+
+#ifdef SEXTANT_HAS_CUDA
+#include "devices/cuda/cuda_device.h"
+#endif
+
+namespace sextant {
+namespace {
+
+DeviceReport cpu_report() {
+  DeviceReport report{DeviceKind::kCpu, true, false, "", {}};
+  auto device = make_cpu_device({.executor = make_thread_pool(1), .isa = {}});
+  if (!device) {
+    report.reason = device.status().message();
+    return report;
+  }
+  report.available = true;
+  report.devices.push_back((*device)->info());
+  return report;
+}
+
+DeviceReport cuda_report() {
+#ifdef SEXTANT_HAS_CUDA
+  return cuda::report();
+#else
+  return {DeviceKind::kCuda, false, false, "not built in: configure with nvcc (CUDA 12.4 or newer) on the PATH, or -DSEXTANT_CUDA=ON", {}};
+#endif
+}
+
+DeviceReport hip_report() {
+  return {DeviceKind::kHip, false, false, "not built in: this version has no HIP kernels", {}};
+}
+
+}  // namespace
+
+Result<std::shared_ptr<Device>> open_device(DeviceKind kind, int index) {
+  if (index < 0) return invalid_argument(fmt::format("device index is {}; allowed: >= 0", index));
+  if (kind == DeviceKind::kCpu) {
+    if (index > 0) return invalid_argument(fmt::format("device index is {}; cpu allows 0", index));
+    return make_cpu_device();
+  }
+#ifdef SEXTANT_HAS_CUDA
+  if (kind == DeviceKind::kCuda) return cuda::open(index);
+#endif
+  const std::string reason = kind == DeviceKind::kCuda ? cuda_report().reason : hip_report().reason;
+  return Status(StatusCode::kUnavailable, fmt::format("device {} is not available: {}", to_string(kind), reason));
+}
+
+std::vector<DeviceReport> list_devices() { return {cpu_report(), cuda_report(), hip_report()}; }
+
+}  // namespace sextant

@@ -1,0 +1,148 @@
+#include "ops/checked_ops.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <vector>
+
+namespace sextant {
+namespace {
+
+// The device's plan and what it was planned for.
+class CheckedPlan final : public AttentionPlan {
+ public:
+  CheckedPlan(AttentionPlanPtr inner, const AttentionPlanArgs& args)
+      : inner_(std::move(inner)),
+        args_(args),
+        query_start_loc_(args.query_start_loc.begin(), args.query_start_loc.end()),
+        seq_lens_(args.seq_lens.begin(), args.seq_lens.end()),
+        key_start_loc_(args.key_start_loc.begin(), args.key_start_loc.end()) {
+    args_.query_start_loc = query_start_loc_;
+    args_.seq_lens = seq_lens_;
+    args_.key_start_loc = key_start_loc_;
+  }
+  size_t workspace_bytes() const override { return inner_->workspace_bytes(); }
+  std::string describe() const override { return inner_->describe(); }
+  const AttentionPlan& inner() const { return *inner_; }
+  const AttentionPlanArgs& args() const { return args_; }
+
+ private:
+  AttentionPlanPtr inner_;
+  AttentionPlanArgs args_;
+  std::vector<int32_t> query_start_loc_, seq_lens_, key_start_loc_;
+};
+
+Status check_scales(const KvCacheView& cache) {
+  if (!is_fp8(cache.spec.dtype)) return Status::ok();
+  for (const auto& [field, scales] : {std::pair{"cache.k_scale", cache.k_scale}, std::pair{"cache.v_scale", cache.v_scale}})
+    for (int32_t i = 0; scales != nullptr && i < cache.num_scales; ++i)
+      if (!std::isfinite(scales[i]) || scales[i] <= 0)
+        return invalid_argument(fmt::format("{}[{}] is {}; allowed: finite, > 0", field, i, scales[i]));
+  return Status::ok();
+}
+
+Status check_block_ids(const AttentionPlanArgs& planned, const AttentionArgs& args) {
+  if (planned.op == AttentionOp::kVarlen) return Status::ok();
+  const int64_t num_blocks = args.cache.spec.num_blocks, block_size = args.cache.spec.block_size;
+  for (size_t b = 0; b < planned.seq_lens.size(); ++b) {
+    const int64_t used = (planned.seq_lens[b] + block_size - 1) / block_size;
+    if (used > args.block_table_stride)
+      return invalid_argument(fmt::format("seq_lens[{}] is {}; allowed: <= {} (block_table_stride {} x block_size {})", b,
+                                          planned.seq_lens[b], args.block_table_stride * block_size, args.block_table_stride, block_size));
+    const int32_t* row = args.block_table + static_cast<int64_t>(b) * args.block_table_stride;
+    for (int64_t i = 0; i < used; ++i)
+      if (row[i] < 0 || row[i] >= num_blocks)
+        return invalid_argument(fmt::format("block_table[{}][{}] is {}; allowed: 0..{} (num_blocks {})", b, i, row[i], num_blocks - 1, num_blocks));
+  }
+  return Status::ok();
+}
+
+Status check_block_mapping(const CopyBlocksArgs& args) {
+  for (int64_t i = 0; i < 2 * args.num_pairs; ++i)
+    if (args.mapping[i] < 0 || args.mapping[i] >= args.cache.spec.num_blocks)
+      return invalid_argument(fmt::format("mapping[{}][{}] is {}; allowed: 0..{} (num_blocks {})", i / 2, i % 2, args.mapping[i],
+                                          args.cache.spec.num_blocks - 1, args.cache.spec.num_blocks));
+  return Status::ok();
+}
+
+}  // namespace
+
+Result<AttentionPlanPtr> CheckedOps::plan_attention(const AttentionPlanArgs& args) const {
+  SEXTANT_RETURN_IF_ERROR(check(args));
+  auto plan = inner_->plan_attention(args);
+  if (!plan) return plan.status();
+  return AttentionPlanPtr(std::make_shared<CheckedPlan>(std::move(plan).value(), args));
+}
+
+Status CheckedOps::run_attention(const AttentionPlan& plan, const AttentionArgs& args, Stream stream) const {
+  const auto* checked = dynamic_cast<const CheckedPlan*>(&plan);
+  if (checked == nullptr) return invalid_argument("plan is of another device; allowed: a plan that these ops made");
+  SEXTANT_RETURN_IF_ERROR(check(checked->args(), args));
+  if (checked->args().query_start_loc.empty() || checked->args().query_start_loc.back() == 0) return Status::ok();
+  if (plan.workspace_bytes() > 0 && args.workspace == nullptr)
+    return invalid_argument(fmt::format("workspace is null; allowed: {} bytes (plan.workspace_bytes())", plan.workspace_bytes()));
+  if (host_readable_) {
+    SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
+    SEXTANT_RETURN_IF_ERROR(check_block_ids(checked->args(), args));
+  }
+  return inner_->run_attention(checked->inner(), args, stream);
+}
+
+Status CheckedOps::reshape_and_cache(const ReshapeAndCacheArgs& args, Stream stream) const {
+  SEXTANT_RETURN_IF_ERROR(check(args));
+  if (args.num_tokens == 0) return Status::ok();
+  if (host_readable_) {
+    SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
+    SEXTANT_RETURN_IF_ERROR(check_slot_mapping({args.slot_mapping, static_cast<size_t>(args.num_tokens)}, args.cache.spec));
+  }
+  return inner_->reshape_and_cache(args, stream);
+}
+
+Status CheckedOps::concat_and_cache_mla(const ConcatAndCacheMlaArgs& args, Stream stream) const {
+  SEXTANT_RETURN_IF_ERROR(check(args));
+  if (args.num_tokens == 0) return Status::ok();
+  if (host_readable_) {
+    SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
+    SEXTANT_RETURN_IF_ERROR(check_slot_mapping({args.slot_mapping, static_cast<size_t>(args.num_tokens)}, args.cache.spec));
+  }
+  return inner_->concat_and_cache_mla(args, stream);
+}
+
+Status CheckedOps::context_chunk_offsets(const ContextChunkOffsetsArgs& args, Stream stream) const {
+  SEXTANT_RETURN_IF_ERROR(check(args));
+  return inner_->context_chunk_offsets(args, stream);
+}
+
+Status CheckedOps::gather_cache(const GatherCacheArgs& args, Stream stream) const {
+  SEXTANT_RETURN_IF_ERROR(check(args));
+  if (args.num_requests == 0 || args.max_rows == 0) return Status::ok();
+  if (host_readable_) SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
+  return inner_->gather_cache(args, stream);
+}
+
+Status CheckedOps::merge_attn_states(const MergeAttnStatesArgs& args, Stream stream) const {
+  SEXTANT_RETURN_IF_ERROR(check(args));
+  if (args.out.num_elements() == 0) return Status::ok();
+  return inner_->merge_attn_states(args, stream);
+}
+
+Status CheckedOps::copy_blocks(const CopyBlocksArgs& args, Stream stream) const {
+  SEXTANT_RETURN_IF_ERROR(check(args));
+  if (args.num_pairs == 0) return Status::ok();
+  if (host_readable_) SEXTANT_RETURN_IF_ERROR(check_block_mapping(args));
+  return inner_->copy_blocks(args, stream);
+}
+
+Status CheckedOps::copy_pad(const CopyPadArgs& args, Stream stream) const {
+  SEXTANT_RETURN_IF_ERROR(check(args));
+  if (args.dst.num_elements() == 0) return Status::ok();
+  return inner_->copy_pad(args, stream);
+}
+
+Status CheckedOps::gemm(const GemmArgs& args, Stream stream) const {
+  SEXTANT_RETURN_IF_ERROR(check(args));
+  if (args.c.num_elements() == 0) return Status::ok();
+  return inner_->gemm(args, stream);
+}
+
+}  // namespace sextant
