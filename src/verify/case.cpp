@@ -1,0 +1,258 @@
+#include "verify/case.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <random>
+#include <set>
+
+#include "reference/numbers.h"
+
+namespace sextant::verify {
+
+HostTensor HostTensor::zeros(DType dtype, std::vector<int64_t> shape) {
+  HostTensor tensor;
+  tensor.dtype = dtype;
+  tensor.shape = std::move(shape);
+  tensor.bytes.resize(static_cast<size_t>(tensor.elements()) * size_of(dtype));
+  return tensor;
+}
+
+double HostTensor::get(int64_t index) const { return reference::load(dtype, bytes.data(), index); }
+void HostTensor::set(int64_t index, double value) { reference::store(dtype, bytes.data(), index, value); }
+
+int64_t HostTensor::elements() const {
+  int64_t count = 1;
+  for (int64_t extent : shape) count *= extent;
+  return count;
+}
+
+TensorView HostTensor::view(void* data) const {
+  TensorView view;
+  view.data = data;
+  view.dtype = dtype;
+  view.rank = static_cast<int>(shape.size());
+  int64_t stride = 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    view.shape[i] = shape[i];
+    view.stride[i] = stride;
+    stride *= shape[i];
+  }
+  return view;
+}
+
+TensorView HostTensor::view() const { return view(const_cast<uint8_t*>(bytes.data())); }
+
+namespace {
+
+class Random {
+ public:
+  explicit Random(uint64_t seed, bool integers) : engine_(seed), integers_(integers) {}
+  double normal() { return integers_ ? static_cast<double>(small_(engine_)) : gauss_(engine_); }
+  double uniform(double low, double high) { return std::uniform_real_distribution<double>(low, high)(engine_); }
+  int64_t below(int64_t n) { return std::uniform_int_distribution<int64_t>(0, n - 1)(engine_); }
+
+ private:
+  std::mt19937_64 engine_;
+  std::normal_distribution<double> gauss_;
+  std::uniform_int_distribution<int> small_{-2, 2};
+  bool integers_;
+};
+
+// Values that survive storage: rounded to `dtype`, and for an fp8 cache to the fp8 grid times the scale, so that
+// writing and reading the cache loses nothing and every path must agree with the oracle.
+HostTensor random_tensor(Random& random, DType dtype, std::vector<int64_t> shape, double magnitude, DType grid,
+                         const std::vector<float>& scales) {
+  HostTensor tensor = HostTensor::zeros(dtype, std::move(shape));
+  const int64_t dim = tensor.shape.back();
+  const int64_t heads = tensor.shape.size() > 2 ? tensor.shape[tensor.shape.size() - 2] : 1;
+  uint8_t cell[8];
+  for (int64_t i = 0; i < tensor.elements(); ++i) {
+    double x = magnitude * random.normal();
+    if (is_fp8(grid)) {
+      const double scale = scales[scales.size() == 1 ? 0 : static_cast<size_t>(i / dim % heads)];
+      reference::store(grid, cell, 0, x / scale);
+      x = reference::load(grid, cell, 0) * scale;
+    }
+    tensor.set(i, x);
+  }
+  return tensor;
+}
+
+std::vector<float> power_of_two_scales(Random& random, int32_t count) {
+  std::vector<float> scales;
+  for (int32_t i = 0; i < count; ++i) scales.push_back(std::ldexp(1.0F, -static_cast<int>(random.below(4))));
+  return scales;
+}
+
+double round_to(DType dtype, double x) {
+  uint8_t cell[8];
+  reference::store(dtype, cell, 0, x);
+  return reference::load(dtype, cell, 0);
+}
+
+// MHA view of one request of the case: what the oracle reads.
+reference::OracleRequest oracle_request(const CaseData& data, size_t b) {
+  reference::OracleRequest request;
+  const AttentionSpec& spec = data.test.spec;
+  request.spec = spec;
+  request.query_len = data.query_start_loc[b + 1] - data.query_start_loc[b];
+  request.seq_len = data.seq_lens[b];
+  request.q = reference::read_rows(data.q.view(), data.query_start_loc[b]);
+  request.sinks = data.sinks;
+  request.alibi_slopes = data.alibi_slopes;
+  const HostTensor& keys = data.keys[b];
+  if (!spec.mla.enabled()) {
+    const HostTensor& values = data.values[b];
+    request.k = [&keys](int64_t pos, int32_t h, int32_t d) { return keys.get((pos * keys.shape[1] + h) * keys.shape[2] + d); };
+    request.v = [&values](int64_t pos, int32_t h, int32_t d) {
+      return values.get((pos * values.shape[1] + h) * values.shape[2] + d);
+    };
+    return request;
+  }
+  // MLA: heads up-projected in double precision, once a request: [seq_len, N, nope + v].
+  const MlaSpec m = spec.mla;
+  const int64_t per_head = m.qk_nope_head_dim + m.v_head_dim, width = m.kv_lora_rank + m.qk_rope_head_dim;
+  auto projected = std::make_shared<std::vector<double>>(static_cast<size_t>(request.seq_len * spec.num_heads * per_head));
+  std::vector<double> weight(static_cast<size_t>(data.kv_b_proj.elements())), latent(static_cast<size_t>(m.kv_lora_rank));
+  for (int64_t i = 0; i < data.kv_b_proj.elements(); ++i) weight[static_cast<size_t>(i)] = data.kv_b_proj.get(i);
+  for (int64_t pos = 0; pos < request.seq_len; ++pos) {
+    for (int32_t r = 0; r < m.kv_lora_rank; ++r) latent[static_cast<size_t>(r)] = keys.get(pos * width + r);
+    for (int64_t row = 0; row < spec.num_heads * per_head; ++row) {
+      double sum = 0;
+      const double* w = weight.data() + row * m.kv_lora_rank;
+      for (int32_t r = 0; r < m.kv_lora_rank; ++r) sum += w[r] * latent[static_cast<size_t>(r)];
+      (*projected)[static_cast<size_t>(pos * spec.num_heads * per_head + row)] = sum;
+    }
+  }
+  const int64_t heads = spec.num_heads;
+  request.k = [&keys, projected, m, per_head, width, heads](int64_t pos, int32_t h, int32_t d) {
+    if (d >= m.qk_nope_head_dim) return keys.get(pos * width + m.kv_lora_rank + d - m.qk_nope_head_dim);
+    return (*projected)[static_cast<size_t>((pos * heads + h) * per_head + d)];
+  };
+  request.v = [projected, m, per_head, heads](int64_t pos, int32_t h, int32_t d) {
+    return (*projected)[static_cast<size_t>((pos * heads + h) * per_head + m.qk_nope_head_dim + d)];
+  };
+  return request;
+}
+
+// What a plain implementation in `dtype` makes of the row: operands and probabilities rounded to dtype, sums in high
+// precision, output rounded. Its error is the yardstick for ours.
+double plain_error(const reference::OracleRequest& exact, int64_t query, int32_t head, const reference::OracleRow& row) {
+  const AttentionSpec& spec = exact.spec;
+  const DType dtype = spec.dtype;
+  reference::OracleRequest rounded = exact;
+  if (spec.mla.enabled()) {
+    rounded.k = [&](int64_t p, int32_t h, int32_t d) { return round_to(dtype, exact.k(p, h, d)); };
+    rounded.v = [&](int64_t p, int32_t h, int32_t d) { return round_to(dtype, exact.v(p, h, d)); };
+  }
+  // Unnormalised probabilities e^(score - max) are rounded, as every flash kernel does. Recovered through the lse of
+  // single keys: an oracle over a one-key sequence is not available, so recompute the scores here.
+  const int32_t kv_head = head / spec.group_size();
+  const int64_t position = exact.seq_len - exact.query_len + query;
+  double max = -INFINITY;
+  std::vector<std::pair<int64_t, double>> scores;
+  for (int64_t key = 0; key < exact.seq_len; ++key) {
+    if (spec.causal && key > position) break;
+    if (spec.sliding_window > 0 && key <= position - spec.sliding_window) continue;
+    double dot = 0;
+    for (int32_t d = 0; d < spec.head_dim; ++d) dot += exact.q(query, head, d) * rounded.k(key, kv_head, d);
+    double s = dot * static_cast<double>(spec.softmax_scale);
+    if (spec.logits_soft_cap > 0) s = static_cast<double>(spec.logits_soft_cap) * std::tanh(s / static_cast<double>(spec.logits_soft_cap));
+    if (!exact.alibi_slopes.empty())
+      s += static_cast<double>(exact.alibi_slopes[static_cast<size_t>(head)]) *
+           static_cast<double>(key - (exact.seq_len - exact.query_len));
+    scores.emplace_back(key, s);
+    max = std::max(max, s);
+  }
+  double denominator = exact.sinks.empty() ? 0.0 : std::exp(static_cast<double>(exact.sinks[static_cast<size_t>(head)]) - max);
+  std::vector<double> out(row.out.size(), 0.0);
+  for (const auto& [key, s] : scores) {
+    const double p = std::exp(s - max);
+    denominator += p;
+    const double p_rounded = round_to(dtype, p);
+    for (size_t d = 0; d < out.size(); ++d) out[d] += p_rounded * rounded.v(key, kv_head, static_cast<int32_t>(d));
+  }
+  double error = 0;
+  for (size_t d = 0; d < out.size() && !scores.empty(); ++d)
+    error = std::max(error, std::fabs(round_to(dtype, out[d] / denominator) - row.out[d]));
+  return error;
+}
+
+void choose_rows_and_ask_oracle(CaseData& data, Random& random, int max_rows) {
+  const AttentionSpec& spec = data.test.spec;
+  const int64_t tokens = data.query_start_loc.back();
+  if (tokens == 0) return;
+  std::set<std::pair<int64_t, int32_t>> rows;
+  const int64_t all = tokens * spec.num_heads;
+  for (size_t b = 0; b < data.seq_lens.size() && static_cast<int>(rows.size()) < max_rows; ++b) {
+    if (data.query_start_loc[b] == data.query_start_loc[b + 1]) continue;
+    rows.insert({data.query_start_loc[b], static_cast<int32_t>(random.below(spec.num_heads))});
+    rows.insert({data.query_start_loc[b + 1] - 1, static_cast<int32_t>(random.below(spec.num_heads))});
+  }
+  while (static_cast<int64_t>(rows.size()) < std::min<int64_t>(all, max_rows))
+    rows.insert({random.below(tokens), static_cast<int32_t>(random.below(spec.num_heads))});
+
+  size_t b = 0;
+  reference::OracleRequest request = oracle_request(data, 0);
+  for (const auto& [token, head] : rows) {
+    if (token >= data.query_start_loc[b + 1]) {
+      while (token >= data.query_start_loc[b + 1]) ++b;
+      request = oracle_request(data, b);
+    }
+    const int64_t query = token - data.query_start_loc[b];
+    CaseData::Expected expected{token, head, reference::attend_row(request, query, head), 0};
+    expected.plain_error = plain_error(request, query, head, expected.row);
+    data.expected.push_back(std::move(expected));
+  }
+}
+
+}  // namespace
+
+CaseData prepare(const Case& test, uint64_t seed, int max_rows) {
+  CaseData data;
+  data.test = test;
+  const AttentionSpec& spec = test.spec;
+  const bool mla = spec.mla.enabled();
+  Random random(seed, test.integers);
+  const int32_t scale_count = test.num_scales;
+  data.k_scale = power_of_two_scales(random, scale_count);
+  data.v_scale = power_of_two_scales(random, scale_count);
+  data.query_start_loc = {0};
+  for (const RequestShape& r : test.requests) {
+    data.query_start_loc.push_back(data.query_start_loc.back() + r.query_len);
+    data.seq_lens.push_back(r.seq_len);
+    if (mla) {
+      const int64_t width = spec.mla.kv_lora_rank + spec.mla.qk_rope_head_dim;
+      data.keys.push_back(random_tensor(random, spec.dtype, {r.seq_len, width}, test.magnitude, test.cache_dtype, data.k_scale));
+      data.values.emplace_back();
+    } else {
+      data.keys.push_back(random_tensor(random, spec.dtype, {r.seq_len, spec.num_kv_heads, spec.head_dim}, test.magnitude,
+                                        test.cache_dtype, data.k_scale));
+      data.values.push_back(random_tensor(random, spec.dtype, {r.seq_len, spec.num_kv_heads, spec.value_head_dim()}, 1.0,
+                                          test.cache_dtype, data.v_scale));
+    }
+    // A shared prefix is the first request's.
+    for (auto* tensors : {&data.keys, &data.values}) {
+      if (test.shared_prefix_len == 0 || tensors->size() == 1 || tensors->back().bytes.empty()) continue;
+      const size_t row = tensors->back().bytes.size() / static_cast<size_t>(r.seq_len);
+      std::copy_n(tensors->front().bytes.begin(), row * static_cast<size_t>(test.shared_prefix_len), tensors->back().bytes.begin());
+    }
+  }
+  const int64_t rows = data.query_start_loc.back() + test.padding_tokens;
+  data.q = random_tensor(random, spec.dtype, {rows, spec.num_heads, spec.head_dim}, test.magnitude, spec.dtype, {1.0F});
+  if (mla) {
+    const int64_t out_rows = int64_t{spec.num_heads} * (spec.mla.qk_nope_head_dim + spec.mla.v_head_dim);
+    data.kv_b_proj = random_tensor(random, spec.dtype, {out_rows, spec.mla.kv_lora_rank},
+                                   1.0 / std::sqrt(static_cast<double>(spec.mla.kv_lora_rank)), spec.dtype, {1.0F});
+  }
+  if (spec.has_sinks)
+    for (int32_t h = 0; h < spec.num_heads; ++h) data.sinks.push_back(static_cast<float>(random.uniform(-1, 3)));
+  if (spec.has_alibi)
+    for (int32_t h = 0; h < spec.num_heads; ++h)
+      data.alibi_slopes.push_back(static_cast<float>(std::exp2(-8.0 * (h + 1) / spec.num_heads)));
+  choose_rows_and_ask_oracle(data, random, max_rows);
+  return data;
+}
+
+}  // namespace sextant::verify

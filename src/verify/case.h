@@ -1,0 +1,71 @@
+// One conformance case: a spec, a cache, a ragged batch, data, and what the oracle says.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "reference/oracle.h"
+#include "sextant/backend.h"
+
+namespace sextant::verify {
+
+struct RequestShape {
+  int32_t query_len = 0;
+  int32_t seq_len = 0;
+};
+
+struct Case {
+  std::string name;
+  AttentionSpec spec;
+  DType cache_dtype = DType::kBF16;
+  KvLayout layout = KvLayout::kNHD;      // used with use_preferred_layout == false
+  bool use_preferred_layout = true;      // the backend's own choice
+  int32_t block_size = 16;
+  std::vector<RequestShape> requests;
+  PlanOptions options;
+  int32_t shared_prefix_len = 0;
+  int32_t num_scales = 1;       // fp8: 1 or num_kv_heads
+  int32_t padding_tokens = 0;   // rows after the batch that nobody may touch; their slots are -1
+  double magnitude = 1.0;       // of q and k: large values make peaked softmaxes
+  bool integers = false;        // small integers: every product and sum is exact
+};
+
+// A tensor in host memory.
+struct HostTensor {
+  std::vector<uint8_t> bytes;
+  DType dtype = DType::kF32;
+  std::vector<int64_t> shape;
+
+  static HostTensor zeros(DType dtype, std::vector<int64_t> shape);
+  double get(int64_t index) const;
+  void set(int64_t index, double value);
+  int64_t elements() const;
+  TensorView view(void* data) const;  // dense view of `data` with this shape
+  TensorView view() const;
+};
+
+// The data of a case, and the oracle's rows for a sample of it.
+struct CaseData {
+  Case test;
+  // Keys and values of every request, all positions, as real numbers that the dtype holds exactly.
+  // MHA: [seq_len, Hkv, D]; MLA: latent [seq_len, rank + rope] in `keys`.
+  std::vector<HostTensor> keys, values;
+  HostTensor q, kv_b_proj;                  // packed batch
+  std::vector<float> sinks, alibi_slopes, k_scale, v_scale;
+  std::vector<int32_t> query_start_loc, seq_lens;
+
+  struct Expected {
+    int64_t token;
+    int32_t head;
+    reference::OracleRow row;
+    double plain_error;  // largest error of a plain computation in spec.dtype on this row
+  };
+  std::vector<Expected> expected;
+};
+
+// max_rows bounds the oracle's work: the first and last query of every request and random others.
+CaseData prepare(const Case& test, uint64_t seed, int max_rows);
+
+}  // namespace sextant::verify

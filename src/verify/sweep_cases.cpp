@@ -1,0 +1,208 @@
+#include "verify/sweep_cases.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+namespace sextant::verify {
+namespace {
+
+AttentionSpec mha(int32_t heads, int32_t kv_heads, int32_t dim, DType dtype) {
+  AttentionSpec spec;
+  spec.num_heads = heads;
+  spec.num_kv_heads = kv_heads;
+  spec.head_dim = dim;
+  spec.softmax_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
+  spec.dtype = dtype;
+  return spec;
+}
+
+Case base(std::string name, AttentionSpec spec, std::vector<RequestShape> requests) {
+  Case c;
+  c.name = std::move(name);
+  c.cache_dtype = spec.dtype;
+  c.spec = spec;
+  c.requests = std::move(requests);
+  c.options.lse_out = true;
+  return c;
+}
+
+// Decode, extend, prefill, nothing at all and one token, in an order that suits no backend.
+const std::vector<RequestShape> kRagged = {{5, 18}, {1, 133}, {0, 0}, {40, 40}, {1, 1}, {0, 37}, {33, 97}, {1, 64}, {2, 2}};
+const std::vector<RequestShape> kDecode = {{1, 1}, {1, 17}, {1, 300}, {1, 64}};
+const std::vector<RequestShape> kSmall = {{3, 9}, {1, 21}, {6, 6}};
+
+void add_shapes(std::vector<Case>& cases, bool reduced) {
+  for (int32_t dim : {8, 24, 40, 64, 80, 96, 112, 128, 192, 256})
+    if (!reduced || dim == 24 || dim == 128) cases.push_back(base(fmt::format("head_dim {}", dim), mha(4, 2, dim, DType::kBF16), kRagged));
+  for (int32_t group : {1, 2, 3, 5, 6, 7, 8, 12, 16, 17, 64})
+    if (!reduced || group == 3 || group == 17)
+      cases.push_back(base(fmt::format("group {}", group), mha(2 * group, 2, 64, DType::kBF16), kSmall));
+  for (int32_t block_size : {1, 3, 16, 64, 544}) {
+    Case c = base(fmt::format("block_size {}", block_size), mha(4, 2, 64, DType::kBF16), kRagged);
+    c.block_size = block_size;
+    cases.push_back(c);
+  }
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    cases.push_back(base(fmt::format("ragged {}", to_string(dtype)), mha(6, 3, 72, dtype), kRagged));
+    cases.push_back(base(fmt::format("decode {}", to_string(dtype)), mha(8, 2, 128, dtype), kDecode));
+  }
+  Case values = base("head_dim 192, head_dim_v 128", mha(4, 4, 192, DType::kBF16), kRagged);
+  values.spec.head_dim_v = 128;
+  cases.push_back(values);
+}
+
+void add_features(std::vector<Case>& cases, bool reduced) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    if (reduced && dtype == DType::kF32) continue;
+    for (int32_t window : {1, 2, 16, 64, 128, 1000}) {
+      Case c = base(fmt::format("window {} {}", window, to_string(dtype)), mha(4, 2, 64, dtype), kRagged);
+      c.spec.sliding_window = window;
+      cases.push_back(c);
+    }
+    Case softcap = base(fmt::format("softcap {}", to_string(dtype)), mha(4, 2, 64, dtype), kRagged);
+    softcap.spec.logits_soft_cap = 5;
+    softcap.magnitude = 3;
+    cases.push_back(softcap);
+    Case sinks = base(fmt::format("sinks {}", to_string(dtype)), mha(8, 2, 64, dtype), kRagged);
+    sinks.spec.has_sinks = true;
+    cases.push_back(sinks);
+    Case alibi = base(fmt::format("alibi {}", to_string(dtype)), mha(6, 2, 64, dtype), kRagged);
+    alibi.spec.has_alibi = true;
+    cases.push_back(alibi);
+    Case everything = base(fmt::format("window, softcap, sinks and alibi {}", to_string(dtype)), mha(6, 2, 40, dtype), kRagged);
+    everything.spec.sliding_window = 21;
+    everything.spec.logits_soft_cap = 8;
+    everything.spec.has_sinks = everything.spec.has_alibi = true;
+    cases.push_back(everything);
+    Case full = base(fmt::format("not causal {}", to_string(dtype)), mha(4, 2, 64, dtype), kRagged);
+    full.spec.causal = false;
+    cases.push_back(full);
+  }
+  Case peaked = base("large scores", mha(4, 2, 64, DType::kBF16), kRagged);
+  peaked.magnitude = 8;
+  cases.push_back(peaked);
+  Case integers = base("small integers", mha(4, 2, 64, DType::kBF16), kRagged);
+  integers.integers = true;
+  cases.push_back(integers);
+}
+
+void add_caches(std::vector<Case>& cases) {
+  for (KvLayout layout : {KvLayout::kNHD, KvLayout::kHND, KvLayout::kSplitK, KvLayout::kShuffled, KvLayout::kPacked})
+    for (int32_t block_size : {16, 5}) {
+      Case c = base(fmt::format("layout {}, block_size {}", to_string(layout), block_size), mha(4, 2, 72, DType::kBF16), kRagged);
+      c.layout = layout;
+      c.use_preferred_layout = false;
+      c.block_size = block_size;
+      cases.push_back(c);
+    }
+  for (DType fp8 : {DType::kF8E4M3FN, DType::kF8E4M3FNUZ, DType::kF8E5M2})
+    for (int32_t scales : {1, 2}) {
+      Case c = base(fmt::format("{} cache, {} scale(s)", to_string(fp8), scales), mha(8, 2, 64, DType::kBF16), kRagged);
+      c.cache_dtype = fp8;
+      c.num_scales = scales;
+      cases.push_back(c);
+      c.name += ", fp16 queries, block_size 3";
+      c.spec.dtype = DType::kF16;
+      c.block_size = 3;
+      cases.push_back(c);
+    }
+}
+
+void add_batches(std::vector<Case>& cases, bool reduced) {
+  Case none = base("no requests", mha(4, 2, 64, DType::kBF16), {});
+  cases.push_back(none);
+  cases.push_back(base("only empty requests", mha(4, 2, 64, DType::kBF16), {{0, 0}, {0, 5}}));
+  Case padded = base("padding rows", mha(4, 2, 64, DType::kBF16), kRagged);
+  padded.padding_tokens = 7;
+  cases.push_back(padded);
+  for (int32_t queries : {2, 4, 8}) {
+    Case speculative = base(fmt::format("{} query tokens a decode", queries), mha(8, 2, 128, DType::kBF16),
+                            {{queries, 40}, {1, 200}, {queries, 513}, {queries, queries}});
+    speculative.options.decode_max_query_len = queries;
+    cases.push_back(speculative);
+  }
+  Case chunks = base("context in many chunks", mha(4, 2, 64, DType::kBF16), {{7, 150}, {1, 90}, {20, 333}, {12, 12}});
+  chunks.options.chunk_workspace_rows = 43;
+  cases.push_back(chunks);
+  chunks.name += ", window and sinks";
+  chunks.spec.sliding_window = 50;
+  chunks.spec.has_sinks = true;
+  cases.push_back(chunks);
+  chunks.name = "context in many chunks, alibi and softcap";
+  chunks.spec.sliding_window = 0;
+  chunks.spec.has_sinks = false;
+  chunks.spec.has_alibi = true;
+  chunks.spec.logits_soft_cap = 10;
+  cases.push_back(chunks);
+  Case cascade = base("shared prefix", mha(8, 2, 64, DType::kBF16), {{1, 120}, {1, 97}, {9, 150}, {3, 99}});
+  cascade.shared_prefix_len = 96;
+  cases.push_back(cascade);
+  cascade.name = "shared prefix, window, sinks and alibi";
+  cascade.spec.sliding_window = 60;
+  cascade.spec.has_sinks = cascade.spec.has_alibi = true;
+  cases.push_back(cascade);
+  Case deterministic = base("deterministic", mha(8, 2, 64, DType::kBF16), kRagged);
+  deterministic.options.deterministic = true;
+  cases.push_back(deterministic);
+  if (reduced) return;
+  cases.push_back(base("long decode", mha(8, 1, 128, DType::kBF16), {{1, 9000}, {1, 3}}));
+  cases.push_back(base("long extend", mha(4, 1, 64, DType::kBF16), {{70, 5000}}));
+  cases.push_back(base("public test batch 1", mha(8, 2, 128, DType::kBF16), {{1, 1328}, {5, 18}, {129, 463}}));
+  cases.push_back(base("public test batch 2", mha(4, 4, 256, DType::kBF16), {{1, 523}, {1, 37}, {1, 2011}}));
+}
+
+AttentionSpec mla(int32_t heads, DType dtype, int32_t rank = 512) {
+  AttentionSpec spec;
+  spec.num_heads = spec.num_kv_heads = heads;
+  spec.head_dim = 192;
+  spec.head_dim_v = 128;
+  spec.mla = {rank, 128, 64, 128};
+  spec.softmax_scale = static_cast<float>(1.0 / std::sqrt(192.0));
+  spec.dtype = dtype;
+  return spec;
+}
+
+}  // namespace
+
+std::vector<Case> mha_cases(bool reduced) {
+  std::vector<Case> cases;
+  add_shapes(cases, reduced);
+  add_features(cases, reduced);
+  add_caches(cases);
+  add_batches(cases, reduced);
+  return cases;
+}
+
+std::vector<Case> mla_cases(bool reduced) {
+  const std::vector<RequestShape> ragged = {{5, 18}, {1, 53}, {0, 0}, {1, 1}, {17, 17}, {3, 40}, {1, 20}};
+  std::vector<Case> cases;
+  for (int32_t heads : {1, 8, 12, 16})
+    if (!reduced || heads == 12) cases.push_back(base(fmt::format("mla, {} heads", heads), mla(heads, DType::kBF16, reduced ? 128 : 512), ragged));
+  for (DType dtype : {DType::kF32, DType::kF16}) cases.push_back(base(fmt::format("mla {}", to_string(dtype)), mla(4, dtype, 128), ragged));
+  for (int32_t block_size : {1, 3, 64}) {
+    Case c = base(fmt::format("mla, block_size {}", block_size), mla(4, DType::kBF16, 128), ragged);
+    c.block_size = block_size;
+    cases.push_back(c);
+  }
+  Case chunks = base("mla, context in many chunks", mla(3, DType::kBF16, 128), {{4, 60}, {1, 30}, {9, 9}, {2, 77}});
+  chunks.options.chunk_workspace_rows = 23;
+  cases.push_back(chunks);
+  Case fp8 = base("mla, fp8 cache", mla(8, DType::kBF16, 128), ragged);
+  fp8.cache_dtype = DType::kF8E4M3FN;
+  cases.push_back(fp8);
+  Case speculative = base("mla, 4 query tokens a decode", mla(8, DType::kBF16, 128), {{4, 50}, {1, 20}, {4, 4}, {9, 30}});
+  speculative.options.decode_max_query_len = 4;
+  cases.push_back(speculative);
+  Case cascade = base("mla, shared prefix", mla(8, DType::kBF16, 128), {{1, 70}, {1, 65}, {5, 80}});
+  cascade.shared_prefix_len = 64;
+  cases.push_back(cascade);
+  Case features = base("mla, window and softcap", mla(4, DType::kBF16, 128), ragged);
+  features.spec.sliding_window = 11;
+  features.spec.logits_soft_cap = 20;
+  cases.push_back(features);
+  if (!reduced) cases.push_back(base("mla, lengths 1025 and 1027", mla(16, DType::kBF16), {{1, 1025}, {1, 1027}, {1, 513}}));
+  return cases;
+}
+
+}  // namespace sextant::verify
