@@ -27,6 +27,7 @@ struct Case {
   PlanOptions options;
   int32_t shared_prefix_len = 0;
   int32_t num_scales = 1;       // fp8: 1 or num_kv_heads
+  int64_t spare_blocks = 3;     // blocks of the cache that no request uses
   int32_t padding_tokens = 0;   // rows after the batch that nobody may touch; their slots are -1
   double magnitude = 1.0;       // of q and k: large values make peaked softmaxes
   bool integers = false;        // small integers: every product and sum is exact

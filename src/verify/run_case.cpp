@@ -50,7 +50,7 @@ void lay_out_blocks(const CaseData& data, uint64_t seed, Setup& setup) {
     setup.columns = std::max(setup.columns, blocks);
   }
   setup.columns += 1;
-  setup.cache.num_blocks = used + 3;
+  setup.cache.num_blocks = used + data.test.spare_blocks;
   std::vector<int32_t> order(static_cast<size_t>(setup.cache.num_blocks));
   std::iota(order.begin(), order.end(), 0);
   std::mt19937_64 engine(seed);

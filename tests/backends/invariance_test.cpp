@@ -1,0 +1,82 @@
+// Deterministic mode: the bits of a request's result depend on nothing but the request.
+#include <gtest/gtest.h>
+
+#include "support/cases.h"
+
+namespace sextant {
+namespace {
+
+using testing::backends_for;
+using testing::cpu;
+using testing::make_case;
+using testing::mha_spec;
+using testing::mla_spec;
+using verify::Case;
+
+const std::vector<verify::RequestShape> kBatch = {{1, 700}, {6, 90}, {1, 33}, {40, 300}, {17, 17}};
+
+std::vector<uint8_t> bytes_of(const Backend& backend, const Case& test, const std::shared_ptr<Device>& device = cpu()) {
+  auto bytes = verify::run_for_bytes(*device, backend, verify::prepare(test, 5, 0), 5);
+  EXPECT_OK(bytes);
+  return bytes.is_ok() ? *bytes : std::vector<uint8_t>{};
+}
+
+class Invariance : public ::testing::TestWithParam<const Backend*> {
+ protected:
+  Case deterministic_case() const {
+    const bool mla = GetParam()->info().category == BackendCategory::kMla;
+    Case c = make_case(mla ? mla_spec(4) : mha_spec(8, 2, 64), kBatch);
+    c.options.deterministic = true;
+    return c;
+  }
+};
+
+TEST_P(Invariance, BlockSizeNeverChangesABit) {
+  Case c = deterministic_case();
+  c.block_size = 16;
+  const std::vector<uint8_t> expected = bytes_of(*GetParam(), c);
+  for (int32_t block_size : {1, 3, 64, 544}) {
+    c.block_size = block_size;
+    EXPECT_EQ(bytes_of(*GetParam(), c), expected) << "block_size " << block_size;
+  }
+}
+
+TEST_P(Invariance, ThreadsNeverChangeABit) {
+  const Case c = deterministic_case();
+  const std::vector<uint8_t> expected = bytes_of(*GetParam(), c);
+  for (int threads : {1, 3}) {
+    auto device = make_cpu_device({.executor = make_thread_pool(threads), .isa = {}});
+    ASSERT_OK(device);
+    EXPECT_EQ(bytes_of(*GetParam(), c, *device), expected) << threads << " threads";
+  }
+}
+
+TEST_P(Invariance, RunningTwiceGivesTheSameBits) {
+  Case c = deterministic_case();
+  c.options.deterministic = false;
+  EXPECT_EQ(bytes_of(*GetParam(), c), bytes_of(*GetParam(), c));
+}
+
+// The first request alone gives the bits that it has inside the batch.
+TEST_P(Invariance, CompanyNeverChangesABit) {
+  Case c = deterministic_case();
+  const std::vector<uint8_t> together = bytes_of(*GetParam(), c);
+  verify::CaseData data = verify::prepare(c, 5, 0);
+  const int64_t row = data.q.elements() / data.q.shape[0] * static_cast<int64_t>(size_of(c.spec.dtype));
+  data.test.requests = {kBatch[0]};
+  data.query_start_loc = {0, kBatch[0].query_len};
+  data.seq_lens = {kBatch[0].seq_len};
+  data.keys.resize(1);
+  data.values.resize(1);
+  data.q.shape[0] = kBatch[0].query_len;
+  data.q.bytes.resize(static_cast<size_t>(row * kBatch[0].query_len));
+  auto alone = verify::run_for_bytes(*cpu(), *GetParam(), data, 5);
+  ASSERT_OK(alone);
+  EXPECT_TRUE(std::equal(alone->begin(), alone->end(), together.begin()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, Invariance, ::testing::ValuesIn(all_backends().begin(), all_backends().end()),
+                         [](const auto& backend) { return backend.param->info().name; });
+
+}  // namespace
+}  // namespace sextant

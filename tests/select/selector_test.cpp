@@ -1,0 +1,118 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "sextant/selector.h"
+#include "support/cases.h"
+
+namespace sextant {
+namespace {
+
+using testing::cpu;
+
+// Sets an environment variable for one test.
+class Environment {
+ public:
+  Environment(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
+  ~Environment() { unsetenv(name_); }
+
+ private:
+  const char* name_;
+};
+
+SelectRequest mha_request() {
+  SelectRequest request;
+  request.spec = testing::mha_spec(8, 2, 64);
+  request.cache.num_kv_heads = 2;
+  request.cache.head_dim = request.cache.head_dim_v = 64;
+  return request;
+}
+
+SelectRequest mla_request() {
+  SelectRequest request;
+  request.spec = testing::mla_spec(16, DType::kBF16, 512);
+  request.cache.layout = KvLayout::kLatent;
+  request.cache.num_kv_heads = 1;
+  request.cache.head_dim = 576;
+  request.cache.head_dim_v = 512;
+  return request;
+}
+
+const Candidate& candidate(const std::vector<Candidate>& candidates, const std::string& name) {
+  return *std::find_if(candidates.begin(), candidates.end(), [&](const Candidate& c) { return c.name == name; });
+}
+
+TEST(Selector, AutomaticChoiceExplainsAllSix) {
+  auto selection = select_backend(*cpu(), mha_request());
+  ASSERT_OK(selection);
+  EXPECT_EQ(selection->source, "automatic");
+  ASSERT_EQ(selection->candidates.size(), 6U);
+  for (const Candidate& c : selection->candidates) EXPECT_FALSE(c.reasons.empty()) << c.name;
+  EXPECT_TRUE(candidate(selection->candidates, selection->backend->info().name).chosen);
+  EXPECT_NE(candidate(selection->candidates, "TRITON_MLA").reasons[0].find("no latent KV"), std::string::npos);
+}
+
+TEST(Selector, EveryExplicitChoiceWins) {
+  for (const char* name : {"TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN", "ROCM_ATTN", "ROCM_AITER_FA"}) {
+    SelectRequest request = mha_request();
+    request.backend = name;
+    auto selection = select_backend(*cpu(), request);
+    ASSERT_OK(selection);
+    EXPECT_EQ(selection->backend->info().name, name);
+    const Environment variable(kBackendVariable, name);
+    request.backend.reset();
+    selection = select_backend(*cpu(), request);
+    ASSERT_OK(selection);
+    EXPECT_EQ(selection->backend->info().name, name);
+    EXPECT_EQ(selection->source, kBackendVariable);
+  }
+}
+
+TEST(Selector, ArgumentBeatsEnvironment) {
+  const Environment variable(kBackendVariable, "ROCM_ATTN");
+  SelectRequest request = mha_request();
+  request.backend = "TRITON_ATTN";
+  EXPECT_EQ(select_backend(*cpu(), request)->backend->info().name, "TRITON_ATTN");
+}
+
+TEST(Selector, ExplicitChoiceThatCannotServeIsRefusedWithTheReason) {
+  SelectRequest request = mla_request();
+  request.backend = "ROCM_AITER_FA";
+  EXPECT_ERROR(select_backend(*cpu(), request), StatusCode::kUnsupported, "argument asks for ROCM_AITER_FA, which cannot serve this");
+  const Environment variable(kBackendVariable, "TRITON_MLA");
+  EXPECT_ERROR(select_backend(*cpu(), mha_request()), StatusCode::kUnsupported, "VLLM_ATTENTION_BACKEND asks for TRITON_MLA");
+}
+
+TEST(Selector, UnknownNamesAreRefusedWithASuggestion) {
+  SelectRequest request = mha_request();
+  request.backend = "ROCM_AITER_FAA";
+  EXPECT_ERROR(select_backend(*cpu(), request), StatusCode::kNotFound, "did you mean ROCM_AITER_FA?");
+  request.backend = "triton_atn";
+  EXPECT_ERROR(select_backend(*cpu(), request), StatusCode::kNotFound, "did you mean TRITON_ATTN?");
+  request.backend = "cudnn";
+  EXPECT_ERROR(select_backend(*cpu(), request), StatusCode::kNotFound, "allowed: TRITON_ATTN, ROCM_AITER_UNIFIED_ATTN");
+}
+
+// The article itself spells the variable wrong.
+TEST(Selector, MisspeltVariableIsReported) {
+  const Environment variable("VLLM_ATTENTION_BACKND", "ROCM_AITER_FA");
+  auto selection = select_backend(*cpu(), mha_request());
+  ASSERT_OK(selection);
+  ASSERT_EQ(selection->warnings.size(), 1U);
+  EXPECT_NE(selection->warnings[0].find("VLLM_ATTENTION_BACKND"), std::string::npos);
+  EXPECT_NE(selection->warnings[0].find("did you mean VLLM_ATTENTION_BACKEND?"), std::string::npos);
+}
+
+TEST(Selector, MlaPrefersNativeHeadSizes) {
+  EXPECT_EQ(select_backend(*cpu(), mla_request())->backend->info().name, "ROCM_AITER_MLA");
+}
+
+TEST(Selector, BrokenSpecIsRefused) {
+  SelectRequest request = mha_request();
+  request.spec.softmax_scale = std::nanf("");
+  EXPECT_ERROR(select_backend(*cpu(), request), StatusCode::kInvalidArgument, "spec.softmax_scale is nan");
+}
+
+}  // namespace
+}  // namespace sextant
