@@ -1,0 +1,192 @@
+#include "convert.h"
+
+#include <tvm/ffi/error.h>
+
+#include <string>
+
+namespace sextant::python {
+namespace {
+
+const char* exception_of(StatusCode code) {
+  switch (code) {
+    case StatusCode::kInvalidArgument: return "SextantInvalidArgument";
+    case StatusCode::kUnsupported: return "SextantUnsupported";
+    case StatusCode::kNotFound: return "SextantNotFound";
+    case StatusCode::kResourceExhausted: return "SextantResourceExhausted";
+    case StatusCode::kUnavailable: return "SextantUnavailable";
+    default: return "SextantInternal";
+  }
+}
+
+[[noreturn]] void raise_invalid(const std::string& message) { raise(invalid_argument(message)); }
+
+DType dtype_from(const char* field, DLDataType type) {
+  if (type.lanes == 1) {
+    if (type.code == kDLFloat && type.bits == 32) return DType::kF32;
+    if (type.code == kDLFloat && type.bits == 16) return DType::kF16;
+    if (type.code == kDLBfloat && type.bits == 16) return DType::kBF16;
+    if (type.code == kDLFloat8_e4m3fn) return DType::kF8E4M3FN;
+    if (type.code == kDLFloat8_e4m3fnuz) return DType::kF8E4M3FNUZ;
+    if (type.code == kDLFloat8_e5m2) return DType::kF8E5M2;
+    if (type.code == kDLUInt && type.bits == 8) return DType::kF8E4M3FN;  // caches of bytes; the spec says which format
+    if (type.code == kDLInt && type.bits == 32) return DType::kI32;
+    if (type.code == kDLInt && type.bits == 64) return DType::kI64;
+  }
+  raise_invalid(std::string(field) + " has a dtype of code " + std::to_string(type.code) + " and " + std::to_string(type.bits) +
+                " bits; allowed: fp32, fp16, bf16, fp8_*, uint8 (fp8 bytes), int32, int64");
+}
+
+bool lives_on(DLDevice device, DeviceKind kind) {
+  switch (kind) {
+    case DeviceKind::kCuda: return device.device_type == kDLCUDA || device.device_type == kDLCUDAManaged;
+    case DeviceKind::kHip: return device.device_type == kDLROCM;
+    default: return device.device_type == kDLCPU || device.device_type == kDLCUDAHost;
+  }
+}
+
+int32_t integer(const Json& json, const char* field, int32_t fallback) {
+  const auto it = json.find(field);
+  if (it == json.end() || it->is_null()) return fallback;
+  if (it->is_boolean()) return it->get<bool>() ? 1 : 0;
+  if (!it->is_number_integer()) raise_invalid(std::string(field) + " is " + it->dump() + "; allowed: an integer");
+  return it->get<int32_t>();
+}
+
+float number(const Json& json, const char* field, float fallback) {
+  const auto it = json.find(field);
+  if (it == json.end() || it->is_null()) return fallback;
+  if (!it->is_number()) raise_invalid(std::string(field) + " is " + it->dump() + "; allowed: a number");
+  return it->get<float>();
+}
+
+DType dtype_field(const Json& json, const char* field) {
+  const auto it = json.find(field);
+  if (it == json.end() || !it->is_string()) raise_invalid(std::string(field) + " is missing; allowed: a dtype's name, such as \"bf16\"");
+  return value_or_raise(parse_dtype(it->get<std::string>()));
+}
+
+}  // namespace
+
+void raise(const Status& status) { throw tvm::ffi::Error(exception_of(status.code()), status.message(), ""); }
+
+void raise_unless_ok(const Status& status) {
+  if (!status.is_ok()) raise(status);
+}
+
+Json parse_json(const tvm::ffi::String& text) {
+  Json json = Json::parse(std::string(text), nullptr, false);
+  if (!json.is_object()) raise_invalid("the description is not a JSON object");
+  return json;
+}
+
+AttentionSpec spec_from(const Json& json) {
+  AttentionSpec spec;
+  spec.num_heads = integer(json, "num_heads", 0);
+  spec.num_kv_heads = integer(json, "num_kv_heads", 0);
+  spec.head_dim = integer(json, "head_dim", 0);
+  spec.head_dim_v = integer(json, "head_dim_v", 0);
+  spec.softmax_scale = number(json, "softmax_scale", 0);
+  spec.causal = integer(json, "causal", 1) != 0;
+  spec.sliding_window = integer(json, "sliding_window", 0);
+  spec.logits_soft_cap = number(json, "logits_soft_cap", 0);
+  spec.has_sinks = integer(json, "has_sinks", 0) != 0;
+  spec.has_alibi = integer(json, "has_alibi", 0) != 0;
+  spec.dtype = dtype_field(json, "dtype");
+  spec.mla = {integer(json, "kv_lora_rank", 0), integer(json, "qk_nope_head_dim", 0), integer(json, "qk_rope_head_dim", 0),
+              integer(json, "v_head_dim", 0)};
+  raise_unless_ok(validate(spec));
+  return spec;
+}
+
+KvCacheSpec cache_spec_from(const Json& json, const Device& device, const Backend* backend) {
+  KvCacheSpec cache;
+  cache.dtype = dtype_field(json, "dtype");
+  cache.num_blocks = integer(json, "num_blocks", 0);
+  cache.block_size = integer(json, "block_size", 16);
+  cache.num_kv_heads = integer(json, "num_kv_heads", 0);
+  cache.head_dim = integer(json, "head_dim", 0);
+  cache.head_dim_v = integer(json, "head_dim_v", 0);
+  if (cache.head_dim_v == 0) cache.head_dim_v = cache.head_dim;
+  const std::string layout = json.value("layout", "preferred");
+  if (layout == "preferred" && backend != nullptr)
+    cache.layout = backend->preferred_layout(device.info(), cache.dtype);
+  else
+    cache.layout = value_or_raise(parse_kv_layout(layout));
+  raise_unless_ok(validate(cache));
+  return cache;
+}
+
+PlanOptions options_from(const Json& json) {
+  PlanOptions options;
+  options.deterministic = integer(json, "deterministic", 0) != 0;
+  options.lse_out = integer(json, "lse_out", 0) != 0;
+  options.bounds = {integer(json, "max_query_len", 0), integer(json, "max_seq_len", 0)};
+  options.decode_max_query_len = integer(json, "decode_max_query_len", 1);
+  options.chunk_workspace_rows = integer(json, "chunk_workspace_rows", 0);
+  return options;
+}
+
+sextant::TensorView view_from(const char* field, const Tensor& tensor, DeviceKind device) {
+  if (!lives_on(tensor.device(), device))
+    raise_invalid(std::string(field) + " is on another device; allowed: a tensor on " + to_string(device));
+  sextant::TensorView view;
+  view.dtype = dtype_from(field, tensor.dtype());
+  view.rank = tensor.ndim();
+  if (view.rank > kMaxRank) raise_invalid(std::string(field) + " has rank " + std::to_string(view.rank) + "; allowed: at most 6");
+  view.data = static_cast<char*>(tensor.data_ptr()) + tensor.byte_offset();
+  int64_t dense = 1;
+  for (int i = view.rank - 1; i >= 0; --i) {
+    const auto d = static_cast<size_t>(i);
+    view.shape[d] = tensor.size(i);
+    view.stride[d] = tensor.strides().data() != nullptr ? tensor.stride(i) : dense;
+    dense *= view.shape[d];
+  }
+  if (tensor.data_ptr() == nullptr && dense > 0)
+    raise_invalid(std::string(field) + " has no memory (was it freed?); allowed: a live tensor");
+  return view;
+}
+
+sextant::TensorView view_from(const char* field, const OptionalTensor& tensor, DeviceKind device) {
+  return tensor.has_value() ? view_from(field, tensor.value(), device) : sextant::TensorView{};
+}
+
+namespace {
+
+template <class T>
+constexpr DType dtype_of() {
+  if constexpr (std::is_same_v<T, float>) return DType::kF32;
+  if constexpr (std::is_same_v<T, int32_t>) return DType::kI32;
+  return DType::kI64;
+}
+
+template <class T>
+sextant::TensorView checked_array(const char* field, const OptionalTensor& tensor, DeviceKind device) {
+  const sextant::TensorView view = view_from(field, tensor, device);
+  if (!tensor.has_value()) return view;
+  if (view.dtype != dtype_of<T>())
+    raise_invalid(std::string(field) + " has dtype " + to_string(view.dtype) + "; allowed: " + to_string(dtype_of<T>()));
+  if (!view.is_contiguous()) raise_invalid(std::string(field) + " is not contiguous; allowed: contiguous");
+  return view;
+}
+
+}  // namespace
+
+template <class T>
+T* array_from(const char* field, const OptionalTensor& tensor, DeviceKind device) {
+  return checked_array<T>(field, tensor, device).template as<T>();
+}
+
+template <class T>
+std::span<const T> host_array_from(const char* field, const OptionalTensor& tensor) {
+  const sextant::TensorView view = checked_array<T>(field, tensor, DeviceKind::kCpu);
+  if (!tensor.has_value()) return {};
+  return {view.as<const T>(), static_cast<size_t>(view.num_elements())};
+}
+
+template float* array_from(const char*, const OptionalTensor&, DeviceKind);
+template int32_t* array_from(const char*, const OptionalTensor&, DeviceKind);
+template int64_t* array_from(const char*, const OptionalTensor&, DeviceKind);
+template std::span<const int32_t> host_array_from(const char*, const OptionalTensor&);
+template std::span<const int64_t> host_array_from(const char*, const OptionalTensor&);
+
+}  // namespace sextant::python

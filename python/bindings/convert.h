@@ -1,0 +1,46 @@
+// Between TVM FFI's values and Sextant's types; errors leave as Python exceptions that carry the status code.
+#pragma once
+
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/optional.h>
+#include <tvm/ffi/string.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <vector>
+
+#include "sextant/backend.h"
+
+namespace sextant::python {
+
+using Json = nlohmann::json;
+using Tensor = tvm::ffi::TensorView;
+using OptionalTensor = tvm::ffi::Optional<tvm::ffi::TensorView>;
+
+// Throws the exception class that python/sextant/errors.py registered for the code.
+[[noreturn]] void raise(const Status& status);
+void raise_unless_ok(const Status& status);
+template <class T>
+T value_or_raise(Result<T> result) {
+  if (!result) raise(result.status());
+  return std::move(result).value();
+}
+
+Json parse_json(const tvm::ffi::String& text);
+AttentionSpec spec_from(const Json& json);
+// `backend` resolves the layout "preferred".
+KvCacheSpec cache_spec_from(const Json& json, const Device& device, const Backend* backend);
+PlanOptions options_from(const Json& json);
+
+// A tensor that must live on `device`. Absent optionals give an absent view.
+sextant::TensorView view_from(const char* field, const Tensor& tensor, DeviceKind device);
+sextant::TensorView view_from(const char* field, const OptionalTensor& tensor, DeviceKind device);
+// A contiguous array of T on `device`; null when absent.
+template <class T>
+T* array_from(const char* field, const OptionalTensor& tensor, DeviceKind device);
+// A contiguous host array.
+template <class T>
+std::span<const T> host_array_from(const char* field, const OptionalTensor& tensor);
+
+}  // namespace sextant::python

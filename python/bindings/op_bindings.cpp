@@ -1,0 +1,121 @@
+// Ops that Python callers use alone.
+#include <tvm/ffi/function.h>
+
+#include "handles.h"
+
+namespace sextant::python {
+namespace {
+
+using tvm::ffi::String;
+
+struct VarlenHandle {
+  std::shared_ptr<Device> device;
+  const Ops* ops;
+  AttentionPlanPtr plan;
+};
+
+HandleTable<VarlenHandle>& varlen_plans() {
+  static HandleTable<VarlenHandle> table("varlen plan");
+  return table;
+}
+
+const Ops& ops_of(const Json& json, const Device& device) {
+  return device.ops(json.value("family", "tuned") == "portable" ? KernelFamily::kPortable : KernelFamily::kTuned);
+}
+
+// {device, device_index, family, spec, lse_out}; start locations on the host.
+int64_t varlen_make(const String& description, OptionalTensor query_start_loc, OptionalTensor key_start_loc) {
+  const Json json = parse_json(description);
+  VarlenHandle handle;
+  handle.device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
+  handle.ops = &ops_of(json, *handle.device);
+  AttentionPlanArgs args;
+  args.op = AttentionOp::kVarlen;
+  args.spec = spec_from(json.at("spec"));
+  args.query_start_loc = host_array_from<int32_t>("query_start_loc", query_start_loc);
+  args.key_start_loc = host_array_from<int32_t>("key_start_loc", key_start_loc);
+  std::vector<int32_t> seq_lens;
+  for (size_t b = 0; b + 1 < args.key_start_loc.size(); ++b) seq_lens.push_back(args.key_start_loc[b + 1] - args.key_start_loc[b]);
+  args.seq_lens = seq_lens;
+  args.max_packed_keys = args.key_start_loc.empty() ? 0 : args.key_start_loc.back();
+  args.lse_out = json.value("lse_out", false);
+  args.out_dtype = args.spec.dtype;
+  handle.plan = value_or_raise(handle.ops->plan_attention(args));
+  return varlen_plans().add(std::make_shared<VarlenHandle>(std::move(handle)));
+}
+
+void varlen_free(int64_t handle) { varlen_plans().remove(handle); }
+int64_t varlen_workspace_bytes(int64_t handle) { return static_cast<int64_t>(varlen_plans().get(handle)->plan->workspace_bytes()); }
+
+void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor v, OptionalTensor out, OptionalTensor lse,
+                OptionalTensor query_start_loc, OptionalTensor key_start_loc, OptionalTensor seq_lens, OptionalTensor sinks,
+                OptionalTensor alibi_slopes, OptionalTensor workspace, int64_t stream) {
+  const auto plan = varlen_plans().get(handle);
+  const DeviceKind device = plan->device->info().kind;
+  AttentionArgs args;
+  args.q = view_from("q", q, device);
+  args.k = view_from("k", k, device);
+  args.v = view_from("v", v, device);
+  args.out = view_from("out", out, device);
+  args.lse = view_from("lse", lse, device);
+  args.query_start_loc = array_from<int32_t>("query_start_loc", query_start_loc, device);
+  args.key_start_loc = array_from<int32_t>("key_start_loc", key_start_loc, device);
+  args.seq_lens = array_from<int32_t>("seq_lens", seq_lens, device);
+  args.sinks = array_from<float>("sinks", sinks, device);
+  args.alibi_slopes = array_from<float>("alibi_slopes", alibi_slopes, device);
+  const sextant::TensorView scratch = view_from("workspace", workspace, device);
+  if (static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) < plan->plan->workspace_bytes() && plan->plan->workspace_bytes() > 0)
+    raise({StatusCode::kResourceExhausted, "workspace is " + to_string(scratch) + "; allowed: at least " +
+                                               std::to_string(plan->plan->workspace_bytes()) + " bytes"});
+  args.workspace = scratch.data;
+  raise_unless_ok(plan->ops->run_attention(*plan->plan, args, {reinterpret_cast<void*>(stream)}));
+}
+
+// {device, device_index, family}
+void merge_attn_states(const String& description, Tensor prefix_out, Tensor prefix_lse, Tensor suffix_out, Tensor suffix_lse, Tensor out,
+                       OptionalTensor lse, int64_t stream) {
+  const Json json = parse_json(description);
+  const auto device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
+  const DeviceKind kind = device->info().kind;
+  MergeAttnStatesArgs args;
+  args.prefix_out = view_from("prefix_out", prefix_out, kind);
+  args.prefix_lse = view_from("prefix_lse", prefix_lse, kind);
+  args.suffix_out = view_from("suffix_out", suffix_out, kind);
+  args.suffix_lse = view_from("suffix_lse", suffix_lse, kind);
+  args.out = view_from("out", out, kind);
+  args.lse = view_from("lse", lse, kind);
+  raise_unless_ok(ops_of(json, *device).merge_attn_states(args, {reinterpret_cast<void*>(stream)}));
+}
+
+// {device, device_index, family, cache}
+void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slot_mapping, Tensor k_cache, Tensor v_cache,
+                       OptionalTensor k_scale, OptionalTensor v_scale, int64_t stream) {
+  const Json json = parse_json(description);
+  const auto device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
+  const DeviceKind kind = device->info().kind;
+  const KvCacheSpec spec = cache_spec_from(json.at("cache"), *device, nullptr);
+  ReshapeAndCacheArgs args;
+  args.k = view_from("k", k, kind);
+  args.v = view_from("v", v, kind);
+  args.slot_mapping = array_from<int64_t>("slot_mapping", OptionalTensor(slot_mapping), kind);
+  args.num_tokens = slot_mapping.numel();
+  const sextant::TensorView k_memory = view_from("k_cache", k_cache, kind), v_memory = view_from("v_cache", v_cache, kind);
+  if (k_memory.num_elements() < k_elements(spec) || v_memory.num_elements() < v_elements(spec) || !k_memory.is_contiguous() || !v_memory.is_contiguous())
+    raise(invalid_argument("k_cache is " + to_string(k_memory) + " and v_cache " + to_string(v_memory) + "; allowed: contiguous, at least " +
+                           std::to_string(k_elements(spec)) + " and " + std::to_string(v_elements(spec)) + " elements"));
+  args.cache = make_kv_cache_view(spec, k_memory.data, v_memory.data);
+  args.cache.k_scale = array_from<float>("k_scale", k_scale, kind);
+  args.cache.v_scale = array_from<float>("v_scale", v_scale, kind);
+  if (k_scale.has_value()) args.cache.num_scales = static_cast<int32_t>(k_scale.value().numel());
+  raise_unless_ok(ops_of(json, *device).reshape_and_cache(args, {reinterpret_cast<void*>(stream)}));
+}
+
+}  // namespace
+}  // namespace sextant::python
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(varlen_make, sextant::python::varlen_make);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(varlen_free, sextant::python::varlen_free);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(varlen_workspace_bytes, sextant::python::varlen_workspace_bytes);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(varlen_run, sextant::python::varlen_run);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(merge_attn_states, sextant::python::merge_attn_states);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(reshape_and_cache, sextant::python::reshape_and_cache);

@@ -1,0 +1,105 @@
+// plan and run.
+#include <tvm/ffi/function.h>
+
+#include "handles.h"
+
+namespace sextant::python {
+namespace {
+
+using tvm::ffi::String;
+
+struct PlanHandle {
+  std::shared_ptr<Device> device;
+  const Backend* backend;
+  PlanPtr plan;
+};
+
+HandleTable<PlanHandle>& plans() {
+  static HandleTable<PlanHandle> table("plan");
+  return table;
+}
+
+// Description: {device, device_index, backend, spec, cache, options, max_blocks_per_request, shared_prefix_len}. Arrays on the host.
+int64_t plan_make(const String& description, OptionalTensor query_start_loc, OptionalTensor seq_lens, OptionalTensor block_table,
+                  OptionalTensor slot_mapping) {
+  const Json json = parse_json(description);
+  PlanHandle handle;
+  handle.device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
+  handle.backend = value_or_raise(find_backend(json.value("backend", "")));
+  PlanRequest request;
+  request.spec = spec_from(json.at("spec"));
+  request.cache = cache_spec_from(json.at("cache"), *handle.device, handle.backend);
+  request.options = options_from(json.value("options", Json::object()));
+  request.batch.query_start_loc = host_array_from<int32_t>("query_start_loc", query_start_loc);
+  request.batch.seq_lens = host_array_from<int32_t>("seq_lens", seq_lens);
+  request.batch.block_table = host_array_from<int32_t>("block_table", block_table);
+  request.batch.slot_mapping = host_array_from<int64_t>("slot_mapping", slot_mapping);
+  request.batch.max_blocks_per_request = json.value("max_blocks_per_request", int64_t{0});
+  request.batch.shared_prefix_len = json.value("shared_prefix_len", 0);
+  handle.plan = value_or_raise(handle.backend->plan(*handle.device, request));
+  return plans().add(std::make_shared<PlanHandle>(std::move(handle)));
+}
+
+void plan_free(int64_t handle) { plans().remove(handle); }
+
+String plan_info(int64_t handle) {
+  const auto plan = plans().get(handle);
+  const KvCacheSpec& cache = plan->plan->request().cache;
+  return Json({{"backend", plan->backend->info().name},
+               {"workspace_bytes", plan->plan->workspace_bytes()},
+               {"layout", to_string(cache.layout)},
+               {"steps", plan->plan->steps()}})
+      .dump();
+}
+
+void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor v, OptionalTensor out, OptionalTensor lse,
+              OptionalTensor kv_c, OptionalTensor k_pe, OptionalTensor kv_b_proj, OptionalTensor k_cache, OptionalTensor v_cache,
+              OptionalTensor k_scale, OptionalTensor v_scale, OptionalTensor query_start_loc, OptionalTensor seq_lens,
+              OptionalTensor block_table, OptionalTensor slot_mapping, OptionalTensor sinks, OptionalTensor alibi_slopes,
+              OptionalTensor workspace, int64_t stream) {
+  const auto plan = plans().get(handle);
+  const DeviceKind device = plan->device->info().kind;
+  const KvCacheSpec& cache = plan->plan->request().cache;
+  RunTensors t;
+  t.q = view_from("q", q, device);
+  t.k = view_from("k", k, device);
+  t.v = view_from("v", v, device);
+  t.out = view_from("out", out, device);
+  t.lse = view_from("lse", lse, device);
+  t.kv_c = view_from("kv_c", kv_c, device);
+  t.k_pe = view_from("k_pe", k_pe, device);
+  t.kv_b_proj = view_from("kv_b_proj", kv_b_proj, device);
+  const auto cache_memory = [&](const char* field, const OptionalTensor& tensor, int64_t elements) -> void* {
+    const sextant::TensorView view = view_from(field, tensor, device);
+    if (!tensor.has_value()) return nullptr;
+    const auto have = static_cast<size_t>(view.num_elements()) * size_of(view.dtype);
+    const size_t need = static_cast<size_t>(elements) * size_of(cache.dtype);
+    if (!view.is_contiguous() || have < need)
+      raise(invalid_argument(std::string(field) + " is " + to_string(view) + (view.is_contiguous() ? "" : ", not contiguous") +
+                             "; allowed: contiguous, at least " + std::to_string(need) + " bytes"));
+    return view.data;
+  };
+  t.cache = make_kv_cache_view(cache, cache_memory("k_cache", k_cache, k_elements(cache)), cache_memory("v_cache", v_cache, v_elements(cache)));
+  t.cache.k_scale = array_from<float>("k_scale", k_scale, device);
+  t.cache.v_scale = array_from<float>("v_scale", v_scale, device);
+  if (k_scale.has_value()) t.cache.num_scales = static_cast<int32_t>(k_scale.value().numel());
+  t.query_start_loc = array_from<int32_t>("query_start_loc", query_start_loc, device);
+  t.seq_lens = array_from<int32_t>("seq_lens", seq_lens, device);
+  t.block_table = array_from<int32_t>("block_table", block_table, device);
+  t.block_table_stride = block_table.has_value() && block_table.value().ndim() == 2 ? block_table.value().size(1) : 0;
+  t.slot_mapping = array_from<int64_t>("slot_mapping", slot_mapping, device);
+  t.sinks = array_from<float>("sinks", sinks, device);
+  t.alibi_slopes = array_from<float>("alibi_slopes", alibi_slopes, device);
+  const sextant::TensorView scratch = view_from("workspace", workspace, device);
+  t.workspace = scratch.data;
+  t.workspace_bytes = workspace.has_value() ? static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) : 0;
+  raise_unless_ok(plan->backend->run(*plan->plan, t, {reinterpret_cast<void*>(stream)}));
+}
+
+}  // namespace
+}  // namespace sextant::python
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(plan_make, sextant::python::plan_make);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(plan_free, sextant::python::plan_free);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(plan_info, sextant::python::plan_info);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(plan_run, sextant::python::plan_run);

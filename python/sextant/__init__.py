@@ -1,0 +1,61 @@
+"""Six attention backends over one paged KV cache.
+
+    import sextant
+
+    choice = sextant.select(spec, cache)                       # which backend, and why not the others
+    plan = sextant.plan(choice.chosen, spec, cache, query_start_loc=..., seq_lens=..., block_table=...)
+    plan.run(q=q, k=k, v=v, out=out, k_cache=k_cache, v_cache=v_cache, block_table=block_table, slot_mapping=slot_mapping)
+
+Tensors of PyTorch, NumPy, JAX and CuPy are taken through DLPack without a copy. `sextant.torch` has custom ops and dense attention,
+`sextant.transformers` registers the backends with Hugging Face transformers, and vLLM finds the package through its plugin entry point.
+"""
+
+from sextant.api import (
+    AttentionSpec,
+    KvCacheSpec,
+    Plan,
+    Selection,
+    VarlenPlan,
+    backends,
+    cache_shape,
+    devices,
+    merge_attn_states,
+    plan,
+    reshape_and_cache,
+    select,
+    varlen_plan,
+)
+from sextant.errors import (
+    SextantError,
+    SextantInternal,
+    SextantInvalidArgument,
+    SextantNotFound,
+    SextantResourceExhausted,
+    SextantUnavailable,
+    SextantUnsupported,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionSpec",
+    "KvCacheSpec",
+    "Plan",
+    "Selection",
+    "SextantError",
+    "SextantInternal",
+    "SextantInvalidArgument",
+    "SextantNotFound",
+    "SextantResourceExhausted",
+    "SextantUnavailable",
+    "SextantUnsupported",
+    "VarlenPlan",
+    "backends",
+    "cache_shape",
+    "devices",
+    "merge_attn_states",
+    "plan",
+    "reshape_and_cache",
+    "select",
+    "varlen_plan",
+]
