@@ -6,21 +6,22 @@
 
 namespace sextant {
 
-// A KV block's content is named by the trace block of its last token: equal ids come after equal prefixes, and the
-// chain covers what is before. Content that the trace does not name (no ids, generated tokens) belongs to its request
-// alone.
+// A KV block's content is named by the trace blocks that it touches; the chain covers what is before. Content that the
+// trace does not name (no ids, generated tokens) belongs to its request alone.
 void Scheduler::extend_hashes(Sequence& s, int64_t blocks) const {
   const TraceRequest& request = request_of(s);
+  const int64_t size = trace_->hash_block_size;
   for (int64_t block = static_cast<int64_t>(s.hashes.size()); block < blocks; ++block) {
-    const BlockHash parent = s.hashes.empty() ? BlockHash{} : s.hashes.back();
-    const int64_t last_token = (block + 1) * options_.block_size - 1;
+    BlockHash hash = s.hashes.empty() ? BlockHash{} : s.hashes.back();
+    const int64_t first_token = block * options_.block_size, last_token = first_token + options_.block_size - 1;
     if (last_token < request.input_length && !request.hash_ids.empty()) {
-      const size_t id = static_cast<size_t>(last_token / trace_->hash_block_size);
-      s.hashes.push_back(chain_hash(parent, static_cast<uint64_t>(request.hash_ids[id])));
+      for (int64_t id = first_token / size; id <= last_token / size; ++id)
+        hash = chain_hash(hash, static_cast<uint64_t>(request.hash_ids[static_cast<size_t>(id)]));
     } else {
       const std::array<int32_t, 2> own = {s.request, static_cast<int32_t>(block)};
-      s.hashes.push_back(chain_hash(parent, own));
+      hash = chain_hash(hash, own);
     }
+    s.hashes.push_back(hash);
   }
 }
 
