@@ -191,6 +191,16 @@ sextant_status sextant_varlen_run(const sextant_attention_plan* plan, const sext
                                   const int32_t* query_start_loc, const int32_t* key_start_loc, const int32_t* seq_lens,
                                   const float* sinks, const float* alibi_slopes, void* workspace, void* stream);
 
+/* mla_decode over a latent cache: q [T, N, rank + rope], out [T, N, rank]; spec.num_kv_heads 1. The batch on the host for
+ * the plan and on the device for the run. */
+sextant_status sextant_mla_decode_plan_make(const sextant_device* device, int32_t family, const sextant_attention_spec* spec,
+                                            const sextant_kv_cache_spec* cache, int32_t num_requests, const int32_t* query_start_loc,
+                                            const int32_t* seq_lens, int32_t lse_out, sextant_attention_plan** plan);
+sextant_status sextant_mla_decode_run(const sextant_attention_plan* plan, const sextant_tensor* q, const sextant_kv_cache* cache,
+                                      const int32_t* block_table, int64_t block_table_stride, const sextant_tensor* out,
+                                      const sextant_tensor* lse, const int32_t* query_start_loc, const int32_t* seq_lens, void* workspace,
+                                      void* stream);
+
 #ifdef __cplusplus
 }
 #endif

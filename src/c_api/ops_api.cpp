@@ -162,3 +162,49 @@ sextant_status sextant_varlen_run(const sextant_attention_plan* plan, const sext
     return plan->ops->run_attention(*plan->plan, args, {stream});
   });
 }
+
+sextant_status sextant_mla_decode_plan_make(const sextant_device* device, int32_t family, const sextant_attention_spec* spec,
+                                            const sextant_kv_cache_spec* cache, int32_t num_requests, const int32_t* query_start_loc,
+                                            const int32_t* seq_lens, int32_t lse_out, sextant_attention_plan** plan) {
+  return guarded([&]() -> Status {
+    const Ops* ops = nullptr;
+    SEXTANT_ASSIGN(ops, ops_of(device, family));
+    SEXTANT_RETURN_IF_ERROR(check_argument("plan", plan));
+    SEXTANT_RETURN_IF_ERROR(check_argument("query_start_loc", query_start_loc));
+    if (num_requests < 0) return invalid_argument(fmt::format("num_requests is {}; allowed: >= 0", num_requests));
+    if (num_requests > 0) SEXTANT_RETURN_IF_ERROR(check_argument("seq_lens", seq_lens));
+    AttentionPlanArgs args;
+    args.op = AttentionOp::kMlaDecode;
+    SEXTANT_ASSIGN(args.spec, to_spec(spec));
+    SEXTANT_ASSIGN(args.cache, to_cache_spec(cache, *device->device, nullptr));
+    const auto requests = static_cast<size_t>(num_requests);
+    args.query_start_loc = {query_start_loc, requests + 1};
+    args.seq_lens = {seq_lens, requests};
+    args.lse_out = lse_out != 0;
+    args.out_dtype = args.spec.dtype;
+    AttentionPlanPtr made;
+    SEXTANT_ASSIGN(made, ops->plan_attention(args));
+    *plan = new sextant_attention_plan{device->device, ops, std::move(made)};
+    return Status::ok();
+  });
+}
+
+sextant_status sextant_mla_decode_run(const sextant_attention_plan* plan, const sextant_tensor* q, const sextant_kv_cache* cache,
+                                      const int32_t* block_table, int64_t block_table_stride, const sextant_tensor* out,
+                                      const sextant_tensor* lse, const int32_t* query_start_loc, const int32_t* seq_lens, void* workspace,
+                                      void* stream) {
+  return guarded([&]() -> Status {
+    SEXTANT_RETURN_IF_ERROR(check_argument("plan", plan));
+    AttentionArgs args;
+    SEXTANT_ASSIGN(args.q, to_view("q", q));
+    SEXTANT_ASSIGN(args.out, to_view("out", out));
+    SEXTANT_ASSIGN(args.lse, to_view("lse", lse));
+    SEXTANT_ASSIGN(args.cache, to_cache_view(cache, *plan->device, nullptr));
+    args.block_table = block_table;
+    args.block_table_stride = block_table_stride;
+    args.query_start_loc = query_start_loc;
+    args.seq_lens = seq_lens;
+    args.workspace = workspace;
+    return plan->ops->run_attention(*plan->plan, args, {stream});
+  });
+}
