@@ -42,8 +42,8 @@ Result<ModelShape> load_model(const std::string& name_or_path);
 // The paged cache of one layer. kNHD stands for "any MHA layout" until a backend is chosen; MLA gives kLatent.
 KvCacheSpec kv_cache_for(const AttentionSpec& spec, DType dtype, int32_t block_size, int64_t num_blocks);
 
-// The slopes of the ALiBi paper (arXiv:2108.12409) for a head count: 2^(-8 i / n) for n a power of two, otherwise those of
-// the next smaller power followed by every other one of the next larger.
+// The slopes of the ALiBi paper (arXiv:2108.12409) for a head count: 2^(-8 i / n) for n a power of two, otherwise those
+// of the next smaller power followed by every other one of the next larger.
 std::vector<float> alibi_slopes(int32_t num_heads);
 
 }  // namespace sextant
