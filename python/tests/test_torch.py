@@ -1,0 +1,76 @@
+"""Custom ops, torch.compile, dense attention."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
+
+import sextant  # noqa: E402
+import sextant.torch as st  # noqa: E402
+
+
+def dense_inputs(dtype=torch.float32, queries=7, keys=7, seed=0):
+    torch.manual_seed(seed)
+    return (torch.randn(2, 8, queries, 64, dtype=dtype), torch.randn(2, 2, keys, 64, dtype=dtype), torch.randn(2, 2, keys, 64, dtype=dtype))
+
+
+@pytest.mark.parametrize("family", ["portable", "tuned"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_attention_agrees_with_sdpa(dtype, family):
+    q, k, v = dense_inputs(dtype)
+    expected = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True, enable_gqa=True)
+    got = st.attention(q, k, v, is_causal=True, family=family)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), expected, atol=1e-5 if dtype == torch.float32 else 2e-2, rtol=1e-5 if dtype == torch.float32 else 2e-2)
+
+
+def test_causal_is_bottom_right():
+    q, k, v = dense_inputs(queries=3, keys=10)
+    mask = torch.ones(3, 10, dtype=torch.bool).tril(7)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    torch.testing.assert_close(st.attention(q, k, v, is_causal=True), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_ops_pass_opcheck():
+    q, k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], 64) for x in dense_inputs())
+    torch.library.opcheck(torch.ops.sextant.varlen_attention.default, (q, k, v, [7, 7], [7, 7], 0.125), test_utils=("test_schema", "test_faketensor"))
+
+
+def test_compiles():
+    q, k, v = dense_inputs()
+    compiled = torch.compile(lambda q, k, v: st.attention(q * 2, k, v, is_causal=True) + 1, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(q, k, v), st.attention(q * 2, k, v, is_causal=True) + 1)
+
+
+@pytest.mark.parametrize("backend", ["TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN", "ROCM_ATTN", "ROCM_AITER_FA"])
+def test_paged_run(backend):
+    torch.manual_seed(1)
+    spec = sextant.AttentionSpec(num_heads=8, num_kv_heads=2, head_dim=64, softmax_scale=0.125, dtype="bf16")
+    cache = sextant.KvCacheSpec(num_blocks=4, block_size=16, num_kv_heads=2, head_dim=64, dtype="bf16")
+    k_shape, v_shape, _ = sextant.cache_shape(cache, backend)
+    bf16 = {"dtype": torch.bfloat16}
+    k_cache, v_cache = torch.full(k_shape, float("nan"), **bf16), torch.full(v_shape, float("nan"), **bf16)
+    q, k, v = torch.randn(20, 8, 64, **bf16), torch.randn(20, 2, 64, **bf16), torch.randn(20, 2, 64, **bf16)
+    table, slots = torch.tensor([[3, 1]], dtype=torch.int32), torch.cat([torch.arange(48, 64), torch.arange(16, 20)])
+    plan = st.plan(backend, spec, cache, query_start_loc=[0, 20], seq_lens=[20], block_table=table, slot_mapping=slots)
+    out = st.run(plan, q, k, v, k_cache, v_cache, query_start_loc=torch.tensor([0, 20], dtype=torch.int32), seq_lens=torch.tensor([20], dtype=torch.int32),
+                 block_table=table, slot_mapping=slots)
+    expected = torch.nn.functional.scaled_dot_product_attention(*(x.float().transpose(0, 1)[None] for x in (q, k, v)), is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(out.float(), expected[0].transpose(0, 1), atol=2e-2, rtol=2e-2)
+    st.release(plan)
+    with pytest.raises(sextant.SextantInvalidArgument, match="was not released"):
+        st.run(plan, q, k, v, k_cache, v_cache, query_start_loc=table, seq_lens=table, block_table=table)
+
+
+def test_freed_tensor_is_refused():
+    q, k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], 64).clone() for x in dense_inputs())
+    q.untyped_storage().resize_(0)
+    with pytest.raises((sextant.SextantError, RuntimeError, ValueError)):
+        st.varlen_attention(q, k, v, [7, 7], [7, 7], 0.125)
+
+
+def test_bad_shapes():
+    q, k, v = dense_inputs()
+    with pytest.raises(sextant.SextantInvalidArgument, match="query has shape"):
+        st.attention(q[0], k, v)
+    with pytest.raises(sextant.SextantInvalidArgument, match="query_lens sum to 99"):
+        st.varlen_attention(q[0].transpose(0, 1).contiguous(), k[0].transpose(0, 1).contiguous(), v[0].transpose(0, 1).contiguous(), [99], [7], 0.125)
