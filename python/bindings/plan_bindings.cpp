@@ -19,6 +19,44 @@ HandleTable<PlanHandle>& plans() {
   return table;
 }
 
+// NHD and HND caches may be strided parts of a larger tensor (vLLM keeps K and V of a head side by side).
+void use_strides(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache, int32_t dim, KvAddressing& address) {
+  const bool nhd = cache.layout == KvLayout::kNHD;
+  const int64_t tokens = cache.block_size, heads = cache.num_kv_heads;
+  const size_t token_at = nhd ? 1 : 2, head_at = nhd ? 2 : 1;
+  if (view.rank != 4 || view.shape[0] < cache.num_blocks || view.shape[token_at] != tokens || view.shape[head_at] != heads ||
+      view.shape[3] != dim || view.stride[3] != 1)
+    raise(invalid_argument(std::string(field) + " is " + to_string(view) + ", not contiguous; allowed: contiguous, or " +
+                           to_string(cache.layout) + " with last stride 1"));
+  address.block_stride = view.stride[0];
+  address.token_outer_stride = view.stride[token_at];
+  address.head_stride = view.stride[head_at];
+}
+
+void* cache_memory(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache, int64_t elements, int32_t dim,
+                   KvAddressing& address) {
+  if (size_of(view.dtype) != size_of(cache.dtype) || (!is_fp8(cache.dtype) && view.dtype != cache.dtype))
+    raise(invalid_argument(std::string(field) + " has dtype " + to_string(view.dtype) + "; allowed: " + to_string(cache.dtype)));
+  if (!view.is_contiguous()) {
+    const bool plain = cache.layout == KvLayout::kNHD || cache.layout == KvLayout::kHND;
+    if (!plain) raise(invalid_argument(std::string(field) + " is " + to_string(view) + ", not contiguous; layout " + to_string(cache.layout) + " allows contiguous"));
+    use_strides(field, view, cache, dim, address);
+  } else if (view.num_elements() < elements) {
+    raise(invalid_argument(std::string(field) + " is " + to_string(view) + "; allowed: at least " + std::to_string(elements) + " elements"));
+  }
+  return view.data;
+}
+
+KvCacheView cache_view_from(const OptionalTensor& k, const OptionalTensor& v, const KvCacheSpec& cache, DeviceKind device) {
+  KvCacheView view = make_kv_cache_view(cache, nullptr, nullptr);
+  if (k.has_value()) view.k = cache_memory("k_cache", view_from("k_cache", k, device), cache, k_elements(cache), cache.head_dim, view.k_addr);
+  if (cache.is_latent())
+    view.v = view.k;
+  else if (v.has_value())
+    view.v = cache_memory("v_cache", view_from("v_cache", v, device), cache, v_elements(cache), cache.head_dim_v, view.v_addr);
+  return view;
+}
+
 // Description: {device, device_index, backend, spec, cache, options, max_blocks_per_request, shared_prefix_len}. Arrays on the host.
 int64_t plan_make(const String& description, OptionalTensor query_start_loc, OptionalTensor seq_lens, OptionalTensor block_table,
                   OptionalTensor slot_mapping) {
@@ -69,17 +107,7 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
   t.kv_c = view_from("kv_c", kv_c, device);
   t.k_pe = view_from("k_pe", k_pe, device);
   t.kv_b_proj = view_from("kv_b_proj", kv_b_proj, device);
-  const auto cache_memory = [&](const char* field, const OptionalTensor& tensor, int64_t elements) -> void* {
-    const sextant::TensorView view = view_from(field, tensor, device);
-    if (!tensor.has_value()) return nullptr;
-    const auto have = static_cast<size_t>(view.num_elements()) * size_of(view.dtype);
-    const size_t need = static_cast<size_t>(elements) * size_of(cache.dtype);
-    if (!view.is_contiguous() || have < need)
-      raise(invalid_argument(std::string(field) + " is " + to_string(view) + (view.is_contiguous() ? "" : ", not contiguous") +
-                             "; allowed: contiguous, at least " + std::to_string(need) + " bytes"));
-    return view.data;
-  };
-  t.cache = make_kv_cache_view(cache, cache_memory("k_cache", k_cache, k_elements(cache)), cache_memory("v_cache", v_cache, v_elements(cache)));
+  t.cache = cache_view_from(k_cache, v_cache, cache, device);
   t.cache.k_scale = array_from<float>("k_scale", k_scale, device);
   t.cache.v_scale = array_from<float>("v_scale", v_scale, device);
   if (k_scale.has_value()) t.cache.num_scales = static_cast<int32_t>(k_scale.value().numel());
