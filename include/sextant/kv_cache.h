@@ -45,7 +45,7 @@ struct KvAddressing {
   }
   // True when dims of one token are consecutive in memory.
   constexpr bool dims_contiguous() const {
-    return dim_inner_stride == 1 && (dim_tile == 1 ? dim_outer_stride == 1 : dim_outer_stride == dim_tile);
+    return dim_tile == 1 ? dim_outer_stride == 1 : dim_inner_stride == 1 && dim_outer_stride == dim_tile;
   }
 };
 

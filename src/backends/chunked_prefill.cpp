@@ -54,9 +54,9 @@ Result<ChunkedPrefill> ChunkedPrefill::make(const Ops& ops, const PlanRequest& r
     const TokenRun tokens = cover(token_runs(request.batch, p.extend_filter_));
     const int64_t heads = request.spec.num_heads, dim = request.spec.value_head_dim();
     p.key_start_loc_ = layout.take(static_cast<size_t>(p.num_requests_ + 1) * sizeof(int32_t));
-    p.new_state_ = take_state(layout, tokens, heads, dim);
-    p.context_state_ = take_state(layout, tokens, heads, dim);
-    if (p.chunks_.size() > 1) p.chunk_state_ = take_state(layout, tokens, heads, dim);
+    p.new_state_ = take_state(layout, tokens, request.batch.num_tokens(), heads, dim);
+    p.context_state_ = take_state(layout, tokens, request.batch.num_tokens(), heads, dim);
+    if (p.chunks_.size() > 1) p.chunk_state_ = take_state(layout, tokens, request.batch.num_tokens(), heads, dim);
   }
   return p;
 }
@@ -184,8 +184,8 @@ Status ChunkedPrefill::run(const RunTensors& tensors, const PackedKeys& new_keys
       SEXTANT_RETURN_IF_ERROR(merge(context_state_, chunk_state_, context_state_.out_view(tensors.workspace),
                                     context_state_.lse_view(tensors.workspace), tensors, stream));
   }
-  const TensorView out = slice(tensors.out, 0, 0, new_state_.end);
-  const TensorView lse = lse_out_ ? slice(tensors.lse, 1, 0, new_state_.end) : TensorView{};
+  const TensorView out = slice(tensors.out, 0, 0, new_state_.num_tokens);
+  const TensorView lse = lse_out_ ? slice(tensors.lse, 1, 0, new_state_.num_tokens) : TensorView{};
   return merge(context_state_, new_state_, out, lse, tensors, stream);
 }
 

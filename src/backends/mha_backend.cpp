@@ -38,8 +38,8 @@ Result<std::unique_ptr<Cascade>> plan_cascade(const Ops& ops, const PlanRequest&
   cascade->prefix_plan = std::move(plan).value();
   cascade->prefix_workspace = layout.take(cascade->prefix_plan->workspace_bytes());
   const AttentionSpec& s = request.spec;
-  cascade->prefix = take_state(layout, {0, request.batch.num_tokens()}, s.num_heads, s.value_head_dim());
-  cascade->suffix = take_state(layout, {0, request.batch.num_tokens()}, s.num_heads, s.value_head_dim());
+  cascade->prefix = take_state(layout, {0, request.batch.num_tokens()}, request.batch.num_tokens(), s.num_heads, s.value_head_dim());
+  cascade->suffix = take_state(layout, {0, request.batch.num_tokens()}, request.batch.num_tokens(), s.num_heads, s.value_head_dim());
   return cascade;
 }
 
@@ -56,7 +56,7 @@ Status launch_cascade(const MhaPlan& plan, const RunTensors& tensors, Stream str
   prefix.workspace = c.prefix_workspace.at(tensors.workspace);
   SEXTANT_RETURN_IF_ERROR(plan.ops->run_attention(*c.prefix_plan, prefix, stream));
 
-  const int64_t tokens = c.suffix.end;
+  const int64_t tokens = c.suffix.num_tokens;
   MergeAttnStatesArgs merge;
   merge.prefix_out = prefix.out;
   merge.prefix_lse = prefix.lse;

@@ -40,6 +40,7 @@ Result<std::unique_ptr<MlaDecodePath>> MlaDecodePath::make(const Ops& ops, const
   path->ops_ = &ops;
   path->spec_ = request.spec;
   path->num_requests_ = request.batch.num_requests();
+  path->num_tokens_ = request.batch.num_tokens();
   path->lse_out_ = request.options.lse_out;
   path->filter_ = decode_filter(request.options);
   path->runs_ = token_runs(request.batch, path->filter_);
@@ -78,8 +79,8 @@ Status MlaDecodePath::plan_attention(const PlanRequest& request, SplitPolicy spl
     if (!prefix) return prefix.status();
     prefix_attention_ = std::move(prefix).value();
     bytes = std::max(bytes, prefix_attention_->workspace_bytes());
-    prefix_state_ = take_state(layout, tokens_, spec_.num_heads, spec_.mla.kv_lora_rank);
-    suffix_state_ = take_state(layout, tokens_, spec_.num_heads, spec_.mla.kv_lora_rank);
+    prefix_state_ = take_state(layout, tokens_, num_tokens_, spec_.num_heads, spec_.mla.kv_lora_rank);
+    suffix_state_ = take_state(layout, tokens_, num_tokens_, spec_.num_heads, spec_.mla.kv_lora_rank);
     steps.push_back("decode, shared prefix: " + prefix_attention_->describe() + ", merge_attn_states");
   }
   op_workspace_ = layout.take(bytes);
@@ -89,8 +90,8 @@ Status MlaDecodePath::plan_attention(const PlanRequest& request, SplitPolicy spl
 Status MlaDecodePath::launch(const RunTensors& tensors, Stream stream) const {
   const MlaSpec& m = spec_.mla;
   const TensorView q_latent =
-      token_view(q_latent_, tensors.workspace, spec_.dtype, tokens_, spec_.num_heads, m.kv_lora_rank + m.qk_rope_head_dim);
-  const TensorView o_latent = token_view(o_latent_, tensors.workspace, spec_.dtype, tokens_, spec_.num_heads, m.kv_lora_rank);
+      token_view(q_latent_, tensors.workspace, spec_.dtype, tokens_, num_tokens_, spec_.num_heads, m.kv_lora_rank + m.qk_rope_head_dim);
+  const TensorView o_latent = token_view(o_latent_, tensors.workspace, spec_.dtype, tokens_, num_tokens_, spec_.num_heads, m.kv_lora_rank);
   SEXTANT_RETURN_IF_ERROR(project_queries(q_latent, tensors, stream));
   SEXTANT_RETURN_IF_ERROR(attend(q_latent, o_latent, tensors, stream));
   return project_outputs(o_latent, tensors, stream);
@@ -136,7 +137,7 @@ Status MlaDecodePath::attend(const TensorView& q_latent, const TensorView& o_lat
   merge.suffix_out = suffix_state_.out_view(tensors.workspace);
   merge.suffix_lse = suffix_state_.lse_view(tensors.workspace);
   merge.out = o_latent;
-  if (lse_out_) merge.lse = slice(tensors.lse, 1, 0, tokens_.end);
+  if (lse_out_) merge.lse = slice(tensors.lse, 1, 0, num_tokens_);
   merge.query_start_loc = tensors.query_start_loc;
   merge.seq_lens = tensors.seq_lens;
   merge.num_requests = num_requests_;

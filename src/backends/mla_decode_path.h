@@ -25,6 +25,7 @@ class MlaDecodePath {
   const Ops* ops_ = nullptr;
   AttentionSpec spec_;
   int32_t num_requests_ = 0;
+  int64_t num_tokens_ = 0;
   bool lse_out_ = false;
   RequestFilter filter_;
   std::vector<TokenRun> runs_;

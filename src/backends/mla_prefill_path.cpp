@@ -49,6 +49,7 @@ Result<std::unique_ptr<MlaPrefillPath>> MlaPrefillPath::make(const Ops& ops, con
   path->spec_ = request.spec;
   path->value_dim_ = value_dim;
   path->num_requests_ = request.batch.num_requests();
+  path->num_tokens_ = request.batch.num_tokens();
   path->runs_ = token_runs(request.batch, prefill_filter(request.options));
   path->tokens_ = cover(path->runs_);
 
@@ -80,16 +81,16 @@ Result<std::unique_ptr<MlaPrefillPath>> MlaPrefillPath::make(const Ops& ops, con
   return path;
 }
 
-TensorView MlaPrefillPath::projected_view(const RunTensors& tensors, TokenRun run) const {
-  return token_view(projected_, tensors.workspace, spec_.dtype, run, spec_.num_heads,
+TensorView MlaPrefillPath::projected_view(const RunTensors& tensors, TokenRun run, int64_t rows) const {
+  return token_view(projected_, tensors.workspace, spec_.dtype, run, rows, spec_.num_heads,
                     spec_.mla.qk_nope_head_dim + spec_.mla.v_head_dim);
 }
 
-PackedKeys MlaPrefillPath::keys_view(const RunTensors& tensors, TokenRun run) const {
+PackedKeys MlaPrefillPath::keys_view(const RunTensors& tensors, TokenRun run, int64_t rows) const {
   PackedKeys keys;
-  keys.k = token_view(k_, tensors.workspace, spec_.dtype, run, spec_.num_heads, spec_.head_dim);
-  keys.v = pads_values() ? token_view(v_padded_, tensors.workspace, spec_.dtype, run, spec_.num_heads, value_dim_)
-                         : slice(projected_view(tensors, run), 2, spec_.mla.qk_nope_head_dim, spec_.mla.v_head_dim);
+  keys.k = token_view(k_, tensors.workspace, spec_.dtype, run, rows, spec_.num_heads, spec_.head_dim);
+  keys.v = pads_values() ? token_view(v_padded_, tensors.workspace, spec_.dtype, run, rows, spec_.num_heads, value_dim_)
+                         : slice(projected_view(tensors, run, rows), 2, spec_.mla.qk_nope_head_dim, spec_.mla.v_head_dim);
   return keys;
 }
 
@@ -129,15 +130,15 @@ Result<PackedKeys> MlaPrefillPath::load_chunk(const ContextChunk& chunk, const R
   SEXTANT_RETURN_IF_ERROR(ops_->gather_cache(gather, stream));
   const TensorView rows = make_view(latent.data, spec_.dtype, {chunk.rows, dim});
   const TokenRun run{0, chunk.rows};
-  const PackedKeys keys = keys_view(tensors, run);
+  const PackedKeys keys = keys_view(tensors, run, chunk.rows);
   SEXTANT_RETURN_IF_ERROR(up_project(slice(rows, 1, 0, rank), slice(rows, 1, rank, dim - rank), keys,
-                                     projected_view(tensors, run), tensors, stream));
+                                     projected_view(tensors, run, chunk.rows), tensors, stream));
   return keys;
 }
 
 Status MlaPrefillPath::launch(const RunTensors& tensors, Stream stream) const {
-  const PackedKeys keys = keys_view(tensors, tokens_);
-  const TensorView projected = projected_view(tensors, tokens_);
+  const PackedKeys keys = keys_view(tensors, tokens_, num_tokens_);
+  const TensorView projected = projected_view(tensors, tokens_, num_tokens_);
   for (const TokenRun& run : runs_) {
     const auto rows = [&](const TensorView& view) { return slice(view, 0, run.begin, run.size()); };
     SEXTANT_RETURN_IF_ERROR(
@@ -145,7 +146,7 @@ Status MlaPrefillPath::launch(const RunTensors& tensors, Stream stream) const {
   }
   RunTensors heads = tensors;
   if (pads_values())
-    heads.out = token_view(out_padded_, tensors.workspace, spec_.dtype, tokens_, spec_.num_heads, value_dim_);
+    heads.out = token_view(out_padded_, tensors.workspace, spec_.dtype, tokens_, num_tokens_, spec_.num_heads, value_dim_);
   const auto load = [&](const ContextChunk& chunk) { return load_chunk(chunk, tensors, stream); };
   SEXTANT_RETURN_IF_ERROR(attention_.run(heads, keys, load, stream));
   return pads_values() ? copy_outputs(heads.out, tensors, stream) : Status::ok();

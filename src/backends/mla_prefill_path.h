@@ -22,9 +22,9 @@ class MlaPrefillPath {
   // Up-projects `latent` [rows, rank] and joins `k_pe` [rows, rope]; rows land at `first` of the packed workspace tensors.
   Status up_project(const TensorView& latent, const TensorView& k_pe, const PackedKeys& keys, const TensorView& projected,
                     const RunTensors& tensors, Stream stream) const;
-  // Views of the workspace for keys indexed [run.begin, run.end).
-  TensorView projected_view(const RunTensors& tensors, TokenRun run) const;  // [rows, N, nope + v]
-  PackedKeys keys_view(const RunTensors& tensors, TokenRun run) const;
+  // Views of the workspace: `rows` rows, of which those of `run` exist.
+  TensorView projected_view(const RunTensors& tensors, TokenRun run, int64_t rows) const;  // [rows, N, nope + v]
+  PackedKeys keys_view(const RunTensors& tensors, TokenRun run, int64_t rows) const;
   Result<PackedKeys> load_chunk(const ContextChunk& chunk, const RunTensors& tensors, Stream stream) const;
   Status copy_outputs(const TensorView& padded, const RunTensors& tensors, Stream stream) const;
 
@@ -32,6 +32,7 @@ class MlaPrefillPath {
   AttentionSpec spec_;
   int32_t value_dim_ = 0;
   int32_t num_requests_ = 0;
+  int64_t num_tokens_ = 0;
   std::vector<TokenRun> runs_;
   TokenRun tokens_;
   ChunkedPrefill attention_;

@@ -79,29 +79,30 @@ AttentionArgs run_args(const RunTensors& t) {
   return args;
 }
 
-TensorView token_view(const Region& region, void* workspace, DType dtype, TokenRun run, int64_t heads, int64_t dim) {
-  TensorView view = make_view(region.at(workspace), dtype, {run.end, heads, dim});
-  // Address arithmetic on integers: the shifted base may lie outside the workspace, only rows from run.begin on are used.
+TensorView token_view(const Region& region, void* workspace, DType dtype, TokenRun tokens, int64_t num_tokens, int64_t heads,
+                      int64_t dim) {
+  TensorView view = make_view(region.at(workspace), dtype, {num_tokens, heads, dim});
+  // Address arithmetic on integers: the shifted base may lie outside the workspace, only rows of `tokens` are used.
   const auto base = reinterpret_cast<uintptr_t>(view.data);
-  view.data = reinterpret_cast<void*>(base - static_cast<uintptr_t>(run.begin * heads * dim) * size_of(dtype));
+  view.data = reinterpret_cast<void*>(base - static_cast<uintptr_t>(tokens.begin * heads * dim) * size_of(dtype));
   return view;
 }
 
 TensorView StateRegion::out_view(void* workspace) const {
-  return token_view(out, workspace, DType::kF32, {first, end}, heads, dim);
+  return token_view(out, workspace, DType::kF32, tokens, num_tokens, heads, dim);
 }
 
 TensorView StateRegion::lse_view(void* workspace) const {
-  TensorView view = make_view(lse.at(workspace), DType::kF32, {heads, end});
-  view.stride[0] = end - first;
-  view.data = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(view.data) - static_cast<uintptr_t>(first) * sizeof(float));
+  TensorView view = make_view(lse.at(workspace), DType::kF32, {heads, num_tokens});
+  view.stride[0] = tokens.size();
+  view.data = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(view.data) - static_cast<uintptr_t>(tokens.begin) * sizeof(float));
   return view;
 }
 
-StateRegion take_state(WorkspaceLayout& layout, TokenRun tokens, int64_t heads, int64_t dim) {
+StateRegion take_state(WorkspaceLayout& layout, TokenRun tokens, int64_t num_tokens, int64_t heads, int64_t dim) {
   StateRegion state;
-  state.first = tokens.begin;
-  state.end = tokens.end;
+  state.tokens = tokens;
+  state.num_tokens = num_tokens;
   state.heads = heads;
   state.dim = dim;
   state.out = layout.take(static_cast<size_t>(tokens.size() * heads * dim) * sizeof(float));

@@ -45,18 +45,20 @@ RequestFilter prefill_filter(const PlanOptions& options, RequestFilter::Context 
 AttentionPlanArgs plan_args(AttentionOp op, const PlanRequest& request);
 AttentionArgs run_args(const RunTensors& tensors);
 
-// An fp32 attention state in the workspace for the tokens [first, end) of the batch. The views are indexed by token, so
-// that ops and filters work with the batch's own indices; rows before `first` do not exist.
+// An fp32 attention state in the workspace for some tokens of the batch. The views are indexed by token of the batch and
+// claim all its `num_tokens` rows, so that ops and filters work with the batch's own indices; only rows of `tokens` exist.
 struct StateRegion {
   Region out, lse;
-  int64_t first = 0, end = 0, heads = 0, dim = 0;
-  TensorView out_view(void* workspace) const;  // [end, heads, dim]
-  TensorView lse_view(void* workspace) const;  // [heads, end]
+  TokenRun tokens;
+  int64_t num_tokens = 0, heads = 0, dim = 0;
+  TensorView out_view(void* workspace) const;  // [num_tokens, heads, dim]
+  TensorView lse_view(void* workspace) const;  // [heads, num_tokens]
 };
-StateRegion take_state(WorkspaceLayout& layout, TokenRun tokens, int64_t heads, int64_t dim);
+StateRegion take_state(WorkspaceLayout& layout, TokenRun tokens, int64_t num_tokens, int64_t heads, int64_t dim);
 
-// A workspace tensor [run.size(), heads, dim] as a view indexed by token of the batch, as above.
-TensorView token_view(const Region& region, void* workspace, DType dtype, TokenRun run, int64_t heads, int64_t dim);
+// A workspace tensor [tokens.size(), heads, dim] as such a view.
+TensorView token_view(const Region& region, void* workspace, DType dtype, TokenRun tokens, int64_t num_tokens, int64_t heads,
+                      int64_t dim);
 
 // The smallest run that covers all runs; empty for none.
 TokenRun cover(const std::vector<TokenRun>& runs);

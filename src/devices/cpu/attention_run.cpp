@@ -1,0 +1,185 @@
+// Runs a planned attention op: binds the work list to tensors, one item a task, then merges the partial results.
+#include <cstdint>
+#include <vector>
+
+#include "devices/cpu/cpu_ops.h"
+
+namespace sextant::cpu {
+namespace {
+
+const char* offset(const void* base, DType dtype, int64_t elements) {
+  return static_cast<const char*>(base) + elements * static_cast<int64_t>(size_of(dtype));
+}
+
+// fp8 caches carry scales, one or one a head.
+float scale_of(const KvCacheView& cache, const float* scales, int32_t kv_head) {
+  if (!is_fp8(cache.spec.dtype) || scales == nullptr) return 1.0f;
+  return scales[cache.num_scales == 1 ? 0 : kv_head];
+}
+
+class Binder {
+ public:
+  Binder(const CpuAttentionPlan& plan, const AttentionArgs& args) : p_(plan), a_(args) {}
+
+  AttentionItem item(const WorkItem& w, void* scratch) const {
+    const AttentionSpec& s = p_.args.spec;
+    AttentionItem it;
+    it.q = offset(a_.q.data, a_.q.dtype, w.token_begin * a_.q.stride[0] + w.head_begin * a_.q.stride[1]);
+    it.dtype = a_.q.dtype;
+    it.q_token_stride = a_.q.stride[0];
+    it.q_head_stride = a_.q.stride[1];
+    it.num_tokens = w.num_tokens;
+    it.num_heads = w.num_heads;
+    it.head_dim = s.head_dim;
+    it.head_dim_v = s.value_head_dim();
+    const auto first = static_cast<size_t>(w.token_begin);
+    it.key_lo = p_.key_lo.data() + first;
+    it.key_hi = p_.key_hi.data() + first;
+    it.context_len = p_.context_len.data() + first;
+    it.key_begin = w.key_begin;
+    it.key_end = w.key_end;
+    it.scale = s.softmax_scale;
+    it.soft_cap = s.logits_soft_cap;
+    it.alibi_slopes = s.has_alibi ? a_.alibi_slopes + w.head_begin : nullptr;
+    it.tile_keys = p_.tile_keys;
+    it.scratch = scratch;
+    bind_sources(w, it);
+    if (w.partial >= 0) {
+      const int64_t rows = w.num_tokens * w.num_heads;
+      it.partial_out = static_cast<float*>(a_.workspace) + w.partial;
+      it.partial_max = it.partial_out + rows * it.head_dim_v;
+      it.partial_sum = it.partial_max + rows;
+    } else {
+      bind_output(w.token_begin, w.head_begin, it);
+    }
+    return it;
+  }
+
+  template <class Item>
+  void bind_output(int64_t token, int64_t head, Item& it) const {
+    it.sinks = p_.args.spec.has_sinks ? a_.sinks + head : nullptr;
+    it.out = const_cast<char*>(offset(a_.out.data, a_.out.dtype, token * a_.out.stride[0] + head * a_.out.stride[1]));
+    it.out_dtype = a_.out.dtype;
+    it.out_token_stride = a_.out.stride[0];
+    it.out_head_stride = a_.out.stride[1];
+    if (!p_.args.lse_out) return;
+    it.lse = a_.lse.as<float>() + head * a_.lse.stride[0] + token * a_.lse.stride[1];
+    it.lse_head_stride = a_.lse.stride[0];
+    it.lse_token_stride = a_.lse.stride[1];
+  }
+
+ private:
+  void bind_sources(const WorkItem& w, AttentionItem& it) const {
+    const AttentionOp op = p_.args.op;
+    if (op == AttentionOp::kVarlen) {
+      const int32_t* starts = a_.key_start_loc;
+      const int64_t count = starts[w.request + 1] - starts[w.request];
+      const int64_t context = p_.context_len[static_cast<size_t>(w.token_begin)];
+      const int64_t first = p_.args.key_begin == kKeysAfterContext ? context : p_.args.key_begin;
+      it.sources[0] = packed(w, starts[w.request], first, first + count);
+      it.num_sources = 1;
+      if (it.key_end > first + count) it.key_end = first + count;
+      return;
+    }
+    it.sources[0] = cached(w);
+    it.num_sources = 1;
+    if (op != AttentionOp::kPrefixPrefill) return;
+    const auto b = static_cast<size_t>(w.request);
+    const int64_t context = p_.context_len[static_cast<size_t>(w.token_begin)];
+    it.sources[0].end = context;
+    it.sources[1] = packed(w, p_.query_start_loc[b], context, p_.seq_lens[b]);
+    it.num_sources = 2;
+  }
+
+  KeySource cached(const WorkItem& w) const {
+    const KvCacheView& c = a_.cache;
+    KeySource s;
+    s.begin = 0;
+    s.end = INT64_MAX;
+    s.k = offset(c.k, c.spec.dtype, w.kv_head * c.k_addr.head_stride);
+    s.v = offset(c.v, c.spec.dtype, w.kv_head * c.v_addr.head_stride);
+    s.dtype = c.spec.dtype;
+    s.block_table = a_.block_table + static_cast<int64_t>(w.request) * a_.block_table_stride;
+    s.block_size = c.spec.block_size;
+    s.k_addr = c.k_addr;
+    s.v_addr = c.v_addr;
+    s.packed_layout = c.spec.layout == KvLayout::kPacked && size_of(c.spec.dtype) == 2;
+    s.k_scale = scale_of(c, c.k_scale, w.kv_head);
+    s.v_scale = scale_of(c, c.spec.is_latent() ? c.k_scale : c.v_scale, w.kv_head);
+    return s;
+  }
+
+  KeySource packed(const WorkItem& w, int64_t first_row, int64_t begin, int64_t end) const {
+    KeySource s;
+    s.begin = begin;
+    s.end = end;
+    s.k = offset(a_.k.data, a_.k.dtype, first_row * a_.k.stride[0] + w.kv_head * a_.k.stride[1]);
+    s.v = offset(a_.v.data, a_.v.dtype, first_row * a_.v.stride[0] + w.kv_head * a_.v.stride[1]);
+    s.dtype = a_.k.dtype;
+    s.k_row_stride = a_.k.stride[0];
+    s.v_row_stride = a_.v.stride[0];
+    s.first_position = begin;
+    return s;
+  }
+
+  const CpuAttentionPlan& p_;
+  const AttentionArgs& a_;
+};
+
+void reduce(const CpuAttentionPlan& plan, const AttentionArgs& args, const Binder& binder, const ReduceEntry& entry, int64_t token) {
+  // One token at a time: its heads are rows next to each other in every partial result.
+  const int64_t rows = entry.num_tokens * entry.num_heads, first_row = token * entry.num_heads;
+  const int64_t dim = plan.args.spec.value_head_dim();
+  constexpr size_t kAtOnce = 64;
+  const float* out[kAtOnce];
+  const float* max[kAtOnce];
+  const float* sum[kAtOnce];
+  std::vector<const float*> more;  // only for more than kAtOnce parts of one row
+  const float **outs = out, **maxs = max, **sums = sum;
+  if (entry.num_partials > kAtOnce) {
+    more.resize(3 * entry.num_partials);
+    outs = more.data();
+    maxs = outs + entry.num_partials;
+    sums = maxs + entry.num_partials;
+  }
+  for (size_t i = 0; i < entry.num_partials; ++i) {
+    const float* base = static_cast<const float*>(args.workspace) + plan.partials[entry.first_partial + i];
+    outs[i] = base + first_row * dim;
+    maxs[i] = base + rows * dim + first_row;
+    sums[i] = maxs[i] + rows;
+  }
+  ReduceItem it;
+  it.num_tokens = 1;
+  it.num_heads = entry.num_heads;
+  it.head_dim_v = static_cast<int32_t>(dim);
+  it.num_partials = static_cast<int32_t>(entry.num_partials);
+  it.partial_out = outs;
+  it.partial_max = maxs;
+  it.partial_sum = sums;
+  binder.bind_output(entry.token_begin + token, entry.head_begin, it);
+  plan.isa->reduce(it);
+}
+
+}  // namespace
+
+Status CpuOps::run_attention(const AttentionPlan& plan, const AttentionArgs& args, Stream) const {
+  const auto* p = dynamic_cast<const CpuAttentionPlan*>(&plan);
+  if (p == nullptr) return invalid_argument("plan was made by another device; allowed: a plan of a cpu device");
+  if (p->items.empty()) return Status::ok();
+  if (p->workspace_floats > 0 && args.workspace == nullptr) return invalid_argument("workspace is null; allowed: workspace_bytes() of the plan");
+  const Binder binder(*p, args);
+  executor_->parallel_for(static_cast<int64_t>(p->items.size()), [&](int64_t i, int worker) {
+    p->kernels->attend(binder.item(p->items[static_cast<size_t>(i)], p->scratch->of(worker)));
+  });
+  for (const ReduceEntry& entry : p->reductions)
+    if (entry.num_tokens > 16)
+      executor_->parallel_for(entry.num_tokens, [&](int64_t token, int) { reduce(*p, args, binder, entry, token); });
+  executor_->parallel_for(static_cast<int64_t>(p->reductions.size()), [&](int64_t i, int) {
+    const ReduceEntry& entry = p->reductions[static_cast<size_t>(i)];
+    if (entry.num_tokens > 16) return;
+    for (int64_t token = 0; token < entry.num_tokens; ++token) reduce(*p, args, binder, entry, token);
+  });
+  return Status::ok();
+}
+
+}  // namespace sextant::cpu

@@ -1,0 +1,170 @@
+// Cache writes, gathers and block copies. Rows of adjacent dims convert with the ISA's kernels, other layouts element by element.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "devices/cpu/cpu_ops.h"
+
+namespace sextant::cpu {
+namespace {
+
+constexpr int64_t kTokensPerTask = 64;
+constexpr int64_t kMaxHeadDim = 2048;
+
+float scale_of(const float* scales, int32_t num_scales, int64_t head, DType cache_dtype) {
+  if (scales == nullptr || !is_fp8(cache_dtype)) return 1.0F;
+  return scales[num_scales == 1 ? 0 : head];
+}
+
+char* element(void* base, DType dtype, int64_t index) { return static_cast<char*>(base) + index * static_cast<int64_t>(size_of(dtype)); }
+const char* element(const void* base, DType dtype, int64_t index) {
+  return static_cast<const char*>(base) + index * static_cast<int64_t>(size_of(dtype));
+}
+
+// Where the dims of one token and head lie.
+struct TokenPlace {
+  const KvAddressing* address;
+  int64_t block, head, token;
+};
+
+template <class Bytes>
+void scatter_typed(const Bytes* from, Bytes* to, const TokenPlace& place, int64_t dim) {
+  for (int64_t d = 0; d < dim; ++d) to[place.address->offset(place.block, place.head, place.token, d)] = from[d];
+}
+
+template <class Bytes>
+void collect_typed(const Bytes* from, Bytes* to, const TokenPlace& place, int64_t dim) {
+  for (int64_t d = 0; d < dim; ++d) to[d] = from[place.address->offset(place.block, place.head, place.token, d)];
+}
+
+template <class Function>
+void with_element_type(DType dtype, Function&& function) {
+  switch (size_of(dtype)) {
+    case 1: function(uint8_t{}); break;
+    case 2: function(uint16_t{}); break;
+    default: function(uint32_t{}); break;
+  }
+}
+
+void store_row(const IsaKernels& kernels, const void* row, DType row_dtype, int64_t dim, void* memory, DType dtype,
+               const TokenPlace& place, float scale) {
+  alignas(64) char buffer[kMaxHeadDim * 4];
+  const bool dense = place.address->dims_contiguous();
+  void* target = dense ? element(memory, dtype, place.address->offset(place.block, place.head, place.token, 0)) : buffer;
+  if (row_dtype == dtype)
+    std::memcpy(target, row, static_cast<size_t>(dim) * size_of(dtype));
+  else
+    kernels.convert_div(row, row_dtype, target, dtype, dim, scale);
+  if (!dense)
+    with_element_type(dtype, [&](auto type) {
+      using Bytes = decltype(type);
+      scatter_typed(reinterpret_cast<const Bytes*>(buffer), static_cast<Bytes*>(memory), place, dim);
+    });
+}
+
+void load_row(const IsaKernels& kernels, const void* memory, DType dtype, const TokenPlace& place, float scale, void* row,
+              DType row_dtype, int64_t dim) {
+  alignas(64) char buffer[kMaxHeadDim * 4];
+  const void* source = buffer;
+  if (place.address->dims_contiguous())
+    source = element(memory, dtype, place.address->offset(place.block, place.head, place.token, 0));
+  else
+    with_element_type(dtype, [&](auto type) {
+      using Bytes = decltype(type);
+      collect_typed(static_cast<const Bytes*>(memory), reinterpret_cast<Bytes*>(buffer), place, dim);
+    });
+  if (row_dtype == dtype)
+    std::memcpy(row, source, static_cast<size_t>(dim) * size_of(dtype));
+  else
+    kernels.convert_mul(source, dtype, row, row_dtype, dim, scale);
+}
+
+const char* row_of(const TensorView& view, int64_t i, int64_t h) {
+  return element(view.data, view.dtype, i * view.stride[0] + (view.rank > 2 ? h * view.stride[1] : 0));
+}
+
+}  // namespace
+
+Status CpuOps::reshape_and_cache(const ReshapeAndCacheArgs& a, Stream) const {
+  const KvCacheSpec& c = a.cache.spec;
+  for_ranges(a.num_tokens, kTokensPerTask, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; ++t) {
+      if (a.slot_mapping[t] < 0) continue;
+      const int64_t block = a.slot_mapping[t] / c.block_size, token = a.slot_mapping[t] % c.block_size;
+      for (int64_t h = 0; h < c.num_kv_heads; ++h) {
+        store_row(kernels_, row_of(a.k, t, h), a.k.dtype, c.head_dim, a.cache.k, c.dtype, {&a.cache.k_addr, block, h, token},
+                  scale_of(a.cache.k_scale, a.cache.num_scales, h, c.dtype));
+        store_row(kernels_, row_of(a.v, t, h), a.v.dtype, c.head_dim_v, a.cache.v, c.dtype, {&a.cache.v_addr, block, h, token},
+                  scale_of(a.cache.v_scale, a.cache.num_scales, h, c.dtype));
+      }
+    }
+  });
+  return Status::ok();
+}
+
+Status CpuOps::concat_and_cache_mla(const ConcatAndCacheMlaArgs& a, Stream) const {
+  const KvCacheSpec& c = a.cache.spec;
+  const float scale = scale_of(a.cache.k_scale, 1, 0, c.dtype);
+  KvAddressing rope = a.cache.k_addr;  // the same rows, kv_lora_rank dims further on
+  for_ranges(a.num_tokens, kTokensPerTask, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; ++t) {
+      if (a.slot_mapping[t] < 0) continue;
+      const int64_t block = a.slot_mapping[t] / c.block_size, token = a.slot_mapping[t] % c.block_size;
+      store_row(kernels_, row_of(a.kv_c, t, 0), a.kv_c.dtype, c.head_dim_v, a.cache.k, c.dtype, {&a.cache.k_addr, block, 0, token}, scale);
+      store_row(kernels_, row_of(a.k_pe, t, 0), a.k_pe.dtype, c.head_dim - c.head_dim_v, element(a.cache.k, c.dtype, c.head_dim_v),
+                c.dtype, {&rope, block, 0, token}, scale);
+    }
+  });
+  return Status::ok();
+}
+
+Status CpuOps::context_chunk_offsets(const ContextChunkOffsetsArgs& a, Stream) const {
+  int64_t rows = 0;
+  for (int32_t b = 0; b < a.num_requests; ++b) {
+    a.key_start_loc[b] = static_cast<int32_t>(rows);
+    const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b];
+    if (a.filter.matches(query_len, a.seq_lens[b]))
+      rows += std::clamp<int64_t>(a.seq_lens[b] - query_len - a.chunk_begin, 0, a.chunk_len);
+  }
+  a.key_start_loc[a.num_requests] = static_cast<int32_t>(rows);
+  return Status::ok();
+}
+
+Status CpuOps::gather_cache(const GatherCacheArgs& a, Stream) const {
+  const KvCacheSpec& c = a.cache.spec;
+  const int64_t rows = std::min<int64_t>(a.key_start_loc[a.num_requests], a.max_rows);
+  for_ranges(rows, kTokensPerTask, [&](int64_t first, int64_t last) {
+    const int32_t* loc = std::upper_bound(a.key_start_loc, a.key_start_loc + a.num_requests + 1, static_cast<int32_t>(first)) - 1;
+    for (int64_t row = first; row < last; ++row) {
+      while (row >= loc[1]) ++loc;
+      const int64_t position = a.chunk_begin + row - *loc;
+      const int64_t block = a.block_table[(loc - a.key_start_loc) * a.block_table_stride + position / c.block_size];
+      for (int64_t h = 0; h < c.num_kv_heads; ++h) {
+        const TokenPlace k_place{&a.cache.k_addr, block, h, position % c.block_size};
+        load_row(kernels_, a.cache.k, c.dtype, k_place, scale_of(a.cache.k_scale, a.cache.num_scales, h, c.dtype),
+                 const_cast<char*>(row_of(a.k, row, h)), a.k.dtype, c.head_dim);
+        if (c.is_latent()) continue;
+        const TokenPlace v_place{&a.cache.v_addr, block, h, position % c.block_size};
+        load_row(kernels_, a.cache.v, c.dtype, v_place, scale_of(a.cache.v_scale, a.cache.num_scales, h, c.dtype),
+                 const_cast<char*>(row_of(a.v, row, h)), a.v.dtype, c.head_dim_v);
+      }
+    }
+  });
+  return Status::ok();
+}
+
+Status CpuOps::copy_blocks(const CopyBlocksArgs& a, Stream) const {
+  const auto copy = [&](void* memory, int64_t stride, int64_t from, int64_t to) {
+    std::memcpy(element(memory, a.cache.spec.dtype, to * stride), element(memory, a.cache.spec.dtype, from * stride),
+                static_cast<size_t>(stride) * size_of(a.cache.spec.dtype));
+  };
+  for_ranges(a.num_pairs, 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      copy(a.cache.k, a.cache.k_addr.block_stride, a.mapping[2 * i], a.mapping[2 * i + 1]);
+      if (!a.cache.spec.is_latent()) copy(a.cache.v, a.cache.v_addr.block_stride, a.mapping[2 * i], a.mapping[2 * i + 1]);
+    }
+  });
+  return Status::ok();
+}
+
+}  // namespace sextant::cpu

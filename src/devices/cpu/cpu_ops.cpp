@@ -1,0 +1,41 @@
+#include "devices/cpu/cpu_ops.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <new>
+
+namespace sextant::cpu {
+
+CpuOps::CpuOps(std::string name, const IsaKernels& kernels, const AttentionKernels* bf16, std::shared_ptr<Executor> executor,
+               std::shared_ptr<ScratchProvider> scratch)
+    : name_(std::move(name)), kernels_(kernels), bf16_(bf16), executor_(std::move(executor)), scratch_(std::move(scratch)) {
+  size_t bytes = kernels_.fp32.gemm_scratch_bytes();
+  if (bf16_ != nullptr) bytes = std::max(bytes, bf16_->gemm_scratch_bytes());
+  gemm_scratch_ = scratch_->at_least(bytes);
+}
+
+Status CpuOps::supports(const AttentionPlanArgs& a) const {
+  if (a.op != AttentionOp::kVarlen && a.cache.layout == KvLayout::kStrided && a.cache.is_latent())
+    return unsupported("cache.layout is strided for a latent cache; the cpu device serves latent");
+  return Status::ok();
+}
+
+Result<AttentionPlanPtr> CpuOps::plan_attention(const AttentionPlanArgs& args) const try {
+  SEXTANT_RETURN_IF_ERROR(supports(args));
+  auto plan = std::make_shared<CpuAttentionPlan>();
+  plan->kernels = &products_for(args.spec.dtype);
+  plan->isa = &kernels_;
+  const bool bf16 = plan->kernels != &kernels_.fp32;
+  plan->kernel_name = fmt::format("{} {}", name_, bf16 ? "bf16" : "fp32");
+  plan_attention_items(args, *plan->kernels, bf16 ? 2 : 4, executor_->concurrency(), *plan);
+  int64_t rows = 1;
+  for (const WorkItem& item : plan->items) rows = std::max(rows, item.num_tokens * item.num_heads);
+  plan->scratch =
+      scratch_->at_least(plan->kernels->scratch_bytes(rows, args.spec.head_dim, args.spec.value_head_dim(), plan->tile_keys));
+  return AttentionPlanPtr(std::move(plan));
+} catch (const std::bad_alloc&) {
+  return Status(StatusCode::kResourceExhausted, "no memory for the plan or the scratch of its workers");
+}
+
+}  // namespace sextant::cpu

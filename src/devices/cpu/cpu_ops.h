@@ -1,0 +1,55 @@
+// The ops of the CPU device, for one kernel family.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "devices/cpu/attention_plan.h"
+#include "devices/cpu/cpu_isa.h"
+#include "devices/cpu/worker_scratch.h"
+#include "sextant/device.h"
+#include "sextant/ops.h"
+
+namespace sextant::cpu {
+
+class CpuOps final : public Ops {
+ public:
+  // bf16 == nullptr: the portable family, all products in fp32.
+  CpuOps(std::string name, const IsaKernels& kernels, const AttentionKernels* bf16, std::shared_ptr<Executor> executor,
+         std::shared_ptr<ScratchProvider> scratch);
+
+  std::string name() const override { return name_; }
+  Status supports(const AttentionPlanArgs& args) const override;
+  Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args) const override;
+  Status run_attention(const AttentionPlan& plan, const AttentionArgs& args, Stream stream) const override;
+  Status reshape_and_cache(const ReshapeAndCacheArgs& args, Stream stream) const override;
+  Status concat_and_cache_mla(const ConcatAndCacheMlaArgs& args, Stream stream) const override;
+  Status context_chunk_offsets(const ContextChunkOffsetsArgs& args, Stream stream) const override;
+  Status gather_cache(const GatherCacheArgs& args, Stream stream) const override;
+  Status merge_attn_states(const MergeAttnStatesArgs& args, Stream stream) const override;
+  Status copy_blocks(const CopyBlocksArgs& args, Stream stream) const override;
+  Status copy_pad(const CopyPadArgs& args, Stream stream) const override;
+  size_t gemm_workspace_bytes(int64_t m, int64_t n, int64_t k) const override;
+  Status gemm(const GemmArgs& args, Stream stream) const override;
+
+ private:
+  // Calls task(first, last) on ranges of [0, count) of about `grain` indices.
+  template <class Task>
+  void for_ranges(int64_t count, int64_t grain, const Task& task) const {
+    executor_->parallel_for((count + grain - 1) / grain, [&](int64_t i, int) {
+      task(i * grain, i * grain + grain < count ? i * grain + grain : count);
+    });
+  }
+  const AttentionKernels& products_for(DType dtype) const {
+    return bf16_ != nullptr && dtype == DType::kBF16 ? *bf16_ : kernels_.fp32;
+  }
+
+  std::string name_;
+  const IsaKernels& kernels_;
+  const AttentionKernels* bf16_;
+  std::shared_ptr<Executor> executor_;
+  std::shared_ptr<ScratchProvider> scratch_;
+  WorkerScratchPtr gemm_scratch_;
+};
+
+}  // namespace sextant::cpu

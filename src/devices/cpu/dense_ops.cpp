@@ -1,0 +1,109 @@
+// Ops on dense tensors: merging states, strided copies, matrix products.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "devices/cpu/cpu_ops.h"
+
+namespace sextant::cpu {
+namespace {
+
+constexpr int64_t kRowsPerTask = 32;
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+char* at(const TensorView& view, int64_t i, int64_t j) {
+  return static_cast<char*>(view.data) + (i * view.stride[0] + j * view.stride[1]) * static_cast<int64_t>(size_of(view.dtype));
+}
+
+float lse_at(const TensorView& lse, int64_t head, int64_t token) {
+  const float x = lse.as<float>()[head * lse.stride[0] + token * lse.stride[1]];
+  return x == -kMinusInfinity ? kMinusInfinity : x;
+}
+
+// Token ranges of the requests that pass the filter; everything without one.
+std::vector<std::pair<int64_t, int64_t>> ranges_of(const MergeAttnStatesArgs& a) {
+  if (a.query_start_loc == nullptr) return {{0, a.out.shape[0]}};
+  std::vector<std::pair<int64_t, int64_t>> ranges;
+  for (int32_t b = 0; b < a.num_requests; ++b) {
+    const int32_t begin = a.query_start_loc[b], end = a.query_start_loc[b + 1];
+    if (a.filter.matches(end - begin, a.seq_lens[b])) ranges.emplace_back(begin, end);
+  }
+  return ranges;
+}
+
+}  // namespace
+
+Status CpuOps::merge_attn_states(const MergeAttnStatesArgs& a, Stream) const {
+  const int64_t heads = a.out.shape[1], dim = a.out.shape[2];
+  for (const auto& [begin, end] : ranges_of(a)) {
+    const int64_t first_token = begin;
+    for_ranges((end - begin) * heads, kRowsPerTask, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t t = first_token + i / heads, h = i % heads;
+        const float p = lse_at(a.prefix_lse, h, t), s = lse_at(a.suffix_lse, h, t);
+        const float max = std::max(p, s);
+        const float wp = max == kMinusInfinity ? 0.0F : std::exp(p - max), ws = max == kMinusInfinity ? 0.0F : std::exp(s - max);
+        const float sum = wp + ws;
+        kernels_.merge_row({at(a.prefix_out, t, h), at(a.suffix_out, t, h), at(a.out, t, h), a.prefix_out.dtype, a.suffix_out.dtype,
+                            a.out.dtype, sum > 0 ? wp / sum : 0.0F, sum > 0 ? ws / sum : 0.0F, dim});
+        if (a.lse.present())
+          a.lse.as<float>()[h * a.lse.stride[0] + t * a.lse.stride[1]] = sum > 0 ? std::log(sum) + max : kMinusInfinity;
+      }
+    });
+  }
+  return Status::ok();
+}
+
+Status CpuOps::copy_pad(const CopyPadArgs& a, Stream) const {
+  const int64_t heads = a.dst.shape[1], dim = a.src.shape[2], padding = a.dst.shape[2] - dim;
+  const auto src_bytes = static_cast<int64_t>(size_of(a.src.dtype)), dst_bytes = static_cast<int64_t>(size_of(a.dst.dtype));
+  for_ranges(a.dst.shape[0] * heads, kRowsPerTask, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const char* src = at(a.src, i / heads, i % heads);
+      char* dst = at(a.dst, i / heads, i % heads);
+      if (a.src.stride[2] == 1)
+        kernels_.convert_mul(src, a.src.dtype, dst, a.dst.dtype, dim, 1.0F);
+      else
+        for (int64_t d = 0; d < dim; ++d)
+          kernels_.convert_mul(src + d * a.src.stride[2] * src_bytes, a.src.dtype, dst + d * dst_bytes, a.dst.dtype, 1, 1.0F);
+      std::fill_n(dst + dim * dst_bytes, padding * dst_bytes, '\0');
+    }
+  });
+  return Status::ok();
+}
+
+size_t CpuOps::gemm_workspace_bytes(int64_t, int64_t, int64_t) const { return 0; }
+
+Status CpuOps::gemm(const GemmArgs& a, Stream) const {
+  const AttentionKernels& products = products_for(a.a.dtype);
+  const int64_t batch = a.a.shape[0], m = a.a.shape[1], k = a.a.shape[2], n = a.b.shape[2];
+  const int64_t row_tiles = (m + products.gemm_rows - 1) / products.gemm_rows;
+  const int64_t column_tiles = (n + products.gemm_columns - 1) / products.gemm_columns;
+  const auto offset = [](const TensorView& v, int64_t i, int64_t r, int64_t c) {
+    return static_cast<char*>(v.data) +
+           (i * v.stride[0] + r * v.stride[1] + c * v.stride[2]) * static_cast<int64_t>(size_of(v.dtype));
+  };
+  executor_->parallel_for(batch * row_tiles * column_tiles, [&](int64_t index, int worker) {
+    const int64_t i = index / (row_tiles * column_tiles);
+    const int64_t r = index / column_tiles % row_tiles * products.gemm_rows, c = index % column_tiles * products.gemm_columns;
+    GemmItem item;
+    item.a = offset(a.a, i, r, 0);
+    item.b = offset(a.b, i, 0, c);
+    item.c = offset(a.c, i, r, c);
+    item.dtype = a.a.dtype;
+    item.c_dtype = a.c.dtype;
+    item.m = std::min<int64_t>(products.gemm_rows, m - r);
+    item.n = std::min<int64_t>(products.gemm_columns, n - c);
+    item.k = k;
+    item.a_row_stride = a.a.stride[1];
+    item.a_col_stride = a.a.stride[2];
+    item.b_row_stride = a.b.stride[1];
+    item.b_col_stride = a.b.stride[2];
+    item.c_row_stride = a.c.stride[1];
+    item.scratch = gemm_scratch_->of(worker);
+    products.gemm(item);
+  });
+  return Status::ok();
+}
+
+}  // namespace sextant::cpu

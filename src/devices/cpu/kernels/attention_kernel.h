@@ -1,0 +1,379 @@
+// Attention of one item: query rows of one KV head against a range of keys, by tiles of keys.
+//
+//   for each tile of keys:    K, V packed once into scratch that stays in L2   (many rows; few rows: 64 tokens at a time, in L1)
+//     for each block of rows: S = Q K^T;  online softmax -> P;  O = diag(alpha) O + P V
+//
+// Masks are one interval of visible positions a row, so a tile or row block that sees nothing is skipped before memory is touched.
+// A row's arithmetic depends on its own data and on absolute positions alone: tiles begin at multiples of tile_keys, columns left out or
+// added contribute exact zeros. So the bits of a row are the same whatever other rows share the item and whatever the block size.
+#pragma once
+
+#include "devices/cpu/kernels/engine_fma.h"
+#include "devices/cpu/kernels/key_rows.h"
+
+namespace sextant::cpu::SEXTANT_ISA {
+namespace {
+
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLn2 = 0.693147180559945309f;
+constexpr float kNegInf = -__builtin_inff();
+
+// Scratch of one item, carved out of one allocation; the same walk gives its size.
+template <class E>
+struct AttentionScratch {
+  using Elem = typename E::Elem;
+  int64_t rows_padded, depth, dv_padded, block;
+  Elem* q;      // [rows_padded, depth]
+  float* o;     // [rows_padded, dv_padded]
+  Elem* k;      // [tile / 16][depth / unit][16][unit]
+  Elem* v;      // [dv_padded / 16][tile / unit][16][unit]
+  float* s[2];  // [block, tile]
+  Elem* p[2];   // [block, tile]
+  float* row_max;        // [rows_padded], base 2
+  float* row_sum;        // [rows_padded]
+  int32_t* lo;           // [rows_padded] visible positions relative to the item's first
+  int32_t* hi;
+  const char** pointers;  // [kTokensAtOnce]
+  char* staging;          // [kTokensAtOnce, max dim] of up to 4 bytes
+  char* zeros;            // one row of zeros
+  size_t bytes;
+
+  AttentionScratch(void* base, int64_t rows, int64_t head_dim, int64_t head_dim_v, int64_t tile) {
+    rows_padded = round_up(rows, E::kRowPad);
+    block = round_up(E::kRowBlock < rows ? E::kRowBlock : rows, E::kRowPad);
+    depth = round_up(head_dim, 32);
+    dv_padded = round_up(head_dim_v, 32);
+    const int64_t widest = larger(depth, dv_padded);
+    char* next = static_cast<char*>(base);
+    const auto take = [&next](int64_t count, size_t size) {
+      char* taken = next;
+      next += round_up(count * static_cast<int64_t>(size), 64) + 64;  // + 64: tensors of 2^n bytes do not share all sets
+      return taken;
+    };
+    q = reinterpret_cast<Elem*>(take(rows_padded * depth, sizeof(Elem)));
+    o = reinterpret_cast<float*>(take(rows_padded * dv_padded, 4));
+    k = reinterpret_cast<Elem*>(take(tile * depth, sizeof(Elem)));
+    v = reinterpret_cast<Elem*>(take(tile * dv_padded, sizeof(Elem)));
+    for (auto& x : s) x = reinterpret_cast<float*>(take(block * tile, 4));
+    for (auto& x : p) x = reinterpret_cast<Elem*>(take(block * tile, sizeof(Elem)));
+    row_max = reinterpret_cast<float*>(take(rows_padded, 4));
+    row_sum = reinterpret_cast<float*>(take(rows_padded, 4));
+    lo = reinterpret_cast<int32_t*>(take(rows_padded, 4));
+    hi = reinterpret_cast<int32_t*>(take(rows_padded, 4));
+    pointers = reinterpret_cast<const char**>(take(kTokensAtOnce, sizeof(char*)));
+    staging = take(kTokensAtOnce * widest, 4);
+    zeros = take(widest, 4);
+    bytes = static_cast<size_t>(next - static_cast<char*>(base));
+  }
+};
+
+template <class E>
+struct AttentionRun {
+  using Elem = typename E::Elem;
+  const AttentionItem& it;
+  AttentionScratch<E> m;
+  int64_t rows;
+  int64_t first_key = 0, last_key = 0;  // union of all rows' intervals
+  float out_factor = 1.0f;              // v_scale of the values summed so far
+  bool empty = true;                    // o holds nothing yet
+  // The tile at work.
+  const KeySource* source = nullptr;
+  int64_t tile_begin = 0;               // multiple of tile_keys
+  int64_t begin = 0, end = 0;           // positions of the source in this tile
+
+  explicit AttentionRun(const AttentionItem& item)
+      : it(item),
+        m(item.scratch, item.num_tokens * item.num_heads, item.head_dim, item.head_dim_v, item.tile_keys),
+        rows(item.num_tokens * item.num_heads) {}
+
+  void load_queries() {
+    const int64_t bytes = element_bytes(it.dtype);
+    const char* q = static_cast<const char*>(it.q);
+    dispatch_dtype(it.dtype, [&]<DType T>() {
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t token = r / it.num_heads, head = r % it.num_heads;
+        E::template pack_row<T>(q + (token * it.q_token_stride + head * it.q_head_stride) * bytes, it.head_dim, m.depth,
+                                m.q + r * m.depth);
+      }
+    });
+    for (int64_t i = rows * m.depth; i < m.rows_padded * m.depth; ++i) m.q[i] = Elem{};
+    for (int64_t i = 0; i < m.rows_padded * m.dv_padded; ++i) m.o[i] = 0.0f;
+    for (int64_t i = 0; i < larger(m.depth, m.dv_padded) * 4; ++i) m.zeros[i] = 0;
+    first_key = INT64_MAX;
+    last_key = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t token = r / it.num_heads;
+      const int64_t lo = larger(it.key_lo[token], it.key_begin), hi = smaller(it.key_hi[token], it.key_end);
+      m.lo[r] = static_cast<int32_t>(lo);
+      m.hi[r] = static_cast<int32_t>(hi > lo ? hi : lo);
+      m.row_max[r] = kNegInf;
+      m.row_sum[r] = 0.0f;
+      if (hi <= lo) continue;
+      first_key = smaller(first_key, lo);
+      last_key = larger(last_key, hi);
+    }
+  }
+
+  // Columns [from, to) of the tile that some row in [r0, r1) sees, and whether a mask is needed there.
+  struct Columns {
+    int64_t from, to;
+    bool masked;
+  };
+  Columns visible_columns(int64_t r0, int64_t r1) const {
+    int64_t lo_min = INT64_MAX, lo_max = 0, hi_min = INT64_MAX, hi_max = 0;
+    for (int64_t r = r0; r < r1; ++r) {
+      lo_max = larger(lo_max, m.lo[r]);
+      hi_min = smaller(hi_min, m.hi[r]);
+      if (m.hi[r] <= m.lo[r]) continue;
+      lo_min = smaller(lo_min, m.lo[r]);
+      hi_max = larger(hi_max, m.hi[r]);
+    }
+    const int64_t from = larger(lo_min, begin), to = smaller(hi_max, end);
+    if (from >= to) return {0, 0, false};
+    const int64_t c0 = (from - tile_begin) / 32 * 32, c1 = round_up(to - tile_begin, 32);
+    return {c0, c1, lo_max > tile_begin + c0 || begin > tile_begin + c0 || hi_min < tile_begin + c1 || end < tile_begin + c1};
+  }
+
+  void pack_keys(int64_t column, int64_t count, Elem* dst) {
+    const KeyTensor t = {static_cast<const char*>(source->k), &source->k_addr, source->k_row_stride, it.head_dim};
+    find_rows(*source, t, tile_begin + column, count, begin, end, m.zeros, m.staging, m.pointers);
+    dispatch_dtype(source->dtype,
+                   [&]<DType T>() { E::template pack_keys<T>(m.pointers, count, it.head_dim, m.depth, dst); });
+  }
+  void pack_values(int64_t column, int64_t count, int64_t panel_tokens, Elem* dst) {
+    const KeyTensor t = {static_cast<const char*>(source->v), &source->v_addr, source->v_row_stride, it.head_dim_v};
+    find_rows(*source, t, tile_begin + column, count, begin, end, m.zeros, m.staging, m.pointers);
+    dispatch_dtype(source->dtype,
+                   [&]<DType T>() { E::template pack_values<T>(m.pointers, count, it.head_dim_v, panel_tokens, dst); });
+  }
+
+  // Features that act on single scores: S becomes base-2 logits (the softmax then scales by 1).
+  void shape_scores(int64_t row, float* s, Columns c) {
+    const int64_t head = row % it.num_heads;
+    const bool cap = it.soft_cap > 0.0f;
+    const float scale = cap ? it.scale * source->k_scale / it.soft_cap : it.scale * source->k_scale * kLog2E;
+    const float slope = it.alibi_slopes != nullptr ? it.alibi_slopes[head] * kLog2E : 0.0f;
+    const int64_t origin = it.context_len[row / it.num_heads];
+    for (int64_t j = c.from; j < c.to; j += kLanes) {
+      F32 x = mul(load(s + j), set1(scale));
+      if (cap) x = mul(tanh(x), set1(it.soft_cap * kLog2E));
+      if (it.alibi_slopes != nullptr)
+        x = fmadd(set1(slope), add(lane_numbers(), set1(static_cast<float>(tile_begin + j - origin))), x);
+      store(s + j, x);
+    }
+  }
+
+  // Only the vectors at the ends of the visible interval need a mask; those outside are filled.
+  void mask_scores(int64_t row, float* s, Columns c) {
+    const int64_t lo = larger(m.lo[row], begin) - tile_begin, hi = smaller(m.hi[row], end) - tile_begin;
+    for (int64_t j = c.from; j < c.to; j += kLanes) {
+      if (lo <= j && j + kLanes <= hi) continue;
+      store(s + j, select(lanes_between(lo - j, hi - j), load(s + j), set1(kNegInf)));
+    }
+  }
+
+  // One row of the online softmax: S -> P, row maximum and sum, O rescaled when the maximum grew.
+  void softmax_row(int64_t row, const float* s, Elem* p, Columns c, float scale) {
+    F32 top = set1(kNegInf);
+    for (int64_t j = c.from; j < c.to; j += kLanes) top = max(top, load(s + j));
+    const float old_max = m.row_max[row];
+    const float tile_max = reduce_max(top) * scale;
+    const float new_max = tile_max > old_max ? tile_max : old_max;
+    if (new_max == kNegInf) {  // nothing visible up to here
+      for (int64_t j = c.from; j < c.to; j += kLanes) E::store_p(p + j, set1(0.0f));
+      return;
+    }
+    const F32 minus_max = set1(-new_max), factor = set1(scale);
+    F32 sum = set1(0.0f);
+    for (int64_t j = c.from; j < c.to; j += kLanes) {
+      const F32 x = exp2<E::kExpDegree>(fmadd(load(s + j), factor, minus_max));
+      sum = add(sum, x);
+      E::store_p(p + j, x);
+    }
+    if (new_max > old_max) {
+      float alpha[kLanes];
+      store(alpha, exp2<5>(set1(old_max - new_max)));
+      m.row_sum[row] *= alpha[0];
+      m.row_max[row] = new_max;
+      if (old_max != kNegInf) {
+        float* o = m.o + row * m.dv_padded;
+        for (int64_t d = 0; d < m.dv_padded; d += kLanes) store(o + d, mul(load(o + d), set1(alpha[0])));
+      }
+    }
+    m.row_sum[row] += reduce_add(sum);
+  }
+
+  void softmax_block(int64_t r0, int64_t r1, float* s, Elem* p, Columns c) {
+    const bool shaped = it.soft_cap > 0.0f || it.alibi_slopes != nullptr;
+    const float scale = shaped ? 1.0f : it.scale * source->k_scale * kLog2E;
+    for (int64_t r = r0; r < r1; ++r) {
+      float* row = s + (r - r0) * it.tile_keys;
+      if (shaped) shape_scores(r, row, c);
+      if (c.masked) mask_scores(r, row, c);
+      softmax_row(r, row, p + (r - r0) * it.tile_keys, c, scale);
+    }
+  }
+
+  void scores(int64_t r0, int64_t count, int64_t from, int64_t to, const Elem* k, float* s) {
+    E::gemm(count, (to - from) / kPanel, E::depth(it.head_dim), m.q + r0 * m.depth, m.depth, k, m.depth * kPanel, s + from,
+            it.tile_keys, false);
+  }
+  void weigh_values(int64_t r0, int64_t count, int64_t from, int64_t to, const Elem* p, const Elem* v, int64_t panel_tokens) {
+    E::gemm(count, round_up(it.head_dim_v, kPanel) / kPanel, to - from, p + from, it.tile_keys, v, panel_tokens * kPanel,
+            m.o + r0 * m.dv_padded, m.dv_padded, true);
+  }
+
+  // Few rows: each 64 tokens go through the first-level cache, packed and used at once.
+  void tile_of_few_rows() {
+    const Columns c = visible_columns(0, rows);
+    if (c.from >= c.to) return;
+    for (int64_t j = c.from; j < c.to; j += kTokensAtOnce) {
+      const int64_t to = smaller(c.to, j + kTokensAtOnce);
+      pack_keys(j, to - j, m.k);
+      scores(0, rows, j, to, m.k, m.s[0]);
+    }
+    softmax_block(0, rows, m.s[0], m.p[0], c);
+    for (int64_t j = c.from; j < c.to; j += kTokensAtOnce) {
+      const int64_t to = smaller(c.to, j + kTokensAtOnce);
+      pack_values(j, to - j, kTokensAtOnce, m.v);
+      weigh_values(0, rows, j, to, m.p[0], m.v, kTokensAtOnce);
+    }
+  }
+
+  void tile_of_many_rows() {
+    const Columns all = visible_columns(0, rows);
+    if (all.from >= all.to) return;
+    for (int64_t j = all.from; j < all.to; j += kTokensAtOnce) {
+      const int64_t count = smaller(all.to - j, kTokensAtOnce);
+      pack_keys(j, count, m.k + j * m.depth);
+      pack_values(j, count, it.tile_keys, m.v + j * kPanel);
+    }
+    for (int64_t r0 = 0; r0 < rows; r0 += E::kRowBlock) {
+      const int64_t count = smaller(E::kRowBlock, rows - r0);
+      const Columns c = visible_columns(r0, r0 + count);
+      if (c.from >= c.to) continue;
+      scores(r0, count, c.from, c.to, m.k + c.from * m.depth, m.s[0]);
+      softmax_block(r0, r0 + count, m.s[0], m.p[0], c);
+      weigh_values(r0, count, c.from, c.to, m.p[0], m.v + c.from * kPanel, it.tile_keys);
+    }
+  }
+
+  void attend() {
+    E::begin();
+    load_queries();
+    for (int32_t i = 0; i < it.num_sources && first_key < last_key; ++i) {
+      source = &it.sources[i];
+      const int64_t from = larger(first_key, source->begin), to = smaller(last_key, source->end);
+      if (from >= to) continue;
+      if (!empty && out_factor != source->v_scale) {  // bring the sum to the unit of the values that follow
+        const F32 ratio = set1(out_factor / source->v_scale);
+        for (int64_t j = 0; j < rows * m.dv_padded; j += kLanes) store(m.o + j, mul(load(m.o + j), ratio));
+      }
+      out_factor = source->v_scale;
+      empty = false;
+      for (tile_begin = from / it.tile_keys * it.tile_keys; tile_begin < to; tile_begin += it.tile_keys) {
+        begin = larger(tile_begin, from);
+        end = smaller(tile_begin + it.tile_keys, to);
+        if (rows <= E::kRowBlock)
+          tile_of_few_rows();
+        else
+          tile_of_many_rows();
+      }
+    }
+    E::end();
+    for (int64_t r = 0; r < rows; ++r) it.partial_out != nullptr ? write_partial(r) : write_row(r);
+  }
+
+  void write_partial(int64_t r) {
+    const F32 factor = set1(out_factor);
+    const float* o = m.o + r * m.dv_padded;
+    float* out = it.partial_out + r * it.head_dim_v;
+    for (int64_t d = 0; d < it.head_dim_v; d += kLanes)
+      store_first<DType::kF32>(out + d, mul(load(o + d), factor), it.head_dim_v - d);
+    it.partial_max[r] = m.row_max[r];
+    it.partial_sum[r] = m.row_sum[r];
+  }
+  void write_row(int64_t r);
+};
+
+// What normalises a row: the sink joins the denominator, and the maximum, so that neither can overflow.
+struct Normaliser {
+  float factor;  // of the accumulated row
+  float lse;
+};
+inline Normaliser normalise(float row_max, float row_sum, const float* sink) {
+  float top = row_max, sum = row_sum, shift = 1.0f;
+  if (sink != nullptr && *sink != kNegInf) {
+    const float logit = *sink * kLog2E;
+    if (logit > top) {
+      shift = row_max == kNegInf ? 0.0f : __builtin_exp2f(row_max - logit);
+      sum = sum * shift;
+      top = logit;
+    }
+    sum += __builtin_exp2f(logit - top);
+  }
+  if (top == kNegInf) return {0.0f, kNegInf};
+  return {shift / sum, (top + __builtin_log2f(sum)) * kLn2};
+}
+
+template <DType T>
+inline void write_scaled(const float* o, float factor, int64_t dim, void* out) {
+  char* p = static_cast<char*>(out);
+  for (int64_t d = 0; d < dim; d += kLanes)
+    store_first<T>(p + d * kElementBytes<T>, mul(load_first<DType::kF32>(o + d, dim - d), set1(factor)), dim - d);
+}
+
+template <class Item>
+inline void write_output(const Item& it, int64_t row, const float* o, float out_factor, float row_max, float row_sum) {
+  const int64_t token = row / it.num_heads, head = row % it.num_heads;
+  const Normaliser n = normalise(row_max, row_sum, it.sinks != nullptr ? it.sinks + head : nullptr);
+  if (it.lse != nullptr) it.lse[token * it.lse_token_stride + head * it.lse_head_stride] = n.lse;
+  char* out = static_cast<char*>(it.out) + (token * it.out_token_stride + head * it.out_head_stride) * element_bytes(it.out_dtype);
+  dispatch_dtype(it.out_dtype, [&]<DType T>() { write_scaled<T>(o, n.factor * out_factor, it.head_dim_v, out); });
+}
+
+template <class E>
+void AttentionRun<E>::write_row(int64_t r) {
+  write_output(it, r, m.o + r * m.dv_padded, out_factor, m.row_max[r], m.row_sum[r]);
+}
+
+template <class E>
+void attend(const AttentionItem& item) {
+  AttentionRun<E>(item).attend();
+}
+template <class E>
+size_t attention_scratch_bytes(int64_t rows, int64_t head_dim, int64_t head_dim_v, int64_t tile_keys) {
+  return AttentionScratch<E>(nullptr, rows, head_dim, head_dim_v, tile_keys).bytes;
+}
+
+// Partials of a row, in the order of their keys.
+inline void reduce_partials(const ReduceItem& it) {
+  constexpr int64_t kStrip = 64;
+  for (int64_t r = 0; r < it.num_tokens * it.num_heads; ++r) {
+    float top = kNegInf, sum = 0.0f;
+    for (int32_t i = 0; i < it.num_partials; ++i) top = it.partial_max[i][r] > top ? it.partial_max[i][r] : top;
+    if (top != kNegInf)
+      for (int32_t i = 0; i < it.num_partials; ++i) sum += it.partial_sum[i][r] * __builtin_exp2f(it.partial_max[i][r] - top);
+    const int64_t token = r / it.num_heads, head = r % it.num_heads;
+    const Normaliser n = normalise(top, sum, it.sinks != nullptr ? it.sinks + head : nullptr);
+    if (it.lse != nullptr) it.lse[token * it.lse_token_stride + head * it.lse_head_stride] = n.lse;
+    char* out =
+        static_cast<char*>(it.out) + (token * it.out_token_stride + head * it.out_head_stride) * element_bytes(it.out_dtype);
+    for (int64_t d0 = 0; d0 < it.head_dim_v; d0 += kStrip) {
+      const int64_t width = smaller(kStrip, it.head_dim_v - d0);
+      float o[kStrip] = {};
+      for (int32_t i = 0; i < it.num_partials; ++i) {
+        if (it.partial_max[i][r] == kNegInf) continue;
+        const F32 weight = set1(__builtin_exp2f(it.partial_max[i][r] - top));
+        const float* partial = it.partial_out[i] + r * it.head_dim_v + d0;
+        for (int64_t d = 0; d < width; d += kLanes)
+          store(o + d, fmadd(load_first<DType::kF32>(partial + d, width - d), weight, load(o + d)));
+      }
+      dispatch_dtype(it.out_dtype,
+                     [&]<DType T>() { write_scaled<T>(o, n.factor, width, out + d0 * kElementBytes<T>); });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sextant::cpu::SEXTANT_ISA

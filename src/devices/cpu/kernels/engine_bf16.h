@@ -1,0 +1,119 @@
+// Packing of bf16 operands, shared by vdpbf16ps and AMX: a lane of 32 bits holds two consecutive k.
+//
+//   a in rows           [rows][k]
+//   b in panels of 16   [n / 16][k / 2][16][2]     (one panel of 32 k is one AMX tile, 1 KiB)
+#pragma once
+
+#include "devices/cpu/kernels/engine_fma.h"
+
+namespace sextant::cpu::SEXTANT_ISA {
+namespace {
+
+inline __m512i as_int(__m512bh x) { return reinterpret_cast<__m512i>(x); }
+inline __m512bh as_bf16(__m512i x) { return reinterpret_cast<__m512bh>(x); }
+
+// 32 elements as bf16, the first n of them (the others 0).
+template <DType T>
+inline __m512i load_bf16(const void* p, int64_t n) {
+  if constexpr (T == DType::kBF16) {
+    if (n >= 32) return _mm512_loadu_si512(p);
+    return _mm512_maskz_loadu_epi16((1u << n) - 1u, p);
+  } else {
+    const char* bytes = static_cast<const char*>(p);
+    const F32 low = load_first<T>(bytes, n), high = load_first<T>(bytes + kLanes * kElementBytes<T>, n - kLanes);
+    return as_int(_mm512_cvtne2ps_pbh(high.v, low.v));
+  }
+}
+
+struct Bf16Packing {
+  using Elem = uint16_t;
+  static constexpr int kUnit = 2;
+  static constexpr int kExpDegree = 4;  // P is rounded to 8 bits
+
+  template <DType T>
+  static void pack_row(const void* src, int64_t n, int64_t padded, uint16_t* dst) {
+    const char* p = static_cast<const char*>(src);
+    for (int64_t i = 0; i < padded; i += 32) {
+      const __m512i x = i < n ? load_bf16<T>(p + i * kElementBytes<T>, n - i) : _mm512_setzero_si512();
+      _mm512_storeu_si512(dst + i, x);  // padded is a multiple of 32
+    }
+  }
+
+  template <DType T>
+  static void pack_keys(const char* const* rows, int64_t count, int64_t dim, int64_t panel_depth, uint16_t* dst) {
+    for (int64_t t = 0; t < count; t += kPanel) {
+      uint16_t* panel = dst + t * panel_depth;
+      for (int64_t d = 0; d < dim; d += 32) {
+        __m512i r[16];
+        for (int i = 0; i < 16; ++i) r[i] = load_bf16<T>(rows[t + i] + d * kElementBytes<T>, dim - d);
+        transpose(r);
+        for (int i = 0; i < 16; ++i) _mm512_storeu_si512(panel + (d / 2 + i) * 32, r[i]);
+      }
+    }
+  }
+
+  template <DType T>
+  static void pack_values(const char* const* rows, int64_t count, int64_t dim, int64_t panel_tokens, uint16_t* dst) {
+    // Elements i of two rows, side by side: the first 16 and the last 16 of 32.
+    alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (int64_t t = 0; t < count; t += 2) {
+      for (int64_t d = 0; d < dim; d += 32) {
+        const __m512i a = load_bf16<T>(rows[t] + d * kElementBytes<T>, dim - d);
+        const __m512i b = load_bf16<T>(rows[t + 1] + d * kElementBytes<T>, dim - d);
+        uint16_t* pair = dst + (d / kPanel) * panel_tokens * kPanel + t * kPanel;
+        _mm512_storeu_si512(pair, _mm512_permutex2var_epi16(a, low, b));
+        if (dim - d > kPanel) _mm512_storeu_si512(pair + panel_tokens * kPanel, _mm512_permutex2var_epi16(a, high, b));
+      }
+    }
+  }
+
+  static void store_p(uint16_t* p, F32 a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(a)); }
+};
+
+template <int kRows, int kPanels>
+struct DotBlock {
+  static void run(int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t panel_stride, float* c, int64_t ldc,
+                  bool accumulate) {
+    __m512 sum[kRows][kPanels];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < kPanels; ++j)
+        sum[i][j] = accumulate ? _mm512_loadu_ps(c + i * ldc + j * kPanel) : _mm512_setzero_ps();
+    for (int64_t k = 0; k < depth; k += 2) {
+      __m512bh column[kPanels];
+#pragma GCC unroll 16
+      for (int j = 0; j < kPanels; ++j) column[j] = as_bf16(_mm512_loadu_si512(b + j * panel_stride + k * kPanel));
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        int32_t pair;
+        __builtin_memcpy(&pair, a + i * lda + k, 4);
+        const __m512bh x = as_bf16(_mm512_set1_epi32(pair));
+#pragma GCC unroll 16
+        for (int j = 0; j < kPanels; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], x, column[j]);
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < kPanels; ++j) _mm512_storeu_ps(c + i * ldc + j * kPanel, sum[i][j]);
+  }
+};
+
+// vdpbf16ps: 32 products an instruction.
+struct DotEngine : Bf16Packing {
+  static constexpr int64_t kRowBlock = 24;
+  static constexpr int64_t kRowPad = 1;
+  static int64_t depth(int64_t k) { return round_up(k, 2); }
+  static void begin() {}
+  static void end() {}
+  static void gemm(int64_t rows, int64_t panels, int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b,
+                   int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
+    BlockedProduct<DotBlock, kIsaRows, uint16_t>::run(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);
+  }
+};
+
+}  // namespace
+}  // namespace sextant::cpu::SEXTANT_ISA

@@ -1,0 +1,21 @@
+#define SEXTANT_ISA isa_amx
+#include "devices/cpu/kernels/engine_amx.h"
+#include "devices/cpu/kernels/isa_fp32.h"
+
+namespace sextant::cpu {
+namespace isa_amx {
+namespace {
+constexpr IsaKernels table() {
+  IsaKernels t = {};
+  t.name = "amx";
+  t.bf16 = attention_kernels<AmxEngine>(512);
+  return t;
+}
+}  // namespace
+}  // namespace isa_amx
+
+const IsaKernels& amx_kernels() {
+  static constexpr IsaKernels kTable = isa_amx::table();
+  return kTable;
+}
+}  // namespace sextant::cpu

@@ -1,0 +1,22 @@
+#define SEXTANT_AMX_EMULATED
+#define SEXTANT_ISA isa_amx_emulated
+#include "devices/cpu/kernels/engine_amx.h"
+#include "devices/cpu/kernels/isa_fp32.h"
+
+namespace sextant::cpu {
+namespace isa_amx_emulated {
+namespace {
+constexpr IsaKernels table() {
+  IsaKernels t = {};
+  t.name = "amx_emulated";
+  t.bf16 = attention_kernels<AmxEngine>(512);
+  return t;
+}
+}  // namespace
+}  // namespace isa_amx_emulated
+
+const IsaKernels& amx_emulated_kernels() {
+  static constexpr IsaKernels kTable = isa_amx_emulated::table();
+  return kTable;
+}
+}  // namespace sextant::cpu

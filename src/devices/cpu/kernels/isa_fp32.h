@@ -1,0 +1,22 @@
+// The table of an ISA that multiplies in fp32 alone.
+#pragma once
+
+#include "devices/cpu/kernels/gemm_kernel.h"
+#include "devices/cpu/kernels/row_kernels.h"
+
+namespace sextant::cpu::SEXTANT_ISA {
+namespace {
+
+template <class E>
+constexpr AttentionKernels attention_kernels(int64_t item_rows) {
+  return {&attention_scratch_bytes<E>, &attend<E>, &gemm_block_scratch_bytes<E>, &gemm_block<E>,
+          kGemmRows,                   kGemmColumns, item_rows, &peak_products<E>};
+}
+
+constexpr IsaKernels fp32_table(const char* name) {
+  return {name, attention_kernels<FmaEngine>(kLanes == 4 ? 192 : 384), {}, &reduce_partials, &merge_row,
+          &convert<false>, &convert<true>, &read_sum};
+}
+
+}  // namespace
+}  // namespace sextant::cpu::SEXTANT_ISA

@@ -1,0 +1,87 @@
+// Finds the keys or values of a run of positions: one pointer a token, ready for packing.
+//
+// Where the dims of a token lie together (NHD, HND, latent, packed rows), the pointer goes straight into the cache. Other layouts are first
+// collected into a staging buffer of the same element type. Tokens outside the wanted range point to zeros: nothing past a sequence's
+// end is ever read, so that an unwritten tail cannot reach a result.
+#pragma once
+
+#include "devices/cpu/kernels/kernel_table.h"
+#include "devices/cpu/simd/vec.h"
+
+namespace sextant::cpu::SEXTANT_ISA {
+namespace {
+
+inline int64_t element_bytes(DType dtype) {
+  return dtype == DType::kF32 ? 4 : dtype == DType::kF16 || dtype == DType::kBF16 ? 2 : 1;
+}
+
+template <class Unit>
+inline void collect_token(const KvAddressing& addr, const Unit* token, int64_t dim, Unit* dst) {
+  for (int64_t d = 0; d < dim;) {
+    const int64_t run = addr.dim_tile < dim - d ? addr.dim_tile : dim - d;
+    const Unit* src = token + (d / addr.dim_tile) * addr.dim_outer_stride;
+    if (addr.dim_inner_stride == 1)
+      for (int64_t i = 0; i < run; ++i) dst[d + i] = src[i];
+    else
+      for (int64_t i = 0; i < run; ++i) dst[d + i] = src[i * addr.dim_inner_stride];
+    d += run;
+  }
+}
+
+inline void collect(const KvAddressing& addr, int64_t bytes, const char* token, int64_t dim, char* dst) {
+  if (bytes == 4)
+    collect_token(addr, reinterpret_cast<const uint32_t*>(token), dim, reinterpret_cast<uint32_t*>(dst));
+  else if (bytes == 2)
+    collect_token(addr, reinterpret_cast<const uint16_t*>(token), dim, reinterpret_cast<uint16_t*>(dst));
+  else
+    collect_token(addr, reinterpret_cast<const uint8_t*>(token), dim, reinterpret_cast<uint8_t*>(dst));
+}
+
+inline bool dims_adjacent(const KvAddressing& a) {
+  return a.dim_inner_stride == 1 ? a.dim_tile == 1 ? a.dim_outer_stride == 1 : a.dim_outer_stride == a.dim_tile
+                                 : a.dim_tile == 1 && a.dim_outer_stride == 1;
+}
+
+// One of a source's two tensors.
+struct KeyTensor {
+  const char* base;
+  const KvAddressing* addr;
+  int64_t row_stride;
+  int64_t dim;
+};
+
+// rows[i] for positions first + i, i in [0, count); those outside [begin, end) get `zeros`. `staging` holds count rows of dim elements.
+inline void find_rows(const KeySource& s, const KeyTensor& t, int64_t first, int64_t count, int64_t begin, int64_t end,
+                      const char* zeros, char* staging, const char** rows) {
+  const int64_t bytes = element_bytes(s.dtype);
+  const int64_t from = begin > first ? begin - first : 0;
+  const int64_t to = end - first < count ? end - first : count;
+  for (int64_t i = 0; i < from && i < count; ++i) rows[i] = zeros;
+  for (int64_t i = to > 0 ? to : 0; i < count; ++i) rows[i] = zeros;
+  if (s.block_table == nullptr) {
+    for (int64_t i = from; i < to; ++i) rows[i] = t.base + (first + i - s.first_position) * t.row_stride * bytes;
+    return;
+  }
+  const KvAddressing& a = *t.addr;
+  const bool direct = dims_adjacent(a);
+  for (int64_t i = from; i < to;) {
+    const int64_t position = first + i, block = position / s.block_size, offset = position % s.block_size;
+    const int64_t run = s.block_size - offset < to - i ? s.block_size - offset : to - i;
+    const char* base = t.base + static_cast<int64_t>(s.block_table[block]) * a.block_stride * bytes;
+    for (int64_t j = 0; j < run; ++j) {
+      const int64_t token = offset + j;
+      const char* p =
+          base + ((token / a.token_tile) * a.token_outer_stride + (token % a.token_tile) * a.token_inner_stride) * bytes;
+      if (!direct) {
+        char* row = staging + (i + j) * t.dim * bytes;
+        collect(a, bytes, p, t.dim, row);
+        p = row;
+      }
+      rows[i + j] = p;
+    }
+    i += run;
+  }
+}
+
+}  // namespace
+}  // namespace sextant::cpu::SEXTANT_ISA

@@ -1,0 +1,85 @@
+// The vector type of the translation unit's ISA, chosen by the compiler flags of that unit.
+//
+// SEXTANT_ISA names the namespace. Everything lives in an unnamed namespace inside it: two translation units compiled
+// with different flags must never share a function (one-definition rule).
+//
+// F32 holds kLanes floats. exp2_domain(x) brings x to where times_pow2 is exact; times_pow2(a, n, x) is a * 2^n, n the integer
+// nearest to x, and 0 where x <= -127. Both let a NaN through.
+// lanes_between(lo, hi) is true in lanes i with lo <= i < hi.
+#pragma once
+
+#include <stdint.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "devices/cpu/simd/formats.h"
+
+#if defined(__AVX512F__)
+#include "devices/cpu/simd/vec_avx512.h"
+#elif defined(__AVX2__)
+#include "devices/cpu/simd/vec_avx2.h"
+#else
+#include "devices/cpu/simd/vec_scalar.h"
+#endif
+
+namespace sextant::cpu::SEXTANT_ISA {
+namespace {
+
+// First n elements, n <= kLanes; the other lanes are 0. Reads nothing past them.
+template <DType T>
+inline F32 load_first(const void* p, int64_t n) {
+  if (n >= kLanes) return load_as<T>(p);
+  alignas(64) char bytes[kLanes * 4] = {};
+  __builtin_memcpy(bytes, p, static_cast<size_t>(n > 0 ? n * kElementBytes<T> : 0));
+  return load_as<T>(bytes);
+}
+template <DType T>
+inline void store_first(void* p, F32 a, int64_t n) {
+  if (n >= kLanes) return store_as<T>(p, a);
+  alignas(64) char bytes[kLanes * 4];
+  store_as<T>(bytes, a);
+  __builtin_memcpy(p, bytes, static_cast<size_t>(n > 0 ? n * kElementBytes<T> : 0));
+}
+
+// 2^x for x <= 127; exactly 0 for x <= -127 and for -infinity, exactly 1 for 0. A polynomial on [-1/2, 1/2], minimax with the
+// constant term fixed at 1. Its largest relative error: degree 3 1.0e-4, degree 4 2.8e-6, degree 5 9.2e-8.
+template <int kDegree>
+inline F32 exp2(F32 x) {
+  x = exp2_domain(x);
+  const F32 n = round_even(x);
+  const F32 f = sub(x, n);
+  F32 p;
+  if constexpr (kDegree == 3) {
+    p = fmadd(set1(5.500893116e-2f), f, set1(2.422109594e-1f));
+    p = fmadd(p, f, set1(6.932829271e-1f));
+  } else if constexpr (kDegree == 4) {
+    p = fmadd(set1(9.582853029e-3f), f, set1(5.590642459e-2f));
+    p = fmadd(p, f, set1(2.402409861e-1f));
+    p = fmadd(p, f, set1(6.931241934e-1f));
+  } else {
+    p = fmadd(set1(1.326472714e-3f), f, set1(9.671512640e-3f));
+    p = fmadd(p, f, set1(5.550733743e-2f));
+    p = fmadd(p, f, set1(2.402224209e-1f));
+    p = fmadd(p, f, set1(6.931469776e-1f));
+  }
+  return times_pow2(fmadd(p, f, set1(1.0f)), n, x);
+}
+
+// tanh: an odd polynomial near zero, where 1 - 2 / (e^2x + 1) would cancel.
+inline F32 tanh(F32 x) {
+  const F32 a = absolute(x), y = mul(x, x);
+  F32 p = fmadd(set1(-5.70498872745e-3f), y, set1(2.06390887954e-2f));
+  p = fmadd(p, y, set1(-5.37397155531e-2f));
+  p = fmadd(p, y, set1(1.33314422036e-1f));
+  p = fmadd(p, y, set1(-3.33332819422e-1f));
+  const F32 small = fmadd(mul(p, y), x, x);
+  // e^2a overflows from 2a = 88 on; tanh is 1 in fp32 from 9.02 on.
+  const F32 clamped = select(less(a, set1(10.0f)), a, set1(10.0f));
+  const F32 e = exp2<5>(mul(clamped, set1(2.8853900817779268f)));
+  const F32 large = copy_sign(sub(set1(1.0f), div(set1(2.0f), add(e, set1(1.0f)))), x);
+  return select(less(a, set1(0.625f)), small, large);
+}
+
+}  // namespace
+}  // namespace sextant::cpu::SEXTANT_ISA

@@ -1,0 +1,147 @@
+// Sixteen floats: AVX-512 F, BW, VL, DQ. See vec.h for the contract.
+namespace sextant::cpu::SEXTANT_ISA {
+namespace {
+
+constexpr int kLanes = 16;
+constexpr int kIsaRows = 12;  // 12 rows x 2 panels = 24 accumulators, 2 panel vectors, broadcasts: 27 of 32
+
+struct F32 {
+  __m512 v;
+};
+using Mask = __mmask16;
+
+inline F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, F32 a) { _mm512_storeu_ps(p, a.v); }
+inline F32 set1(float x) { return {_mm512_set1_ps(x)}; }
+inline F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32 sub(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32 mul(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32 div(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32 fmadd(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32 absolute(F32 a) { return {_mm512_abs_ps(a.v)}; }
+inline F32 copy_sign(F32 magnitude, F32 sign) {
+  const __m512i bit = _mm512_set1_epi32(INT32_MIN);
+  return {_mm512_castsi512_ps(
+      _mm512_ternarylogic_epi32(bit, _mm512_castps_si512(sign.v), _mm512_castps_si512(magnitude.v), 0xca))};
+}
+inline F32 round_even(F32 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+inline F32 lane_numbers() { return {_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)}; }
+// The mask also spares the slow subnormal results; "not less" is true for NaN.
+inline F32 exp2_domain(F32 x) { return x; }
+inline F32 times_pow2(F32 a, F32 n, F32 x) {
+  return {_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), a.v, n.v)};
+}
+// Written out: the sequence of GCC's _mm512_reduce_* is not specified, and the order of a sum is part of a result's bits.
+inline __m256 upper_half(__m512 a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)); }
+inline float reduce_max(F32 a) {
+  const __m256 h = _mm256_max_ps(_mm512_castps512_ps256(a.v), upper_half(a.v));
+  __m128 x = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
+inline float reduce_add(F32 a) {
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v), upper_half(a.v));
+  __m128 x = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+
+inline Mask first_lanes(int64_t n) { return static_cast<Mask>(n <= 0 ? 0u : n >= kLanes ? 0xffffu : (1u << n) - 1u); }
+inline Mask lanes_between(int64_t lo, int64_t hi) { return static_cast<Mask>(first_lanes(hi) & ~first_lanes(lo)); }
+inline Mask less(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
+inline F32 select(Mask m, F32 a, F32 b) { return {_mm512_mask_blend_ps(m, b.v, a.v)}; }
+
+// See vec_avx2.h for the way through fp16.
+template <DType T>
+inline F32 widen_fp8(__m128i codes) {
+  const __m256i code = _mm256_cvtepu8_epi16(codes);
+  if constexpr (T == DType::kF8E5M2) return {_mm512_cvtph_ps(_mm256_slli_epi16(code, 8))};
+  const __m256i low = _mm256_and_si256(code, _mm256_set1_epi16(0x7f));
+  const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(code, _mm256_set1_epi16(0x80)), 8);
+  __m256i half = _mm256_or_si256(sign, _mm256_slli_epi16(low, 7));
+  const __mmask16 nan = T == DType::kF8E4M3FN ? _mm256_cmpeq_epi16_mask(low, _mm256_set1_epi16(0x7f))
+                                              : _mm256_cmpeq_epi16_mask(code, _mm256_set1_epi16(0x80));
+  half = _mm256_mask_blend_epi16(nan, half, _mm256_set1_epi16(0x7e00));
+  return {_mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(T == DType::kF8E4M3FN ? 256.0f : 128.0f))};
+}
+
+inline __m256i narrow_bf16(F32 a) {
+#ifdef __AVX512BF16__
+  return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v));
+#else
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+#endif
+}
+
+template <DType T>
+inline F32 load_as(const void* p) {
+  if constexpr (T == DType::kF32) {
+    return load(static_cast<const float*>(p));
+  } else if constexpr (T == DType::kBF16) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+  } else if constexpr (T == DType::kF16) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
+  } else {
+    return widen_fp8<T>(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  }
+}
+
+template <DType T>
+inline void store_as(void* p, F32 a) {
+  if constexpr (T == DType::kF32) {
+    store(static_cast<float*>(p), a);
+  } else if constexpr (T == DType::kF16) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
+  } else if constexpr (T == DType::kBF16) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), narrow_bf16(a));
+  } else {
+    float lanes[kLanes];
+    store(lanes, a);
+    for (int i = 0; i < kLanes; ++i) store_element<T>(p, i, lanes[i]);
+  }
+}
+
+// 16 x 16 transposition of 32-bit elements, in place.
+inline void transpose(__m512i (&r)[16]) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+// rows[i] lane j -> dst[j * stride + i]
+inline void transpose_store(const F32 (&rows)[kLanes], float* dst, int64_t stride) {
+  __m512i r[16];
+  for (int i = 0; i < 16; ++i) r[i] = _mm512_castps_si512(rows[i].v);
+  transpose(r);
+  for (int j = 0; j < 16; ++j) _mm512_storeu_si512(dst + j * stride, r[j]);
+}
+
+}  // namespace
+}  // namespace sextant::cpu::SEXTANT_ISA

@@ -1,0 +1,45 @@
+// Every kernel's host entry. Each returns the launch's error and nothing else happens on the host.
+#pragma once
+
+#include "devices/cuda/kernels/params.h"
+
+namespace sextant::cuda {
+
+// Grid bounds of a fixed-split launch.
+struct TileGrid {
+  int32_t tiles = 0;       // over all requests, at most
+  int32_t partitions = 1;  // a request, at most
+};
+
+constexpr int32_t kSimtTileRows = 16;
+bool simt_serves(const AttentionParams& p);
+cudaError_t launch_simt_attention(const AttentionParams& p, TileGrid grid, cudaStream_t stream);
+
+// Merges the partial results of a fixed split. `rows`: tokens x heads that a launch must cover.
+cudaError_t launch_reduce_fixed(const AttentionParams& p, int64_t num_slots, bool overlap, cudaStream_t stream);
+
+// Tensor cores, 16-bit operands; head sizes up to 256, rows of 128 (head size class <= 128) or 128 by 8 warps.
+constexpr int32_t kTileRows = 128;
+cudaError_t launch_tile_attention(const AttentionParams& p, TileGrid grid, cudaStream_t stream);
+bool tile_serves(const AttentionParams& p);
+
+// Balanced decode: 16 or 32 query rows, keys of one request over the warps of many blocks.
+struct StreamPlan {
+  int32_t rows = 16;  // a tile; 16 or 32
+  int32_t blocks = 0;
+};
+bool stream_serves(const AttentionParams& p);
+int stream_blocks_per_sm(const AttentionParams& p, int32_t rows);
+int32_t stream_tile_keys(const AttentionParams& p);
+cudaError_t launch_stream_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
+cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& plan, int32_t tile_keys, bool overlap,
+                                   cudaStream_t stream);
+
+// MLA decode over a latent cache of 576 / 512.
+constexpr int32_t kMlaTileKeys = 32;
+bool mla_serves(const AttentionParams& p);
+cudaError_t launch_mla_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
+bool mla_wgmma_serves(const AttentionParams& p);
+cudaError_t launch_mla_wgmma(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
+
+}  // namespace sextant::cuda

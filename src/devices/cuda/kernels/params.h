@@ -1,0 +1,87 @@
+// What the kernels get: plain structs, passed by value.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "sextant/kv_cache.h"
+#include "sextant/types.h"
+
+namespace sextant::cuda {
+
+enum class KeyOrigin : uint8_t {
+  kCache,            // every key from the paged cache
+  kPacked,           // every key from packed rows
+  kCacheThenPacked,  // context from the cache, new tokens from packed rows
+};
+
+// How the keys of a request are divided, decided on the device from its current lengths.
+struct FixedSplit {
+  int32_t partition = 0;       // keys a partition; 0: by segments
+  int32_t segments = 1;        // equal segments a request, when partition == 0
+  int32_t max_query_len = 0;   // requests with longer queries are not split; 0: nothing is split
+  int32_t max_partitions = 1;  // bound; the partial results' innermost extent
+  bool compact_slots = false;  // partial rows by (request, query) instead of by token
+};
+
+struct AttentionParams {
+  const void* q = nullptr;  // [T, Hq, D]
+  void* out = nullptr;      // [T, Hq, Dv]
+  float* lse = nullptr;     // [Hq, T]
+  int64_t q_token_stride = 0, q_head_stride = 0;
+  int64_t out_token_stride = 0, out_head_stride = 0;
+  int64_t lse_head_stride = 0, lse_token_stride = 0;
+  const int32_t* query_start_loc = nullptr;  // [B + 1]
+  const int32_t* seq_lens = nullptr;         // [B]
+  const int32_t* key_start_loc = nullptr;    // [B + 1]
+  const int32_t* block_table = nullptr;      // [B, block_table_stride]
+  int64_t block_table_stride = 0;            // 0: all requests share row 0 (shared prefix)
+
+  const void* cache_k = nullptr;
+  const void* cache_v = nullptr;
+  KvAddressing k_addr, v_addr;
+  int32_t k_chunk_stride = 0, v_chunk_stride = 0;  // elements from 8 dims to the next 8; 0: not 8 contiguous, aligned dims
+  const float* k_scale = nullptr;
+  const float* v_scale = nullptr;
+  int32_t num_scales = 1;
+  int32_t block_size = 1;
+  int32_t block_shift = -1;  // log2(block_size) when it is a power of two
+  int32_t num_blocks = 0;
+  DType cache_dtype = DType::kBF16;
+  DType dtype = DType::kBF16;
+
+  const void* packed_k = nullptr;  // [Tk, Hkv, D]
+  const void* packed_v = nullptr;  // [Tk, Hkv, Dv]
+  int64_t packed_k_token_stride = 0, packed_k_head_stride = 0;
+  int64_t packed_v_token_stride = 0, packed_v_head_stride = 0;
+  bool packed_aligned = false;  // rows start on 16 bytes
+  bool q_aligned = false;
+
+  const float* sinks = nullptr;         // [Hq]
+  const float* alibi_slopes = nullptr;  // [Hq]
+
+  int32_t num_tokens = 0, num_requests = 0;
+  int32_t num_heads = 0, num_kv_heads = 0, group_size = 1;
+  int32_t head_dim = 0, head_dim_v = 0;
+  float softmax_scale = 0, soft_cap = 0;
+  int32_t window = 0;
+  bool causal = true;
+  bool out_f32 = false;
+  bool values_in_keys = false;  // latent cache: V is the first head_dim_v columns of K
+  KeyOrigin origin = KeyOrigin::kCache;
+  int64_t key_begin = 0, key_end = 0;
+
+  int32_t min_query_len = 1, max_query_len = 0;
+  int8_t context_filter = 0;  // 0 any, 1 none, 2 some
+
+  FixedSplit split;
+  float* partial_out = nullptr;      // fixed split: [slots, Hq, max_partitions, Dv]; balanced: [slots, rows, Dv]
+  float* partial_lse = nullptr;      // fixed split: [slots, Hq, max_partitions];     balanced: [slots, rows]
+  int32_t* tile_starts = nullptr;    // balanced: [B + 1] first work tile of each request
+};
+
+// A launch of one of several instantiations; null where there is none.
+using AttentionLauncher = cudaError_t (*)(const AttentionParams& params, cudaStream_t stream);
+
+}  // namespace sextant::cuda

@@ -1,0 +1,117 @@
+// What happens between the two matrix products, shared by all attention kernels: scale, softcap, masks, ALiBi, and the end of
+// a row. Scores are kept in log2 units so that the exponential is one instruction.
+#pragma once
+
+#include "devices/cuda/kernels/batch.cuh"
+#include "devices/cuda/kernels/convert.cuh"
+#include "devices/cuda/kernels/ptx.cuh"
+
+namespace sextant::cuda {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+struct ScoreRule {
+  float scale_log2;  // softmax scale x k scale (x log2 e without a softcap)
+  float cap_inverse, cap_log2;
+  bool has_cap;
+};
+__device__ __forceinline__ ScoreRule make_score_rule(const AttentionParams& p, float k_scale) {
+  ScoreRule r;
+  r.has_cap = p.soft_cap > 0;
+  const float scale = p.softmax_scale * k_scale;
+  r.scale_log2 = r.has_cap ? scale : scale * kLog2E;
+  r.cap_inverse = r.has_cap ? 1.0f / p.soft_cap : 0.0f;
+  r.cap_log2 = p.soft_cap * kLog2E;
+  return r;
+}
+__device__ __forceinline__ float score_log2(const ScoreRule& r, float dot) {
+  const float s = dot * r.scale_log2;
+  return r.has_cap ? r.cap_log2 * tanhf(s * r.cap_inverse) : s;
+}
+__device__ __forceinline__ bool is_visible(const AttentionParams& p, int32_t query_position, int32_t key_position) {
+  return !(p.causal && key_position > query_position) && !(p.window > 0 && key_position <= query_position - p.window);
+}
+
+// What a finished row needs: `max` in log2 units (-inf: nothing visible), `sum` of 2^(score - max).
+// The sink joins the denominator here and only here.
+struct RowEnd {
+  float weight;  // the accumulated row times this is the result
+  float lse;     // natural logarithm
+};
+__device__ __forceinline__ RowEnd finish_row(float max, float sum, float v_scale, const float* sinks, int head) {
+  constexpr float kNegInf = -INFINITY;
+  if (sinks == nullptr) {
+    if (sum == 0) return {0.0f, kNegInf};
+    return {v_scale / sum, (max + log2f(sum)) * kLn2};
+  }
+  const float sink = __ldg(sinks + head) * kLog2E;
+  const float top = fmaxf(sum == 0 ? kNegInf : max, sink);
+  if (top == kNegInf) return {0.0f, kNegInf};
+  const float scaled = sum == 0 ? 0.0f : exp2f(max - top);
+  const float total = sum * scaled + exp2f(sink - top);
+  return {v_scale * scaled / total, (top + log2f(total)) * kLn2};
+}
+
+__device__ __forceinline__ void store_lse(const AttentionParams& p, int32_t token, int32_t head, float lse) {
+  if (p.lse != nullptr) p.lse[head * p.lse_head_stride + token * p.lse_token_stride] = lse;
+}
+
+// Where a row goes: the output, or a partial result.
+template <class T>
+struct RowSink {
+  T* out = nullptr;
+  float* out_f32 = nullptr;
+  __device__ __forceinline__ void store(int d, float x) const {
+    if (out_f32 != nullptr) {
+      out_f32[d] = x;
+    } else {
+      out[d] = from_float<T>(x);
+    }
+  }
+  // d even; rows may start on any element.
+  __device__ __forceinline__ void store_pair(int d, float x, float y) const {
+    if (out_f32 != nullptr && (reinterpret_cast<uintptr_t>(out_f32) & 7) == 0) {
+      *reinterpret_cast<float2*>(out_f32 + d) = make_float2(x, y);
+    } else if (out_f32 == nullptr && (reinterpret_cast<uintptr_t>(out) & 3) == 0) {
+      *reinterpret_cast<uint32_t*>(out + d) = pack_pair<T>(x, y);
+    } else {
+      store(d, x);
+      store(d + 1, y);
+    }
+  }
+};
+template <class T>
+__device__ __forceinline__ RowSink<T> output_row(const AttentionParams& p, int32_t token, int32_t head) {
+  const int64_t offset = token * p.out_token_stride + head * p.out_head_stride;
+  RowSink<T> row;
+  if (p.out_f32) {
+    row.out_f32 = static_cast<float*>(p.out) + offset;
+  } else {
+    row.out = static_cast<T*>(p.out) + offset;
+  }
+  return row;
+}
+
+// Ends row (query, head) of a fixed-split kernel: final where the request has one partition, else partial `index`.
+// Only one thread of a row passes `writes_lse`.
+template <class T>
+__device__ __forceinline__ RowSink<T> end_row(const AttentionParams& p, const Request& r, const Partition& part, int index,
+                                              int32_t query, int32_t head, float max, float sum, float v_scale,
+                                              bool writes_lse, float* weight) {
+  if (part.count == 1) {
+    const RowEnd end = finish_row(max, sum, v_scale, p.sinks, head);
+    if (writes_lse) store_lse(p, r.query_start + query, head, end.lse);
+    *weight = end.weight;
+    return output_row<T>(p, r.query_start + query, head);
+  }
+  const RowEnd end = finish_row(max, sum, v_scale, nullptr, head);
+  const int64_t row = partial_row(p, r, query, head) + index;
+  if (writes_lse) p.partial_lse[row] = end.lse;
+  *weight = end.weight;
+  RowSink<T> sink;
+  sink.out_f32 = p.partial_out + row * p.head_dim_v;
+  return sink;
+}
+
+}  // namespace sextant::cuda

@@ -1,0 +1,111 @@
+// The balanced work list of decode kernels, computed by every block for itself from the current lengths.
+//
+// All key tiles of the batch stand in one row: request by request, row tile by row tile, KV head by KV head, tile by tile.
+// Block c of n takes tiles [c * total / n, (c + 1) * total / n). A run of tiles of one (request, row tile, KV head) inside a
+// block is a segment. A segment that is whole writes its result; at most two a block are not: the first (slot 2c), whose head
+// lies in an earlier block, and the last (slot 2c + 1), whose tail lies in a later one. The reduce kernel of block c merges
+// the rows whose first part is the last segment of block c.
+#pragma once
+
+#include "devices/cuda/kernels/batch.cuh"
+
+namespace sextant::cuda {
+
+struct TileCounts {
+  int32_t tiles;      // of one row tile and KV head; at least 1, so that rows without keys are written too
+  int32_t row_tiles;  // of 16 or 32 rows
+};
+__device__ __forceinline__ TileCounts count_tiles(const AttentionParams& p, const Request& r, int rows, int keys) {
+  return {max(1, ceil_div(r.key_hi - r.key_lo, keys)), ceil_div(r.query_len * p.group_size, rows)};
+}
+__device__ __forceinline__ int32_t tiles_of_request(const AttentionParams& p, const Request& r, int rows, int keys) {
+  if (!r.active) return 0;
+  const TileCounts n = count_tiles(p, r, rows, keys);
+  return n.tiles * n.row_tiles * p.num_kv_heads;
+}
+
+struct TileRange {
+  int32_t begin, end;
+};
+__device__ __forceinline__ TileRange block_range(int block, int blocks, int32_t total) {
+  return {static_cast<int32_t>(static_cast<int64_t>(block) * total / blocks),
+          static_cast<int32_t>(static_cast<int64_t>(block + 1) * total / blocks)};
+}
+
+// Walks the tiles of a range.
+struct TileCursor {
+  Request request;
+  TileCounts counts;
+  int32_t row_tile, kv_head, tile;
+
+  __device__ __forceinline__ void enter(const AttentionParams& p, int b, int rows, int keys) {
+    request = load_request(p, b);
+    counts = count_tiles(p, request, rows, keys);
+  }
+  __device__ __forceinline__ void advance(const AttentionParams& p, int rows, int keys) {
+    if (++tile < counts.tiles) return;
+    tile = 0;
+    if (++kv_head < p.num_kv_heads) return;
+    kv_head = 0;
+    if (++row_tile < counts.row_tiles) return;
+    row_tile = 0;
+    int b = request.index;
+    do {
+      enter(p, ++b, rows, keys);
+    } while (!request.active && b + 1 < p.num_requests);
+  }
+};
+
+// Finds this block's range and its first tile. All threads call it; `scratch` is 40 ints of shared memory. Block 0 leaves the
+// first tile of each request in p.tile_starts for the reduce kernel.
+template <int kThreads>
+__device__ __forceinline__ TileRange find_range(const AttentionParams& p, int rows, int keys, int32_t* scratch,
+                                                TileCursor* cursor) {
+  constexpr int kWarps = kThreads / 32;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  const int per_thread = ceil_div(p.num_requests, kThreads);
+  const int first = threadIdx.x * per_thread, last = min(first + per_thread, p.num_requests);
+  int32_t sum = 0;
+  for (int b = first; b < last; ++b) sum += tiles_of_request(p, load_request(p, b), rows, keys);
+  int32_t inclusive = sum;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const int32_t below = __shfl_up_sync(0xffffffffu, inclusive, offset);
+    if (lane >= offset) inclusive += below;
+  }
+  if (lane == 31) scratch[warp] = inclusive;
+  __syncthreads();
+  int32_t before = 0, total = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) {
+    if (w < warp) before += scratch[w];
+    total += scratch[w];
+  }
+  const TileRange range = block_range(blockIdx.x, gridDim.x, total);
+  int32_t start = before + inclusive - sum;  // first tile of this thread's requests
+  const bool mine = range.begin >= start && range.begin < start + sum && range.begin < range.end;
+  if (mine || blockIdx.x == 0) {
+    for (int b = first; b < last; ++b) {
+      const Request r = load_request(p, b);
+      const int32_t tiles = tiles_of_request(p, r, rows, keys);
+      if (blockIdx.x == 0) p.tile_starts[b] = start;
+      if (mine && range.begin >= start && range.begin < start + tiles) {
+        scratch[kWarps] = b;
+        scratch[kWarps + 1] = range.begin - start;
+      }
+      start += tiles;
+    }
+    if (blockIdx.x == 0 && last == p.num_requests && first < last) p.tile_starts[p.num_requests] = start;
+  }
+  __syncthreads();
+  if (range.begin < range.end) {
+    cursor->enter(p, scratch[kWarps], rows, keys);
+    const int32_t offset = scratch[kWarps + 1], segment = offset / cursor->counts.tiles;
+    cursor->tile = offset - segment * cursor->counts.tiles;
+    cursor->row_tile = segment / p.num_kv_heads;
+    cursor->kv_head = segment - cursor->row_tile * p.num_kv_heads;
+  }
+  return range;
+}
+
+}  // namespace sextant::cuda

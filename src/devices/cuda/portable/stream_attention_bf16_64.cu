@@ -1,0 +1,11 @@
+#include "devices/cuda/portable/stream_attention.cuh"
+#include "devices/cuda/portable/stream_launchers.h"
+
+namespace sextant::cuda {
+
+cudaError_t stream_bf16_64(const AttentionParams& p, int rows, int blocks, cudaStream_t stream) {
+  if (rows == 16) return launch_stream<StreamShape<__nv_bfloat16, KvBits::k16, 64, 1>>(p, blocks, stream);
+  return launch_stream<StreamShape<__nv_bfloat16, KvBits::k16, 64, 2>>(p, blocks, stream);
+}
+
+}  // namespace sextant::cuda

@@ -1,0 +1,11 @@
+#include "devices/cuda/portable/stream_attention.cuh"
+#include "devices/cuda/portable/stream_launchers.h"
+
+namespace sextant::cuda {
+
+cudaError_t stream_f16_256(const AttentionParams& p, int rows, int blocks, cudaStream_t stream) {
+  if (rows == 16) return launch_stream<StreamShape<__half, KvBits::k16, 256, 1>>(p, blocks, stream);
+  return cudaErrorInvalidValue;  // 32 rows of 256 dims do not fit in registers
+}
+
+}  // namespace sextant::cuda

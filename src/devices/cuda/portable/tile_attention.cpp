@@ -1,0 +1,32 @@
+// Which instantiation of tile_attention serves a problem.
+#include "devices/cuda/kernels/launchers.h"
+#include "devices/cuda/portable/tile_launchers.h"
+
+namespace sextant::cuda {
+namespace {
+
+bool copies_keys(const AttentionParams& p) {
+  const bool cache = p.cache_dtype == p.dtype && p.k_chunk_stride > 0 && p.v_chunk_stride > 0;
+  return (p.origin == KeyOrigin::kPacked || cache) && (p.origin == KeyOrigin::kCache || p.packed_aligned);
+}
+
+}  // namespace
+
+bool tile_serves(const AttentionParams& p) {
+  return p.dtype != DType::kF32 && p.head_dim <= 256 && p.head_dim_v <= 256 && p.head_dim % 8 == 0 && p.head_dim_v % 8 == 0;
+}
+
+cudaError_t launch_tile_attention(const AttentionParams& p, TileGrid grid, cudaStream_t stream) {
+  const bool bf16 = p.dtype == DType::kBF16;
+  TileLauncher* launcher = bf16 ? tile_bf16_256_256 : tile_f16_256_256;
+  if (p.head_dim <= 64 && p.head_dim_v <= 64) {
+    launcher = bf16 ? tile_bf16_64_64 : tile_f16_64_64;
+  } else if (p.head_dim <= 128 && p.head_dim_v <= 128) {
+    launcher = bf16 ? tile_bf16_128_128 : tile_f16_128_128;
+  } else if (p.head_dim <= 192 && p.head_dim_v <= 128) {
+    launcher = bf16 ? tile_bf16_192_128 : tile_f16_192_128;
+  }
+  return launcher(p, copies_keys(p), grid.tiles, grid.partitions, stream);
+}
+
+}  // namespace sextant::cuda
