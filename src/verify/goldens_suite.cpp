@@ -69,7 +69,8 @@ CaseData latent_case(const SafetensorsFile& file, const CaseData& mha, const Jso
   AttentionSpec& spec = data.test.spec;
   spec.mla = {config.at("kv_lora_rank"), config.at("qk_nope_head_dim"), config.at("qk_rope_head_dim"), config.at("v_head_dim")};
   data.test.name += " as MLA";
-  data.kv_b_proj = file.tensors.at("kv_b_proj.weight");
+  const std::string weight = fmt::format("layers.{}.self_attn.kv_b_proj.weight", record.at("layer").get<int>());
+  data.kv_b_proj = file.tensors.at(weight);
   const int64_t rank = spec.mla.kv_lora_rank, rope = spec.mla.qk_rope_head_dim;
   HostTensor latent = HostTensor::zeros(spec.dtype, {data.seq_lens[0], rank + rope});
   int64_t row = 0;

@@ -155,13 +155,18 @@ class Translator {
                 bias_at(node_.inputs.at("attn_mask"), b, h * group() + e / q_.rows(), e % q_.rows(), j) /
                     static_cast<double>(spec.softmax_scale));
       }
-    data.keys.push_back(std::move(k));
-    data.values.push_back(std::move(v));
-    const int64_t queries = q_.rows() - first_query(spec, b);
-    for (int64_t i = first_query(spec, b); i < q_.rows(); ++i) row_of_token_.emplace_back(b, i);
-    data.query_start_loc.push_back(data.query_start_loc.back() + static_cast<int32_t>(queries));
-    data.seq_lens.push_back(static_cast<int32_t>(keys));
-    data.test.requests.push_back({static_cast<int32_t>(queries), static_cast<int32_t>(keys)});
+    // A request has at most as many queries as keys. Queries that see all keys are independent of each other, so a
+    // non-causal case with more of them becomes several requests.
+    const int64_t first = first_query(spec, b);
+    for (int64_t from = first; from < q_.rows(); from += std::max<int64_t>(1, keys)) {
+      const int64_t queries = std::min(q_.rows() - from, std::max<int64_t>(1, keys));
+      data.keys.push_back(k);
+      data.values.push_back(v);
+      for (int64_t i = from; i < from + queries; ++i) row_of_token_.emplace_back(b, i);
+      data.query_start_loc.push_back(data.query_start_loc.back() + static_cast<int32_t>(queries));
+      data.seq_lens.push_back(static_cast<int32_t>(keys));
+      data.test.requests.push_back({static_cast<int32_t>(queries), static_cast<int32_t>(keys)});
+    }
   }
 
   double key_at(const char* past_name, const HeadTensor& fresh, int64_t b, int64_t h, int64_t j, int64_t d) const {
@@ -173,7 +178,7 @@ class Translator {
     for (int64_t h = 0; h < q_.heads(); ++h)
       for (int64_t i = first_query(data.test.spec, b); i < q_.rows(); ++i) {
         bool visible = false;
-        const int64_t last = data.test.spec.causal ? query_offset(b) + i : data.seq_lens.back() - 1;
+        const int64_t last = data.test.spec.causal ? query_offset(b) + i : key_count(data.test.spec, b) - 1;
         for (int64_t j = 0; j <= last; ++j) visible = visible || bias_at(node_.inputs.at("attn_mask"), b, h, i, j) > kMasked;
         if (!visible) return true;
       }
