@@ -1,0 +1,144 @@
+// sextant replay: real traffic through every backend.
+#include <fmt/format.h>
+
+#include "arguments.h"
+#include "replay_report.h"
+#include "replay_run.h"
+#include "verbs.h"
+
+namespace sextant::cli {
+namespace {
+
+constexpr char kFooter[] =
+    "Without --trace, a built-in trace with the lengths and prefix sharing of the Mooncake conversation trace. "
+    "Requests are\n"
+    "taken as fast as they can be served; arrival times only order them.\n"
+    "Examples:\n"
+    "  sextant replay                                            both default models, all backends, under a minute\n"
+    "  sextant replay --trace conversation_trace.jsonl --dry-run  scheduler and prefix cache alone, the whole trace\n"
+    "  sextant replay --trace AzureLLMInferenceTrace_conv.csv --model Qwen3-8B --requests 100 --layers 2\n"
+    "  sextant replay --backends ROCM_AITER_FA,TRITON_ATTN --shrink 4 --seconds 0 --json";
+
+// The built-in trace at full length is work for an accelerator; a sixteenth of every length suits two cores.
+constexpr int32_t kBuiltInShrink = 16;
+constexpr int64_t kRequests = 32, kDryRunRequests = 12031;
+
+struct ReplayArguments {
+  std::string trace, device = "auto";
+  std::vector<std::string> models = {"Llama-3.1-8B", "DeepSeek-V3"}, backends = {"all"};
+  ModelArguments shape;
+  ReplayOptions options;
+  int64_t requests = -1;
+  int32_t shrink = 0;
+  bool dry = false, no_prefix_caching = false, json = false;
+};
+
+Result<Trace> load_trace(const ReplayArguments& a) {
+  const bool built_in = a.trace.empty();
+  // A file's dry run takes all of it.
+  const int64_t requests = a.requests >= 0 ? a.requests : !a.dry ? kRequests : built_in ? kDryRunRequests : 0;
+  if (built_in && requests == 0) return invalid_argument("--requests is 0; allowed with the built-in trace: >= 1");
+  auto trace = built_in ? Result<Trace>(make_synthetic_trace(requests)) : read_trace(a.trace, requests);
+  if (!trace) return trace;
+  const int32_t shrink = a.shrink > 0 ? a.shrink : built_in && !a.dry ? kBuiltInShrink : 1;
+  SEXTANT_RETURN_IF_ERROR(shrink_trace(*trace, shrink));
+  return trace;
+}
+
+int run_dry(const Trace& trace, const ReplayArguments& a) {
+  auto result = dry_run(trace, a.options.scheduler, true);
+  if (!result) return report(result.status());
+  if (a.json)
+    print_json(dry_run_json(trace, *result, a.options));
+  else
+    print_dry_run(trace, *result, a.options);
+  return kSuccess;
+}
+
+int run_replay(ReplayArguments a) {
+  a.options.scheduler.block_size = a.shape.block_size;
+  a.options.scheduler.prefix_caching = !a.no_prefix_caching;
+  if (a.options.layers < 1)
+    return report(invalid_argument(fmt::format("--layers is {}; allowed: >= 1", a.options.layers)));
+  auto backends = parse_backends(a.backends);
+  if (!backends) return report(backends.status());
+  if (a.dry) {
+    auto trace = load_trace(a);
+    return trace ? run_dry(*trace, a) : report(trace.status());
+  }
+  auto device = open_device_named(a.device);
+  if (!device) return report(device.status());
+  std::vector<LoadedModel> models;
+  for (const std::string& name : a.models) {
+    auto model = load_model_with(name, a.shape, (*device)->info());
+    if (!model) return report(model.status());
+    models.push_back(std::move(*model));
+  }
+  auto trace = load_trace(a);
+  if (!trace) return report(trace.status());
+  std::vector<ModelReplay> replays;
+  for (const LoadedModel& model : models) {
+    auto replay = replay_model(**device, model, *backends, *trace, a.options);
+    if (!replay) return report(replay.status());
+    replays.push_back(std::move(*replay));
+  }
+  if (a.json)
+    print_json(replay_json(*trace, replays, a.options, (*device)->info()));
+  else
+    print_replay(*trace, replays, a.options, (*device)->info());
+  int exit_code = kSuccess;
+  for (const ModelReplay& replay : replays) {
+    if (replay.backends.empty())
+      exit_code = report(unsupported(fmt::format("{}: none of the backends serves this", replay.model)));
+    else if (!replay.agreement.agrees())
+      exit_code =
+          report(Status(StatusCode::kInternal,
+                        fmt::format("{}: backends differ by {:.3g} ({}); allowed: {:.3g}", replay.model,
+                                    replay.agreement.largest, replay.agreement.where, replay.agreement.allowed)));
+  }
+  return exit_code;
+}
+
+}  // namespace
+
+void add_replay_verb(CLI::App& app, Action& action) {
+  CLI::App* verb =
+      app.add_subcommand("replay", "Real traffic through every backend: tokens/s, step times, hit rate, agreement");
+  auto a = std::make_shared<ReplayArguments>();
+  SchedulerOptions& s = a->options.scheduler;
+  const auto list = [verb](const char* name, std::vector<std::string>& values, const char* help) {
+    verb->add_option(name, values, help)->delimiter(',')->allow_extra_args(false)->capture_default_str();
+  };
+  verb->add_option("--trace", a->trace, "Azure CSV or Mooncake JSON lines; none: the built-in trace");
+  list("--model", a->models, "Built-in names or config.json files");
+  list("--backends", a->backends, "all, or names");
+  verb->add_option("--requests", a->requests, "Requests of the trace, 0: all (default 32; a file's dry run: all)")
+      ->check(CLI::NonNegativeNumber);
+  verb->add_option("--layers", a->options.layers, "Layers of the model to run")->capture_default_str();
+  verb->add_option("--shrink", a->shrink, "Divide all lengths by this (default 16 for the built-in trace, else 1)")
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--seconds", a->options.seconds, "Stop a model's replay after this long; 0: never")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  verb->add_option("--device", a->device, "auto, cpu, cuda[:index], hip[:index]")->capture_default_str();
+  verb->add_option("--dtype", a->shape.dtype, "Of queries, keys and values: auto, fp32, fp16, bf16")
+      ->capture_default_str();
+  verb->add_option("--kv-cache-dtype", a->shape.kv_cache_dtype, "auto, fp8, fp8_e4m3fn, fp8_e4m3fnuz, fp8_e5m2")
+      ->capture_default_str();
+  verb->add_option("--block-size", a->shape.block_size, "Tokens a KV block")->capture_default_str();
+  verb->add_option("--num-blocks", s.num_blocks, "KV blocks; 0: unbounded, as far as memory allows")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  verb->add_option("--max-num-batched-tokens", s.max_num_batched_tokens, "Token budget of a step")
+      ->capture_default_str();
+  verb->add_option("--max-num-seqs", s.max_num_seqs, "Requests running at once")->capture_default_str();
+  verb->add_flag("--no-prefix-caching", a->no_prefix_caching, "Compute every prompt whole");
+  verb->add_option("--seed", a->options.seed, "Of the random tensors")->capture_default_str();
+  verb->add_flag("--dry-run", a->dry, "Scheduler and prefix cache alone, no tensors");
+  verb->add_flag("--json", a->json, "Print JSON");
+  verb->footer(kFooter);
+  a->options.seconds = 20;
+  verb->callback([a, &action] { action = [a] { return run_replay(*a); }; });
+}
+
+}  // namespace sextant::cli

@@ -1,0 +1,105 @@
+// sextant verify: conformance of every backend.
+#include <fmt/format.h>
+
+#include "arguments.h"
+#include "progress.h"
+#include "table.h"
+#include "verbs.h"
+#include "verify/verify.h"
+
+namespace sextant::cli {
+namespace {
+
+constexpr char kFooter[] =
+    "Examples:\n"
+    "  sextant verify                                            the own sweep against the fp64 oracle\n"
+    "  sextant verify --onnx ../shared/data/onnx-attention --goldens ../shared/data/goldens\n"
+    "  sextant verify --backends TRITON_MLA,ROCM_AITER_MLA --json";
+
+struct VerifyArguments {
+  std::string device = "auto", onnx, goldens;
+  std::vector<std::string> backends = {"all"};
+  uint64_t seed = 1;
+  bool reduced = false, json = false;
+};
+
+void print_results(const std::vector<verify::SuiteResult>& suites, const DeviceInfo& device, bool json) {
+  if (json) {
+    Json array = Json::array();
+    for (const verify::SuiteResult& suite : suites)
+      array.push_back({{"name", suite.name},
+                       {"cases", suite.cases},
+                       {"passed", suite.passed},
+                       {"failed", suite.failed},
+                       {"skipped", suite.skipped},
+                       {"messages", suite.messages}});
+    print_json({{"device", device_name(device)}, {"suites", array}});
+    return;
+  }
+  constexpr auto kRight = Table::Align::kRight;
+  Table table({{"suite"}, {"cases", kRight}, {"passed", kRight}, {"failed", kRight}, {"skipped", kRight}});
+  for (const verify::SuiteResult& suite : suites)
+    table.add_row({suite.name, fmt::to_string(suite.cases), fmt::to_string(suite.passed), fmt::to_string(suite.failed),
+                   fmt::to_string(suite.skipped)});
+  fmt::print("on {} ({}, {})\n\n", device_name(device), device.name, device.architecture);
+  table.print();
+  for (const verify::SuiteResult& suite : suites)
+    for (const std::string& message : suite.messages) fmt::print("{}: {}\n", suite.name, message);
+}
+
+int run_verify(const VerifyArguments& arguments) {
+  auto backends = parse_backends(arguments.backends);
+  if (!backends) return report(backends.status());
+  auto device = open_device_named(arguments.device);
+  if (!device) return report(device.status());
+  verify::VerifyOptions options;
+  options.backends = *backends;
+  options.seed = arguments.seed;
+  options.reduced = arguments.reduced;
+  std::vector<verify::SuiteResult> suites;
+  const auto with_progress = [&options](const std::string& label, auto run) {
+    Progress progress(label, 1);
+    options.progress = [&progress](int done, int total) {
+      progress.set_total(total);
+      progress.update(done);
+    };
+    return run();
+  };
+  suites.push_back(with_progress("oracle sweep", [&] { return verify::run_oracle_sweep(**device, options); }));
+  if (!arguments.onnx.empty()) {
+    auto suite = with_progress("ONNX", [&] { return verify::run_onnx_suite(**device, arguments.onnx, options); });
+    if (!suite) return report(suite.status());
+    suites.push_back(std::move(*suite));
+  }
+  if (!arguments.goldens.empty()) {
+    auto suite =
+        with_progress("goldens", [&] { return verify::run_goldens_suite(**device, arguments.goldens, options); });
+    if (!suite) return report(suite.status());
+    suites.push_back(std::move(*suite));
+  }
+  print_results(suites, (*device)->info(), arguments.json);
+  for (const verify::SuiteResult& suite : suites)
+    if (suite.failed > 0) return kFailure;
+  return kSuccess;
+}
+
+}  // namespace
+
+void add_verify_verb(CLI::App& app, Action& action) {
+  CLI::App* verb = app.add_subcommand("verify", "Conformance: the fp64 oracle, ONNX node tests, golden tensors");
+  auto arguments = std::make_shared<VerifyArguments>();
+  verb->add_option("--onnx", arguments->onnx, "Folder of the ONNX Attention node tests (cases.json, node/)");
+  verb->add_option("--goldens", arguments->goldens, "Folder of recorded attention tensors (*.safetensors)");
+  verb->add_option("--device", arguments->device, "auto, cpu, cuda[:index], hip[:index]")->capture_default_str();
+  verb->add_option("--backends", arguments->backends, "all, or names")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->capture_default_str();
+  verb->add_option("--seed", arguments->seed, "Of the sweep's random data")->capture_default_str();
+  verb->add_flag("--reduced", arguments->reduced, "A smaller sweep");
+  verb->add_flag("--json", arguments->json, "Print JSON; exit status 1 if anything failed");
+  verb->footer(kFooter);
+  verb->callback([arguments, &action] { action = [arguments] { return run_verify(*arguments); }; });
+}
+
+}  // namespace sextant::cli
