@@ -11,7 +11,8 @@ namespace sextant::cli {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr int kLeastSamples = 5, kMostSamples = 200;
+constexpr int kLeastSamples = 5, kLeastSlowSamples = 3, kMostSamples = 200;
+constexpr double kSlowMs = 2000;           // runs this long are steady: fewer of them do
 constexpr double kShortestSampleMs = 0.2;  // shorter runs are timed several at once
 
 double milliseconds_since(Clock::time_point start) {
@@ -81,18 +82,20 @@ Result<double> run_ms(Device& device, const Backend& backend, const Prepared& p,
 
 Result<Timing> time_runs(Device& device, const Backend& backend, const Prepared& p, const MeasureOptions& options) {
   double warm_ms = 0;
-  for (int i = 0; i < std::max(options.warm_up, 1); ++i) {
+  // The run that was checked has warmed up as well.
+  for (int i = options.check ? 1 : 0; i < std::max(options.warm_up, 2); ++i) {
     auto ms = run_ms(device, backend, p, 1);
     if (!ms) return ms.status();
     warm_ms = *ms;
   }
   const int times = std::clamp(static_cast<int>(kShortestSampleMs / std::max(warm_ms, 1e-4)), 1, 1000);
+  const int least = warm_ms > kSlowMs ? kLeastSlowSamples : kLeastSamples;
   std::vector<double> samples;
   const auto start = Clock::now();
   const auto enough = [&] {
     const int n = static_cast<int>(samples.size());
     if (options.repeats > 0) return n >= options.repeats;
-    return n >= kMostSamples || (n >= kLeastSamples && milliseconds_since(start) > options.seconds * 1000);
+    return n >= kMostSamples || (n >= least && milliseconds_since(start) > options.seconds * 1000);
   };
   while (!enough()) {
     auto ms = run_ms(device, backend, p, times);

@@ -94,7 +94,7 @@ Json to_json(const Diagnosis& d) {
       found.push_back({{"device", device_name(info)},
                        {"name", info.name},
                        {"architecture", info.architecture},
-                       {"compute_units", info.compute_units},
+                       {"compute_units", report.kind == DeviceKind::kCpu ? d.machine.threads : info.compute_units},
                        {"memory_bytes", info.memory_bytes},
                        {"tuned_kernels", info.has_tuned_kernels}});
     devices.push_back({{"kind", to_string(report.kind)},

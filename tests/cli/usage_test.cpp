@@ -1,0 +1,71 @@
+#include "cli/run_cli.h"
+
+namespace sextant::testing {
+namespace {
+
+TEST(Usage, ShowsVersionAndHelp) {
+  EXPECT_EQ(run_cli("--version").out.rfind("sextant ", 0), 0u);
+  for (const char* verb : {"", "backends", "select", "bench", "replay", "verify", "doctor"}) {
+    const CliRun run = run_cli(std::string(verb) + " --help");
+    EXPECT_EQ(run.exit_code, 0) << verb;
+    EXPECT_NE(run.out.find("Examples:"), std::string::npos) << verb;
+  }
+}
+
+TEST(Usage, RefusesWrongArgumentsAndSuggests) {
+  const CliRun nothing = run_cli("");
+  EXPECT_EQ(nothing.exit_code, 2);
+  EXPECT_TRUE(nothing.out.empty());
+  const CliRun verb = run_cli("bnch");
+  EXPECT_EQ(verb.exit_code, 2);
+  EXPECT_NE(verb.err.find("did you mean bench?"), std::string::npos) << verb.err;
+  const CliRun option = run_cli("bench --modle x");
+  EXPECT_EQ(option.exit_code, 2);
+  EXPECT_NE(option.err.find("did you mean --model?"), std::string::npos) << option.err;
+  EXPECT_EQ(run_cli("select").exit_code, 2);
+  EXPECT_EQ(run_cli("bench --repeats many").exit_code, 2);
+}
+
+TEST(Usage, NamesFieldValueAndWhatIsAllowed) {
+  const auto message_of = [](const std::string& arguments) {
+    const CliRun run = run_cli(arguments);
+    EXPECT_EQ(run.exit_code, 2) << arguments;
+    EXPECT_TRUE(run.out.empty()) << run.out;
+    return run.err;
+  };
+  EXPECT_EQ(message_of("select --model Llama-3.1-8B --device gpu"),
+            "sextant: --device is \"gpu\"; allowed: auto, cpu, cuda[:index], hip[:index]\n");
+  EXPECT_EQ(message_of("select --model Llama-3.1-8B --device cuda:x"),
+            "sextant: --device is \"cuda:x\"; allowed after the colon: a device index from 0\n");
+  EXPECT_EQ(message_of("select --model Llama-3.1-8B --device cpu --dtype int8"),
+            "sextant: --dtype is \"int8\"; allowed: auto, fp32, fp16, bf16\n");
+  EXPECT_EQ(message_of("select --model Llama-3.1-8B --device cpu --block-size 0"),
+            "sextant: --block-size is 0; allowed: >= 1\n");
+  EXPECT_NE(message_of("select --model Llama-3.1-8B --device cpu --kv-cache-dtype fp7")
+                .find("--kv-cache-dtype is \"fp7\"; allowed: auto, bf16, fp8,"),
+            std::string::npos);
+  EXPECT_NE(message_of("select --model Lama-3.1-8B --device cpu").find("(did you mean Llama-3.1-8B?)"),
+            std::string::npos);
+  EXPECT_NE(message_of("select --model nowhere/config.json --device cpu").find("cannot be opened"), std::string::npos);
+  EXPECT_NE(message_of("bench --device cpu --batch q2ks1k").find("KV length at position 5 is 1024; allowed: >= 2048"),
+            std::string::npos);
+  EXPECT_NE(message_of("bench --device cpu --backends TRITON_ATN").find("(did you mean TRITON_ATTN?)"),
+            std::string::npos);
+  EXPECT_EQ(message_of("replay --device cpu --layers 0"), "sextant: --layers is 0; allowed: >= 1\n");
+  EXPECT_NE(message_of("replay --device cpu --shrink 7").find("shrink is 7; allowed: a divisor of 512"),
+            std::string::npos);
+  EXPECT_NE(
+      message_of("replay --dry-run --trace /nowhere.csv").find("trace is \"/nowhere.csv\", which cannot be opened"),
+      std::string::npos);
+  EXPECT_NE(message_of("replay --dry-run --max-num-seqs 0").find("max_num_seqs is 0; allowed: >= 1"),
+            std::string::npos);
+}
+
+TEST(Usage, FailsWhereADeviceIsMissing) {
+  const CliRun run = run_cli("select --model Llama-3.1-8B --device hip");
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_NE(run.err.find("device hip is not available"), std::string::npos) << run.err;
+}
+
+}  // namespace
+}  // namespace sextant::testing
