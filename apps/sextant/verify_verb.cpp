@@ -1,6 +1,8 @@
 // sextant verify: conformance of every backend.
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "arguments.h"
 #include "progress.h"
 #include "table.h"
@@ -47,7 +49,20 @@ void print_results(const std::vector<verify::SuiteResult>& suites, const DeviceI
     for (const std::string& message : suite.messages) fmt::print("{}: {}\n", suite.name, message);
 }
 
+// Before the sweep, which takes a while.
+Status check_folders(const VerifyArguments& arguments) {
+  for (const auto& [option, folder] :
+       {std::pair{"--onnx", arguments.onnx}, std::pair{"--goldens", arguments.goldens}}) {
+    std::error_code error;
+    if (!folder.empty() && !std::filesystem::is_directory(folder, error))
+      return Status(StatusCode::kNotFound, fmt::format("{} is \"{}\"; allowed: a folder that exists", option, folder));
+  }
+  return Status::ok();
+}
+
 int run_verify(const VerifyArguments& arguments) {
+  const Status folders = check_folders(arguments);
+  if (!folders.is_ok()) return report(folders);
   auto backends = parse_backends(arguments.backends);
   if (!backends) return report(backends.status());
   auto device = open_device_named(arguments.device);
