@@ -128,7 +128,8 @@ Result<PagedCache> PagedCache::make(Device& device, const KvCacheSpec& spec, boo
   return cache;
 }
 
-Result<KvCacheView> PagedCache::read(std::vector<uint8_t>& k, std::vector<uint8_t>& v) const {
+Result<KvCacheView> PagedCache::read(const Device& device, std::vector<uint8_t>& k, std::vector<uint8_t>& v) const {
+  if (device.info().kind == DeviceKind::kCpu) return view();  // host memory already, and there may be gigabytes of it
   k.resize(k_.bytes());
   v.resize(v_.bytes());
   SEXTANT_RETURN_IF_ERROR(k_.read(k.data(), k.size()));

@@ -52,8 +52,8 @@ class PagedCache {
   static Result<PagedCache> make(Device& device, const KvCacheSpec& spec, bool random, uint64_t seed);
   KvCacheView view() const { return make_kv_cache_view(spec_, k_.data(), spec_.is_latent() ? nullptr : v_.data()); }
   const KvCacheSpec& spec() const { return spec_; }
-  // A copy in host memory; `k` and `v` own it.
-  Result<KvCacheView> read(std::vector<uint8_t>& k, std::vector<uint8_t>& v) const;
+  // Readable by the host: a copy in `k` and `v`, or the cache itself where it is host memory.
+  Result<KvCacheView> read(const Device& device, std::vector<uint8_t>& k, std::vector<uint8_t>& v) const;
 
  private:
   KvCacheSpec spec_;

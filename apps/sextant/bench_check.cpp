@@ -13,7 +13,7 @@ namespace {
 
 // One element read by the oracle takes about 20 ns: this bounds a check to about a second.
 constexpr int64_t kOracleElements = 40'000'000;
-constexpr int kLeastRows = 2, kMostRows = 32;
+constexpr int kLeastRows = 1, kMostRows = 32;
 
 struct Row {
   size_t request;
@@ -72,7 +72,7 @@ reference::OracleRow attend_latent_row(const AttentionSpec& spec, reference::Ora
     for (int32_t rank = 0; rank < m.kv_lora_rank; ++rank) q[static_cast<size_t>(rank)] += value * weight(d, rank);
   }
   for (int32_t d = 0; d < m.qk_rope_head_dim; ++d)
-    q[static_cast<size_t>(m.kv_lora_rank + d)] = request.q(query, head, m.qk_nope_head_dim + d);
+    q[static_cast<size_t>(m.kv_lora_rank) + static_cast<size_t>(d)] = request.q(query, head, m.qk_nope_head_dim + d);
   request.q = [&q](int64_t, int32_t, int32_t d) { return q[static_cast<size_t>(d)]; };
   request.spec.num_kv_heads = 1;
   request.spec.head_dim = m.kv_lora_rank + m.qk_rope_head_dim;
@@ -113,7 +113,7 @@ Result<OracleCheck> check_against_oracle(const BenchCase& bench, const Attention
                                          const RunTensors& tensors, const DeviceBuffer& out, Device& device,
                                          uint64_t seed) {
   HostSide host;
-  auto view = cache.read(host.k, host.v);
+  auto view = cache.read(device, host.k, host.v);
   if (!view) return view.status();
   host.cache = *view;
   SEXTANT_RETURN_IF_ERROR(copy(device, tensors.q, host.q, host.q_view));

@@ -127,12 +127,14 @@ void print_as_text(const Diagnosis& d) {
   machine.add_row({"processor", m.cpu});
   machine.add_row({"threads", fmt::format("{} of {}", m.threads, m.threads_online)});
   std::vector<std::string> caches;
+  caches.reserve(m.caches.size());
   for (const CacheLevel& level : m.caches) caches.push_back(fmt::format("{} {}", level.name, bytes_text(level.bytes)));
   machine.add_row({"caches", fmt::format("{}", fmt::join(caches, ", "))});
   machine.add_row(
       {"memory", fmt::format("{}, {} available", bytes_text(m.memory_bytes), bytes_text(m.available_bytes))});
   machine.add_row({"system", m.system});
   std::vector<std::string> isas;
+  isas.reserve(d.isas.size());
   for (const Isa& isa : d.isas)
     isas.push_back(fmt::format("{} {}", isa.name, !isa.built ? "(not built)" : isa.available ? "yes" : "no"));
   machine.add_row({"instruction sets", fmt::format("{}", fmt::join(isas, ", "))});

@@ -149,7 +149,7 @@ void print_replay(const Trace& trace, const std::vector<ModelReplay>& replays, c
     if (replay.backends.empty()) continue;
     print_stats(trace, replay.stats);
     if (replay.stopped_by_time)
-      fmt::print("stopped after {} s with {} of {} requests finished (--seconds 0 runs all)\n", options.seconds,
+      fmt::print("stopped when time was up, with {} of {} requests finished (--seconds 0 runs all)\n",
                  replay.stats.finished_requests, trace.requests.size());
     fmt::print("\n");
     Table table({{"backend"},

@@ -13,7 +13,7 @@ namespace sextant::cli {
 struct ReplayOptions {
   SchedulerOptions scheduler;  // num_blocks 0: what an unbounded cache would use, as far as memory allows
   int32_t layers = 1;          // the model's first ones
-  double seconds = 0;          // stop after that long; 0: never
+  double seconds = 0;          // stop before that; 0: never
   uint64_t seed = 1;
 };
 

@@ -1,6 +1,9 @@
 // sextant replay: real traffic through every backend.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <chrono>
+
 #include "arguments.h"
 #include "replay_report.h"
 #include "replay_run.h"
@@ -21,7 +24,7 @@ constexpr char kFooter[] =
 
 // The built-in trace at full length is work for an accelerator; a sixteenth of every length suits two cores.
 constexpr int32_t kBuiltInShrink = 16;
-constexpr double kSeconds = 20;  // a model: two models stay under a minute wherever they run
+constexpr double kSeconds = 45;  // for all models: the default job stays under a minute wherever it runs
 constexpr int64_t kRequests = 32, kDryRunRequests = 12031;
 
 struct ReplayArguments {
@@ -78,8 +81,14 @@ int run_replay(ReplayArguments a) {
   auto trace = load_trace(a);
   if (!trace) return report(trace.status());
   std::vector<ModelReplay> replays;
+  const auto start = std::chrono::steady_clock::now();
   for (const LoadedModel& model : models) {
-    auto replay = replay_model(**device, model, *backends, *trace, a.options);
+    // What earlier models left over goes to the later ones.
+    ReplayOptions options = a.options;
+    const double spent = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (options.seconds > 0)
+      options.seconds = std::max(options.seconds - spent, 1e-6) / static_cast<double>(models.size() - replays.size());
+    auto replay = replay_model(**device, model, *backends, *trace, options);
     if (!replay) return report(replay.status());
     replays.push_back(std::move(*replay));
   }
@@ -119,7 +128,7 @@ void add_replay_verb(CLI::App& app, Action& action) {
   verb->add_option("--layers", a->options.layers, "Layers of the model to run")->capture_default_str();
   verb->add_option("--shrink", a->shrink, "Divide all lengths by this (default 16 for the built-in trace, else 1)")
       ->check(CLI::PositiveNumber);
-  verb->add_option("--seconds", a->options.seconds, "Stop a model's replay after this long; 0: never")
+  verb->add_option("--seconds", a->options.seconds, "Stop after this long, shared by the models; 0: never")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   verb->add_option("--device", a->device, "auto, cpu, cuda[:index], hip[:index]")->capture_default_str();

@@ -32,6 +32,7 @@ Result<std::vector<LayerType>> listed_types(const ConfigFields& fields, const js
 // Every `pattern`-th layer is full, the others slide.
 std::vector<LayerType> patterned_types(int64_t num_layers, int64_t pattern) {
   std::vector<LayerType> types;
+  types.reserve(static_cast<size_t>(num_layers));
   for (int64_t layer = 0; layer < num_layers; ++layer)
     types.push_back((layer + 1) % pattern == 0 ? LayerType::kFull : LayerType::kSliding);
   return types;

@@ -86,7 +86,8 @@ class Dice {
 
 // Leading blocks that a next turn shares with the earlier request: full ones only, and always the system prompt.
 size_t shared_blocks(const TraceRequest& earlier, int32_t block, Dice& dice) {
-  const double full = static_cast<double>(earlier.input_length / block);
+  const int32_t full_blocks = earlier.input_length / block;
+  const auto full = static_cast<double>(full_blocks);
   const double kept = dice.share() < kKeepsWholePrefix ? full : full * dice.share();
   return static_cast<size_t>(std::max(kept, 1.0));
 }
