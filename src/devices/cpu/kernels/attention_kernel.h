@@ -134,13 +134,49 @@ struct AttentionRun {
     return {c0, c1, lo_max > tile_begin + c0 || begin > tile_begin + c0 || hi_min < tile_begin + c1 || end < tile_begin + c1};
   }
 
+  // A cache that already holds the pairs the products want: whole groups of 16 tokens are copied as they lie.
+  bool copies_pairs() const { return E::kUnit == 2 && source->packed_layout && source->block_size % kPanel == 0; }
+  const Elem* block_at(const void* base, const KvAddressing& addr, int64_t position) const {
+    const int64_t block = source->block_table[position / source->block_size];
+    return static_cast<const Elem*>(base) + block * addr.block_stride +
+           position % source->block_size / addr.token_tile * addr.token_outer_stride;
+  }
+
   void pack_keys(int64_t column, int64_t count, Elem* dst) {
+    if (copies_pairs()) {
+      for (int64_t t = 0; t < count; t += kPanel) {
+        const int64_t position = tile_begin + column + t;
+        // Columns outside [begin, end) are masked later, whatever they hold.
+        const bool used = position < end && position + kPanel > begin;
+        copy_or_clear(used ? block_at(source->k, source->k_addr, position) : nullptr, it.head_dim * kPanel, m.depth * kPanel,
+                      dst + t * m.depth);
+      }
+      return;
+    }
     const KeyTensor t = {static_cast<const char*>(source->k), &source->k_addr, source->k_row_stride, it.head_dim};
     find_rows(*source, t, tile_begin + column, count, begin, end, m.zeros, m.staging, m.pointers);
     dispatch_dtype(source->dtype,
                    [&]<DType T>() { E::template pack_keys<T>(m.pointers, count, it.head_dim, m.depth, dst); });
   }
+  static void copy_or_clear(const Elem* src, int64_t count, int64_t padded, Elem* dst) {
+    if (src == nullptr) count = 0;
+    if (count > 0) __builtin_memcpy(dst, src, static_cast<size_t>(count) * sizeof(Elem));
+    if (padded > count) __builtin_memset(dst + count, 0, static_cast<size_t>(padded - count) * sizeof(Elem));
+  }
+
   void pack_values(int64_t column, int64_t count, int64_t panel_tokens, Elem* dst) {
+    if constexpr (E::kUnit == 2)
+      if (copies_pairs()) {
+        for (int64_t t = 0; t < count; t += 2) {
+          const int64_t position = tile_begin + column + t;
+          const bool first = position >= begin && position < end, second = position + 1 >= begin && position + 1 < end;
+          const Elem* pairs = first || second ? block_at(source->v, source->v_addr, position) : nullptr;
+          // An invisible half may hold anything, NaN too, and 0 * NaN is NaN: it becomes 0.
+          E::copy_value_pairs(pairs, (first ? 0xffffu : 0u) | (second ? 0xffff0000u : 0u), it.head_dim_v, panel_tokens * kPanel,
+                              dst + t * kPanel);
+        }
+        return;
+      }
     const KeyTensor t = {static_cast<const char*>(source->v), &source->v_addr, source->v_row_stride, it.head_dim_v};
     find_rows(*source, t, tile_begin + column, count, begin, end, m.zeros, m.staging, m.pointers);
     dispatch_dtype(source->dtype,

@@ -69,6 +69,19 @@ struct Bf16Packing {
     }
   }
 
+  // One pair of tokens, [dim][2] as the packed cache layout has it, into panels of 16 dims. `keep` masks each pair.
+  static void copy_value_pairs(const uint16_t* src, uint32_t keep, int64_t dim, int64_t panel_stride, uint16_t* dst) {
+    const __m512i mask = _mm512_set1_epi32(static_cast<int>(keep));
+    for (int64_t d = 0; d < dim; d += kPanel, dst += panel_stride) {
+      __m512i x = _mm512_setzero_si512();
+      if (keep != 0) {
+        const __mmask16 lanes = dim - d >= kPanel ? 0xffff : static_cast<__mmask16>((1u << (dim - d)) - 1u);
+        x = _mm512_and_si512(_mm512_maskz_loadu_epi32(lanes, src + 2 * d), mask);
+      }
+      _mm512_storeu_si512(dst, x);
+    }
+  }
+
   static void store_p(uint16_t* p, F32 a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(a)); }
 };
 
