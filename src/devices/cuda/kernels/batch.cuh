@@ -101,6 +101,7 @@ __device__ __forceinline__ int32_t partition_count(const AttentionParams& p, con
   *size = length;
   if (r.query_len > p.split.max_query_len || length <= 0) return 1;
   *size = p.split.partition > 0 ? p.split.partition : ceil_div(length, p.split.segments);
+  *size = ceil_div(*size, p.split.granule) * p.split.granule;
   return min(ceil_div(length, *size), p.split.max_partitions);
 }
 __device__ __forceinline__ Partition find_partition(const AttentionParams& p, const Request& r, int index) {

@@ -26,7 +26,7 @@ bool tile_serves(const AttentionParams& p);
 // Balanced decode: 16 or 32 query rows, keys of one request over the warps of many blocks.
 struct StreamPlan {
   int32_t rows = 16;  // a tile; 16 or 32
-  int32_t blocks = 0;
+  dim3 grid;  // balanced: (blocks, 1, 1); fixed split: (row tiles, KV heads, partitions)
 };
 bool stream_serves(const AttentionParams& p);
 int stream_blocks_per_sm(const AttentionParams& p, int32_t rows);
@@ -39,6 +39,7 @@ cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& p
 constexpr int32_t kMlaTileKeys = 32;
 bool mla_serves(const AttentionParams& p);
 cudaError_t launch_mla_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
+constexpr int32_t kMlaWgmmaTileKeys = 64;
 bool mla_wgmma_serves(const AttentionParams& p);
 cudaError_t launch_mla_wgmma(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
 

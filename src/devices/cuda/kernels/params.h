@@ -22,6 +22,7 @@ struct FixedSplit {
   int32_t segments = 1;        // equal segments a request, when partition == 0
   int32_t max_query_len = 0;   // requests with longer queries are not split; 0: nothing is split
   int32_t max_partitions = 1;  // bound; the partial results' innermost extent
+  int32_t granule = 1;         // partitions are multiples of this
   bool compact_slots = false;  // partial rows by (request, query) instead of by token
 };
 
@@ -75,6 +76,7 @@ struct AttentionParams {
   int32_t min_query_len = 1, max_query_len = 0;
   int8_t context_filter = 0;  // 0 any, 1 none, 2 some
 
+  bool balanced = false;  // work comes from the balanced list (kernels/work_list.cuh), not from `split`
   FixedSplit split;
   float* partial_out = nullptr;      // fixed split: [slots, Hq, max_partitions, Dv]; balanced: [slots, rows, Dv]
   float* partial_lse = nullptr;      // fixed split: [slots, Hq, max_partitions];     balanced: [slots, rows]

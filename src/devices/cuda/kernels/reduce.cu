@@ -151,7 +151,7 @@ cudaError_t launch_reduce_fixed(const AttentionParams& p, int64_t num_slots, boo
 
 cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& plan, int32_t tile_keys, bool overlap,
                                    cudaStream_t stream) {
-  const dim3 grid(plan.blocks, (plan.rows + kWarps - 1) / kWarps);
+  const dim3 grid(plan.grid.x, (plan.rows + kWarps - 1) / kWarps);
   return p.dtype == DType::kF16 ? launch_after(reduce_balanced<__half>, grid, overlap, stream, p, plan.rows, tile_keys)
                                 : launch_after(reduce_balanced<__nv_bfloat16>, grid, overlap, stream, p, plan.rows, tile_keys);
 }

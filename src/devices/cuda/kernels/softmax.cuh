@@ -73,12 +73,16 @@ struct RowSink {
   __device__ __forceinline__ void store_pair(int d, float x, float y) const {
     if (out_f32 != nullptr && (reinterpret_cast<uintptr_t>(out_f32) & 7) == 0) {
       *reinterpret_cast<float2*>(out_f32 + d) = make_float2(x, y);
-    } else if (out_f32 == nullptr && (reinterpret_cast<uintptr_t>(out) & 3) == 0) {
-      *reinterpret_cast<uint32_t*>(out + d) = pack_pair<T>(x, y);
-    } else {
-      store(d, x);
-      store(d + 1, y);
+      return;
     }
+    if constexpr (sizeof(T) == 2) {
+      if (out_f32 == nullptr && (reinterpret_cast<uintptr_t>(out) & 3) == 0) {
+        *reinterpret_cast<uint32_t*>(out + d) = pack_pair<T>(x, y);
+        return;
+      }
+    }
+    store(d, x);
+    store(d + 1, y);
   }
 };
 template <class T>

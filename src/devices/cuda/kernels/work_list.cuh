@@ -108,4 +108,39 @@ __device__ __forceinline__ TileRange find_range(const AttentionParams& p, int ro
   return range;
 }
 
+// A block's work under either rule, and where its rows go.
+struct BlockWork {
+  TileRange range;     // only its length matters under a fixed split
+  int32_t partitions;  // fixed split: of the request; balanced: 0
+};
+// Fixed split: grid (row tiles over all requests, KV heads, partitions).
+__device__ __forceinline__ BlockWork find_partition_tiles(const AttentionParams& p, int rows, int keys, TileCursor* cursor) {
+  const int b = find_request(p, blockIdx.x, rows);
+  cursor->enter(p, b, rows, keys);
+  const Request& r = cursor->request;
+  cursor->row_tile = static_cast<int>(blockIdx.x) - static_cast<int>(static_cast<int64_t>(r.query_start) * p.group_size / rows) - b;
+  cursor->kv_head = blockIdx.y;
+  cursor->tile = 0;
+  if (!r.active || cursor->row_tile >= cursor->counts.row_tiles) return {{0, 0}, 1};
+  const Partition part = find_partition(p, r, blockIdx.z);
+  if (static_cast<int>(blockIdx.z) >= part.count) return {{0, 0}, 1};
+  cursor->tile = (part.begin - r.key_lo) / keys;
+  return {{cursor->tile, max(cursor->tile + 1, ceil_div(part.end - r.key_lo, keys))}, part.count};
+}
+template <int kThreads>
+__device__ __forceinline__ BlockWork find_work(const AttentionParams& p, int rows, int keys, int32_t* scratch, TileCursor* cursor) {
+  if (p.balanced) return {find_range<kThreads>(p, rows, keys, scratch, cursor), 0};
+  return find_partition_tiles(p, rows, keys, cursor);
+}
+// True when a segment [first_tile, .. ends at the last tile) is the row's whole result.
+__device__ __forceinline__ bool is_whole(const BlockWork& work, int first_tile, bool ends) {
+  return work.partitions > 0 ? work.partitions == 1 : ends && first_tile == 0;
+}
+// Index of a row's partial result.
+__device__ __forceinline__ int64_t partial_index(const AttentionParams& p, const BlockWork& work, const Request& r, int first_tile,
+                                                 int rows, int tile_row, int32_t query, int32_t head) {
+  if (work.partitions > 0) return partial_row(p, r, query, head) + blockIdx.z;
+  return static_cast<int64_t>(2 * blockIdx.x + (first_tile == 0 ? 1 : 0)) * rows + tile_row;
+}
+
 }  // namespace sextant::cuda

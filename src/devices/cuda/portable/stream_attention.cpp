@@ -39,7 +39,7 @@ cudaError_t launch_stream_attention(const AttentionParams& p, const StreamPlan& 
     case 128: launcher = fp8 ? (bf16 ? stream_bf16_128_fp8 : stream_f16_128_fp8) : (bf16 ? stream_bf16_128 : stream_f16_128); break;
     default: launcher = fp8 ? (bf16 ? stream_bf16_256_fp8 : stream_f16_256_fp8) : (bf16 ? stream_bf16_256 : stream_f16_256); break;
   }
-  return launcher(p, plan.rows, plan.blocks, stream);
+  return launcher(p, plan.rows, plan.grid, stream);
 }
 
 }  // namespace sextant::cuda

@@ -304,8 +304,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) stream_attention
   char* merge_shared = shared_bytes + S::kRingBytes;
   launch_dependents();
   TileCursor copied;  // runs ahead of `done` by up to kStages tiles
-  const TileRange range =
-      find_range<S::kThreads>(p, S::kRows, S::kTileKeys, reinterpret_cast<int32_t*>(merge_shared), &copied);
+  const BlockWork work =
+      find_work<S::kThreads>(p, S::kRows, S::kTileKeys, reinterpret_cast<int32_t*>(merge_shared), &copied);
+  const TileRange& range = work.range;
   if (range.begin == range.end) return;
   TileCursor done = copied;
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
@@ -372,8 +373,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) stream_attention
     stage = stage + 1 == S::kStages ? 0 : stage + 1;
     const bool ends = done.tile + 1 == done.counts.tiles;
     if (ends || x + 1 == range.end) {
-      const bool whole = ends && first_tile == 0;
-      const int slot = 2 * blockIdx.x + (first_tile == 0 ? 1 : 0);
+      const bool whole = is_whole(work, first_tile, ends);
       const float v_scale = value_scale(p, done.kv_head);
 #pragma unroll
       for (int m = 0; m < S::kRowTiles; ++m) {
@@ -390,7 +390,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) stream_attention
             sink = output_row<Tq>(p, token, head);
             if ((lane & 3) == 0) store_lse(p, token, head, end.lse);
           } else {
-            const int64_t partial = static_cast<int64_t>(slot) * S::kRows + tile_row;
+            const int64_t partial = partial_index(p, work, r, first_tile, S::kRows, tile_row, row / p.group_size, head);
             sink.out_f32 = p.partial_out + partial * p.head_dim_v;
             if ((lane & 3) == 0) p.partial_lse[partial] = end.lse;
           }
@@ -414,7 +414,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) stream_attention
 }
 
 template <class S>
-cudaError_t launch_stream(const AttentionParams& p, int blocks, cudaStream_t stream) {
+cudaError_t launch_stream(const AttentionParams& p, dim3 blocks, cudaStream_t stream) {
   const cudaError_t error =
       cudaFuncSetAttribute(stream_attention<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
   if (error != cudaSuccess) return error;

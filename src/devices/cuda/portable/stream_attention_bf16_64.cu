@@ -3,7 +3,7 @@
 
 namespace sextant::cuda {
 
-cudaError_t stream_bf16_64(const AttentionParams& p, int rows, int blocks, cudaStream_t stream) {
+cudaError_t stream_bf16_64(const AttentionParams& p, int rows, dim3 blocks, cudaStream_t stream) {
   if (rows == 16) return launch_stream<StreamShape<__nv_bfloat16, KvBits::k16, 64, 1>>(p, blocks, stream);
   return launch_stream<StreamShape<__nv_bfloat16, KvBits::k16, 64, 2>>(p, blocks, stream);
 }

@@ -5,14 +5,14 @@ namespace sextant::cuda {
 namespace {
 
 template <KvBits kBits>
-cudaError_t launch(const AttentionParams& p, int rows, int blocks, cudaStream_t stream) {
+cudaError_t launch(const AttentionParams& p, int rows, dim3 blocks, cudaStream_t stream) {
   if (rows == 16) return launch_stream<StreamShape<__nv_bfloat16, kBits, 64, 1>>(p, blocks, stream);
   return launch_stream<StreamShape<__nv_bfloat16, kBits, 64, 2>>(p, blocks, stream);
 }
 
 }  // namespace
 
-cudaError_t stream_bf16_64_fp8(const AttentionParams& p, int rows, int blocks, cudaStream_t stream) {
+cudaError_t stream_bf16_64_fp8(const AttentionParams& p, int rows, dim3 blocks, cudaStream_t stream) {
   return p.cache_dtype == DType::kF8E4M3FN ? launch<KvBits::kE4M3>(p, rows, blocks, stream)
                                            : launch<KvBits::kE5M2>(p, rows, blocks, stream);
 }

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Builds, verifies and times the CUDA device on a machine with an NVIDIA GPU, and prints a short table last.
+#   scripts/gpu_run.sh [--prebuilt folder] [--sanitize] [--bench-only text] [--no-verify]
+# `folder` holds the programs sextant and cuda_bench (and shared libraries that they need), built elsewhere.
+# Full logs go to $OUT, or to build/gpu.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+prebuilt="" sanitize=0 verify=1 only=""
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --prebuilt) prebuilt=$2; shift ;;
+    --sanitize) sanitize=1 ;;
+    --no-verify) verify=0 ;;
+    --bench-only) only=$2; shift ;;
+    *) echo "gpu_run.sh: unknown argument \"$1\""; exit 2 ;;
+  esac
+  shift
+done
+logs=${OUT:-build/gpu}
+mkdir -p "$logs"
+nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader | tee "$logs/machine.txt"
+
+if [ -n "$prebuilt" ]; then
+  bin=$prebuilt
+  export LD_LIBRARY_PATH="$PWD/$prebuilt:${LD_LIBRARY_PATH:-}"
+else
+  cmake --preset release -DSEXTANT_CUDA=ON --log-level=WARNING && cmake --build build/release > "$logs/build.txt" 2>&1 || { tail -20 "$logs/build.txt"; exit 1; }
+  bin=build/release/bin
+  [ -x "$bin/sextant" ] || bin=$(dirname "$(find build/release -name sextant -type f -perm -u+x | head -1)")
+fi
+
+status=0
+if [ $verify = 1 ]; then
+  timeout 240 "$bin/sextant" verify --device cuda > "$logs/verify.txt" 2>&1 || status=1
+fi
+if [ $sanitize = 1 ]; then
+  for tool in memcheck racecheck; do
+    timeout 200 compute-sanitizer --tool $tool --error-exitcode 9 "$bin/sextant" verify --device cuda --reduced > "$logs/$tool.txt" 2>&1
+    echo "$tool: exit $? $(grep -c '=========.*Error\|=========.*Invalid\|=========.*hazard' "$logs/$tool.txt") reports; $(tail -1 "$logs/$tool.txt")" >> "$logs/sanitize.txt"
+  done
+fi
+timeout 240 "$bin/cuda_bench" ${only:+--only "$only"} > "$logs/bench.txt" 2>&1 || status=1
+
+echo "== verify"
+[ -f "$logs/verify.txt" ] && head -c 3500 "$logs/verify.txt"
+[ -f "$logs/sanitize.txt" ] && { echo "== sanitize"; cat "$logs/sanitize.txt"; }
+echo "== bench"
+cut -c1-150 "$logs/bench.txt"
+exit $status

@@ -1,0 +1,263 @@
+#include "devices/cuda/attention_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "devices/cuda/kernels/cache_kernels.h"
+
+namespace sextant::cuda {
+namespace {
+
+constexpr int32_t kMaxStreamRows = 32;         // query rows that a decode kernel's matrix tile holds
+constexpr int32_t kDeterministicKeys = 1024;   // keys of a partition when bits must not depend on the machine
+constexpr int64_t kTileSharedBytes = 132 * 1024, kStreamSharedBytes = 114 * 1024, kWideStreamSharedBytes = 225 * 1024,
+                  kMlaSharedBytes = 212 * 1024;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+size_t align(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+// Largest lengths that the plan serves.
+struct Bounds {
+  int64_t tokens = 0, requests = 0;
+  int64_t query_len = 0;  // of requests that may pass the filter
+  int64_t keys = 0;       // that one request may see
+  bool any_short = false, any_long = false;
+};
+
+Bounds find_bounds(const AttentionPlanArgs& a, int32_t short_len) {
+  Bounds n;
+  n.requests = static_cast<int64_t>(a.seq_lens.size());
+  n.tokens = a.query_start_loc.empty() ? 0 : a.query_start_loc.back();
+  int64_t seq_len = a.bounds.max_seq_len, packed = 0;
+  for (size_t b = 0; b < a.seq_lens.size(); ++b) {
+    const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b];
+    if (!a.key_start_loc.empty()) packed = std::max<int64_t>(packed, a.key_start_loc[b + 1] - a.key_start_loc[b]);
+    seq_len = std::max<int64_t>(seq_len, a.seq_lens[b]);
+    n.query_len = std::max<int64_t>(n.query_len, query_len);
+    if (query_len < a.filter.min_query_len || query_len > a.filter.max_query_len) continue;
+    (query_len <= short_len ? n.any_short : n.any_long) = true;
+  }
+  n.query_len = std::min<int64_t>(std::max<int64_t>(n.query_len, a.bounds.max_query_len), a.filter.max_query_len);
+  if (a.op == AttentionOp::kVarlen) {
+    const bool bounded = !a.key_start_loc.empty() && a.bounds.max_seq_len == 0;
+    n.keys = bounded ? packed : (a.max_packed_keys > 0 ? a.max_packed_keys : seq_len);
+  } else {
+    n.keys = std::max<int64_t>(0, std::min(seq_len, a.key_end) - a.key_begin);
+  }
+  if (a.spec.sliding_window > 0) n.keys = std::min(n.keys, a.spec.sliding_window + n.query_len);
+  if (a.bounds.max_query_len > 0 || a.bounds.max_seq_len > 0) {
+    n.any_short = n.any_short || a.filter.min_query_len <= short_len;
+    n.any_long = n.any_long || n.query_len > short_len;
+  }
+  return n;
+}
+
+// Adds the partial results of a fixed split to a part.
+void set_fixed_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t partition, int32_t segments,
+                     int64_t max_query_len, int32_t granule) {
+  FixedSplit& s = part.split;
+  s.partition = partition;
+  s.segments = segments;
+  s.granule = granule;
+  const int64_t most = partition > 0 ? ceil_div(n.keys, ceil_div(partition, granule) * granule) : segments;
+  s.max_partitions = static_cast<int32_t>(std::max<int64_t>(1, most));
+  if (s.max_partitions == 1) return;
+  s.max_query_len = static_cast<int32_t>(std::min(max_query_len, n.query_len));
+  s.compact_slots = n.requests * s.max_query_len < n.tokens;
+  part.num_slots = s.compact_slots ? n.requests * s.max_query_len : n.tokens;
+  part.grid.partitions = s.max_partitions;
+  part.reduces = true;
+  const auto rows = static_cast<size_t>(part.num_slots * a.spec.num_heads * s.max_partitions);
+  part.partial_lse_offset = align(rows * static_cast<size_t>(a.spec.value_head_dim()) * sizeof(float));
+  part.workspace_bytes = part.partial_lse_offset + align(rows * sizeof(float));
+}
+
+void set_balanced(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int blocks_per_sm, const ChipLimits& chip) {
+  const int64_t row_tiles = n.tokens * a.spec.group_size() / part.stream.rows + n.requests;
+  const int64_t most = row_tiles * a.spec.num_kv_heads * std::max<int64_t>(1, ceil_div(n.keys, part.tile_keys));
+  const int64_t blocks = std::clamp<int64_t>(most, 1, static_cast<int64_t>(chip.sms) * blocks_per_sm);
+  part.balanced = true;
+  part.reduces = true;
+  part.stream.grid = dim3(static_cast<unsigned>(blocks));
+  const auto rows = static_cast<size_t>(2 * blocks * part.stream.rows);
+  part.partial_lse_offset = align(rows * static_cast<size_t>(a.spec.value_head_dim()) * sizeof(float));
+  part.tile_starts_offset = part.partial_lse_offset + align(rows * sizeof(float));
+  part.workspace_bytes = part.tile_starts_offset + align(static_cast<size_t>(n.requests + 1) * sizeof(int32_t));
+}
+
+// Decode kernels: the balanced list, or a fixed split when one is asked for.
+void set_decode_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len, int blocks_per_sm,
+                      const ChipLimits& chip) {
+  using Kind = SplitPolicy::Kind;
+  if (a.split.kind == Kind::kAuto && !a.deterministic) {
+    set_balanced(part, a, n, blocks_per_sm, chip);
+    return;
+  }
+  part.grid.tiles = static_cast<int32_t>(n.tokens * a.spec.group_size() / part.stream.rows + n.requests);
+  if (a.split.kind == Kind::kSegments) {
+    set_fixed_split(part, a, n, 0, a.split.value, short_len, part.tile_keys);
+  } else if (a.split.kind == Kind::kPartition) {
+    set_fixed_split(part, a, n, a.split.value, 1, short_len, part.tile_keys);
+  } else if (a.split.kind == Kind::kAuto) {
+    set_fixed_split(part, a, n, kDeterministicKeys, 1, short_len, part.tile_keys);
+  }
+  part.stream.grid = dim3(part.grid.tiles, a.spec.num_kv_heads, part.grid.partitions);
+}
+
+// Row-tile kernels: split only where the rows alone do not fill the chip.
+void set_tile_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len, int32_t rows,
+                    const ChipLimits& chip) {
+  using Kind = SplitPolicy::Kind;
+  constexpr int64_t kLeastKeys = 256;  // a partition's; fewer cost more to merge than they save
+  part.grid.tiles = static_cast<int32_t>(n.tokens * a.spec.group_size() / rows + n.requests);
+  if (a.split.kind == Kind::kSegments) {
+    set_fixed_split(part, a, n, 0, a.split.value, short_len, 1);
+  } else if (a.split.kind == Kind::kPartition) {
+    set_fixed_split(part, a, n, a.split.value, 1, short_len, 1);
+  } else if (a.deterministic && a.split.kind == Kind::kAuto) {
+    set_fixed_split(part, a, n, kDeterministicKeys, 1, short_len, 1);
+  } else if (a.split.kind == Kind::kAuto) {
+    const int64_t blocks = std::max<int64_t>(1, ceil_div(n.tokens * a.spec.group_size(), rows)) * a.spec.num_kv_heads;
+    const int64_t wanted = std::min(2 * chip.sms / blocks, ceil_div(n.keys, kLeastKeys));
+    if (wanted > 1) set_fixed_split(part, a, n, static_cast<int32_t>(ceil_div(ceil_div(n.keys, wanted), 64) * 64), 1, n.query_len, 1);
+  }
+}
+
+std::vector<PlanPart> plan_mla(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
+                               const ChipLimits& chip, KernelFamily family) {
+  PlanPart part;
+  part.min_query_len = a.filter.min_query_len;
+  part.max_query_len = a.filter.max_query_len;
+  const int64_t rows = a.spec.num_heads * n.query_len;
+  part.kind = KernelKind::kMla;
+  part.stream.rows = rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
+  part.tile_keys = kMlaTileKeys;
+  if (family == KernelFamily::kTuned && chip.compute_capability == 90 && part.stream.rows == 64 && mla_wgmma_serves(p)) {
+    part.kind = KernelKind::kMlaWgmma;
+    part.tile_keys = kMlaWgmmaTileKeys;
+  }
+  set_decode_split(part, a, n, short_len, 1, chip);
+  return {part};
+}
+
+// `vectors`: tensors are known to be aligned for 16-byte copies.
+std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family, bool vectors) {
+  AttentionParams p = planned_params(a);
+  const int32_t group = a.spec.group_size();
+  const int32_t short_len = std::max(1, std::min(8, kMaxStreamRows / group));
+  const Bounds n = find_bounds(a, short_len);
+  if (vectors && chip.shared_bytes >= kMlaSharedBytes && mla_serves(p)) return plan_mla(a, p, n, short_len, chip, family);
+
+  const bool wide = std::max(p.head_dim, p.head_dim_v) > 128;
+  const bool streams = vectors && stream_serves(p) && chip.shared_bytes >= (wide ? kWideStreamSharedBytes : kStreamSharedBytes);
+  std::vector<PlanPart> parts;
+  if (streams && n.any_short) {
+    PlanPart part;
+    part.kind = KernelKind::kStream;
+    part.min_query_len = a.filter.min_query_len;
+    part.max_query_len = n.any_long ? std::min(short_len, a.filter.max_query_len) : a.filter.max_query_len;
+    const int64_t rows = group * std::min<int64_t>(n.query_len, short_len);
+    part.stream.rows = rows <= 16 || wide ? 16 : 32;
+    part.tile_keys = stream_tile_keys(p);
+    set_decode_split(part, a, n, short_len, stream_blocks_per_sm(p, part.stream.rows), chip);
+    parts.push_back(part);
+  }
+  if (!parts.empty() && !n.any_long) return parts;
+  PlanPart part;
+  part.min_query_len = parts.empty() ? a.filter.min_query_len : std::max(a.filter.min_query_len, short_len + 1);
+  part.max_query_len = a.filter.max_query_len;
+  part.kind = tile_serves(p) && chip.shared_bytes >= kTileSharedBytes ? KernelKind::kTile : KernelKind::kSimt;
+  set_tile_split(part, a, n, short_len, part.kind == KernelKind::kTile ? kTileRows : kSimtTileRows, chip);
+  parts.push_back(part);
+  return parts;
+}
+
+const char* kernel_name(KernelKind kind) {
+  switch (kind) {
+    case KernelKind::kStream: return "stream_attention";
+    case KernelKind::kMla: return "mla_attention";
+    case KernelKind::kMlaWgmma: return "mla_wgmma";
+    case KernelKind::kTile: return "tile_attention";
+    case KernelKind::kSimt: return "simt_attention";
+  }
+  return "";
+}
+
+std::string describe(const PlanPart& part, int32_t num_kv_heads) {
+  if (part.balanced)
+    return fmt::format("{} ({} rows, balanced over {} blocks, {}-key tiles) + reduce", kernel_name(part.kind), part.stream.rows,
+                       part.stream.grid.x, part.tile_keys);
+  return fmt::format("{} ({} x {} blocks{}){}", kernel_name(part.kind), part.grid.tiles, num_kv_heads,
+                     part.grid.partitions > 1 ? fmt::format(" x {} partitions", part.grid.partitions) : "", part.reduces ? " + reduce" : "");
+}
+
+}  // namespace
+
+AttentionParams planned_params(const AttentionPlanArgs& a) {
+  AttentionParams p;
+  const AttentionSpec& s = a.spec;
+  p.num_heads = s.num_heads;
+  p.num_kv_heads = s.num_kv_heads;
+  p.group_size = s.group_size();
+  p.head_dim = s.head_dim;
+  p.head_dim_v = s.value_head_dim();
+  p.softmax_scale = s.softmax_scale;
+  p.soft_cap = s.logits_soft_cap;
+  p.window = s.sliding_window;
+  p.causal = s.causal;
+  p.dtype = s.dtype;
+  p.out_f32 = a.out_dtype == DType::kF32;
+  p.values_in_keys = a.op == AttentionOp::kMlaDecode;
+  p.origin = a.op == AttentionOp::kVarlen          ? KeyOrigin::kPacked
+             : a.op == AttentionOp::kPrefixPrefill ? KeyOrigin::kCacheThenPacked
+                                                   : KeyOrigin::kCache;
+  p.key_begin = a.key_begin;
+  p.key_end = a.key_end;
+  p.num_requests = static_cast<int32_t>(a.seq_lens.size());
+  p.num_tokens = a.query_start_loc.empty() ? 0 : a.query_start_loc.back();
+  p.context_filter = static_cast<int8_t>(a.filter.context);
+  p.cache_dtype = p.origin == KeyOrigin::kPacked ? s.dtype : a.cache.dtype;
+  p.q_aligned = p.packed_aligned = true;
+  if (p.origin == KeyOrigin::kPacked) return p;
+  p.block_size = a.cache.block_size;
+  p.num_blocks = static_cast<int32_t>(a.cache.num_blocks);
+  p.block_shift = std::has_single_bit(static_cast<uint32_t>(p.block_size)) ? std::countr_zero(static_cast<uint32_t>(p.block_size)) : -1;
+  p.k_addr = k_addressing(a.cache);
+  p.v_addr = v_addressing(a.cache);
+  const size_t element = size_of(a.cache.dtype);
+  p.k_chunk_stride = chunk_stride(p.k_addr, p.head_dim, nullptr, element);
+  p.v_chunk_stride = chunk_stride(p.v_addr, p.head_dim_v, nullptr, element);
+  return p;
+}
+
+Status supports_attention(const AttentionPlanArgs& args, const ChipLimits& chip) {
+  const AttentionParams p = planned_params(args);
+  const bool mla = mla_serves(p) && chip.shared_bytes >= kMlaSharedBytes;
+  const bool tile = tile_serves(p) && chip.shared_bytes >= kTileSharedBytes;
+  if (mla || tile || simt_serves(p)) return Status::ok();
+  return unsupported(fmt::format("head_dim {} and head_dim_v {} in {} do not fit the shared memory of a CUDA block", p.head_dim,
+                                 p.head_dim_v, to_string(p.dtype)));
+}
+
+Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family) {
+  SEXTANT_RETURN_IF_ERROR(supports_attention(args, chip));
+  auto plan = std::make_shared<CudaAttentionPlan>();
+  plan->args = args;
+  plan->num_requests = static_cast<int32_t>(args.seq_lens.size());
+  plan->num_tokens = args.query_start_loc.empty() ? 0 : args.query_start_loc.back();
+  if (plan->num_tokens > 0) {
+    plan->parts = plan_parts(args, chip, family, true);
+    plan->unaligned_parts = plan_parts(args, chip, family, false);
+  }
+  for (const auto* parts : {&plan->parts, &plan->unaligned_parts})
+    for (const PlanPart& part : *parts) plan->workspace = std::max(plan->workspace, part.workspace_bytes);
+  for (const PlanPart& part : plan->parts)
+    plan->text += (plan->text.empty() ? "" : "; ") + describe(part, args.spec.num_kv_heads);
+  if (plan->text.empty()) plan->text = "nothing to do";
+  plan->args.query_start_loc = plan->args.seq_lens = plan->args.key_start_loc = {};
+  return AttentionPlanPtr(std::move(plan));
+}
+
+}  // namespace sextant::cuda

@@ -1,0 +1,58 @@
+// How the CUDA device runs an attention op: which kernels, for which requests, with which grids and workspace.
+//
+// A plan knows bounds only. Everything that depends on the current lengths (which request a block works on, how its keys are
+// split, which rows are merged) is computed on the device, so that a captured graph stays right when lengths change.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "devices/cuda/kernels/launchers.h"
+#include "sextant/ops.h"
+
+namespace sextant::cuda {
+
+// What planning needs to know of the chip.
+struct ChipLimits {
+  int sms = 0;
+  int compute_capability = 0;  // 90 for sm_90
+  int64_t shared_bytes = 0;    // a block, at most
+};
+
+enum class KernelKind : uint8_t { kStream, kMla, kMlaWgmma, kTile, kSimt };
+
+// One attention kernel and its reduce, over the requests whose query length lies in [min_query_len, max_query_len].
+struct PlanPart {
+  KernelKind kind = KernelKind::kSimt;
+  int32_t min_query_len = 1, max_query_len = 0;
+  bool balanced = false;
+  bool reduces = false;
+  FixedSplit split;
+  TileGrid grid;
+  StreamPlan stream;
+  int32_t tile_keys = 0;
+  int64_t num_slots = 0;  // of partial rows under a fixed split
+  size_t partial_lse_offset = 0, tile_starts_offset = 0, workspace_bytes = 0;
+};
+
+class CudaAttentionPlan final : public AttentionPlan {
+ public:
+  size_t workspace_bytes() const override { return workspace; }
+  std::string describe() const override { return text; }
+
+  AttentionPlanArgs args;  // without its spans
+  int32_t num_tokens = 0, num_requests = 0;
+  std::vector<PlanPart> parts;
+  std::vector<PlanPart> unaligned_parts;  // when tensors turn out not to be aligned for the vector copies of `parts`
+  size_t workspace = 0;
+  std::string text;
+};
+
+Status supports_attention(const AttentionPlanArgs& args, const ChipLimits& chip);
+Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family);
+Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, const ChipLimits& chip, Stream stream);
+
+// The parameters that follow from the plan arguments alone (shapes, features).
+AttentionParams planned_params(const AttentionPlanArgs& args);
+
+}  // namespace sextant::cuda

@@ -1,0 +1,136 @@
+#include "devices/cuda/cuda_device.h"
+
+#include <cuda_runtime.h>
+#include <fmt/format.h>
+
+#include "devices/cuda/cuda_ops.h"
+#include "devices/cuda/cuda_status.h"
+#include "ops/checked_ops.h"
+
+namespace sextant::cuda {
+
+Status to_status(cudaError_t error, std::string_view what) {
+  if (error == cudaSuccess) return Status::ok();
+  cudaGetLastError();  // a launch error must not show up again in the next call
+  const StatusCode code = error == cudaErrorMemoryAllocation ? StatusCode::kResourceExhausted : StatusCode::kInternal;
+  return {code, fmt::format("{}: CUDA error {} ({})", what, cudaGetErrorName(error), cudaGetErrorString(error))};
+}
+
+namespace {
+
+// Why no device can be used, or empty.
+std::string unavailable_reason(int* count) {
+  *count = 0;
+  int driver = 0, runtime = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (driver == 0) return "no NVIDIA driver (libcuda.so.1 was not found): install the driver of this GPU";
+  const cudaError_t error = cudaGetDeviceCount(count);
+  if (error == cudaSuccess && *count > 0) return "";
+  cudaGetLastError();
+  if (error == cudaErrorInsufficientDriver)
+    return fmt::format("the NVIDIA driver serves CUDA {}.{}, this binary needs {}.{}: update the driver", driver / 1000, driver % 1000 / 10,
+                       runtime / 1000, runtime % 1000 / 10);
+  if (error == cudaErrorNoDevice || error == cudaSuccess) return "the NVIDIA driver reports no GPU";
+  return fmt::format("CUDA error {} ({})", cudaGetErrorName(error), cudaGetErrorString(error));
+}
+
+Result<DeviceInfo> describe(int index) {
+  cudaDeviceProp properties{};
+  SEXTANT_RETURN_IF_ERROR(to_status(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties"));
+  DeviceInfo info;
+  info.kind = DeviceKind::kCuda;
+  info.index = index;
+  info.name = properties.name;
+  info.architecture = fmt::format("sm_{}{}", properties.major, properties.minor);
+  info.compute_units = properties.multiProcessorCount;
+  info.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
+  info.l2_bytes = properties.l2CacheSize;
+  info.native_fp8 = DType::kF8E4M3FN;
+  info.has_tuned_kernels = properties.major == 9;
+  return info;
+}
+
+class CudaDevice final : public Device {
+ public:
+  CudaDevice(DeviceInfo info, const ChipLimits& chip)
+      : info_(std::move(info)),
+        portable_(std::make_unique<CudaOps>(info_, chip, KernelFamily::kPortable), false),
+        tuned_(std::make_unique<CudaOps>(info_, chip, KernelFamily::kTuned), false) {}
+
+  const DeviceInfo& info() const override { return info_; }
+  const Ops& ops(KernelFamily family) const override {
+    return family == KernelFamily::kTuned && info_.has_tuned_kernels ? tuned_ : portable_;
+  }
+
+  Result<void*> allocate(size_t bytes) override {
+    SEXTANT_RETURN_IF_ERROR(use());
+    void* pointer = nullptr;
+    SEXTANT_RETURN_IF_ERROR(to_status(cudaMalloc(&pointer, bytes == 0 ? 256 : bytes), fmt::format("cudaMalloc of {} bytes", bytes)));
+    return pointer;
+  }
+  void deallocate(void* pointer) override {
+    if (use()) cudaFree(pointer);
+  }
+  Status copy_to_device(void* device, const void* host, size_t bytes, Stream stream) override {
+    SEXTANT_RETURN_IF_ERROR(use());
+    return to_status(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, handle(stream)), "copy_to_device");
+  }
+  // The host may read as soon as this returns.
+  Status copy_to_host(void* host, const void* device, size_t bytes, Stream stream) override {
+    SEXTANT_RETURN_IF_ERROR(use());
+    SEXTANT_RETURN_IF_ERROR(
+        to_status(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, handle(stream)), "copy_to_host"));
+    return to_status(cudaStreamSynchronize(handle(stream)), "copy_to_host");
+  }
+  Status fill(void* device, uint8_t value, size_t bytes, Stream stream) override {
+    SEXTANT_RETURN_IF_ERROR(use());
+    return to_status(cudaMemsetAsync(device, value, bytes, handle(stream)), "fill");
+  }
+  Status synchronize(Stream stream) override {
+    SEXTANT_RETURN_IF_ERROR(use());
+    return to_status(cudaStreamSynchronize(handle(stream)), "synchronize");
+  }
+
+ private:
+  static cudaStream_t handle(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
+  Status use() const { return to_status(cudaSetDevice(info_.index), "cudaSetDevice"); }
+
+  DeviceInfo info_;
+  CheckedOps portable_, tuned_;
+};
+
+}  // namespace
+
+DeviceReport report() {
+  DeviceReport report{DeviceKind::kCuda, true, false, "", {}};
+  int count = 0;
+  report.reason = unavailable_reason(&count);
+  for (int i = 0; i < count; ++i)
+    if (auto info = describe(i)) report.devices.push_back(std::move(info).value());
+  report.available = report.reason.empty() && !report.devices.empty();
+  return report;
+}
+
+Result<std::shared_ptr<Device>> open(int index) {
+  int count = 0;
+  const std::string reason = unavailable_reason(&count);
+  if (!reason.empty()) return Status(StatusCode::kUnavailable, fmt::format("device cuda is not available: {}", reason));
+  if (index < 0 || index >= count) return invalid_argument(fmt::format("device index is {}; cuda allows 0..{}", index, count - 1));
+  auto info = describe(index);
+  if (!info) return info.status();
+  ChipLimits chip;
+  int major = 0, minor = 0, shared = 0;
+  for (const auto& [value, attribute] : {std::pair{&major, cudaDevAttrComputeCapabilityMajor},
+                                         std::pair{&minor, cudaDevAttrComputeCapabilityMinor},
+                                         std::pair{&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin}})
+    SEXTANT_RETURN_IF_ERROR(to_status(cudaDeviceGetAttribute(value, attribute, index), "cudaDeviceGetAttribute"));
+  if (major < 8)
+    return Status(StatusCode::kUnavailable, fmt::format("device cuda:{} is {} ({}); allowed: sm_80 and newer", index, info->name, info->architecture));
+  chip.sms = info->compute_units;
+  chip.compute_capability = major * 10 + minor;
+  chip.shared_bytes = shared;
+  return std::shared_ptr<Device>(std::make_shared<CudaDevice>(std::move(info).value(), chip));
+}
+
+}  // namespace sextant::cuda

@@ -1,0 +1,217 @@
+// gather_cache, context_chunk_offsets and copy_blocks.
+#include "devices/cuda/kernels/cache_kernels.h"
+#include "devices/cuda/kernels/chunks.cuh"
+
+namespace sextant::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+
+struct GatherPart {
+  const void* cache;
+  KvAddressing address;
+  const float* scale;
+  void* out;
+  int64_t token_stride, head_stride;
+  int32_t heads, chunks;
+  bool vectors;
+};
+struct GatherKernelArgs {
+  GatherPart parts[2];
+  const int32_t* block_table;
+  int64_t block_table_stride;
+  const int32_t* key_start_loc;
+  int64_t chunk_begin, max_rows;
+  int32_t num_requests, num_blocks, block_size, num_scales;
+  DType cache_dtype, out_dtype;
+};
+
+// A warp finds the request of one row; then the block copies its 8 rows together.
+__global__ void __launch_bounds__(kThreads) gather_rows(const GatherKernelArgs a) {
+  __shared__ int64_t block_of[kWarps];
+  __shared__ int32_t token_of[kWarps];
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kWarps, total = min(a.max_rows, static_cast<int64_t>(a.key_start_loc[a.num_requests]));
+  if (first >= total) return;
+  const int warp = threadIdx.x / 32;
+  if (first + warp < total) {
+    const int b = find_start_index(a.key_start_loc, a.num_requests, static_cast<int32_t>(first + warp));
+    const int64_t position = a.chunk_begin + first + warp - a.key_start_loc[b];
+    const int64_t logical = position / a.block_size;
+    const uint32_t block = static_cast<uint32_t>(a.block_table[b * a.block_table_stride + logical]);
+    block_of[warp] = min(block, static_cast<uint32_t>(a.num_blocks - 1));
+    token_of[warp] = static_cast<int32_t>(position - logical * a.block_size);
+  }
+  __syncthreads();
+  const int rows = static_cast<int>(min(static_cast<int64_t>(kWarps), total - first));
+  const uint32_t items0 = a.parts[0].heads * a.parts[0].chunks, items = items0 + a.parts[1].heads * a.parts[1].chunks;
+#pragma unroll 4
+  for (uint32_t i = threadIdx.x; i < rows * items; i += kThreads) {
+    const uint32_t row = i / items;
+    uint32_t item = i - row * items;
+    const bool second = item >= items0;
+    const GatherPart& part = a.parts[second ? 1 : 0];
+    if (second) item -= items0;
+    const uint32_t head = item / part.chunks;
+    const int32_t d = static_cast<int32_t>(item - head * part.chunks) * (part.vectors ? 8 : 1);
+    const int64_t from = cache_row(part.address, block_of[row], head, token_of[row]) + cache_dim(part.address, d);
+    const int64_t to = (first + row) * part.token_stride + head * part.head_stride + d;
+    const bool fp8 = is_fp8(a.cache_dtype);
+    const float scale = fp8 && part.scale != nullptr ? __ldg(part.scale + (a.num_scales > 1 ? head : 0)) : 1.0f;
+    if (!part.vectors) {
+      store_float(a.out_dtype, part.out, to, load_float(a.cache_dtype, part.cache, from) * scale);
+    } else if (a.cache_dtype == a.out_dtype && a.out_dtype != DType::kF32) {
+      move_chunk_16bit(part.out, to, part.cache, from);
+    } else {
+      Chunk c = load_chunk(a.cache_dtype, part.cache, from);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) c.x[e] *= scale;
+      store_chunk(a.out_dtype, part.out, to, c);
+    }
+  }
+}
+
+GatherPart make_part(const TensorView& out, const void* cache, const KvAddressing& address, const float* scale, int32_t dim,
+                     const KvCacheSpec& spec) {
+  GatherPart part{};
+  part.cache = cache;
+  part.address = address;
+  part.scale = scale;
+  part.out = out.data;
+  part.token_stride = out.stride[0];
+  part.head_stride = out.stride[1];
+  part.heads = spec.num_kv_heads;
+  part.vectors = is_vector_aligned(out) && chunk_stride(address, dim, cache, size_of(spec.dtype)) > 0;
+  part.chunks = part.vectors ? dim / 8 : dim;
+  return part;
+}
+
+// One block: an exclusive prefix sum over the requests, 1024 at a time.
+__global__ void __launch_bounds__(1024) chunk_offsets(const ContextChunkOffsetsArgs a) {
+  __shared__ int32_t warp_sums[32];
+  __shared__ int32_t carry;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  if (threadIdx.x == 0) carry = 0;
+  __syncthreads();
+  for (int first = 0; first < a.num_requests; first += 1024) {
+    const int b = first + static_cast<int>(threadIdx.x);
+    int32_t keys = 0;
+    if (b < a.num_requests) {
+      const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
+      const bool passes = query_len >= a.filter.min_query_len && query_len <= a.filter.max_query_len &&
+                          (a.filter.context == RequestFilter::Context::kAny ||
+                           (a.filter.context == RequestFilter::Context::kSome) == (seq_len > query_len));
+      const int64_t left = static_cast<int64_t>(seq_len) - query_len - a.chunk_begin;
+      if (passes) keys = static_cast<int32_t>(max(int64_t{0}, min(left, a.chunk_len)));
+    }
+    int32_t sum = keys;
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const int32_t below = __shfl_up_sync(0xffffffffu, sum, offset);
+      if (lane >= offset) sum += below;
+    }
+    if (lane == 31) warp_sums[warp] = sum;
+    __syncthreads();
+    int32_t before = carry;
+    for (int w = 0; w < warp; ++w) before += warp_sums[w];
+    if (b < a.num_requests) a.key_start_loc[b] = before + sum - keys;
+    __syncthreads();
+    if (threadIdx.x == 1023) carry = before + sum;
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) a.key_start_loc[a.num_requests] = carry;
+}
+
+// Whole blocks as bytes where a block is one dense span.
+__global__ void __launch_bounds__(kThreads) copy_block_bytes(char* k, char* v, int64_t k_bytes, int64_t v_bytes,
+                                                             const int64_t* mapping, int64_t num_blocks) {
+  const int64_t from = mapping[2 * blockIdx.y], to = mapping[2 * blockIdx.y + 1];
+  if (from < 0 || to < 0 || from >= num_blocks || to >= num_blocks) return;
+  for (int part = 0; part < 2; ++part) {
+    char* data = part == 0 ? k : v;
+    const int64_t bytes = part == 0 ? k_bytes : v_bytes;
+    if (data == nullptr) continue;
+    const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads, first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+    if (bytes % 16 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0) {
+      const uint4* source = reinterpret_cast<const uint4*>(data + from * bytes);
+      uint4* target = reinterpret_cast<uint4*>(data + to * bytes);
+      for (int64_t i = first; i < bytes / 16; i += step) target[i] = source[i];
+    } else {
+      for (int64_t i = first; i < bytes; i += step) data[to * bytes + i] = data[from * bytes + i];
+    }
+  }
+}
+
+// Element by element through the addressing rule: a caller's own strides may interleave blocks with other memory.
+__global__ void __launch_bounds__(kThreads) copy_block_elements(const CopyBlocksArgs a) {
+  const int64_t from = a.mapping[2 * blockIdx.y], to = a.mapping[2 * blockIdx.y + 1];
+  const KvCacheSpec& s = a.cache.spec;
+  if (from < 0 || to < 0 || from >= s.num_blocks || to >= s.num_blocks) return;
+  const int parts = a.cache.v == nullptr || s.layout == KvLayout::kLatent ? 1 : 2;
+  for (int part = 0; part < parts; ++part) {
+    const KvAddressing& rule = part == 0 ? a.cache.k_addr : a.cache.v_addr;
+    void* data = part == 0 ? a.cache.k : a.cache.v;
+    const int32_t dim = part == 0 ? s.head_dim : s.head_dim_v;
+    const int64_t elements = static_cast<int64_t>(s.block_size) * s.num_kv_heads * dim;
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < elements; i += static_cast<int64_t>(gridDim.x) * kThreads) {
+      const int32_t d = static_cast<int32_t>(i % dim), head = static_cast<int32_t>(i / dim % s.num_kv_heads);
+      const int32_t token = static_cast<int32_t>(i / dim / s.num_kv_heads);
+      const int64_t source = cache_row(rule, from, head, token) + cache_dim(rule, d);
+      const int64_t target = cache_row(rule, to, head, token) + cache_dim(rule, d);
+      switch (s.dtype) {
+        case DType::kF32: static_cast<uint32_t*>(data)[target] = static_cast<const uint32_t*>(data)[source]; break;
+        case DType::kF16:
+        case DType::kBF16: static_cast<uint16_t*>(data)[target] = static_cast<const uint16_t*>(data)[source]; break;
+        default: static_cast<uint8_t*>(data)[target] = static_cast<const uint8_t*>(data)[source]; break;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+cudaError_t launch_gather_cache(const GatherCacheArgs& args, cudaStream_t stream) {
+  const KvCacheSpec& spec = args.cache.spec;
+  GatherKernelArgs a{};
+  a.parts[0] = make_part(args.k, args.cache.k, args.cache.k_addr, args.cache.k_scale, spec.head_dim, spec);
+  if (!spec.is_latent()) a.parts[1] = make_part(args.v, args.cache.v, args.cache.v_addr, args.cache.v_scale, spec.head_dim_v, spec);
+  if (spec.is_latent()) a.parts[1].chunks = 1;  // no heads: no items
+  a.block_table = args.block_table;
+  a.block_table_stride = args.block_table_stride;
+  a.key_start_loc = args.key_start_loc;
+  a.chunk_begin = args.chunk_begin;
+  a.max_rows = args.max_rows;
+  a.num_requests = args.num_requests;
+  a.num_blocks = static_cast<int32_t>(spec.num_blocks);
+  a.block_size = spec.block_size;
+  a.num_scales = args.cache.num_scales;
+  a.cache_dtype = spec.dtype;
+  a.out_dtype = args.k.dtype;
+  gather_rows<<<static_cast<unsigned>((args.max_rows + kWarps - 1) / kWarps), kThreads, 0, stream>>>(a);
+  return cudaGetLastError();
+}
+
+cudaError_t launch_context_chunk_offsets(const ContextChunkOffsetsArgs& args, cudaStream_t stream) {
+  chunk_offsets<<<1, 1024, 0, stream>>>(args);
+  return cudaGetLastError();
+}
+
+cudaError_t launch_copy_blocks(const CopyBlocksArgs& args, cudaStream_t stream) {
+  const KvCacheSpec& spec = args.cache.spec;
+  constexpr int64_t kMaxPairs = 65535;  // of a grid's second extent
+  for (int64_t first = 0; first < args.num_pairs; first += kMaxPairs) {
+    const auto pairs = static_cast<unsigned>(args.num_pairs - first < kMaxPairs ? args.num_pairs - first : kMaxPairs);
+    if (spec.layout == KvLayout::kStrided) {
+      CopyBlocksArgs part = args;
+      part.mapping += 2 * first;
+      copy_block_elements<<<dim3(4, pairs), kThreads, 0, stream>>>(part);
+    } else {
+      const auto element = static_cast<int64_t>(size_of(spec.dtype));
+      copy_block_bytes<<<dim3(4, pairs), kThreads, 0, stream>>>(
+          static_cast<char*>(args.cache.k), spec.is_latent() ? nullptr : static_cast<char*>(args.cache.v),
+          args.cache.k_addr.block_stride * element, args.cache.v_addr.block_stride * element, args.mapping + 2 * first, spec.num_blocks);
+    }
+  }
+  return cudaGetLastError();
+}
+
+}  // namespace sextant::cuda

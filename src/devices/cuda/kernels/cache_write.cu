@@ -1,0 +1,138 @@
+// reshape_and_cache and concat_and_cache_mla: new tokens into the paged cache, one launch for keys and values.
+// A block takes a few tokens; a thread moves 8 elements at a time where the layout keeps 8 dims together, else one.
+#include "devices/cuda/kernels/cache_kernels.h"
+#include "devices/cuda/kernels/chunks.cuh"
+
+namespace sextant::cuda {
+
+int32_t chunk_stride(const KvAddressing& a, int32_t head_dim, const void* base, size_t element) {
+  const bool aligned = a.block_stride % 8 == 0 && a.head_stride % 8 == 0 && a.token_outer_stride % 8 == 0 &&
+                       (a.token_tile == 1 || a.token_inner_stride % 8 == 0) &&
+                       reinterpret_cast<uintptr_t>(base) % (8 * element > 16 ? 16 : 8 * element) == 0;
+  if (!aligned || head_dim % 8 != 0) return 0;
+  if (a.dim_tile == 1) return a.dim_outer_stride == 1 ? 8 : 0;
+  if (a.dim_inner_stride != 1 || a.dim_tile % 8 != 0) return 0;
+  if (a.dim_outer_stride == a.dim_tile) return 8;
+  return a.dim_tile == 8 && a.dim_outer_stride % 8 == 0 && a.dim_outer_stride < (int64_t{1} << 31) ? static_cast<int32_t>(a.dim_outer_stride) : 0;
+}
+
+bool is_vector_aligned(const TensorView& view) {
+  const size_t element = size_of(view.dtype);
+  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.stride[view.rank - 1] != 1 || view.shape[view.rank - 1] % 8 != 0)
+    return false;
+  for (int i = 0; i + 1 < view.rank; ++i)
+    if (view.stride[i] * static_cast<int64_t>(element) % 16 != 0) return false;
+  return true;
+}
+
+namespace {
+
+constexpr int kThreads = 256;
+
+// One tensor to be written: rows of `source` [T, heads, dim] at dims [dim_begin, dim_begin + dim) of the cache.
+struct WritePart {
+  const void* source;
+  int64_t token_stride, head_stride;
+  DType dtype;
+  void* cache;
+  KvAddressing address;
+  const float* scale;
+  int32_t heads, dim, dim_begin, chunks;  // chunks a head: dim / 8 when vectors work, else dim
+  bool vectors;
+};
+struct WriteArgs {
+  WritePart parts[2];
+  const int64_t* slot_mapping;
+  int64_t num_tokens, num_slots;
+  int32_t block_size, tokens_a_block, num_scales;
+  DType cache_dtype;
+};
+
+__global__ void __launch_bounds__(kThreads) cache_write(const WriteArgs a) {
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * a.tokens_a_block;
+  const int tokens = static_cast<int>(min(static_cast<int64_t>(a.tokens_a_block), a.num_tokens - first));
+  const uint32_t items0 = a.parts[0].heads * a.parts[0].chunks, items1 = a.parts[1].heads * a.parts[1].chunks;
+  const uint32_t items = items0 + items1;
+  const bool converts = is_fp8(a.cache_dtype);
+  for (uint32_t i = threadIdx.x; i < tokens * items; i += kThreads) {
+    const uint32_t t = i / items;
+    uint32_t item = i - t * items;
+    const bool second = item >= items0;
+    const WritePart& part = a.parts[second ? 1 : 0];
+    if (second) item -= items0;
+    const int64_t slot = __ldg(a.slot_mapping + first + t);
+    if (slot < 0 || slot >= a.num_slots) continue;  // a bad slot must not reach other memory
+    const int64_t block = static_cast<uint64_t>(slot) / static_cast<uint32_t>(a.block_size);
+    const int32_t token = static_cast<int32_t>(slot - block * a.block_size);
+    const uint32_t head = item / part.chunks;
+    const int32_t d = static_cast<int32_t>(item - head * part.chunks) * (part.vectors ? 8 : 1);
+    const int64_t from = (first + t) * part.token_stride + head * part.head_stride + d;
+    const int64_t to = cache_row(part.address, block, head, token) + cache_dim(part.address, part.dim_begin + d);
+    const float scale = converts && part.scale != nullptr ? __ldg(part.scale + (a.num_scales > 1 ? head : 0)) : 1.0f;
+    if (!part.vectors) {
+      store_float(a.cache_dtype, part.cache, to, load_float(part.dtype, part.source, from) / scale);
+    } else if (!converts && part.dtype != DType::kF32) {
+      move_chunk_16bit(part.cache, to, part.source, from);
+    } else {
+      Chunk c = load_chunk(part.dtype, part.source, from);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) c.x[e] /= scale;
+      store_chunk(a.cache_dtype, part.cache, to, c);
+    }
+  }
+}
+
+WritePart make_part(const TensorView& source, int32_t heads, int32_t dim, int32_t dim_begin, void* cache,
+                    const KvAddressing& address, const float* scale, const KvCacheSpec& spec) {
+  WritePart part{};
+  part.source = source.data;
+  part.token_stride = source.stride[0];
+  part.head_stride = source.rank == 3 ? source.stride[1] : 0;
+  part.dtype = source.dtype;
+  part.cache = cache;
+  part.address = address;
+  part.scale = scale;
+  part.heads = heads;
+  part.dim = dim;
+  part.dim_begin = dim_begin;
+  part.vectors = dim_begin % 8 == 0 && is_vector_aligned(source) && chunk_stride(address, dim, cache, size_of(spec.dtype)) > 0;
+  part.chunks = part.vectors ? dim / 8 : dim;
+  return part;
+}
+
+cudaError_t launch(WriteArgs& a, const KvCacheView& cache, const int64_t* slots, int64_t num_tokens, cudaStream_t stream) {
+  a.slot_mapping = slots;
+  a.num_tokens = num_tokens;
+  a.num_slots = cache.spec.num_blocks * cache.spec.block_size;
+  a.block_size = cache.spec.block_size;
+  a.num_scales = cache.num_scales;
+  a.cache_dtype = cache.spec.dtype;
+  // About four items a thread, but never so few blocks that SMs idle.
+  const int64_t items = static_cast<int64_t>(a.parts[0].heads) * a.parts[0].chunks + static_cast<int64_t>(a.parts[1].heads) * a.parts[1].chunks;
+  const int64_t wanted = 4 * kThreads / items, spread = num_tokens / 1024;
+  a.tokens_a_block = static_cast<int32_t>(wanted < 1 || spread < 1 ? 1 : wanted < spread ? wanted : spread);
+  const int64_t blocks = (num_tokens + a.tokens_a_block - 1) / a.tokens_a_block;
+  cache_write<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(a);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+cudaError_t launch_reshape_and_cache(const ReshapeAndCacheArgs& args, cudaStream_t stream) {
+  const KvCacheSpec& spec = args.cache.spec;
+  WriteArgs a{};
+  a.parts[0] = make_part(args.k, spec.num_kv_heads, spec.head_dim, 0, args.cache.k, args.cache.k_addr, args.cache.k_scale, spec);
+  a.parts[1] = make_part(args.v, spec.num_kv_heads, spec.head_dim_v, 0, args.cache.v, args.cache.v_addr, args.cache.v_scale, spec);
+  return launch(a, args.cache, args.slot_mapping, args.num_tokens, stream);
+}
+
+cudaError_t launch_concat_and_cache_mla(const ConcatAndCacheMlaArgs& args, cudaStream_t stream) {
+  const KvCacheSpec& spec = args.cache.spec;
+  WriteArgs a{};
+  a.parts[0] = make_part(args.kv_c, 1, spec.head_dim_v, 0, args.cache.k, args.cache.k_addr, args.cache.k_scale, spec);
+  a.parts[1] = make_part(args.k_pe, 1, spec.head_dim - spec.head_dim_v, spec.head_dim_v, args.cache.k, args.cache.k_addr,
+                         args.cache.k_scale, spec);
+  return launch(a, args.cache, args.slot_mapping, args.num_tokens, stream);
+}
+
+}  // namespace sextant::cuda
