@@ -88,6 +88,10 @@ void rate(const BenchCase& bench, const Ceilings& ceilings, BenchResult& result)
 Status bench_one(Device& device, const BenchPlan& plan, const LoadedModel& model, const LayerKind& kind, size_t batch,
                  const BenchArguments& arguments, Progress& progress, int64_t& done, BenchReport& bench_report) {
   const auto& [text, requests] = plan.batches[batch];
+  if (const Status valid = validate(kind.spec); !valid.is_ok()) {
+    bench_report.skipped.push_back({"all", model.shape.name, text, valid.message()});
+    return Status::ok();
+  }
   auto bench = make_bench_case(kind.spec, model.cache_dtype, arguments.shape.block_size, requests);
   if (!bench) return bench.status();
   auto inputs = AttentionInputs::make(device, kind.spec, bench->batch.query_start_loc.back(), arguments.measure.seed);

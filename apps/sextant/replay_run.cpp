@@ -94,6 +94,10 @@ std::vector<const Backend*> fitting_backends(const Device& device, const ReplayI
     if ((backend->info().category == BackendCategory::kMla) != inputs.kinds.front().mla.enabled()) continue;
     std::vector<std::string> reasons;
     for (const AttentionSpec& spec : inputs.kinds) {
+      if (const Status valid = validate(spec); !valid.is_ok()) {
+        reasons.push_back(valid.message());
+        continue;
+      }
       KvCacheSpec cache = kv_cache_for(spec, cache_dtype, block_size, 1);
       cache.layout = backend->preferred_layout(device.info(), cache_dtype);
       for (const std::string& reason : backend->reasons_against(spec, cache, device)) reasons.push_back(reason);

@@ -41,6 +41,12 @@ KindChoice choose(const Device& device, const LoadedModel& model, const LayerKin
   request.typical_context_len = arguments.typical_context_len;
   KindChoice choice;
   choice.kind = kind;
+  if (const Status valid = validate(kind.spec); !valid.is_ok()) {  // a shape that nothing here serves
+    choice.refusal = unsupported(fmt::format("layers {}: {}", layer_ranges(kind.layers), valid.message()));
+    for (const Backend* backend : all_backends())
+      choice.candidates.push_back({backend->info().name, false, {valid.message()}});
+    return choice;
+  }
   auto selection = select_backend(device, request);
   if (selection) {
     choice.chosen = selection->backend->info().name;

@@ -83,6 +83,18 @@ TEST(Select, ReadsAConfigFile) {
   EXPECT_NE(run.err.find("config.num_attention_heads is \"eight\""), std::string::npos) << run.err;
 }
 
+TEST(Select, SaysWhenNothingServesAShape) {
+  const std::string path = write_file(
+      "wide.json", R"({"hidden_size": 4096, "num_attention_heads": 8, "head_dim": 512, "num_hidden_layers": 2})");
+  const CliRun run = run_cli("select --device cpu --json --model " + path);
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_TRUE(run.json()["chosen"].is_null());
+  for (const json& candidate : run.json()["candidates"])
+    EXPECT_EQ(candidate["reasons"][0], "spec.head_dim is 512; allowed: 8..256 in steps of 8");
+  EXPECT_EQ(run_cli("bench --device cpu --batch q8 --repeats 1 --model " + path).exit_code, 1);
+  EXPECT_EQ(run_cli("replay --device cpu --requests 1 --model " + path).exit_code, 1);
+}
+
 TEST(Doctor, SaysWhatIsThereAndWhatIsMissing) {
   const CliRun run = run_cli("doctor --json");
   ASSERT_EQ(run.exit_code, 0) << run.err;
