@@ -31,7 +31,9 @@ TEST(Select, ExplainsEveryCandidate) {
   for (const json& candidate : choice["candidates"]) {
     chosen += candidate["chosen"].get<bool>() ? 1 : 0;
     EXPECT_FALSE(candidate["reasons"].empty()) << candidate["name"];
-    if (candidate["chosen"]) EXPECT_EQ(candidate["name"], choice["chosen"]);
+    if (candidate["chosen"]) {
+      EXPECT_EQ(candidate["name"], choice["chosen"]);
+    }
   }
   EXPECT_EQ(chosen, 1);
   EXPECT_TRUE(choice["warnings"].is_array());
