@@ -51,10 +51,12 @@ int main() {
   if (!plan) return std::fprintf(stderr, "%s\n", plan.status().message().c_str()), 1;
 
   // Tensors. A real engine's cache holds the earlier tokens; here every key is 0 and every value 1.
-  std::vector<float> k_cache(static_cast<size_t>(k_elements(cache_spec)), 0.0F), v_cache(static_cast<size_t>(v_elements(cache_spec)), 1.0F);
+  std::vector<float> k_cache(static_cast<size_t>(k_elements(cache_spec)), 0.0F),
+      v_cache(static_cast<size_t>(v_elements(cache_spec)), 1.0F);
   std::vector<float> q(2 * 8 * 64, 0.1F), k(2 * 2 * 64, 0.0F), v(2 * 2 * 64, 1.0F), out(2 * 8 * 64);
   const size_t workspace_bytes = ((*plan)->workspace_bytes() + 255) / 256 * 256;
-  const std::unique_ptr<void, decltype(&std::free)> workspace(std::aligned_alloc(256, workspace_bytes + 256), &std::free);
+  const std::unique_ptr<void, decltype(&std::free)> workspace(std::aligned_alloc(256, workspace_bytes + 256),
+                                                              &std::free);
 
   RunTensors tensors;
   tensors.q = make_view(q.data(), DType::kF32, {2, 8, 64});

@@ -23,10 +23,10 @@ enum class BackendCategory : uint8_t { kMha, kMla };
 const char* to_string(BackendCategory category);  // "MHA", "MLA"
 
 struct BackendInfo {
-  std::string name;                     // "TRITON_ATTN"
+  std::string name;  // "TRITON_ATTN"
   BackendCategory category;
-  KernelFamily family;                  // which kernels it is made of
-  std::string strategy;                 // one sentence
+  KernelFamily family;   // which kernels it is made of
+  std::string strategy;  // one sentence
   std::string enable() const { return "export VLLM_ATTENTION_BACKEND=" + name; }
 };
 

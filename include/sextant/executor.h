@@ -12,8 +12,8 @@ class Executor {
  public:
   virtual ~Executor() = default;
   virtual int concurrency() const = 0;  // workers, >= 1
-  // Calls task(index, worker) once for every index in [0, count), worker in [0, concurrency()), at most one call a worker
-  // at a time, and returns when all are done. Tasks do not throw. Not reentrant.
+  // Calls task(index, worker) once for every index in [0, count), worker in [0, concurrency()), at most one call a
+  // worker at a time, and returns when all are done. Tasks do not throw. Not reentrant.
   virtual void parallel_for(int64_t count, const std::function<void(int64_t index, int worker)>& task) = 0;
 };
 

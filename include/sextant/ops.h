@@ -179,8 +179,8 @@ struct MergeAttnStatesArgs {
   TensorView prefix_lse;  // fp32 [Hq, T], any strides
   TensorView suffix_out;
   TensorView suffix_lse;
-  TensorView out;  // [T, Hq, Dv]
-  TensorView lse;  // optional fp32 [Hq, T]
+  TensorView out;                            // [T, Hq, Dv]
+  TensorView lse;                            // optional fp32 [Hq, T]
   const int32_t* query_start_loc = nullptr;  // optional [B + 1]
   const int32_t* seq_lens = nullptr;         // [B] with query_start_loc
   int32_t num_requests = 0;

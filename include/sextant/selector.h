@@ -13,9 +13,9 @@ inline constexpr char kBackendVariable[] = "VLLM_ATTENTION_BACKEND";
 
 struct SelectRequest {
   AttentionSpec spec;
-  KvCacheSpec cache;                    // layout kNHD means: the chosen backend's preferred layout
-  std::optional<std::string> backend;   // explicit choice; wins over the environment, or is refused with the reason
-  bool read_environment = true;         // VLLM_ATTENTION_BACKEND
+  KvCacheSpec cache;                   // layout kNHD means: the chosen backend's preferred layout
+  std::optional<std::string> backend;  // explicit choice; wins over the environment, or is refused with the reason
+  bool read_environment = true;        // VLLM_ATTENTION_BACKEND
   // What the traffic looks like, for the automatic choice; zero: a general mix.
   int64_t typical_query_len = 0;
   int64_t typical_context_len = 0;

@@ -1,9 +1,9 @@
 /* Sextant's C ABI: the backends, the ops that engines call alone, and the selector.
  *
- * Every function that can fail returns a sextant_status; sextant_last_error() then names the field, its value and what is
- * allowed (per thread, valid until the next failing call). Nothing is written before the input has been checked. Shapes and meanings
- * are those of the C++ headers: sextant/spec.h, kv_cache.h, batch.h, backend.h and ops.h. Structs start with a size so
- * that they can grow: set it to sizeof. */
+ * Every function that can fail returns a sextant_status; sextant_last_error() then names the field, its value and what
+ * is allowed (per thread, valid until the next failing call). Nothing is written before the input has been checked.
+ * Shapes and meanings are those of the C++ headers: sextant/spec.h, kv_cache.h, batch.h, backend.h and ops.h. Structs
+ * start with a size so that they can grow: set it to sizeof. */
 #ifndef SEXTANT_SEXTANT_H_
 #define SEXTANT_SEXTANT_H_
 
@@ -39,7 +39,12 @@ typedef enum sextant_dtype {
   SEXTANT_INT64 = 7
 } sextant_dtype;
 
-typedef enum sextant_device_kind { SEXTANT_CPU = 0, SEXTANT_CUDA = 1, SEXTANT_HIP = 2, SEXTANT_HIP_EMULATED = 3 } sextant_device_kind;
+typedef enum sextant_device_kind {
+  SEXTANT_CPU = 0,
+  SEXTANT_CUDA = 1,
+  SEXTANT_HIP = 2,
+  SEXTANT_HIP_EMULATED = 3
+} sextant_device_kind;
 typedef enum sextant_kernel_family { SEXTANT_PORTABLE = 0, SEXTANT_TUNED = 1 } sextant_kernel_family;
 typedef enum sextant_kv_layout {
   SEXTANT_NHD = 0,
@@ -141,18 +146,21 @@ int32_t sextant_backend_count(void);
 const char* sextant_backend_name(int32_t index); /* NULL past the end */
 
 /* Chooses a backend: `name` (or NULL), else VLLM_ATTENTION_BACKEND, else automatically. `*chosen` is a static string;
- * `explanation`, if not NULL, receives JSON {chosen, source, candidates, warnings}: free it with sextant_free_string. */
-sextant_status sextant_select(const sextant_device* device, const sextant_attention_spec* spec, const sextant_kv_cache_spec* cache,
-                              const char* name, const char** chosen, char** explanation);
+ * `explanation`, if not NULL, receives JSON {chosen, source, candidates, warnings}: free it with sextant_free_string.
+ */
+sextant_status sextant_select(const sextant_device* device, const sextant_attention_spec* spec,
+                              const sextant_kv_cache_spec* cache, const char* name, const char** chosen,
+                              char** explanation);
 void sextant_free_string(char* text);
 
 /* Resolves layout -1 and gives the number of elements of K and V for spec->num_blocks. */
-sextant_status sextant_kv_cache_layout(const sextant_device* device, const char* backend, const sextant_kv_cache_spec* spec,
-                                       int32_t* layout, int64_t* k_elements, int64_t* v_elements);
+sextant_status sextant_kv_cache_layout(const sextant_device* device, const char* backend,
+                                       const sextant_kv_cache_spec* spec, int32_t* layout, int64_t* k_elements,
+                                       int64_t* v_elements);
 
 sextant_status sextant_plan_make(const sextant_device* device, const char* backend, const sextant_attention_spec* spec,
-                                 const sextant_kv_cache_spec* cache, const sextant_batch* batch, const sextant_plan_options* options,
-                                 sextant_plan** plan);
+                                 const sextant_kv_cache_spec* cache, const sextant_batch* batch,
+                                 const sextant_plan_options* options, sextant_plan** plan);
 void sextant_plan_free(sextant_plan* plan);
 size_t sextant_plan_workspace_bytes(const sextant_plan* plan);
 const char* sextant_plan_describe(const sextant_plan* plan); /* one line an op */
@@ -161,28 +169,30 @@ const char* sextant_plan_describe(const sextant_plan* plan); /* one line an op *
 sextant_status sextant_plan_run(const sextant_plan* plan, const sextant_run_tensors* tensors, void* stream);
 
 /* Ops that engines call alone; see ops.h. */
-sextant_status sextant_reshape_and_cache(const sextant_device* device, int32_t family, const sextant_tensor* k, const sextant_tensor* v,
-                                         const int64_t* slot_mapping, int64_t num_tokens, const sextant_kv_cache* cache, void* stream);
+sextant_status sextant_reshape_and_cache(const sextant_device* device, int32_t family, const sextant_tensor* k,
+                                         const sextant_tensor* v, const int64_t* slot_mapping, int64_t num_tokens,
+                                         const sextant_kv_cache* cache, void* stream);
 sextant_status sextant_concat_and_cache_mla(const sextant_device* device, int32_t family, const sextant_tensor* kv_c,
                                             const sextant_tensor* k_pe, const int64_t* slot_mapping, int64_t num_tokens,
                                             const sextant_kv_cache* cache, void* stream);
 sextant_status sextant_merge_attn_states(const sextant_device* device, int32_t family, const sextant_tensor* prefix_out,
                                          const sextant_tensor* prefix_lse, const sextant_tensor* suffix_out,
-                                         const sextant_tensor* suffix_lse, const sextant_tensor* out, const sextant_tensor* lse,
-                                         void* stream);
+                                         const sextant_tensor* suffix_lse, const sextant_tensor* out,
+                                         const sextant_tensor* lse, void* stream);
 sextant_status sextant_gather_cache(const sextant_device* device, int32_t family, const sextant_kv_cache* cache,
                                     const int32_t* block_table, int64_t block_table_stride, int32_t num_requests,
-                                    const int32_t* key_start_loc, int64_t chunk_begin, int64_t max_rows, const sextant_tensor* k,
-                                    const sextant_tensor* v, void* stream);
-sextant_status sextant_copy_blocks(const sextant_device* device, int32_t family, const sextant_kv_cache* cache, const int64_t* mapping,
-                                   int64_t num_pairs, void* stream);
+                                    const int32_t* key_start_loc, int64_t chunk_begin, int64_t max_rows,
+                                    const sextant_tensor* k, const sextant_tensor* v, void* stream);
+sextant_status sextant_copy_blocks(const sextant_device* device, int32_t family, const sextant_kv_cache* cache,
+                                   const int64_t* mapping, int64_t num_pairs, void* stream);
 
-/* Dense (varlen) attention over packed q, k, v: q [T, Hq, D], k [Tk, Hkv, D], v [Tk, Hkv, Dv]; causal is bottom-right. The
- * start locations are host arrays for the plan and device arrays for the run. */
+/* Dense (varlen) attention over packed q, k, v: q [T, Hq, D], k [Tk, Hkv, D], v [Tk, Hkv, Dv]; causal is bottom-right.
+ * The start locations are host arrays for the plan and device arrays for the run. */
 typedef struct sextant_attention_plan sextant_attention_plan;
-sextant_status sextant_varlen_plan_make(const sextant_device* device, int32_t family, const sextant_attention_spec* spec,
-                                        int32_t num_requests, const int32_t* query_start_loc, const int32_t* key_start_loc,
-                                        int32_t lse_out, sextant_attention_plan** plan);
+sextant_status sextant_varlen_plan_make(const sextant_device* device, int32_t family,
+                                        const sextant_attention_spec* spec, int32_t num_requests,
+                                        const int32_t* query_start_loc, const int32_t* key_start_loc, int32_t lse_out,
+                                        sextant_attention_plan** plan);
 void sextant_attention_plan_free(sextant_attention_plan* plan);
 size_t sextant_attention_plan_workspace_bytes(const sextant_attention_plan* plan);
 /* seq_lens: device int32 [num_requests], the keys of each request. */
@@ -191,14 +201,16 @@ sextant_status sextant_varlen_run(const sextant_attention_plan* plan, const sext
                                   const int32_t* query_start_loc, const int32_t* key_start_loc, const int32_t* seq_lens,
                                   const float* sinks, const float* alibi_slopes, void* workspace, void* stream);
 
-/* mla_decode over a latent cache: q [T, N, rank + rope], out [T, N, rank]; spec.num_kv_heads 1. The batch on the host for
- * the plan and on the device for the run. */
-sextant_status sextant_mla_decode_plan_make(const sextant_device* device, int32_t family, const sextant_attention_spec* spec,
-                                            const sextant_kv_cache_spec* cache, int32_t num_requests, const int32_t* query_start_loc,
+/* mla_decode over a latent cache: q [T, N, rank + rope], out [T, N, rank]; spec.num_kv_heads 1. The batch on the host
+ * for the plan and on the device for the run. */
+sextant_status sextant_mla_decode_plan_make(const sextant_device* device, int32_t family,
+                                            const sextant_attention_spec* spec, const sextant_kv_cache_spec* cache,
+                                            int32_t num_requests, const int32_t* query_start_loc,
                                             const int32_t* seq_lens, int32_t lse_out, sextant_attention_plan** plan);
-sextant_status sextant_mla_decode_run(const sextant_attention_plan* plan, const sextant_tensor* q, const sextant_kv_cache* cache,
-                                      const int32_t* block_table, int64_t block_table_stride, const sextant_tensor* out,
-                                      const sextant_tensor* lse, const int32_t* query_start_loc, const int32_t* seq_lens, void* workspace,
+sextant_status sextant_mla_decode_run(const sextant_attention_plan* plan, const sextant_tensor* q,
+                                      const sextant_kv_cache* cache, const int32_t* block_table,
+                                      int64_t block_table_stride, const sextant_tensor* out, const sextant_tensor* lse,
+                                      const int32_t* query_start_loc, const int32_t* seq_lens, void* workspace,
                                       void* stream);
 
 #ifdef __cplusplus

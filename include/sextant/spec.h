@@ -17,17 +17,17 @@ struct MlaSpec {
 };
 
 struct AttentionSpec {
-  int32_t num_heads = 0;     // query heads
-  int32_t num_kv_heads = 0;  // divides num_heads; for MLA equal to num_heads
-  int32_t head_dim = 0;      // of Q and K: 8..256 in steps of 8 (MLA: nope + rope)
-  int32_t head_dim_v = 0;    // of V; 0 means head_dim
-  float softmax_scale = 0;   // explicit; > 0 and finite
-  bool causal = true;        // bottom-right aligned: query i of a request sits at seq_len - query_len + i
-  int32_t sliding_window = 0;    // keep the W newest keys, own position included; 0 = no window
-  float logits_soft_cap = 0;     // cap * tanh(score / cap); 0 = none
-  bool has_sinks = false;        // one learned logit a query head joins the softmax's denominator
-  bool has_alibi = false;        // score += slope[head] * (key_position - context_len)
-  DType dtype = DType::kBF16;    // of q, k, v and out
+  int32_t num_heads = 0;       // query heads
+  int32_t num_kv_heads = 0;    // divides num_heads; for MLA equal to num_heads
+  int32_t head_dim = 0;        // of Q and K: 8..256 in steps of 8 (MLA: nope + rope)
+  int32_t head_dim_v = 0;      // of V; 0 means head_dim
+  float softmax_scale = 0;     // explicit; > 0 and finite
+  bool causal = true;          // bottom-right aligned: query i of a request sits at seq_len - query_len + i
+  int32_t sliding_window = 0;  // keep the W newest keys, own position included; 0 = no window
+  float logits_soft_cap = 0;   // cap * tanh(score / cap); 0 = none
+  bool has_sinks = false;      // one learned logit a query head joins the softmax's denominator
+  bool has_alibi = false;      // score += slope[head] * (key_position - context_len)
+  DType dtype = DType::kBF16;  // of q, k, v and out
   MlaSpec mla;
 
   int32_t value_head_dim() const { return head_dim_v ? head_dim_v : head_dim; }

@@ -43,8 +43,8 @@ Status unsupported(std::string message);
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::move(value)) {}          // NOLINT(google-explicit-constructor)
-  Result(Status status) : state_(std::move(status)) {}   // NOLINT(google-explicit-constructor)
+  Result(T value) : state_(std::move(value)) {}         // NOLINT(google-explicit-constructor)
+  Result(Status status) : state_(std::move(status)) {}  // NOLINT(google-explicit-constructor)
 
   bool is_ok() const { return std::holds_alternative<T>(state_); }
   explicit operator bool() const { return is_ok(); }
@@ -62,9 +62,9 @@ class [[nodiscard]] Result {
 };
 
 // Leaves the enclosing function with the status unless it is ok.
-#define SEXTANT_RETURN_IF_ERROR(expression)            \
-  do {                                                 \
-    ::sextant::Status sextant_status_ = (expression);  \
+#define SEXTANT_RETURN_IF_ERROR(expression)               \
+  do {                                                    \
+    ::sextant::Status sextant_status_ = (expression);     \
     if (!sextant_status_.is_ok()) return sextant_status_; \
   } while (false)
 

@@ -23,12 +23,10 @@ enum class DType : uint8_t {
   kI64,
 };
 
-size_t size_of(DType dtype);             // bytes an element
-const char* to_string(DType dtype);      // "bf16", "fp8_e4m3fn", ...
+size_t size_of(DType dtype);                       // bytes an element
+const char* to_string(DType dtype);                // "bf16", "fp8_e4m3fn", ...
 Result<DType> parse_dtype(std::string_view name);  // also torch's names ("bfloat16", "float8_e4m3fn")
-constexpr bool is_fp8(DType d) {
-  return d == DType::kF8E4M3FN || d == DType::kF8E4M3FNUZ || d == DType::kF8E5M2;
-}
+constexpr bool is_fp8(DType d) { return d == DType::kF8E4M3FN || d == DType::kF8E4M3FNUZ || d == DType::kF8E5M2; }
 constexpr bool is_float(DType d) { return d != DType::kI32 && d != DType::kI64; }
 
 enum class DeviceKind : uint8_t { kCpu, kCuda, kHip, kHipEmulated };
@@ -41,8 +39,10 @@ const char* to_string(KernelFamily family);
 
 // LSE conventions differ between projects, so base and layout are types, never a convention.
 enum class LseBase : uint8_t { kNatural, kLog2 };
-enum class LseLayout : uint8_t { kHeadsTokens /* [num_heads, num_tokens] */,
-                                 kTokensHeads /* [num_tokens, num_heads] */ };
+enum class LseLayout : uint8_t {
+  kHeadsTokens /* [num_heads, num_tokens] */,
+  kTokensHeads /* [num_tokens, num_heads] */
+};
 
 inline constexpr int kMaxRank = 6;
 
@@ -58,7 +58,9 @@ struct TensorView {
   int64_t num_elements() const;
   bool is_contiguous() const;
   template <class T>
-  T* as() const { return static_cast<T*>(data); }
+  T* as() const {
+    return static_cast<T*>(data);
+  }
 };
 
 // A contiguous row-major view.

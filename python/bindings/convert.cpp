@@ -9,12 +9,18 @@ namespace {
 
 const char* exception_of(StatusCode code) {
   switch (code) {
-    case StatusCode::kInvalidArgument: return "SextantInvalidArgument";
-    case StatusCode::kUnsupported: return "SextantUnsupported";
-    case StatusCode::kNotFound: return "SextantNotFound";
-    case StatusCode::kResourceExhausted: return "SextantResourceExhausted";
-    case StatusCode::kUnavailable: return "SextantUnavailable";
-    default: return "SextantInternal";
+    case StatusCode::kInvalidArgument:
+      return "SextantInvalidArgument";
+    case StatusCode::kUnsupported:
+      return "SextantUnsupported";
+    case StatusCode::kNotFound:
+      return "SextantNotFound";
+    case StatusCode::kResourceExhausted:
+      return "SextantResourceExhausted";
+    case StatusCode::kUnavailable:
+      return "SextantUnavailable";
+    default:
+      return "SextantInternal";
   }
 }
 
@@ -32,15 +38,18 @@ DType dtype_from(const char* field, DLDataType type) {
     if (type.code == kDLInt && type.bits == 32) return DType::kI32;
     if (type.code == kDLInt && type.bits == 64) return DType::kI64;
   }
-  raise_invalid(std::string(field) + " has a dtype of code " + std::to_string(type.code) + " and " + std::to_string(type.bits) +
-                " bits; allowed: fp32, fp16, bf16, fp8_*, uint8 (fp8 bytes), int32, int64");
+  raise_invalid(std::string(field) + " has a dtype of code " + std::to_string(type.code) + " and " +
+                std::to_string(type.bits) + " bits; allowed: fp32, fp16, bf16, fp8_*, uint8 (fp8 bytes), int32, int64");
 }
 
 bool lives_on(DLDevice device, DeviceKind kind) {
   switch (kind) {
-    case DeviceKind::kCuda: return device.device_type == kDLCUDA || device.device_type == kDLCUDAManaged;
-    case DeviceKind::kHip: return device.device_type == kDLROCM;
-    default: return device.device_type == kDLCPU || device.device_type == kDLCUDAHost;
+    case DeviceKind::kCuda:
+      return device.device_type == kDLCUDA || device.device_type == kDLCUDAManaged;
+    case DeviceKind::kHip:
+      return device.device_type == kDLROCM;
+    default:
+      return device.device_type == kDLCPU || device.device_type == kDLCUDAHost;
   }
 }
 
@@ -61,7 +70,8 @@ float number(const Json& json, const char* field, float fallback) {
 
 DType dtype_field(const Json& json, const char* field) {
   const auto it = json.find(field);
-  if (it == json.end() || !it->is_string()) raise_invalid(std::string(field) + " is missing; allowed: a dtype's name, such as \"bf16\"");
+  if (it == json.end() || !it->is_string())
+    raise_invalid(std::string(field) + " is missing; allowed: a dtype's name, such as \"bf16\"");
   return value_or_raise(parse_dtype(it->get<std::string>()));
 }
 
@@ -92,8 +102,8 @@ AttentionSpec spec_from(const Json& json) {
   spec.has_sinks = integer(json, "has_sinks", 0) != 0;
   spec.has_alibi = integer(json, "has_alibi", 0) != 0;
   spec.dtype = dtype_field(json, "dtype");
-  spec.mla = {integer(json, "kv_lora_rank", 0), integer(json, "qk_nope_head_dim", 0), integer(json, "qk_rope_head_dim", 0),
-              integer(json, "v_head_dim", 0)};
+  spec.mla = {integer(json, "kv_lora_rank", 0), integer(json, "qk_nope_head_dim", 0),
+              integer(json, "qk_rope_head_dim", 0), integer(json, "v_head_dim", 0)};
   raise_unless_ok(validate(spec));
   return spec;
 }
@@ -132,7 +142,8 @@ sextant::TensorView view_from(const char* field, const Tensor& tensor, DeviceKin
   sextant::TensorView view;
   view.dtype = dtype_from(field, tensor.dtype());
   view.rank = tensor.ndim();
-  if (view.rank > kMaxRank) raise_invalid(std::string(field) + " has rank " + std::to_string(view.rank) + "; allowed: at most 6");
+  if (view.rank > kMaxRank)
+    raise_invalid(std::string(field) + " has rank " + std::to_string(view.rank) + "; allowed: at most 6");
   view.data = static_cast<char*>(tensor.data_ptr()) + tensor.byte_offset();
   int64_t dense = 1;
   for (int i = view.rank - 1; i >= 0; --i) {
@@ -164,7 +175,8 @@ sextant::TensorView checked_array(const char* field, const OptionalTensor& tenso
   const sextant::TensorView view = view_from(field, tensor, device);
   if (!tensor.has_value()) return view;
   if (view.dtype != dtype_of<T>())
-    raise_invalid(std::string(field) + " has dtype " + to_string(view.dtype) + "; allowed: " + to_string(dtype_of<T>()));
+    raise_invalid(std::string(field) + " has dtype " + to_string(view.dtype) +
+                  "; allowed: " + to_string(dtype_of<T>()));
   if (!view.is_contiguous()) raise_invalid(std::string(field) + " is not contiguous; allowed: contiguous");
   return view;
 }

@@ -23,7 +23,9 @@ class HandleTable {
   std::shared_ptr<T> get(int64_t handle) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto it = objects_.find(handle);
-    if (it == objects_.end()) raise(invalid_argument(std::string(what_) + " handle is " + std::to_string(handle) + "; allowed: a live " + what_));
+    if (it == objects_.end())
+      raise(
+          invalid_argument(std::string(what_) + " handle is " + std::to_string(handle) + "; allowed: a live " + what_));
     return it->second;
   }
   void remove(int64_t handle) {

@@ -35,7 +35,8 @@ int64_t varlen_make(const String& description, OptionalTensor query_start_loc, O
   args.query_start_loc = host_array_from<int32_t>("query_start_loc", query_start_loc);
   args.key_start_loc = host_array_from<int32_t>("key_start_loc", key_start_loc);
   std::vector<int32_t> seq_lens;
-  for (size_t b = 0; b + 1 < args.key_start_loc.size(); ++b) seq_lens.push_back(args.key_start_loc[b + 1] - args.key_start_loc[b]);
+  for (size_t b = 0; b + 1 < args.key_start_loc.size(); ++b)
+    seq_lens.push_back(args.key_start_loc[b + 1] - args.key_start_loc[b]);
   args.seq_lens = seq_lens;
   args.max_packed_keys = args.key_start_loc.empty() ? 0 : args.key_start_loc.back();
   args.lse_out = json.value("lse_out", false);
@@ -45,11 +46,14 @@ int64_t varlen_make(const String& description, OptionalTensor query_start_loc, O
 }
 
 void varlen_free(int64_t handle) { varlen_plans().remove(handle); }
-int64_t varlen_workspace_bytes(int64_t handle) { return static_cast<int64_t>(varlen_plans().get(handle)->plan->workspace_bytes()); }
+int64_t varlen_workspace_bytes(int64_t handle) {
+  return static_cast<int64_t>(varlen_plans().get(handle)->plan->workspace_bytes());
+}
 
-void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor v, OptionalTensor out, OptionalTensor lse,
-                OptionalTensor query_start_loc, OptionalTensor key_start_loc, OptionalTensor seq_lens, OptionalTensor sinks,
-                OptionalTensor alibi_slopes, OptionalTensor workspace, int64_t stream) {
+void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor v, OptionalTensor out,
+                OptionalTensor lse, OptionalTensor query_start_loc, OptionalTensor key_start_loc,
+                OptionalTensor seq_lens, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor workspace,
+                int64_t stream) {
   const auto plan = varlen_plans().get(handle);
   const DeviceKind device = plan->device->info().kind;
   AttentionArgs args;
@@ -64,7 +68,8 @@ void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTens
   args.sinks = array_from<float>("sinks", sinks, device);
   args.alibi_slopes = array_from<float>("alibi_slopes", alibi_slopes, device);
   const sextant::TensorView scratch = view_from("workspace", workspace, device);
-  if (static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) < plan->plan->workspace_bytes() && plan->plan->workspace_bytes() > 0)
+  if (static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) < plan->plan->workspace_bytes() &&
+      plan->plan->workspace_bytes() > 0)
     raise({StatusCode::kResourceExhausted, "workspace is " + to_string(scratch) + "; allowed: at least " +
                                                std::to_string(plan->plan->workspace_bytes()) + " bytes"});
   args.workspace = scratch.data;
@@ -72,8 +77,8 @@ void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTens
 }
 
 // {device, device_index, family}
-void merge_attn_states(const String& description, Tensor prefix_out, Tensor prefix_lse, Tensor suffix_out, Tensor suffix_lse, Tensor out,
-                       OptionalTensor lse, int64_t stream) {
+void merge_attn_states(const String& description, Tensor prefix_out, Tensor prefix_lse, Tensor suffix_out,
+                       Tensor suffix_lse, Tensor out, OptionalTensor lse, int64_t stream) {
   const Json json = parse_json(description);
   const auto device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
   const DeviceKind kind = device->info().kind;
@@ -88,8 +93,8 @@ void merge_attn_states(const String& description, Tensor prefix_out, Tensor pref
 }
 
 // {device, device_index, family, cache}
-void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slot_mapping, Tensor k_cache, Tensor v_cache,
-                       OptionalTensor k_scale, OptionalTensor v_scale, int64_t stream) {
+void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slot_mapping, Tensor k_cache,
+                       Tensor v_cache, OptionalTensor k_scale, OptionalTensor v_scale, int64_t stream) {
   const Json json = parse_json(description);
   const auto device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
   const DeviceKind kind = device->info().kind;
@@ -99,10 +104,13 @@ void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slo
   args.v = view_from("v", v, kind);
   args.slot_mapping = array_from<int64_t>("slot_mapping", OptionalTensor(slot_mapping), kind);
   args.num_tokens = slot_mapping.numel();
-  const sextant::TensorView k_memory = view_from("k_cache", k_cache, kind), v_memory = view_from("v_cache", v_cache, kind);
-  if (k_memory.num_elements() < k_elements(spec) || v_memory.num_elements() < v_elements(spec) || !k_memory.is_contiguous() || !v_memory.is_contiguous())
-    raise(invalid_argument("k_cache is " + to_string(k_memory) + " and v_cache " + to_string(v_memory) + "; allowed: contiguous, at least " +
-                           std::to_string(k_elements(spec)) + " and " + std::to_string(v_elements(spec)) + " elements"));
+  const sextant::TensorView k_memory = view_from("k_cache", k_cache, kind),
+                            v_memory = view_from("v_cache", v_cache, kind);
+  if (k_memory.num_elements() < k_elements(spec) || v_memory.num_elements() < v_elements(spec) ||
+      !k_memory.is_contiguous() || !v_memory.is_contiguous())
+    raise(invalid_argument("k_cache is " + to_string(k_memory) + " and v_cache " + to_string(v_memory) +
+                           "; allowed: contiguous, at least " + std::to_string(k_elements(spec)) + " and " +
+                           std::to_string(v_elements(spec)) + " elements"));
   args.cache = make_kv_cache_view(spec, k_memory.data, v_memory.data);
   args.cache.k_scale = array_from<float>("k_scale", k_scale, kind);
   args.cache.v_scale = array_from<float>("v_scale", v_scale, kind);

@@ -20,46 +20,57 @@ HandleTable<PlanHandle>& plans() {
 }
 
 // NHD and HND caches may be strided parts of a larger tensor (vLLM keeps K and V of a head side by side).
-void use_strides(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache, int32_t dim, KvAddressing& address) {
+void use_strides(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache, int32_t dim,
+                 KvAddressing& address) {
   const bool nhd = cache.layout == KvLayout::kNHD;
   const int64_t tokens = cache.block_size, heads = cache.num_kv_heads;
   const size_t token_at = nhd ? 1 : 2, head_at = nhd ? 2 : 1;
-  if (view.rank != 4 || view.shape[0] < cache.num_blocks || view.shape[token_at] != tokens || view.shape[head_at] != heads ||
-      view.shape[3] != dim || view.stride[3] != 1)
-    raise(invalid_argument(std::string(field) + " is " + to_string(view) + ", not contiguous; allowed: contiguous, or " +
-                           to_string(cache.layout) + " with last stride 1"));
+  if (view.rank != 4 || view.shape[0] < cache.num_blocks || view.shape[token_at] != tokens ||
+      view.shape[head_at] != heads || view.shape[3] != dim || view.stride[3] != 1)
+    raise(invalid_argument(std::string(field) + " is " + to_string(view) +
+                           ", not contiguous; allowed: contiguous, or " + to_string(cache.layout) +
+                           " with last stride 1"));
   address.block_stride = view.stride[0];
   address.token_outer_stride = view.stride[token_at];
   address.head_stride = view.stride[head_at];
 }
 
-void* cache_memory(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache, int64_t elements, int32_t dim,
-                   KvAddressing& address) {
+void* cache_memory(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache, int64_t elements,
+                   int32_t dim, KvAddressing& address) {
   if (size_of(view.dtype) != size_of(cache.dtype) || (!is_fp8(cache.dtype) && view.dtype != cache.dtype))
-    raise(invalid_argument(std::string(field) + " has dtype " + to_string(view.dtype) + "; allowed: " + to_string(cache.dtype)));
+    raise(invalid_argument(std::string(field) + " has dtype " + to_string(view.dtype) +
+                           "; allowed: " + to_string(cache.dtype)));
   if (!view.is_contiguous()) {
     const bool plain = cache.layout == KvLayout::kNHD || cache.layout == KvLayout::kHND;
-    if (!plain) raise(invalid_argument(std::string(field) + " is " + to_string(view) + ", not contiguous; layout " + to_string(cache.layout) + " allows contiguous"));
+    if (!plain)
+      raise(invalid_argument(std::string(field) + " is " + to_string(view) + ", not contiguous; layout " +
+                             to_string(cache.layout) + " allows contiguous"));
     use_strides(field, view, cache, dim, address);
   } else if (view.num_elements() < elements) {
-    raise(invalid_argument(std::string(field) + " is " + to_string(view) + "; allowed: at least " + std::to_string(elements) + " elements"));
+    raise(invalid_argument(std::string(field) + " is " + to_string(view) + "; allowed: at least " +
+                           std::to_string(elements) + " elements"));
   }
   return view.data;
 }
 
-KvCacheView cache_view_from(const OptionalTensor& k, const OptionalTensor& v, const KvCacheSpec& cache, DeviceKind device) {
+KvCacheView cache_view_from(const OptionalTensor& k, const OptionalTensor& v, const KvCacheSpec& cache,
+                            DeviceKind device) {
   KvCacheView view = make_kv_cache_view(cache, nullptr, nullptr);
-  if (k.has_value()) view.k = cache_memory("k_cache", view_from("k_cache", k, device), cache, k_elements(cache), cache.head_dim, view.k_addr);
+  if (k.has_value())
+    view.k =
+        cache_memory("k_cache", view_from("k_cache", k, device), cache, k_elements(cache), cache.head_dim, view.k_addr);
   if (cache.is_latent())
     view.v = view.k;
   else if (v.has_value())
-    view.v = cache_memory("v_cache", view_from("v_cache", v, device), cache, v_elements(cache), cache.head_dim_v, view.v_addr);
+    view.v = cache_memory("v_cache", view_from("v_cache", v, device), cache, v_elements(cache), cache.head_dim_v,
+                          view.v_addr);
   return view;
 }
 
-// Description: {device, device_index, backend, spec, cache, options, max_blocks_per_request, shared_prefix_len}. Arrays on the host.
-int64_t plan_make(const String& description, OptionalTensor query_start_loc, OptionalTensor seq_lens, OptionalTensor block_table,
-                  OptionalTensor slot_mapping) {
+// Description: {device, device_index, backend, spec, cache, options, max_blocks_per_request, shared_prefix_len}. Arrays
+// on the host.
+int64_t plan_make(const String& description, OptionalTensor query_start_loc, OptionalTensor seq_lens,
+                  OptionalTensor block_table, OptionalTensor slot_mapping) {
   const Json json = parse_json(description);
   PlanHandle handle;
   handle.device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
@@ -90,11 +101,12 @@ String plan_info(int64_t handle) {
       .dump();
 }
 
-void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor v, OptionalTensor out, OptionalTensor lse,
-              OptionalTensor kv_c, OptionalTensor k_pe, OptionalTensor kv_b_proj, OptionalTensor k_cache, OptionalTensor v_cache,
-              OptionalTensor k_scale, OptionalTensor v_scale, OptionalTensor query_start_loc, OptionalTensor seq_lens,
-              OptionalTensor block_table, OptionalTensor slot_mapping, OptionalTensor sinks, OptionalTensor alibi_slopes,
-              OptionalTensor workspace, int64_t stream) {
+void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor v, OptionalTensor out,
+              OptionalTensor lse, OptionalTensor kv_c, OptionalTensor k_pe, OptionalTensor kv_b_proj,
+              OptionalTensor k_cache, OptionalTensor v_cache, OptionalTensor k_scale, OptionalTensor v_scale,
+              OptionalTensor query_start_loc, OptionalTensor seq_lens, OptionalTensor block_table,
+              OptionalTensor slot_mapping, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor workspace,
+              int64_t stream) {
   const auto plan = plans().get(handle);
   const DeviceKind device = plan->device->info().kind;
   const KvCacheSpec& cache = plan->plan->request().cache;

@@ -15,9 +15,11 @@ namespace {
 
 Status check_options(const PlanOptions& options) {
   if (options.decode_max_query_len < 0)
-    return invalid_argument(fmt::format("options.decode_max_query_len is {}; allowed: >= 0", options.decode_max_query_len));
+    return invalid_argument(
+        fmt::format("options.decode_max_query_len is {}; allowed: >= 0", options.decode_max_query_len));
   if (options.chunk_workspace_rows < 0)
-    return invalid_argument(fmt::format("options.chunk_workspace_rows is {}; allowed: >= 0", options.chunk_workspace_rows));
+    return invalid_argument(
+        fmt::format("options.chunk_workspace_rows is {}; allowed: >= 0", options.chunk_workspace_rows));
   if (options.bounds.max_query_len < 0 || options.bounds.max_seq_len < 0)
     return invalid_argument(fmt::format("options.bounds are {} and {}; allowed: >= 0", options.bounds.max_query_len,
                                         options.bounds.max_seq_len));
@@ -34,8 +36,9 @@ Status check_cache_fits(const AttentionSpec& spec, const KvCacheSpec& cache) {
     return invalid_argument(fmt::format("cache.layout is {}; this spec allows {}", to_string(cache.layout),
                                         mla ? "latent" : "every layout but latent"));
   if (cache.num_kv_heads != heads || cache.head_dim != dim || cache.head_dim_v != dim_v)
-    return invalid_argument(fmt::format("cache has num_kv_heads {}, head_dim {}, head_dim_v {}; this spec allows {}, {}, {}",
-                                        cache.num_kv_heads, cache.head_dim, cache.head_dim_v, heads, dim, dim_v));
+    return invalid_argument(
+        fmt::format("cache has num_kv_heads {}, head_dim {}, head_dim_v {}; this spec allows {}, {}, {}",
+                    cache.num_kv_heads, cache.head_dim, cache.head_dim_v, heads, dim, dim_v));
   if (!is_fp8(cache.dtype) && cache.dtype != spec.dtype)
     return invalid_argument(fmt::format("cache.dtype is {}; allowed: {} (spec.dtype) or fp8_*", to_string(cache.dtype),
                                         to_string(spec.dtype)));

@@ -10,7 +10,8 @@ namespace {
 
 using Context = RequestFilter::Context;
 
-// Contexts of the requests that pass the filter, seen from key_begin on. With bounds every context may grow to the bound.
+// Contexts of the requests that pass the filter, seen from key_begin on. With bounds every context may grow to the
+// bound.
 std::vector<int64_t> context_lens(const PlanRequest& request, const RequestFilter& filter, int64_t key_begin) {
   std::vector<int64_t> lens;
   const BatchMetadata& batch = request.batch;
@@ -35,13 +36,14 @@ int64_t first_visible_key(const PlanRequest& request, const RequestFilter& filte
 
 }  // namespace
 
-Result<ChunkedPrefill> ChunkedPrefill::make(const Ops& ops, const PlanRequest& request, const ChunkedPrefillConfig& config,
-                                            WorkspaceLayout& layout) {
+Result<ChunkedPrefill> ChunkedPrefill::make(const Ops& ops, const PlanRequest& request,
+                                            const ChunkedPrefillConfig& config, WorkspaceLayout& layout) {
   ChunkedPrefill p;
   p.ops_ = &ops;
   p.num_requests_ = request.batch.num_requests();
   p.lse_out_ = config.lse_out;
-  p.extend_filter_ = prefill_filter(request.options, request.options.bounds.max_seq_len > 0 ? Context::kAny : Context::kSome);
+  p.extend_filter_ =
+      prefill_filter(request.options, request.options.bounds.max_seq_len > 0 ? Context::kAny : Context::kSome);
   SEXTANT_RETURN_IF_ERROR(p.plan_chunks(request, config));
   SEXTANT_RETURN_IF_ERROR(p.plan_new_tokens(request, config));
 
@@ -68,7 +70,8 @@ Status ChunkedPrefill::plan_new_tokens(const PlanRequest& request, const Chunked
   args.key_begin = kKeysAfterContext;
   args.split = config.split;
   // Requests that see nothing but their new tokens write the result; with no chunk to attend that is all of them.
-  const RequestFilter direct = chunks_.empty() ? prefill_filter(request.options) : prefill_filter(request.options, Context::kNone);
+  const RequestFilter direct =
+      chunks_.empty() ? prefill_filter(request.options) : prefill_filter(request.options, Context::kNone);
   if (count_requests(request.batch, direct) > 0 && extend_filter_.context != Context::kAny) {
     args.filter = direct;
     args.lse_out = config.lse_out;
@@ -127,16 +130,17 @@ Status ChunkedPrefill::plan_chunks(const PlanRequest& request, const ChunkedPref
     chunk_rows_ = std::max(chunk_rows_, rows);
   }
   if (!chunks_.empty())
-    steps_.push_back(fmt::format("extend, context: {} chunks of {} keys a request, {} rows at most; each: load, {}, merge_attn_states",
-                                 chunks_.size(), chunk_len_, chunk_rows_, chunks_.front().plan->describe()));
+    steps_.push_back(fmt::format(
+        "extend, context: {} chunks of {} keys a request, {} rows at most; each: load, {}, merge_attn_states",
+        chunks_.size(), chunk_len_, chunk_rows_, chunks_.front().plan->describe()));
   return Status::ok();
 }
 
 Status ChunkedPrefill::run_chunk(const Chunk& chunk, const StateRegion& state, const RunTensors& tensors,
                                  const LoadChunk& load_chunk, Stream stream) const {
   auto* key_start_loc = static_cast<int32_t*>(key_start_loc_.at(tensors.workspace));
-  SEXTANT_RETURN_IF_ERROR(ops_->context_chunk_offsets({tensors.query_start_loc, tensors.seq_lens, num_requests_, extend_filter_,
-                                                       chunk.begin, chunk_len_, key_start_loc},
+  SEXTANT_RETURN_IF_ERROR(ops_->context_chunk_offsets({tensors.query_start_loc, tensors.seq_lens, num_requests_,
+                                                       extend_filter_, chunk.begin, chunk_len_, key_start_loc},
                                                       stream));
   auto keys = load_chunk({chunk.begin, chunk.rows, key_start_loc});
   if (!keys) return keys.status();
@@ -150,8 +154,8 @@ Status ChunkedPrefill::run_chunk(const Chunk& chunk, const StateRegion& state, c
   return ops_->run_attention(*chunk.plan, args, stream);
 }
 
-Status ChunkedPrefill::merge(const StateRegion& prefix, const StateRegion& suffix, const TensorView& out, const TensorView& lse,
-                             const RunTensors& tensors, Stream stream) const {
+Status ChunkedPrefill::merge(const StateRegion& prefix, const StateRegion& suffix, const TensorView& out,
+                             const TensorView& lse, const RunTensors& tensors, Stream stream) const {
   MergeAttnStatesArgs args;
   args.prefix_out = prefix.out_view(tensors.workspace);
   args.prefix_lse = prefix.lse_view(tensors.workspace);
@@ -166,7 +170,8 @@ Status ChunkedPrefill::merge(const StateRegion& prefix, const StateRegion& suffi
   return ops_->merge_attn_states(args, stream);
 }
 
-Status ChunkedPrefill::run(const RunTensors& tensors, const PackedKeys& new_keys, const LoadChunk& load_chunk, Stream stream) const {
+Status ChunkedPrefill::run(const RunTensors& tensors, const PackedKeys& new_keys, const LoadChunk& load_chunk,
+                           Stream stream) const {
   AttentionArgs args = run_args(tensors);
   args.k = new_keys.k;
   args.v = new_keys.v;

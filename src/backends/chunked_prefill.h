@@ -32,10 +32,10 @@ struct ContextChunk {
 using LoadChunk = std::function<Result<PackedKeys>(const ContextChunk&)>;
 
 struct ChunkedPrefillConfig {
-  int64_t key_begin = 0;        // context keys from here on (a shared prefix is somebody else's)
+  int64_t key_begin = 0;  // context keys from here on (a shared prefix is somebody else's)
   bool lse_out = false;
   DType out_dtype = DType::kBF16;
-  int64_t workspace_rows = 0;   // keys of a chunk, all requests together
+  int64_t workspace_rows = 0;  // keys of a chunk, all requests together
   SplitPolicy split;
 };
 

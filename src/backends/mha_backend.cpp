@@ -38,8 +38,10 @@ Result<std::unique_ptr<Cascade>> plan_cascade(const Ops& ops, const PlanRequest&
   cascade->prefix_plan = std::move(plan).value();
   cascade->prefix_workspace = layout.take(cascade->prefix_plan->workspace_bytes());
   const AttentionSpec& s = request.spec;
-  cascade->prefix = take_state(layout, {0, request.batch.num_tokens()}, request.batch.num_tokens(), s.num_heads, s.value_head_dim());
-  cascade->suffix = take_state(layout, {0, request.batch.num_tokens()}, request.batch.num_tokens(), s.num_heads, s.value_head_dim());
+  cascade->prefix =
+      take_state(layout, {0, request.batch.num_tokens()}, request.batch.num_tokens(), s.num_heads, s.value_head_dim());
+  cascade->suffix =
+      take_state(layout, {0, request.batch.num_tokens()}, request.batch.num_tokens(), s.num_heads, s.value_head_dim());
   return cascade;
 }
 
@@ -74,7 +76,8 @@ std::vector<std::string> op_reasons(const Ops& ops, std::span<const AttentionPla
   for (const AttentionPlanArgs& args : uses) {
     const Status status = ops.supports(args);
     if (status.is_ok()) continue;
-    if (std::find(reasons.begin(), reasons.end(), status.message()) == reasons.end()) reasons.push_back(status.message());
+    if (std::find(reasons.begin(), reasons.end(), status.message()) == reasons.end())
+      reasons.push_back(status.message());
   }
   return reasons;
 }
@@ -118,7 +121,8 @@ Result<std::shared_ptr<Plan>> MhaBackend::make_plan(const Device& device, const 
 Status MhaBackend::launch(const Plan& base, const RunTensors& tensors, Stream stream) const {
   const auto& plan = static_cast<const MhaPlan&>(base);
   if (tensors.slot_mapping != nullptr) {
-    const ReshapeAndCacheArgs write{tensors.k, tensors.v, tensors.slot_mapping, plan.request().batch.num_tokens(), tensors.cache};
+    const ReshapeAndCacheArgs write{tensors.k, tensors.v, tensors.slot_mapping, plan.request().batch.num_tokens(),
+                                    tensors.cache};
     SEXTANT_RETURN_IF_ERROR(plan.ops->reshape_and_cache(write, stream));
   }
   return plan.cascade ? launch_cascade(plan, tensors, stream) : plan.main->launch(tensors, stream);

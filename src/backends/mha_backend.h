@@ -32,7 +32,8 @@ struct MainPathRequest {
 class MainPath {
  public:
   virtual ~MainPath() = default;
-  virtual Status launch(const RunTensors& tensors, Stream stream) const = 0;  // tensors.out / lse may be in the workspace
+  virtual Status launch(const RunTensors& tensors,
+                        Stream stream) const = 0;  // tensors.out / lse may be in the workspace
   std::vector<std::string> steps;
 };
 
@@ -44,8 +45,9 @@ class MhaBackend : public Backend {
  protected:
   // The ops that the main path is made of, for the capability check.
   virtual std::vector<AttentionOp> ops_used() const = 0;
-  virtual Result<std::unique_ptr<MainPath>> make_main_path(const Ops& ops, const Device& device, const PlanRequest& request,
-                                                           const MainPathRequest& main, WorkspaceLayout& layout) const = 0;
+  virtual Result<std::unique_ptr<MainPath>> make_main_path(const Ops& ops, const Device& device,
+                                                           const PlanRequest& request, const MainPathRequest& main,
+                                                           WorkspaceLayout& layout) const = 0;
   Result<std::shared_ptr<Plan>> make_plan(const Device& device, const PlanRequest& request) const final;
   Status launch(const Plan& plan, const RunTensors& tensors, Stream stream) const final;
 };

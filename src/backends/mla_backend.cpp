@@ -57,8 +57,8 @@ Result<std::shared_ptr<Plan>> MlaBackend::make_plan(const Device& device, const 
 Status MlaBackend::launch(const Plan& base, const RunTensors& tensors, Stream stream) const {
   const auto& plan = static_cast<const MlaPlan&>(base);
   if (tensors.slot_mapping != nullptr) {
-    const ConcatAndCacheMlaArgs write{tensors.kv_c, tensors.k_pe, tensors.slot_mapping, plan.request().batch.num_tokens(),
-                                      tensors.cache};
+    const ConcatAndCacheMlaArgs write{tensors.kv_c, tensors.k_pe, tensors.slot_mapping,
+                                      plan.request().batch.num_tokens(), tensors.cache};
     SEXTANT_RETURN_IF_ERROR(plan.ops->concat_and_cache_mla(write, stream));
   }
   if (plan.decode) SEXTANT_RETURN_IF_ERROR(plan.decode->launch(tensors, stream));

@@ -4,7 +4,8 @@
 //
 //   prefill, as MHA (query_len > d):
 //     kv_c --kv_b_proj--> k_nope, v      k = cat(k_nope, broadcast k_pe)
-//     varlen_attention(192 / 128) on the new tokens; context in chunks: gather_cache -> kv_b_proj -> attention -> merge --> out
+//     varlen_attention(192 / 128) on the new tokens; context in chunks: gather_cache -> kv_b_proj -> attention -> merge
+//     --> out
 //
 //   decode, as MQA in the latent space (query_len <= d):
 //     q_nope --W_UK--> [q_latent | q_pe] --mla_decode(576 / 512)--> o_latent --W_UV--> out

@@ -34,8 +34,8 @@ AttentionPlanArgs mla_decode_args(const PlanRequest& request) {
   return args;
 }
 
-Result<std::unique_ptr<MlaDecodePath>> MlaDecodePath::make(const Ops& ops, const PlanRequest& request, SplitPolicy split,
-                                                           WorkspaceLayout& layout) {
+Result<std::unique_ptr<MlaDecodePath>> MlaDecodePath::make(const Ops& ops, const PlanRequest& request,
+                                                           SplitPolicy split, WorkspaceLayout& layout) {
   auto path = std::make_unique<MlaDecodePath>();
   path->ops_ = &ops;
   path->spec_ = request.spec;
@@ -46,7 +46,8 @@ Result<std::unique_ptr<MlaDecodePath>> MlaDecodePath::make(const Ops& ops, const
   path->runs_ = token_runs(request.batch, path->filter_);
   path->tokens_ = cover(path->runs_);
   const MlaSpec& m = request.spec.mla;
-  const auto row_bytes = static_cast<size_t>(path->tokens_.size() * request.spec.num_heads) * size_of(request.spec.dtype);
+  const auto row_bytes =
+      static_cast<size_t>(path->tokens_.size() * request.spec.num_heads) * size_of(request.spec.dtype);
   path->q_latent_ = layout.take(row_bytes * static_cast<size_t>(m.kv_lora_rank + m.qk_rope_head_dim));
   path->o_latent_ = layout.take(row_bytes * static_cast<size_t>(m.kv_lora_rank));
   const int64_t tokens = path->tokens_.size();
@@ -89,9 +90,10 @@ Status MlaDecodePath::plan_attention(const PlanRequest& request, SplitPolicy spl
 
 Status MlaDecodePath::launch(const RunTensors& tensors, Stream stream) const {
   const MlaSpec& m = spec_.mla;
-  const TensorView q_latent =
-      token_view(q_latent_, tensors.workspace, spec_.dtype, tokens_, num_tokens_, spec_.num_heads, m.kv_lora_rank + m.qk_rope_head_dim);
-  const TensorView o_latent = token_view(o_latent_, tensors.workspace, spec_.dtype, tokens_, num_tokens_, spec_.num_heads, m.kv_lora_rank);
+  const TensorView q_latent = token_view(q_latent_, tensors.workspace, spec_.dtype, tokens_, num_tokens_,
+                                         spec_.num_heads, m.kv_lora_rank + m.qk_rope_head_dim);
+  const TensorView o_latent =
+      token_view(o_latent_, tensors.workspace, spec_.dtype, tokens_, num_tokens_, spec_.num_heads, m.kv_lora_rank);
   SEXTANT_RETURN_IF_ERROR(project_queries(q_latent, tensors, stream));
   SEXTANT_RETURN_IF_ERROR(attend(q_latent, o_latent, tensors, stream));
   return project_outputs(o_latent, tensors, stream);
@@ -110,9 +112,9 @@ Status MlaDecodePath::project_queries(const TensorView& q_latent, const RunTenso
     gemm.workspace = gemm_workspace_.at(tensors.workspace);
     gemm.workspace_bytes = gemm_workspace_.bytes;
     SEXTANT_RETURN_IF_ERROR(ops_->gemm(gemm, stream));
-    SEXTANT_RETURN_IF_ERROR(ops_->copy_pad({slice(q, 2, m.qk_nope_head_dim, m.qk_rope_head_dim),
-                                            slice(q_run, 2, m.kv_lora_rank, m.qk_rope_head_dim)},
-                                           stream));
+    SEXTANT_RETURN_IF_ERROR(ops_->copy_pad(
+        {slice(q, 2, m.qk_nope_head_dim, m.qk_rope_head_dim), slice(q_run, 2, m.kv_lora_rank, m.qk_rope_head_dim)},
+        stream));
   }
   return Status::ok();
 }

@@ -35,7 +35,8 @@ class MlaDecodePath {
   StateRegion prefix_state_, suffix_state_;
 };
 
-// The attention of MLA decode as an op sees it: one KV head, keys of the latent and rope size, values of the latent size.
+// The attention of MLA decode as an op sees it: one KV head, keys of the latent and rope size, values of the latent
+// size.
 AttentionPlanArgs mla_decode_args(const PlanRequest& request);
 
 }  // namespace sextant

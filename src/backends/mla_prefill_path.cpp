@@ -42,8 +42,8 @@ PlanRequest mla_prefill_request(const PlanRequest& request, int32_t value_dim) {
   return mha;
 }
 
-Result<std::unique_ptr<MlaPrefillPath>> MlaPrefillPath::make(const Ops& ops, const PlanRequest& request, int32_t value_dim,
-                                                             WorkspaceLayout& layout) {
+Result<std::unique_ptr<MlaPrefillPath>> MlaPrefillPath::make(const Ops& ops, const PlanRequest& request,
+                                                             int32_t value_dim, WorkspaceLayout& layout) {
   auto path = std::make_unique<MlaPrefillPath>();
   path->ops_ = &ops;
   path->spec_ = request.spec;
@@ -89,8 +89,9 @@ TensorView MlaPrefillPath::projected_view(const RunTensors& tensors, TokenRun ru
 PackedKeys MlaPrefillPath::keys_view(const RunTensors& tensors, TokenRun run, int64_t rows) const {
   PackedKeys keys;
   keys.k = token_view(k_, tensors.workspace, spec_.dtype, run, rows, spec_.num_heads, spec_.head_dim);
-  keys.v = pads_values() ? token_view(v_padded_, tensors.workspace, spec_.dtype, run, rows, spec_.num_heads, value_dim_)
-                         : slice(projected_view(tensors, run, rows), 2, spec_.mla.qk_nope_head_dim, spec_.mla.v_head_dim);
+  keys.v = pads_values()
+               ? token_view(v_padded_, tensors.workspace, spec_.dtype, run, rows, spec_.num_heads, value_dim_)
+               : slice(projected_view(tensors, run, rows), 2, spec_.mla.qk_nope_head_dim, spec_.mla.v_head_dim);
   return keys;
 }
 
@@ -109,13 +110,14 @@ Status MlaPrefillPath::up_project(const TensorView& latent, const TensorView& k_
   SEXTANT_RETURN_IF_ERROR(ops_->gemm(gemm, stream));
   SEXTANT_RETURN_IF_ERROR(
       ops_->copy_pad({slice(projected, 2, 0, m.qk_nope_head_dim), slice(keys.k, 2, 0, m.qk_nope_head_dim)}, stream));
-  SEXTANT_RETURN_IF_ERROR(
-      ops_->copy_pad({with_heads(k_pe, spec_.num_heads), slice(keys.k, 2, m.qk_nope_head_dim, m.qk_rope_head_dim)}, stream));
+  SEXTANT_RETURN_IF_ERROR(ops_->copy_pad(
+      {with_heads(k_pe, spec_.num_heads), slice(keys.k, 2, m.qk_nope_head_dim, m.qk_rope_head_dim)}, stream));
   if (!pads_values()) return Status::ok();
   return ops_->copy_pad({slice(projected, 2, m.qk_nope_head_dim, m.v_head_dim), keys.v}, stream);
 }
 
-Result<PackedKeys> MlaPrefillPath::load_chunk(const ContextChunk& chunk, const RunTensors& tensors, Stream stream) const {
+Result<PackedKeys> MlaPrefillPath::load_chunk(const ContextChunk& chunk, const RunTensors& tensors,
+                                              Stream stream) const {
   const int64_t dim = tensors.cache.spec.head_dim, rank = spec_.mla.kv_lora_rank;
   const TensorView latent = make_view(latent_.at(tensors.workspace), spec_.dtype, {chunk.rows, 1, dim});
   GatherCacheArgs gather;
@@ -141,12 +143,13 @@ Status MlaPrefillPath::launch(const RunTensors& tensors, Stream stream) const {
   const TensorView projected = projected_view(tensors, tokens_, num_tokens_);
   for (const TokenRun& run : runs_) {
     const auto rows = [&](const TensorView& view) { return slice(view, 0, run.begin, run.size()); };
-    SEXTANT_RETURN_IF_ERROR(
-        up_project(rows(tensors.kv_c), rows(tensors.k_pe), {rows(keys.k), rows(keys.v)}, rows(projected), tensors, stream));
+    SEXTANT_RETURN_IF_ERROR(up_project(rows(tensors.kv_c), rows(tensors.k_pe), {rows(keys.k), rows(keys.v)},
+                                       rows(projected), tensors, stream));
   }
   RunTensors heads = tensors;
   if (pads_values())
-    heads.out = token_view(out_padded_, tensors.workspace, spec_.dtype, tokens_, num_tokens_, spec_.num_heads, value_dim_);
+    heads.out =
+        token_view(out_padded_, tensors.workspace, spec_.dtype, tokens_, num_tokens_, spec_.num_heads, value_dim_);
   const auto load = [&](const ContextChunk& chunk) { return load_chunk(chunk, tensors, stream); };
   SEXTANT_RETURN_IF_ERROR(attention_.run(heads, keys, load, stream));
   return pads_values() ? copy_outputs(heads.out, tensors, stream) : Status::ok();

@@ -19,9 +19,10 @@ class MlaPrefillPath {
 
  private:
   bool pads_values() const { return value_dim_ > spec_.mla.v_head_dim; }
-  // Up-projects `latent` [rows, rank] and joins `k_pe` [rows, rope]; rows land at `first` of the packed workspace tensors.
-  Status up_project(const TensorView& latent, const TensorView& k_pe, const PackedKeys& keys, const TensorView& projected,
-                    const RunTensors& tensors, Stream stream) const;
+  // Up-projects `latent` [rows, rank] and joins `k_pe` [rows, rope]; rows land at `first` of the packed workspace
+  // tensors.
+  Status up_project(const TensorView& latent, const TensorView& k_pe, const PackedKeys& keys,
+                    const TensorView& projected, const RunTensors& tensors, Stream stream) const;
   // Views of the workspace: `rows` rows, of which those of `run` exist.
   TensorView projected_view(const RunTensors& tensors, TokenRun run, int64_t rows) const;  // [rows, N, nope + v]
   PackedKeys keys_view(const RunTensors& tensors, TokenRun run, int64_t rows) const;

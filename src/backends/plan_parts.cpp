@@ -79,8 +79,8 @@ AttentionArgs run_args(const RunTensors& t) {
   return args;
 }
 
-TensorView token_view(const Region& region, void* workspace, DType dtype, TokenRun tokens, int64_t num_tokens, int64_t heads,
-                      int64_t dim) {
+TensorView token_view(const Region& region, void* workspace, DType dtype, TokenRun tokens, int64_t num_tokens,
+                      int64_t heads, int64_t dim) {
   TensorView view = make_view(region.at(workspace), dtype, {num_tokens, heads, dim});
   // Address arithmetic on integers: the shifted base may lie outside the workspace, only rows of `tokens` are used.
   const auto base = reinterpret_cast<uintptr_t>(view.data);
@@ -95,7 +95,8 @@ TensorView StateRegion::out_view(void* workspace) const {
 TensorView StateRegion::lse_view(void* workspace) const {
   TensorView view = make_view(lse.at(workspace), DType::kF32, {heads, num_tokens});
   view.stride[0] = tokens.size();
-  view.data = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(view.data) - static_cast<uintptr_t>(tokens.begin) * sizeof(float));
+  view.data = reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(view.data) -
+                                      static_cast<uintptr_t>(tokens.begin) * sizeof(float));
   return view;
 }
 

@@ -45,8 +45,9 @@ RequestFilter prefill_filter(const PlanOptions& options, RequestFilter::Context 
 AttentionPlanArgs plan_args(AttentionOp op, const PlanRequest& request);
 AttentionArgs run_args(const RunTensors& tensors);
 
-// An fp32 attention state in the workspace for some tokens of the batch. The views are indexed by token of the batch and
-// claim all its `num_tokens` rows, so that ops and filters work with the batch's own indices; only rows of `tokens` exist.
+// An fp32 attention state in the workspace for some tokens of the batch. The views are indexed by token of the batch
+// and claim all its `num_tokens` rows, so that ops and filters work with the batch's own indices; only rows of `tokens`
+// exist.
 struct StateRegion {
   Region out, lse;
   TokenRun tokens;
@@ -57,8 +58,8 @@ struct StateRegion {
 StateRegion take_state(WorkspaceLayout& layout, TokenRun tokens, int64_t num_tokens, int64_t heads, int64_t dim);
 
 // A workspace tensor [tokens.size(), heads, dim] as such a view.
-TensorView token_view(const Region& region, void* workspace, DType dtype, TokenRun tokens, int64_t num_tokens, int64_t heads,
-                      int64_t dim);
+TensorView token_view(const Region& region, void* workspace, DType dtype, TokenRun tokens, int64_t num_tokens,
+                      int64_t heads, int64_t dim);
 
 // The smallest run that covers all runs; empty for none.
 TokenRun cover(const std::vector<TokenRun>& runs);

@@ -57,9 +57,10 @@ class ThreePaths final : public MainPath {
 class RocmAiterFa final : public MhaBackend {
  public:
   const BackendInfo& info() const override {
-    static const BackendInfo kInfo = {"ROCM_AITER_FA", BackendCategory::kMha, KernelFamily::kTuned,
-                                      "Three paths: paged decode, extend (new tokens, then the gathered context in chunks, merged by "
-                                      "their LSE) and prefill on the raw K and V. Tuned kernels."};
+    static const BackendInfo kInfo = {
+        "ROCM_AITER_FA", BackendCategory::kMha, KernelFamily::kTuned,
+        "Three paths: paged decode, extend (new tokens, then the gathered context in chunks, merged by "
+        "their LSE) and prefill on the raw K and V. Tuned kernels."};
     return kInfo;
   }
   KvLayout preferred_layout(const DeviceInfo& device, DType cache_dtype) const override {
@@ -70,7 +71,8 @@ class RocmAiterFa final : public MhaBackend {
   std::vector<AttentionOp> ops_used() const override { return {AttentionOp::kVarlen, AttentionOp::kPagedDecode}; }
 
   Result<std::unique_ptr<MainPath>> make_main_path(const Ops& ops, const Device&, const PlanRequest& request,
-                                                   const MainPathRequest& main, WorkspaceLayout& layout) const override {
+                                                   const MainPathRequest& main,
+                                                   WorkspaceLayout& layout) const override {
     auto paths = std::make_unique<ThreePaths>();
     paths->ops = &ops;
     paths->spec = request.spec;
@@ -91,11 +93,13 @@ class RocmAiterFa final : public MhaBackend {
     config.key_begin = main.key_begin;
     config.lse_out = main.lse_out;
     config.out_dtype = main.out_dtype;
-    config.workspace_rows = request.options.chunk_workspace_rows > 0 ? request.options.chunk_workspace_rows : kChunkRows;
+    config.workspace_rows =
+        request.options.chunk_workspace_rows > 0 ? request.options.chunk_workspace_rows : kChunkRows;
     auto prefill = ChunkedPrefill::make(ops, request, config, layout);
     if (!prefill) return prefill.status();
     paths->prefill = std::move(prefill).value();
-    const auto row_bytes = static_cast<size_t>(paths->prefill.chunk_rows() * request.spec.num_kv_heads) * size_of(request.spec.dtype);
+    const auto row_bytes =
+        static_cast<size_t>(paths->prefill.chunk_rows() * request.spec.num_kv_heads) * size_of(request.spec.dtype);
     paths->k = layout.take(row_bytes * static_cast<size_t>(request.spec.head_dim));
     paths->v = layout.take(row_bytes * static_cast<size_t>(request.spec.value_head_dim()));
     paths->steps.insert(paths->steps.end(), paths->prefill.steps().begin(), paths->prefill.steps().end());

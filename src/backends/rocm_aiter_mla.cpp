@@ -9,9 +9,10 @@ namespace {
 class RocmAiterMla final : public MlaBackend {
  public:
   const BackendInfo& info() const override {
-    static const BackendInfo kInfo = {"ROCM_AITER_MLA", BackendCategory::kMla, KernelFamily::kTuned,
-                                      "MLA: prefill with native different head sizes; decode by weight absorption over a planned, "
-                                      "balanced work list, any head count. Tuned kernels."};
+    static const BackendInfo kInfo = {
+        "ROCM_AITER_MLA", BackendCategory::kMla, KernelFamily::kTuned,
+        "MLA: prefill with native different head sizes; decode by weight absorption over a planned, "
+        "balanced work list, any head count. Tuned kernels."};
     return kInfo;
   }
 

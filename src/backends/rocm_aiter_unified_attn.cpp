@@ -1,7 +1,8 @@
 // ROCM_AITER_UNIFIED_ATTN: unified attention from tuned kernels over a planned, balanced work list.
 //
 //   k, v --> reshape_and_cache --> paged cache --> unified_attention over work items --> out
-//                                                  {request, head, queries, keys}  \--> partial states --> reduce map --> out
+//                                                  {request, head, queries, keys}  \--> partial states --> reduce map
+//                                                  --> out
 //
 // Decode, extend and prefill requests share one launch; the plan gives every compute unit the same amount of work.
 #include "backends/registry.h"
@@ -13,9 +14,10 @@ namespace {
 class RocmAiterUnifiedAttn final : public MhaBackend {
  public:
   const BackendInfo& info() const override {
-    static const BackendInfo kInfo = {"ROCM_AITER_UNIFIED_ATTN", BackendCategory::kMha, KernelFamily::kTuned,
-                                      "Unified: cache write, then one attention call for decode, extend and prefill together, over a "
-                                      "planned, balanced work list. Tuned kernels."};
+    static const BackendInfo kInfo = {
+        "ROCM_AITER_UNIFIED_ATTN", BackendCategory::kMha, KernelFamily::kTuned,
+        "Unified: cache write, then one attention call for decode, extend and prefill together, over a "
+        "planned, balanced work list. Tuned kernels."};
     return kInfo;
   }
   KvLayout preferred_layout(const DeviceInfo& device, DType cache_dtype) const override {
@@ -25,7 +27,8 @@ class RocmAiterUnifiedAttn final : public MhaBackend {
  protected:
   std::vector<AttentionOp> ops_used() const override { return {AttentionOp::kUnified}; }
   Result<std::unique_ptr<MainPath>> make_main_path(const Ops& ops, const Device&, const PlanRequest& request,
-                                                   const MainPathRequest& main, WorkspaceLayout& layout) const override {
+                                                   const MainPathRequest& main,
+                                                   WorkspaceLayout& layout) const override {
     return UnifiedPath::make(ops, request, main, SplitPolicy{}, layout);
   }
 };

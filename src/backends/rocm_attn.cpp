@@ -5,8 +5,8 @@
 //   query_len == 1:  paged_decode in partitions of 256 keys --> partial states --> reduce --------> out
 //
 // The two ops filter the requests themselves, so the batch needs no order.
-#include "backends/registry.h"
 #include "backends/mha_backend.h"
+#include "backends/registry.h"
 
 namespace sextant {
 namespace {
@@ -31,22 +31,27 @@ class TwoPaths final : public MainPath {
 class RocmAttn final : public MhaBackend {
  public:
   const BackendInfo& info() const override {
-    static const BackendInfo kInfo = {"ROCM_ATTN", BackendCategory::kMha, KernelFamily::kPortable,
-                                      "Two paths: prefix prefill (context from the cache, new tokens from the raw K and V) and paged "
-                                      "decode in partitions of 256 keys. Split-K cache layout."};
+    static const BackendInfo kInfo = {
+        "ROCM_ATTN", BackendCategory::kMha, KernelFamily::kPortable,
+        "Two paths: prefix prefill (context from the cache, new tokens from the raw K and V) and paged "
+        "decode in partitions of 256 keys. Split-K cache layout."};
     return kInfo;
   }
   KvLayout preferred_layout(const DeviceInfo&, DType) const override { return KvLayout::kSplitK; }
 
  protected:
-  std::vector<AttentionOp> ops_used() const override { return {AttentionOp::kPrefixPrefill, AttentionOp::kPagedDecode}; }
+  std::vector<AttentionOp> ops_used() const override {
+    return {AttentionOp::kPrefixPrefill, AttentionOp::kPagedDecode};
+  }
 
   Result<std::unique_ptr<MainPath>> make_main_path(const Ops& ops, const Device&, const PlanRequest& request,
-                                                   const MainPathRequest& main, WorkspaceLayout& layout) const override {
+                                                   const MainPathRequest& main,
+                                                   WorkspaceLayout& layout) const override {
     auto paths = std::make_unique<TwoPaths>();
     paths->ops = &ops;
     size_t workspace_bytes = 0;
-    const auto add = [&](AttentionOp op, const RequestFilter& filter, SplitPolicy split, AttentionPlanPtr& slot) -> Status {
+    const auto add = [&](AttentionOp op, const RequestFilter& filter, SplitPolicy split,
+                         AttentionPlanPtr& slot) -> Status {
       if (count_requests(request.batch, filter) == 0) return Status::ok();
       AttentionPlanArgs args = plan_args(op, request);
       args.filter = filter;
@@ -61,8 +66,8 @@ class RocmAttn final : public MhaBackend {
       paths->steps.push_back(slot->describe());
       return Status::ok();
     };
-    SEXTANT_RETURN_IF_ERROR(
-        add(AttentionOp::kPrefixPrefill, prefill_filter(request.options), {.kind = SplitPolicy::Kind::kAuto}, paths->prefill));
+    SEXTANT_RETURN_IF_ERROR(add(AttentionOp::kPrefixPrefill, prefill_filter(request.options),
+                                {.kind = SplitPolicy::Kind::kAuto}, paths->prefill));
     SEXTANT_RETURN_IF_ERROR(add(AttentionOp::kPagedDecode, decode_filter(request.options),
                                 {.kind = SplitPolicy::Kind::kPartition, .value = kPartitionKeys}, paths->decode));
     paths->workspace = layout.take(workspace_bytes);

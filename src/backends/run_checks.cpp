@@ -10,7 +10,8 @@
 namespace sextant {
 namespace {
 
-Status check_rows_of(const char* field, const TensorView& view, std::initializer_list<int64_t> shape, int64_t tokens, DType dtype) {
+Status check_rows_of(const char* field, const TensorView& view, std::initializer_list<int64_t> shape, int64_t tokens,
+                     DType dtype) {
   SEXTANT_RETURN_IF_ERROR(check_shape(field, view, shape));
   SEXTANT_RETURN_IF_ERROR(check_rows(field, view, tokens));
   SEXTANT_RETURN_IF_ERROR(check_dtype(field, view, {dtype}));
@@ -35,21 +36,24 @@ Status check_cache(const KvCacheSpec& planned, const KvCacheView& cache) {
   if (c.layout != planned.layout || c.dtype != planned.dtype || c.block_size != planned.block_size ||
       c.num_kv_heads != planned.num_kv_heads || c.head_dim != planned.head_dim || c.head_dim_v != planned.head_dim_v ||
       c.num_blocks < planned.num_blocks)
-    return invalid_argument(fmt::format("cache is {} {} with {} blocks of {}; the plan allows {} {} with at least {} blocks of {}",
-                                        to_string(c.layout), to_string(c.dtype), c.num_blocks, c.block_size,
-                                        to_string(planned.layout), to_string(planned.dtype), planned.num_blocks, planned.block_size));
+    return invalid_argument(
+        fmt::format("cache is {} {} with {} blocks of {}; the plan allows {} {} with at least {} blocks of {}",
+                    to_string(c.layout), to_string(c.dtype), c.num_blocks, c.block_size, to_string(planned.layout),
+                    to_string(planned.dtype), planned.num_blocks, planned.block_size));
   if (planned.num_blocks == 0) return Status::ok();
   SEXTANT_RETURN_IF_ERROR(check_pointer("cache.k", cache.k));
   if (!c.is_latent()) SEXTANT_RETURN_IF_ERROR(check_pointer("cache.v", cache.v));
   if (cache.num_scales != 1 && cache.num_scales != c.num_kv_heads)
-    return invalid_argument(fmt::format("cache.num_scales is {}; allowed: 1 or {} (num_kv_heads)", cache.num_scales, c.num_kv_heads));
+    return invalid_argument(
+        fmt::format("cache.num_scales is {}; allowed: 1 or {} (num_kv_heads)", cache.num_scales, c.num_kv_heads));
   return Status::ok();
 }
 
 Status check_workspace(const Plan& plan, const RunTensors& t) {
   if (t.workspace_bytes < plan.workspace_bytes())
-    return {StatusCode::kResourceExhausted, fmt::format("workspace_bytes is {}; allowed: >= {} (plan.workspace_bytes())",
-                                                        t.workspace_bytes, plan.workspace_bytes())};
+    return {StatusCode::kResourceExhausted,
+            fmt::format("workspace_bytes is {}; allowed: >= {} (plan.workspace_bytes())", t.workspace_bytes,
+                        plan.workspace_bytes())};
   if (plan.workspace_bytes() > 0) SEXTANT_RETURN_IF_ERROR(check_pointer("workspace", t.workspace));
   if (reinterpret_cast<uintptr_t>(t.workspace) % 256 != 0)
     return invalid_argument("workspace is not aligned; allowed: a multiple of 256 bytes");
@@ -73,11 +77,12 @@ Status check_run(const Plan& plan, const RunTensors& t) {
   }
   SEXTANT_RETURN_IF_ERROR(check_cache(plan.request().cache, t.cache));
   for (const auto& [field, pointer] : {std::pair<const char*, const void*>{"query_start_loc", t.query_start_loc},
-                                       {"seq_lens", t.seq_lens}, {"block_table", t.block_table}})
+                                       {"seq_lens", t.seq_lens},
+                                       {"block_table", t.block_table}})
     SEXTANT_RETURN_IF_ERROR(check_pointer(field, pointer));
   if (t.block_table_stride < plan.request().batch.max_blocks_per_request)
-    return invalid_argument(fmt::format("block_table_stride is {}; allowed: >= {} (max_blocks_per_request)", t.block_table_stride,
-                                        plan.request().batch.max_blocks_per_request));
+    return invalid_argument(fmt::format("block_table_stride is {}; allowed: >= {} (max_blocks_per_request)",
+                                        t.block_table_stride, plan.request().batch.max_blocks_per_request));
   if (s.has_sinks) SEXTANT_RETURN_IF_ERROR(check_pointer("sinks", t.sinks));
   if (s.has_alibi) SEXTANT_RETURN_IF_ERROR(check_pointer("alibi_slopes", t.alibi_slopes));
   return check_workspace(plan, t);

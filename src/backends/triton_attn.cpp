@@ -39,9 +39,10 @@ SplitPolicy choose_split(const Device& device, const PlanRequest& request) {
 class TritonAttn final : public MhaBackend {
  public:
   const BackendInfo& info() const override {
-    static const BackendInfo kInfo = {"TRITON_ATTN", BackendCategory::kMha, KernelFamily::kPortable,
-                                      "Unified: cache write, then one attention call over the paged cache; long sequences in "
-                                      "segments when the batch is small. Portable kernels."};
+    static const BackendInfo kInfo = {
+        "TRITON_ATTN", BackendCategory::kMha, KernelFamily::kPortable,
+        "Unified: cache write, then one attention call over the paged cache; long sequences in "
+        "segments when the batch is small. Portable kernels."};
     return kInfo;
   }
   KvLayout preferred_layout(const DeviceInfo&, DType) const override { return KvLayout::kNHD; }
@@ -49,7 +50,8 @@ class TritonAttn final : public MhaBackend {
  protected:
   std::vector<AttentionOp> ops_used() const override { return {AttentionOp::kUnified}; }
   Result<std::unique_ptr<MainPath>> make_main_path(const Ops& ops, const Device& device, const PlanRequest& request,
-                                                   const MainPathRequest& main, WorkspaceLayout& layout) const override {
+                                                   const MainPathRequest& main,
+                                                   WorkspaceLayout& layout) const override {
     const SplitPolicy split = request.options.deterministic ? SplitPolicy{} : choose_split(device, request);
     return UnifiedPath::make(ops, request, main, split, layout);
   }

@@ -16,9 +16,10 @@ constexpr int64_t kKeysPerSplit = 512;
 class TritonMla final : public MlaBackend {
  public:
   const BackendInfo& info() const override {
-    static const BackendInfo kInfo = {"TRITON_MLA", BackendCategory::kMla, KernelFamily::kPortable,
-                                      "MLA: chunked-context prefill with V padded to the key size; decode by weight absorption, every "
-                                      "sequence in equal splits. Portable kernels."};
+    static const BackendInfo kInfo = {
+        "TRITON_MLA", BackendCategory::kMla, KernelFamily::kPortable,
+        "MLA: chunked-context prefill with V padded to the key size; decode by weight absorption, every "
+        "sequence in equal splits. Portable kernels."};
     return kInfo;
   }
 
@@ -30,7 +31,8 @@ class TritonMla final : public MlaBackend {
     if (request.options.deterministic) return {};
     int64_t longest = request.options.bounds.max_seq_len;
     for (int32_t seq_len : request.batch.seq_lens) longest = std::max<int64_t>(longest, seq_len);
-    const auto by_length = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(1, longest / kKeysPerSplit))));
+    const auto by_length =
+        static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(1, longest / kKeysPerSplit))));
     const int64_t splits = std::min<int64_t>(by_length, 2 * std::max(1, device.info().compute_units));
     return {.kind = SplitPolicy::Kind::kSegments, .value = static_cast<int32_t>(splits)};
   }

@@ -14,7 +14,8 @@ Status check_size(const char* name, size_t got, size_t needed) {
 
 Result<DType> to_dtype(const char* field, int32_t value) {
   if (value >= 0 && value <= static_cast<int32_t>(DType::kI64)) return static_cast<DType>(value);
-  return invalid_argument(fmt::format("{} is {}; allowed: 0..{} (sextant_dtype)", field, value, static_cast<int32_t>(DType::kI64)));
+  return invalid_argument(
+      fmt::format("{} is {}; allowed: 0..{} (sextant_dtype)", field, value, static_cast<int32_t>(DType::kI64)));
 }
 
 }  // namespace
@@ -82,7 +83,8 @@ Result<KvCacheSpec> to_cache_spec(const sextant_kv_cache_spec* spec, const Devic
     c.layout = static_cast<KvLayout>(spec->layout);
   else
     return invalid_argument(fmt::format("cache.layout is {}; allowed: 0..{} (sextant_kv_layout){}", spec->layout,
-                                        static_cast<int32_t>(KvLayout::kLatent), backend ? ", or -1 for the backend's own" : ""));
+                                        static_cast<int32_t>(KvLayout::kLatent),
+                                        backend ? ", or -1 for the backend's own" : ""));
   c.dtype = *dtype;
   c.num_blocks = spec->num_blocks;
   c.block_size = spec->block_size;

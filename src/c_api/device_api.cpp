@@ -45,7 +45,9 @@ sextant_status sextant_device_open(int32_t kind, int32_t index, sextant_device**
 }
 
 void sextant_device_close(sextant_device* device) { delete device; }
-const char* sextant_device_name(const sextant_device* device) { return device ? device->device->info().name.c_str() : ""; }
+const char* sextant_device_name(const sextant_device* device) {
+  return device ? device->device->info().name.c_str() : "";
+}
 const char* sextant_device_architecture(const sextant_device* device) {
   return device ? device->device->info().architecture.c_str() : "";
 }
@@ -58,8 +60,9 @@ const char* sextant_backend_name(int32_t index) {
   return backends[static_cast<size_t>(index)]->info().name.c_str();
 }
 
-sextant_status sextant_select(const sextant_device* device, const sextant_attention_spec* spec, const sextant_kv_cache_spec* cache,
-                              const char* name, const char** chosen, char** explanation) {
+sextant_status sextant_select(const sextant_device* device, const sextant_attention_spec* spec,
+                              const sextant_kv_cache_spec* cache, const char* name, const char** chosen,
+                              char** explanation) {
   return guarded([&]() -> Status {
     SEXTANT_RETURN_IF_ERROR(check_argument("device", device));
     SEXTANT_RETURN_IF_ERROR(check_argument("chosen", chosen));
@@ -84,8 +87,9 @@ sextant_status sextant_select(const sextant_device* device, const sextant_attent
 
 void sextant_free_string(char* text) { std::free(text); }
 
-sextant_status sextant_kv_cache_layout(const sextant_device* device, const char* backend, const sextant_kv_cache_spec* spec,
-                                       int32_t* layout, int64_t* k_elements_out, int64_t* v_elements_out) {
+sextant_status sextant_kv_cache_layout(const sextant_device* device, const char* backend,
+                                       const sextant_kv_cache_spec* spec, int32_t* layout, int64_t* k_elements_out,
+                                       int64_t* v_elements_out) {
   return guarded([&]() -> Status {
     SEXTANT_RETURN_IF_ERROR(check_argument("device", device));
     const Backend* found = nullptr;

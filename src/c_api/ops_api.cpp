@@ -17,17 +17,18 @@ struct sextant_attention_plan {
 namespace {
 
 // Assigns the value or leaves the enclosing function with its status.
-#define SEXTANT_ASSIGN(target, expression)        \
-  do {                                            \
-    auto sextant_result_ = (expression);          \
+#define SEXTANT_ASSIGN(target, expression)                 \
+  do {                                                     \
+    auto sextant_result_ = (expression);                   \
     if (!sextant_result_) return sextant_result_.status(); \
-    (target) = std::move(sextant_result_).value(); \
+    (target) = std::move(sextant_result_).value();         \
   } while (false)
 
 }  // namespace
 
-sextant_status sextant_reshape_and_cache(const sextant_device* device, int32_t family, const sextant_tensor* k, const sextant_tensor* v,
-                                         const int64_t* slot_mapping, int64_t num_tokens, const sextant_kv_cache* cache, void* stream) {
+sextant_status sextant_reshape_and_cache(const sextant_device* device, int32_t family, const sextant_tensor* k,
+                                         const sextant_tensor* v, const int64_t* slot_mapping, int64_t num_tokens,
+                                         const sextant_kv_cache* cache, void* stream) {
   return guarded([&]() -> Status {
     const Ops* ops = nullptr;
     ReshapeAndCacheArgs args;
@@ -59,8 +60,8 @@ sextant_status sextant_concat_and_cache_mla(const sextant_device* device, int32_
 
 sextant_status sextant_merge_attn_states(const sextant_device* device, int32_t family, const sextant_tensor* prefix_out,
                                          const sextant_tensor* prefix_lse, const sextant_tensor* suffix_out,
-                                         const sextant_tensor* suffix_lse, const sextant_tensor* out, const sextant_tensor* lse,
-                                         void* stream) {
+                                         const sextant_tensor* suffix_lse, const sextant_tensor* out,
+                                         const sextant_tensor* lse, void* stream) {
   return guarded([&]() -> Status {
     const Ops* ops = nullptr;
     MergeAttnStatesArgs args;
@@ -77,8 +78,8 @@ sextant_status sextant_merge_attn_states(const sextant_device* device, int32_t f
 
 sextant_status sextant_gather_cache(const sextant_device* device, int32_t family, const sextant_kv_cache* cache,
                                     const int32_t* block_table, int64_t block_table_stride, int32_t num_requests,
-                                    const int32_t* key_start_loc, int64_t chunk_begin, int64_t max_rows, const sextant_tensor* k,
-                                    const sextant_tensor* v, void* stream) {
+                                    const int32_t* key_start_loc, int64_t chunk_begin, int64_t max_rows,
+                                    const sextant_tensor* k, const sextant_tensor* v, void* stream) {
   return guarded([&]() -> Status {
     const Ops* ops = nullptr;
     GatherCacheArgs args;
@@ -96,8 +97,8 @@ sextant_status sextant_gather_cache(const sextant_device* device, int32_t family
   });
 }
 
-sextant_status sextant_copy_blocks(const sextant_device* device, int32_t family, const sextant_kv_cache* cache, const int64_t* mapping,
-                                   int64_t num_pairs, void* stream) {
+sextant_status sextant_copy_blocks(const sextant_device* device, int32_t family, const sextant_kv_cache* cache,
+                                   const int64_t* mapping, int64_t num_pairs, void* stream) {
   return guarded([&]() -> Status {
     const Ops* ops = nullptr;
     CopyBlocksArgs args;
@@ -109,9 +110,10 @@ sextant_status sextant_copy_blocks(const sextant_device* device, int32_t family,
   });
 }
 
-sextant_status sextant_varlen_plan_make(const sextant_device* device, int32_t family, const sextant_attention_spec* spec,
-                                        int32_t num_requests, const int32_t* query_start_loc, const int32_t* key_start_loc,
-                                        int32_t lse_out, sextant_attention_plan** plan) {
+sextant_status sextant_varlen_plan_make(const sextant_device* device, int32_t family,
+                                        const sextant_attention_spec* spec, int32_t num_requests,
+                                        const int32_t* query_start_loc, const int32_t* key_start_loc, int32_t lse_out,
+                                        sextant_attention_plan** plan) {
   return guarded([&]() -> Status {
     const Ops* ops = nullptr;
     SEXTANT_ASSIGN(ops, ops_of(device, family));
@@ -139,7 +141,9 @@ sextant_status sextant_varlen_plan_make(const sextant_device* device, int32_t fa
 }
 
 void sextant_attention_plan_free(sextant_attention_plan* plan) { delete plan; }
-size_t sextant_attention_plan_workspace_bytes(const sextant_attention_plan* plan) { return plan ? plan->plan->workspace_bytes() : 0; }
+size_t sextant_attention_plan_workspace_bytes(const sextant_attention_plan* plan) {
+  return plan ? plan->plan->workspace_bytes() : 0;
+}
 
 sextant_status sextant_varlen_run(const sextant_attention_plan* plan, const sextant_tensor* q, const sextant_tensor* k,
                                   const sextant_tensor* v, const sextant_tensor* out, const sextant_tensor* lse,
@@ -163,8 +167,9 @@ sextant_status sextant_varlen_run(const sextant_attention_plan* plan, const sext
   });
 }
 
-sextant_status sextant_mla_decode_plan_make(const sextant_device* device, int32_t family, const sextant_attention_spec* spec,
-                                            const sextant_kv_cache_spec* cache, int32_t num_requests, const int32_t* query_start_loc,
+sextant_status sextant_mla_decode_plan_make(const sextant_device* device, int32_t family,
+                                            const sextant_attention_spec* spec, const sextant_kv_cache_spec* cache,
+                                            int32_t num_requests, const int32_t* query_start_loc,
                                             const int32_t* seq_lens, int32_t lse_out, sextant_attention_plan** plan) {
   return guarded([&]() -> Status {
     const Ops* ops = nullptr;
@@ -189,9 +194,10 @@ sextant_status sextant_mla_decode_plan_make(const sextant_device* device, int32_
   });
 }
 
-sextant_status sextant_mla_decode_run(const sextant_attention_plan* plan, const sextant_tensor* q, const sextant_kv_cache* cache,
-                                      const int32_t* block_table, int64_t block_table_stride, const sextant_tensor* out,
-                                      const sextant_tensor* lse, const int32_t* query_start_loc, const int32_t* seq_lens, void* workspace,
+sextant_status sextant_mla_decode_run(const sextant_attention_plan* plan, const sextant_tensor* q,
+                                      const sextant_kv_cache* cache, const int32_t* block_table,
+                                      int64_t block_table_stride, const sextant_tensor* out, const sextant_tensor* lse,
+                                      const int32_t* query_start_loc, const int32_t* seq_lens, void* workspace,
                                       void* stream) {
   return guarded([&]() -> Status {
     SEXTANT_RETURN_IF_ERROR(check_argument("plan", plan));

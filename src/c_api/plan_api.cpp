@@ -19,7 +19,8 @@ Status to_batch(const sextant_batch* batch, BatchMetadata& to) {
   SEXTANT_RETURN_IF_ERROR(check_argument("batch", batch));
   if (batch->size < sizeof(*batch))
     return invalid_argument(fmt::format("batch.size is {}; allowed: >= {} (sizeof)", batch->size, sizeof(*batch)));
-  if (batch->num_requests < 0) return invalid_argument(fmt::format("batch.num_requests is {}; allowed: >= 0", batch->num_requests));
+  if (batch->num_requests < 0)
+    return invalid_argument(fmt::format("batch.num_requests is {}; allowed: >= 0", batch->num_requests));
   SEXTANT_RETURN_IF_ERROR(check_argument("batch.query_start_loc", batch->query_start_loc));
   if (batch->num_requests > 0) SEXTANT_RETURN_IF_ERROR(check_argument("batch.seq_lens", batch->seq_lens));
   const auto requests = static_cast<size_t>(batch->num_requests);
@@ -27,10 +28,13 @@ Status to_batch(const sextant_batch* batch, BatchMetadata& to) {
   to.seq_lens = {batch->seq_lens, requests};
   to.max_blocks_per_request = batch->max_blocks_per_request;
   if (batch->max_blocks_per_request < 0)
-    return invalid_argument(fmt::format("batch.max_blocks_per_request is {}; allowed: >= 0", batch->max_blocks_per_request));
-  if (batch->block_table != nullptr) to.block_table = {batch->block_table, requests * static_cast<size_t>(batch->max_blocks_per_request)};
+    return invalid_argument(
+        fmt::format("batch.max_blocks_per_request is {}; allowed: >= 0", batch->max_blocks_per_request));
+  if (batch->block_table != nullptr)
+    to.block_table = {batch->block_table, requests * static_cast<size_t>(batch->max_blocks_per_request)};
   const int32_t tokens = batch->query_start_loc[requests];
-  if (batch->slot_mapping != nullptr && tokens > 0) to.slot_mapping = {batch->slot_mapping, static_cast<size_t>(tokens)};
+  if (batch->slot_mapping != nullptr && tokens > 0)
+    to.slot_mapping = {batch->slot_mapping, static_cast<size_t>(tokens)};
   to.shared_prefix_len = batch->shared_prefix_len;
   return Status::ok();
 }
@@ -38,7 +42,8 @@ Status to_batch(const sextant_batch* batch, BatchMetadata& to) {
 Status to_options(const sextant_plan_options* options, PlanOptions& to) {
   if (options == nullptr) return Status::ok();
   if (options->size < sizeof(*options))
-    return invalid_argument(fmt::format("options.size is {}; allowed: >= {} (sizeof)", options->size, sizeof(*options)));
+    return invalid_argument(
+        fmt::format("options.size is {}; allowed: >= {} (sizeof)", options->size, sizeof(*options)));
   to.deterministic = options->deterministic != 0;
   to.lse_out = options->lse_out != 0;
   to.bounds = {options->max_query_len, options->max_seq_len};
@@ -55,8 +60,9 @@ Status to_tensors(const sextant_run_tensors* from, const sextant_plan& plan, Run
     const char* field;
     const sextant_tensor* from;
     TensorView* to;
-  } views[] = {{"q", &from->q, &to.q},          {"k", &from->k, &to.k},          {"v", &from->v, &to.v},
-               {"out", &from->out, &to.out},    {"lse", &from->lse, &to.lse},    {"kv_c", &from->kv_c, &to.kv_c},
+  } views[] = {{"q", &from->q, &to.q},          {"k", &from->k, &to.k},
+               {"v", &from->v, &to.v},          {"out", &from->out, &to.out},
+               {"lse", &from->lse, &to.lse},    {"kv_c", &from->kv_c, &to.kv_c},
                {"k_pe", &from->k_pe, &to.k_pe}, {"kv_b_proj", &from->kv_b_proj, &to.kv_b_proj}};
   for (const auto& entry : views) {
     auto view = to_view(entry.field, entry.from);
@@ -81,8 +87,8 @@ Status to_tensors(const sextant_run_tensors* from, const sextant_plan& plan, Run
 }  // namespace
 
 sextant_status sextant_plan_make(const sextant_device* device, const char* backend, const sextant_attention_spec* spec,
-                                 const sextant_kv_cache_spec* cache, const sextant_batch* batch, const sextant_plan_options* options,
-                                 sextant_plan** plan) {
+                                 const sextant_kv_cache_spec* cache, const sextant_batch* batch,
+                                 const sextant_plan_options* options, sextant_plan** plan) {
   return guarded([&]() -> Status {
     SEXTANT_RETURN_IF_ERROR(check_argument("device", device));
     SEXTANT_RETURN_IF_ERROR(check_argument("backend", backend));

@@ -1,7 +1,7 @@
 // Which devices this binary and this machine have.
-#include "sextant/device.h"
-
 #include <fmt/format.h>
+
+#include "sextant/device.h"
 
 #ifdef SEXTANT_HAS_CUDA
 #include "devices/cuda/cuda_device.h"
@@ -26,7 +26,11 @@ DeviceReport cuda_report() {
 #ifdef SEXTANT_HAS_CUDA
   return cuda::report();
 #else
-  return {DeviceKind::kCuda, false, false, "not built in: configure with nvcc (CUDA 12.4 or newer) on the PATH, or -DSEXTANT_CUDA=ON", {}};
+  return {DeviceKind::kCuda,
+          false,
+          false,
+          "not built in: configure with nvcc (CUDA 12.4 or newer) on the PATH, or -DSEXTANT_CUDA=ON",
+          {}};
 #endif
 }
 

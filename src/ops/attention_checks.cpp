@@ -10,11 +10,16 @@ namespace sextant {
 
 const char* to_string(AttentionOp op) {
   switch (op) {
-    case AttentionOp::kUnified: return "unified_attention";
-    case AttentionOp::kVarlen: return "varlen_attention";
-    case AttentionOp::kPrefixPrefill: return "prefix_prefill";
-    case AttentionOp::kPagedDecode: return "paged_decode";
-    case AttentionOp::kMlaDecode: return "mla_decode";
+    case AttentionOp::kUnified:
+      return "unified_attention";
+    case AttentionOp::kVarlen:
+      return "varlen_attention";
+    case AttentionOp::kPrefixPrefill:
+      return "prefix_prefill";
+    case AttentionOp::kPagedDecode:
+      return "paged_decode";
+    case AttentionOp::kMlaDecode:
+      return "mla_decode";
   }
   return "unknown op";
 }
@@ -35,10 +40,11 @@ Status check_op_spec(const AttentionPlanArgs& a) {
   spec.mla = {};
   if (spec.num_kv_heads != 1)
     return invalid_argument(fmt::format("spec.num_kv_heads is {}; mla_decode allows 1", spec.num_kv_heads));
-  if (spec.head_dim < spec.value_head_dim() || spec.head_dim % 8 != 0 || spec.value_head_dim() % 8 != 0 || spec.head_dim > 2048)
-    return invalid_argument(
-        fmt::format("spec.head_dim is {} and head_dim_v {}; mla_decode allows multiples of 8, head_dim_v <= head_dim <= 2048",
-                    spec.head_dim, spec.value_head_dim()));
+  if (spec.head_dim < spec.value_head_dim() || spec.head_dim % 8 != 0 || spec.value_head_dim() % 8 != 0 ||
+      spec.head_dim > 2048)
+    return invalid_argument(fmt::format(
+        "spec.head_dim is {} and head_dim_v {}; mla_decode allows multiples of 8, head_dim_v <= head_dim <= 2048",
+        spec.head_dim, spec.value_head_dim()));
   spec.head_dim = spec.head_dim_v = 8;  // the rest of the checks do not depend on them
   return validate(spec);
 }
@@ -52,20 +58,20 @@ Status check_op_cache(const AttentionPlanArgs& a) {
                                         latent ? "latent" : "every layout but latent"));
   if (a.cache.num_kv_heads != a.spec.num_kv_heads || a.cache.head_dim != a.spec.head_dim ||
       a.cache.head_dim_v != a.spec.value_head_dim())
-    return invalid_argument(fmt::format("cache has num_kv_heads {}, head_dim {}, head_dim_v {}; the spec allows {}, {}, {}",
-                                        a.cache.num_kv_heads, a.cache.head_dim, a.cache.head_dim_v, a.spec.num_kv_heads,
-                                        a.spec.head_dim, a.spec.value_head_dim()));
+    return invalid_argument(fmt::format(
+        "cache has num_kv_heads {}, head_dim {}, head_dim_v {}; the spec allows {}, {}, {}", a.cache.num_kv_heads,
+        a.cache.head_dim, a.cache.head_dim_v, a.spec.num_kv_heads, a.spec.head_dim, a.spec.value_head_dim()));
   if (!is_fp8(a.cache.dtype) && a.cache.dtype != a.spec.dtype)
-    return invalid_argument(fmt::format("cache.dtype is {}; allowed: {} (spec.dtype) or fp8_*", to_string(a.cache.dtype),
-                                        to_string(a.spec.dtype)));
+    return invalid_argument(fmt::format("cache.dtype is {}; allowed: {} (spec.dtype) or fp8_*",
+                                        to_string(a.cache.dtype), to_string(a.spec.dtype)));
   return Status::ok();
 }
 
 Status check_op_batch(const AttentionPlanArgs& a) {
   const size_t requests = a.seq_lens.size();
   if (a.query_start_loc.size() != requests + 1)
-    return invalid_argument(
-        fmt::format("query_start_loc has {} entries; allowed: {} (len(seq_lens) + 1)", a.query_start_loc.size(), requests + 1));
+    return invalid_argument(fmt::format("query_start_loc has {} entries; allowed: {} (len(seq_lens) + 1)",
+                                        a.query_start_loc.size(), requests + 1));
   for (size_t b = 0; b < requests; ++b) {
     const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b];
     if (query_len < 0)
@@ -74,11 +80,12 @@ Status check_op_batch(const AttentionPlanArgs& a) {
     if (a.seq_lens[b] < 0) return invalid_argument(fmt::format("seq_lens[{}] is {}; allowed: >= 0", b, a.seq_lens[b]));
   }
   if (a.op == AttentionOp::kVarlen && !a.key_start_loc.empty() && a.key_start_loc.size() != requests + 1)
-    return invalid_argument(
-        fmt::format("key_start_loc has {} entries; allowed: {} (len(seq_lens) + 1)", a.key_start_loc.size(), requests + 1));
+    return invalid_argument(fmt::format("key_start_loc has {} entries; allowed: {} (len(seq_lens) + 1)",
+                                        a.key_start_loc.size(), requests + 1));
   for (size_t b = 0; b + 1 < a.key_start_loc.size(); ++b)
     if (a.key_start_loc[b + 1] < a.key_start_loc[b])
-      return invalid_argument(fmt::format("key_start_loc[{}] is {}; allowed: >= {}", b + 1, a.key_start_loc[b + 1], a.key_start_loc[b]));
+      return invalid_argument(
+          fmt::format("key_start_loc[{}] is {}; allowed: >= {}", b + 1, a.key_start_loc[b + 1], a.key_start_loc[b]));
   return Status::ok();
 }
 
@@ -97,7 +104,8 @@ Status check(const AttentionPlanArgs& a) {
   if (a.split.kind >= SplitPolicy::Kind::kSegments && a.split.value < 1)
     return invalid_argument(fmt::format("split.value is {}; allowed: >= 1", a.split.value));
   if (a.out_dtype != a.spec.dtype && a.out_dtype != DType::kF32)
-    return invalid_argument(fmt::format("out_dtype is {}; allowed: {} or fp32", to_string(a.out_dtype), to_string(a.spec.dtype)));
+    return invalid_argument(
+        fmt::format("out_dtype is {}; allowed: {} or fp32", to_string(a.out_dtype), to_string(a.spec.dtype)));
   return Status::ok();
 }
 
@@ -125,10 +133,12 @@ Status check(const AttentionPlanArgs& p, const AttentionArgs& a) {
     const KvCacheSpec& c = a.cache.spec;
     if (c.layout != p.cache.layout || c.dtype != p.cache.dtype || c.block_size != p.cache.block_size ||
         c.num_kv_heads != p.cache.num_kv_heads || c.head_dim != p.cache.head_dim || c.head_dim_v != p.cache.head_dim_v)
-      return invalid_argument("cache differs from the planned cache; allowed: the same layout, dtype, block_size and head sizes");
+      return invalid_argument(
+          "cache differs from the planned cache; allowed: the same layout, dtype, block_size and head sizes");
   }
   if (reads_packed_keys(p.op)) {
-    for (const auto& [field, view, dim] : {std::tuple{"k", &a.k, s.head_dim}, std::tuple{"v", &a.v, s.value_head_dim()}}) {
+    for (const auto& [field, view, dim] :
+         {std::tuple{"k", &a.k, s.head_dim}, std::tuple{"v", &a.v, s.value_head_dim()}}) {
       SEXTANT_RETURN_IF_ERROR(check_shape(field, *view, {kAny, s.num_kv_heads, dim}));
       SEXTANT_RETURN_IF_ERROR(check_dtype(field, *view, {s.dtype}));
       SEXTANT_RETURN_IF_ERROR(check_last_stride(field, *view));

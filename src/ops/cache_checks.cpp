@@ -15,8 +15,8 @@ Status check_cache_memory(const KvCacheView& cache) {
   SEXTANT_RETURN_IF_ERROR(check_pointer("cache.k", cache.k));
   SEXTANT_RETURN_IF_ERROR(check_pointer("cache.v", cache.v));
   if (cache.num_scales != 1 && cache.num_scales != cache.spec.num_kv_heads)
-    return invalid_argument(
-        fmt::format("cache.num_scales is {}; allowed: 1 or {} (num_kv_heads)", cache.num_scales, cache.spec.num_kv_heads));
+    return invalid_argument(fmt::format("cache.num_scales is {}; allowed: 1 or {} (num_kv_heads)", cache.num_scales,
+                                        cache.spec.num_kv_heads));
   return Status::ok();
 }
 
@@ -104,8 +104,8 @@ Status check(const GatherCacheArgs& a) {
 Status check(const MergeAttnStatesArgs& a) {
   SEXTANT_RETURN_IF_ERROR(check_shape("out", a.out, {kAny, kAny, kAny}));
   const int64_t tokens = a.out.shape[0], heads = a.out.shape[1], dim = a.out.shape[2];
-  for (const auto& [field, view] : {std::pair{"prefix_out", &a.prefix_out}, std::pair{"suffix_out", &a.suffix_out},
-                                    std::pair{"out", &a.out}}) {
+  for (const auto& [field, view] :
+       {std::pair{"prefix_out", &a.prefix_out}, std::pair{"suffix_out", &a.suffix_out}, std::pair{"out", &a.out}}) {
     SEXTANT_RETURN_IF_ERROR(check_shape(field, *view, {tokens, heads, dim}));
     SEXTANT_RETURN_IF_ERROR(check_dtype(field, *view, kComputeTypes));
     SEXTANT_RETURN_IF_ERROR(check_last_stride(field, *view));

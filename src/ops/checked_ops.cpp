@@ -34,7 +34,8 @@ class CheckedPlan final : public AttentionPlan {
 
 Status check_scales(const KvCacheView& cache) {
   if (!is_fp8(cache.spec.dtype)) return Status::ok();
-  for (const auto& [field, scales] : {std::pair{"cache.k_scale", cache.k_scale}, std::pair{"cache.v_scale", cache.v_scale}})
+  for (const auto& [field, scales] :
+       {std::pair{"cache.k_scale", cache.k_scale}, std::pair{"cache.v_scale", cache.v_scale}})
     for (int32_t i = 0; scales != nullptr && i < cache.num_scales; ++i)
       if (!std::isfinite(scales[i]) || scales[i] <= 0)
         return invalid_argument(fmt::format("{}[{}] is {}; allowed: finite, > 0", field, i, scales[i]));
@@ -47,12 +48,14 @@ Status check_block_ids(const AttentionPlanArgs& planned, const AttentionArgs& ar
   for (size_t b = 0; b < planned.seq_lens.size(); ++b) {
     const int64_t used = (planned.seq_lens[b] + block_size - 1) / block_size;
     if (used > args.block_table_stride)
-      return invalid_argument(fmt::format("seq_lens[{}] is {}; allowed: <= {} (block_table_stride {} x block_size {})", b,
-                                          planned.seq_lens[b], args.block_table_stride * block_size, args.block_table_stride, block_size));
+      return invalid_argument(fmt::format("seq_lens[{}] is {}; allowed: <= {} (block_table_stride {} x block_size {})",
+                                          b, planned.seq_lens[b], args.block_table_stride * block_size,
+                                          args.block_table_stride, block_size));
     const int32_t* row = args.block_table + static_cast<int64_t>(b) * args.block_table_stride;
     for (int64_t i = 0; i < used; ++i)
       if (row[i] < 0 || row[i] >= num_blocks)
-        return invalid_argument(fmt::format("block_table[{}][{}] is {}; allowed: 0..{} (num_blocks {})", b, i, row[i], num_blocks - 1, num_blocks));
+        return invalid_argument(fmt::format("block_table[{}][{}] is {}; allowed: 0..{} (num_blocks {})", b, i, row[i],
+                                            num_blocks - 1, num_blocks));
   }
   return Status::ok();
 }
@@ -60,8 +63,8 @@ Status check_block_ids(const AttentionPlanArgs& planned, const AttentionArgs& ar
 Status check_block_mapping(const CopyBlocksArgs& args) {
   for (int64_t i = 0; i < 2 * args.num_pairs; ++i)
     if (args.mapping[i] < 0 || args.mapping[i] >= args.cache.spec.num_blocks)
-      return invalid_argument(fmt::format("mapping[{}][{}] is {}; allowed: 0..{} (num_blocks {})", i / 2, i % 2, args.mapping[i],
-                                          args.cache.spec.num_blocks - 1, args.cache.spec.num_blocks));
+      return invalid_argument(fmt::format("mapping[{}][{}] is {}; allowed: 0..{} (num_blocks {})", i / 2, i % 2,
+                                          args.mapping[i], args.cache.spec.num_blocks - 1, args.cache.spec.num_blocks));
   return Status::ok();
 }
 
@@ -80,7 +83,8 @@ Status CheckedOps::run_attention(const AttentionPlan& plan, const AttentionArgs&
   SEXTANT_RETURN_IF_ERROR(check(checked->args(), args));
   if (checked->args().query_start_loc.empty() || checked->args().query_start_loc.back() == 0) return Status::ok();
   if (plan.workspace_bytes() > 0 && args.workspace == nullptr)
-    return invalid_argument(fmt::format("workspace is null; allowed: {} bytes (plan.workspace_bytes())", plan.workspace_bytes()));
+    return invalid_argument(
+        fmt::format("workspace is null; allowed: {} bytes (plan.workspace_bytes())", plan.workspace_bytes()));
   if (host_readable_) {
     SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
     SEXTANT_RETURN_IF_ERROR(check_block_ids(checked->args(), args));
@@ -93,7 +97,8 @@ Status CheckedOps::reshape_and_cache(const ReshapeAndCacheArgs& args, Stream str
   if (args.num_tokens == 0) return Status::ok();
   if (host_readable_) {
     SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
-    SEXTANT_RETURN_IF_ERROR(check_slot_mapping({args.slot_mapping, static_cast<size_t>(args.num_tokens)}, args.cache.spec));
+    SEXTANT_RETURN_IF_ERROR(
+        check_slot_mapping({args.slot_mapping, static_cast<size_t>(args.num_tokens)}, args.cache.spec));
   }
   return inner_->reshape_and_cache(args, stream);
 }
@@ -103,7 +108,8 @@ Status CheckedOps::concat_and_cache_mla(const ConcatAndCacheMlaArgs& args, Strea
   if (args.num_tokens == 0) return Status::ok();
   if (host_readable_) {
     SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
-    SEXTANT_RETURN_IF_ERROR(check_slot_mapping({args.slot_mapping, static_cast<size_t>(args.num_tokens)}, args.cache.spec));
+    SEXTANT_RETURN_IF_ERROR(
+        check_slot_mapping({args.slot_mapping, static_cast<size_t>(args.num_tokens)}, args.cache.spec));
   }
   return inner_->concat_and_cache_mla(args, stream);
 }

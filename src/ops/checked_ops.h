@@ -11,7 +11,8 @@ namespace sextant {
 class CheckedOps final : public Ops {
  public:
   // host_readable: the device's memory can be read here, so that slots, block ids and scales are checked as well.
-  CheckedOps(std::unique_ptr<Ops> inner, bool host_readable) : inner_(std::move(inner)), host_readable_(host_readable) {}
+  CheckedOps(std::unique_ptr<Ops> inner, bool host_readable)
+      : inner_(std::move(inner)), host_readable_(host_readable) {}
 
   const Ops& inner() const { return *inner_; }
   std::string name() const override { return inner_->name(); }
@@ -25,7 +26,9 @@ class CheckedOps final : public Ops {
   Status merge_attn_states(const MergeAttnStatesArgs& args, Stream stream) const override;
   Status copy_blocks(const CopyBlocksArgs& args, Stream stream) const override;
   Status copy_pad(const CopyPadArgs& args, Stream stream) const override;
-  size_t gemm_workspace_bytes(int64_t m, int64_t n, int64_t k) const override { return inner_->gemm_workspace_bytes(m, n, k); }
+  size_t gemm_workspace_bytes(int64_t m, int64_t n, int64_t k) const override {
+    return inner_->gemm_workspace_bytes(m, n, k);
+  }
   Status gemm(const GemmArgs& args, Stream stream) const override;
 
  private:

@@ -1,4 +1,5 @@
-// Building blocks of the ops' argument checks. Each returns a status that names the field, its value and what is allowed.
+// Building blocks of the ops' argument checks. Each returns a status that names the field, its value and what is
+// allowed.
 #pragma once
 
 #include <initializer_list>

@@ -26,12 +26,18 @@ constexpr Format kE5M2Format{5, 2, 15, S::kIeee};
 
 const Format& format_of(DType dtype) {
   switch (dtype) {
-    case DType::kF16: return kF16Format;
-    case DType::kBF16: return kBF16Format;
-    case DType::kF8E4M3FN: return kE4M3FNFormat;
-    case DType::kF8E4M3FNUZ: return kE4M3FNUZFormat;
-    case DType::kF8E5M2: return kE5M2Format;
-    default: return kF32Format;
+    case DType::kF16:
+      return kF16Format;
+    case DType::kBF16:
+      return kBF16Format;
+    case DType::kF8E4M3FN:
+      return kE4M3FNFormat;
+    case DType::kF8E4M3FNUZ:
+      return kE4M3FNUZFormat;
+    case DType::kF8E5M2:
+      return kE5M2Format;
+    default:
+      return kF32Format;
   }
 }
 
@@ -74,7 +80,8 @@ uint32_t encode(const Format& f, double value, bool saturate) {
   if (std::isfinite(magnitude)) {
     std::frexp(magnitude, &exponent);
     exponent = std::max(exponent - 1, 1 - f.bias);
-    magnitude = std::ldexp(std::nearbyint(std::ldexp(magnitude, f.mantissa_bits - exponent)), exponent - f.mantissa_bits);
+    magnitude =
+        std::ldexp(std::nearbyint(std::ldexp(magnitude, f.mantissa_bits - exponent)), exponent - f.mantissa_bits);
   }
   if (magnitude > largest(f)) {
     if (!saturate) return sign | (((1u << f.exponent_bits) - 1) << f.mantissa_bits);  // infinity
@@ -93,25 +100,37 @@ uint32_t encode(const Format& f, double value, bool saturate) {
 
 double load(DType dtype, const void* data, int64_t index) {
   switch (dtype) {
-    case DType::kF32: return static_cast<const float*>(data)[index];
-    case DType::kI32: return static_cast<const int32_t*>(data)[index];
-    case DType::kI64: return static_cast<double>(static_cast<const int64_t*>(data)[index]);
+    case DType::kF32:
+      return static_cast<const float*>(data)[index];
+    case DType::kI32:
+      return static_cast<const int32_t*>(data)[index];
+    case DType::kI64:
+      return static_cast<double>(static_cast<const int64_t*>(data)[index]);
     case DType::kF16:
-    case DType::kBF16: return decode(format_of(dtype), static_cast<const uint16_t*>(data)[index]);
-    default: return decode(format_of(dtype), static_cast<const uint8_t*>(data)[index]);
+    case DType::kBF16:
+      return decode(format_of(dtype), static_cast<const uint16_t*>(data)[index]);
+    default:
+      return decode(format_of(dtype), static_cast<const uint8_t*>(data)[index]);
   }
 }
 
 void store(DType dtype, void* data, int64_t index, double value) {
   switch (dtype) {
-    case DType::kF32: static_cast<float*>(data)[index] = static_cast<float>(value); break;
-    case DType::kI32: static_cast<int32_t*>(data)[index] = static_cast<int32_t>(value); break;
-    case DType::kI64: static_cast<int64_t*>(data)[index] = static_cast<int64_t>(value); break;
+    case DType::kF32:
+      static_cast<float*>(data)[index] = static_cast<float>(value);
+      break;
+    case DType::kI32:
+      static_cast<int32_t*>(data)[index] = static_cast<int32_t>(value);
+      break;
+    case DType::kI64:
+      static_cast<int64_t*>(data)[index] = static_cast<int64_t>(value);
+      break;
     case DType::kF16:
     case DType::kBF16:
       static_cast<uint16_t*>(data)[index] = static_cast<uint16_t>(encode(format_of(dtype), value, false));
       break;
-    default: static_cast<uint8_t*>(data)[index] = static_cast<uint8_t>(encode(format_of(dtype), value, true));
+    default:
+      static_cast<uint8_t*>(data)[index] = static_cast<uint8_t>(encode(format_of(dtype), value, true));
   }
 }
 

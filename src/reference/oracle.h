@@ -1,5 +1,5 @@
-// The oracle: attention in double precision, written for clarity. It shares no code with the kernels, the planner or the
-// ops; tests, `verify` and `bench` compare with it.
+// The oracle: attention in double precision, written for clarity. It shares no code with the kernels, the planner or
+// the ops; tests, `verify` and `bench` compare with it.
 #pragma once
 
 #include <cstdint>

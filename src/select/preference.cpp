@@ -12,10 +12,12 @@ std::vector<Preference> mla_order() {
 }
 
 std::vector<Preference> mha_order() {
-  return {{"ROCM_AITER_UNIFIED_ATTN", "tuned kernels, one launch for decode, extend and prefill, no gather of the context"},
-          {"ROCM_AITER_FA", "tuned kernels; extends gather their context and merge states, which costs extra memory traffic"},
-          {"TRITON_ATTN", "portable kernels, one launch"},
-          {"ROCM_ATTN", "portable kernels, fixed partitions of 256 keys in decode"}};
+  return {
+      {"ROCM_AITER_UNIFIED_ATTN", "tuned kernels, one launch for decode, extend and prefill, no gather of the context"},
+      {"ROCM_AITER_FA",
+       "tuned kernels; extends gather their context and merge states, which costs extra memory traffic"},
+      {"TRITON_ATTN", "portable kernels, one launch"},
+      {"ROCM_ATTN", "portable kernels, fixed partitions of 256 keys in decode"}};
 }
 
 }  // namespace

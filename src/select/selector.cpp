@@ -39,8 +39,8 @@ std::optional<Explicit> explicit_choice(const SelectRequest& request) {
 std::vector<Candidate> examine(const Device& device, const SelectRequest& request) {
   std::vector<Candidate> candidates;
   for (const Backend* backend : all_backends())
-    candidates.push_back(
-        {backend->info().name, false, backend->reasons_against(request.spec, cache_for(*backend, device, request), device)});
+    candidates.push_back({backend->info().name, false,
+                          backend->reasons_against(request.spec, cache_for(*backend, device, request), device)});
   return candidates;
 }
 
@@ -85,7 +85,8 @@ std::vector<std::string> near_miss_warnings() {
     const std::string_view text(*entry);
     const std::string_view name = text.substr(0, text.find('='));
     if (name == kBackendVariable || !nearest(name, known)) continue;
-    warnings.push_back(fmt::format("the environment sets {}, which nothing reads; did you mean {}?", name, kBackendVariable));
+    warnings.push_back(
+        fmt::format("the environment sets {}, which nothing reads; did you mean {}?", name, kBackendVariable));
   }
   return warnings;
 }
@@ -112,14 +113,16 @@ Result<Selection> select_backend(const Device& device, const SelectRequest& requ
     const auto reasons =
         selection.backend->reasons_against(request.spec, cache_for(*selection.backend, device, request), device);
     if (!reasons.empty())
-      return unsupported(fmt::format("{} asks for {}, which cannot serve this: {}", choice->source, choice->name, joined(reasons)));
+      return unsupported(
+          fmt::format("{} asks for {}, which cannot serve this: {}", choice->source, choice->name, joined(reasons)));
   }
   selection.candidates = explain_candidates(device, request);
   for (const Candidate& candidate : selection.candidates)
     if (candidate.chosen) selection.backend = *find_backend(candidate.name);
   if (selection.backend != nullptr) return selection;
   std::string text = "no backend can serve this:";
-  for (const Candidate& candidate : selection.candidates) text += fmt::format(" {}: {}.", candidate.name, joined(candidate.reasons));
+  for (const Candidate& candidate : selection.candidates)
+    text += fmt::format(" {}: {}.", candidate.name, joined(candidate.reasons));
   return unsupported(text);
 }
 

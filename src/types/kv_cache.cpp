@@ -77,20 +77,27 @@ KvAddressing packed_k(int64_t block_size, int64_t heads, int64_t dim) {
 
 const char* to_string(KvLayout layout) {
   switch (layout) {
-    case KvLayout::kNHD: return "NHD";
-    case KvLayout::kHND: return "HND";
-    case KvLayout::kSplitK: return "split_k";
-    case KvLayout::kShuffled: return "shuffled";
-    case KvLayout::kPacked: return "packed";
-    case KvLayout::kLatent: return "latent";
-    case KvLayout::kStrided: return "strided";
+    case KvLayout::kNHD:
+      return "NHD";
+    case KvLayout::kHND:
+      return "HND";
+    case KvLayout::kSplitK:
+      return "split_k";
+    case KvLayout::kShuffled:
+      return "shuffled";
+    case KvLayout::kPacked:
+      return "packed";
+    case KvLayout::kLatent:
+      return "latent";
+    case KvLayout::kStrided:
+      return "strided";
   }
   return "unknown layout";
 }
 
 Result<KvLayout> parse_kv_layout(std::string_view name) {
-  for (KvLayout layout : {KvLayout::kNHD, KvLayout::kHND, KvLayout::kSplitK, KvLayout::kShuffled, KvLayout::kPacked,
-                          KvLayout::kLatent})
+  for (KvLayout layout :
+       {KvLayout::kNHD, KvLayout::kHND, KvLayout::kSplitK, KvLayout::kShuffled, KvLayout::kPacked, KvLayout::kLatent})
     if (name == to_string(layout)) return layout;
   return invalid_argument(
       fmt::format("kv layout is \"{}\"; allowed: NHD, HND, split_k, shuffled, packed, latent", name));
@@ -99,8 +106,10 @@ Result<KvLayout> parse_kv_layout(std::string_view name) {
 Status validate(const KvCacheSpec& spec) {
   if (!is_float(spec.dtype))
     return invalid_argument(fmt::format("cache.dtype is {}; allowed: fp32, fp16, bf16, fp8_*", to_string(spec.dtype)));
-  if (spec.num_blocks < 0) return invalid_argument(fmt::format("cache.num_blocks is {}; allowed: >= 0", spec.num_blocks));
-  if (spec.block_size < 1) return invalid_argument(fmt::format("cache.block_size is {}; allowed: >= 1", spec.block_size));
+  if (spec.num_blocks < 0)
+    return invalid_argument(fmt::format("cache.num_blocks is {}; allowed: >= 0", spec.num_blocks));
+  if (spec.block_size < 1)
+    return invalid_argument(fmt::format("cache.block_size is {}; allowed: >= 1", spec.block_size));
   if (spec.num_kv_heads < 1)
     return invalid_argument(fmt::format("cache.num_kv_heads is {}; allowed: >= 1", spec.num_kv_heads));
   if (spec.head_dim < 1 || spec.head_dim_v < 1)
@@ -125,23 +134,33 @@ Status validate(const KvCacheSpec& spec) {
 KvAddressing k_addressing(const KvCacheSpec& spec) {
   const int64_t bs = spec.block_size, heads = spec.num_kv_heads, dim = spec.head_dim;
   switch (spec.layout) {
-    case KvLayout::kHND: return hnd(bs, heads, dim);
+    case KvLayout::kHND:
+      return hnd(bs, heads, dim);
     case KvLayout::kSplitK:
-    case KvLayout::kShuffled: return split_k(bs, heads, dim, dims_of_16_bytes(spec.dtype));
-    case KvLayout::kPacked: return packed_k(bs, heads, dim);
-    default: return nhd(bs, heads, dim);
+    case KvLayout::kShuffled:
+      return split_k(bs, heads, dim, dims_of_16_bytes(spec.dtype));
+    case KvLayout::kPacked:
+      return packed_k(bs, heads, dim);
+    default:
+      return nhd(bs, heads, dim);
   }
 }
 
 KvAddressing v_addressing(const KvCacheSpec& spec) {
   const int64_t bs = spec.block_size, heads = spec.num_kv_heads, dim = spec.head_dim_v;
   switch (spec.layout) {
-    case KvLayout::kHND: return hnd(bs, heads, dim);
-    case KvLayout::kSplitK: return dim_major(bs, heads, dim);
-    case KvLayout::kShuffled: return shuffled_v(bs, heads, dim, dims_of_16_bytes(spec.dtype));
-    case KvLayout::kPacked: return shuffled_v(bs, heads, dim, kPair);  // the same rule with x = a pair of tokens
-    case KvLayout::kLatent: return k_addressing(spec);
-    default: return nhd(bs, heads, dim);
+    case KvLayout::kHND:
+      return hnd(bs, heads, dim);
+    case KvLayout::kSplitK:
+      return dim_major(bs, heads, dim);
+    case KvLayout::kShuffled:
+      return shuffled_v(bs, heads, dim, dims_of_16_bytes(spec.dtype));
+    case KvLayout::kPacked:
+      return shuffled_v(bs, heads, dim, kPair);  // the same rule with x = a pair of tokens
+    case KvLayout::kLatent:
+      return k_addressing(spec);
+    default:
+      return nhd(bs, heads, dim);
   }
 }
 

@@ -12,8 +12,8 @@ constexpr int32_t kHeadDimStep = 8;
 
 Status check_head_dim(const char* field, int32_t value, int32_t max) {
   if (value >= kHeadDimStep && value <= max && value % kHeadDimStep == 0) return Status::ok();
-  return invalid_argument(fmt::format("spec.{} is {}; allowed: {}..{} in steps of {}", field, value, kHeadDimStep, max,
-                                      kHeadDimStep));
+  return invalid_argument(
+      fmt::format("spec.{} is {}; allowed: {}..{} in steps of {}", field, value, kHeadDimStep, max, kHeadDimStep));
 }
 
 Status check_mla(const AttentionSpec& s) {
@@ -23,7 +23,8 @@ Status check_mla(const AttentionSpec& s) {
   SEXTANT_RETURN_IF_ERROR(check_head_dim("mla.qk_rope_head_dim", m.qk_rope_head_dim, kMaxHeadDim));
   SEXTANT_RETURN_IF_ERROR(check_head_dim("mla.v_head_dim", m.v_head_dim, kMaxHeadDim));
   if (s.num_kv_heads != s.num_heads)
-    return invalid_argument(fmt::format("spec.num_kv_heads is {}; MLA allows {} (num_heads)", s.num_kv_heads, s.num_heads));
+    return invalid_argument(
+        fmt::format("spec.num_kv_heads is {}; MLA allows {} (num_heads)", s.num_kv_heads, s.num_heads));
   if (s.head_dim != m.qk_nope_head_dim + m.qk_rope_head_dim)
     return invalid_argument(fmt::format("spec.head_dim is {}; MLA allows {} (qk_nope_head_dim + qk_rope_head_dim)",
                                         s.head_dim, m.qk_nope_head_dim + m.qk_rope_head_dim));
@@ -51,7 +52,8 @@ Status validate(const AttentionSpec& s) {
   if (s.sliding_window < 0)
     return invalid_argument(fmt::format("spec.sliding_window is {}; allowed: >= 0 (0 = no window)", s.sliding_window));
   if (!std::isfinite(s.logits_soft_cap) || s.logits_soft_cap < 0)
-    return invalid_argument(fmt::format("spec.logits_soft_cap is {}; allowed: finite, >= 0 (0 = none)", s.logits_soft_cap));
+    return invalid_argument(
+        fmt::format("spec.logits_soft_cap is {}; allowed: finite, >= 0 (0 = none)", s.logits_soft_cap));
   if (s.dtype != DType::kF32 && s.dtype != DType::kF16 && s.dtype != DType::kBF16)
     return invalid_argument(fmt::format("spec.dtype is {}; allowed: fp32, fp16, bf16", to_string(s.dtype)));
   return Status::ok();

@@ -14,18 +14,30 @@ struct DTypeName {
 
 // Our own names first; then the names that torch, safetensors and vLLM use for the same types.
 constexpr DTypeName kDTypeNames[] = {
-    {"fp32", DType::kF32},           {"fp16", DType::kF16},
-    {"bf16", DType::kBF16},          {"fp8_e4m3fn", DType::kF8E4M3FN},
-    {"fp8_e4m3fnuz", DType::kF8E4M3FNUZ}, {"fp8_e5m2", DType::kF8E5M2},
-    {"int32", DType::kI32},          {"int64", DType::kI64},
-    {"float32", DType::kF32},        {"float", DType::kF32},
-    {"f32", DType::kF32},            {"float16", DType::kF16},
-    {"half", DType::kF16},           {"f16", DType::kF16},
-    {"bfloat16", DType::kBF16},      {"fp8", DType::kF8E4M3FN},
-    {"fp8_e4m3", DType::kF8E4M3FN},  {"float8_e4m3fn", DType::kF8E4M3FN},
-    {"float8_e4m3fnuz", DType::kF8E4M3FNUZ}, {"float8_e5m2", DType::kF8E5M2},
-    {"f8_e4m3", DType::kF8E4M3FN},   {"f8_e5m2", DType::kF8E5M2},
-    {"i32", DType::kI32},            {"i64", DType::kI64},
+    {"fp32", DType::kF32},
+    {"fp16", DType::kF16},
+    {"bf16", DType::kBF16},
+    {"fp8_e4m3fn", DType::kF8E4M3FN},
+    {"fp8_e4m3fnuz", DType::kF8E4M3FNUZ},
+    {"fp8_e5m2", DType::kF8E5M2},
+    {"int32", DType::kI32},
+    {"int64", DType::kI64},
+    {"float32", DType::kF32},
+    {"float", DType::kF32},
+    {"f32", DType::kF32},
+    {"float16", DType::kF16},
+    {"half", DType::kF16},
+    {"f16", DType::kF16},
+    {"bfloat16", DType::kBF16},
+    {"fp8", DType::kF8E4M3FN},
+    {"fp8_e4m3", DType::kF8E4M3FN},
+    {"float8_e4m3fn", DType::kF8E4M3FN},
+    {"float8_e4m3fnuz", DType::kF8E4M3FNUZ},
+    {"float8_e5m2", DType::kF8E5M2},
+    {"f8_e4m3", DType::kF8E4M3FN},
+    {"f8_e5m2", DType::kF8E5M2},
+    {"i32", DType::kI32},
+    {"i64", DType::kI64},
 };
 
 }  // namespace
@@ -33,13 +45,17 @@ constexpr DTypeName kDTypeNames[] = {
 size_t size_of(DType dtype) {
   switch (dtype) {
     case DType::kF32:
-    case DType::kI32: return 4;
+    case DType::kI32:
+      return 4;
     case DType::kF16:
-    case DType::kBF16: return 2;
+    case DType::kBF16:
+      return 2;
     case DType::kF8E4M3FN:
     case DType::kF8E4M3FNUZ:
-    case DType::kF8E5M2: return 1;
-    case DType::kI64: return 8;
+    case DType::kF8E5M2:
+      return 1;
+    case DType::kI64:
+      return 8;
   }
   return 0;
 }
@@ -59,10 +75,14 @@ Result<DType> parse_dtype(std::string_view name) {
 
 const char* to_string(DeviceKind kind) {
   switch (kind) {
-    case DeviceKind::kCpu: return "cpu";
-    case DeviceKind::kCuda: return "cuda";
-    case DeviceKind::kHip: return "hip";
-    case DeviceKind::kHipEmulated: return "hip-emulated";
+    case DeviceKind::kCpu:
+      return "cpu";
+    case DeviceKind::kCuda:
+      return "cuda";
+    case DeviceKind::kHip:
+      return "hip";
+    case DeviceKind::kHipEmulated:
+      return "hip-emulated";
   }
   return "unknown device";
 }

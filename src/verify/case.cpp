@@ -104,7 +104,9 @@ reference::OracleRequest oracle_request(const CaseData& data, size_t b) {
   const HostTensor& keys = data.keys[b];
   if (!spec.mla.enabled()) {
     const HostTensor& values = data.values[b];
-    request.k = [&keys](int64_t pos, int32_t h, int32_t d) { return keys.get((pos * keys.shape[1] + h) * keys.shape[2] + d); };
+    request.k = [&keys](int64_t pos, int32_t h, int32_t d) {
+      return keys.get((pos * keys.shape[1] + h) * keys.shape[2] + d);
+    };
     request.v = [&values](int64_t pos, int32_t h, int32_t d) {
       return values.get((pos * values.shape[1] + h) * values.shape[2] + d);
     };
@@ -113,8 +115,10 @@ reference::OracleRequest oracle_request(const CaseData& data, size_t b) {
   // MLA: heads up-projected in double precision, once a request: [seq_len, N, nope + v].
   const MlaSpec m = spec.mla;
   const int64_t per_head = m.qk_nope_head_dim + m.v_head_dim, width = m.kv_lora_rank + m.qk_rope_head_dim;
-  auto projected = std::make_shared<std::vector<double>>(static_cast<size_t>(request.seq_len * spec.num_heads * per_head));
-  std::vector<double> weight(static_cast<size_t>(data.kv_b_proj.elements())), latent(static_cast<size_t>(m.kv_lora_rank));
+  auto projected =
+      std::make_shared<std::vector<double>>(static_cast<size_t>(request.seq_len * spec.num_heads * per_head));
+  std::vector<double> weight(static_cast<size_t>(data.kv_b_proj.elements())),
+      latent(static_cast<size_t>(m.kv_lora_rank));
   for (int64_t i = 0; i < data.kv_b_proj.elements(); ++i) weight[static_cast<size_t>(i)] = data.kv_b_proj.get(i);
   for (int64_t pos = 0; pos < request.seq_len; ++pos) {
     for (int32_t r = 0; r < m.kv_lora_rank; ++r) latent[static_cast<size_t>(r)] = keys.get(pos * width + r);
@@ -138,7 +142,8 @@ reference::OracleRequest oracle_request(const CaseData& data, size_t b) {
 
 // What a plain implementation in `dtype` makes of the row: operands and probabilities rounded to dtype, sums in high
 // precision, output rounded. Its error is the yardstick for ours.
-double plain_error(const reference::OracleRequest& exact, int64_t query, int32_t head, const reference::OracleRow& row) {
+double plain_error(const reference::OracleRequest& exact, int64_t query, int32_t head,
+                   const reference::OracleRow& row) {
   const AttentionSpec& spec = exact.spec;
   const DType dtype = spec.dtype;
   reference::OracleRequest rounded = exact;
@@ -158,14 +163,16 @@ double plain_error(const reference::OracleRequest& exact, int64_t query, int32_t
     double dot = 0;
     for (int32_t d = 0; d < spec.head_dim; ++d) dot += exact.q(query, head, d) * rounded.k(key, kv_head, d);
     double s = dot * static_cast<double>(spec.softmax_scale);
-    if (spec.logits_soft_cap > 0) s = static_cast<double>(spec.logits_soft_cap) * std::tanh(s / static_cast<double>(spec.logits_soft_cap));
+    if (spec.logits_soft_cap > 0)
+      s = static_cast<double>(spec.logits_soft_cap) * std::tanh(s / static_cast<double>(spec.logits_soft_cap));
     if (!exact.alibi_slopes.empty())
       s += static_cast<double>(exact.alibi_slopes[static_cast<size_t>(head)]) *
            static_cast<double>(key - (exact.seq_len - exact.query_len));
     scores.emplace_back(key, s);
     max = std::max(max, s);
   }
-  double denominator = exact.sinks.empty() ? 0.0 : std::exp(static_cast<double>(exact.sinks[static_cast<size_t>(head)]) - max);
+  double denominator =
+      exact.sinks.empty() ? 0.0 : std::exp(static_cast<double>(exact.sinks[static_cast<size_t>(head)]) - max);
   std::vector<double> out(row.out.size(), 0.0);
   for (const auto& [key, s] : scores) {
     const double p = std::exp(s - max);
@@ -224,19 +231,21 @@ CaseData prepare(const Case& test, uint64_t seed, int max_rows) {
     data.seq_lens.push_back(r.seq_len);
     if (mla) {
       const int64_t width = spec.mla.kv_lora_rank + spec.mla.qk_rope_head_dim;
-      data.keys.push_back(random_tensor(random, spec.dtype, {r.seq_len, width}, test.magnitude, test.cache_dtype, data.k_scale));
+      data.keys.push_back(
+          random_tensor(random, spec.dtype, {r.seq_len, width}, test.magnitude, test.cache_dtype, data.k_scale));
       data.values.emplace_back();
     } else {
-      data.keys.push_back(random_tensor(random, spec.dtype, {r.seq_len, spec.num_kv_heads, spec.head_dim}, test.magnitude,
-                                        test.cache_dtype, data.k_scale));
-      data.values.push_back(random_tensor(random, spec.dtype, {r.seq_len, spec.num_kv_heads, spec.value_head_dim()}, 1.0,
-                                          test.cache_dtype, data.v_scale));
+      data.keys.push_back(random_tensor(random, spec.dtype, {r.seq_len, spec.num_kv_heads, spec.head_dim},
+                                        test.magnitude, test.cache_dtype, data.k_scale));
+      data.values.push_back(random_tensor(random, spec.dtype, {r.seq_len, spec.num_kv_heads, spec.value_head_dim()},
+                                          1.0, test.cache_dtype, data.v_scale));
     }
     // A shared prefix is the first request's.
     for (auto* tensors : {&data.keys, &data.values}) {
       if (test.shared_prefix_len == 0 || tensors->size() == 1 || tensors->back().bytes.empty()) continue;
       const size_t row = tensors->back().bytes.size() / static_cast<size_t>(r.seq_len);
-      std::copy_n(tensors->front().bytes.begin(), row * static_cast<size_t>(test.shared_prefix_len), tensors->back().bytes.begin());
+      std::copy_n(tensors->front().bytes.begin(), row * static_cast<size_t>(test.shared_prefix_len),
+                  tensors->back().bytes.begin());
     }
   }
   const int64_t rows = data.query_start_loc.back() + test.padding_tokens;

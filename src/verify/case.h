@@ -20,17 +20,17 @@ struct Case {
   std::string name;
   AttentionSpec spec;
   DType cache_dtype = DType::kBF16;
-  KvLayout layout = KvLayout::kNHD;      // used with use_preferred_layout == false
-  bool use_preferred_layout = true;      // the backend's own choice
+  KvLayout layout = KvLayout::kNHD;  // used with use_preferred_layout == false
+  bool use_preferred_layout = true;  // the backend's own choice
   int32_t block_size = 16;
   std::vector<RequestShape> requests;
   PlanOptions options;
   int32_t shared_prefix_len = 0;
-  int32_t num_scales = 1;       // fp8: 1 or num_kv_heads
-  int64_t spare_blocks = 3;     // blocks of the cache that no request uses
-  int32_t padding_tokens = 0;   // rows after the batch that nobody may touch; their slots are -1
-  double magnitude = 1.0;       // of q and k: large values make peaked softmaxes
-  bool integers = false;        // small integers: every product and sum is exact
+  int32_t num_scales = 1;      // fp8: 1 or num_kv_heads
+  int64_t spare_blocks = 3;    // blocks of the cache that no request uses
+  int32_t padding_tokens = 0;  // rows after the batch that nobody may touch; their slots are -1
+  double magnitude = 1.0;      // of q and k: large values make peaked softmaxes
+  bool integers = false;       // small integers: every product and sum is exact
 };
 
 // A tensor in host memory.
@@ -53,7 +53,7 @@ struct CaseData {
   // Keys and values of every request, all positions, as real numbers that the dtype holds exactly.
   // MHA: [seq_len, Hkv, D]; MLA: latent [seq_len, rank + rope] in `keys`.
   std::vector<HostTensor> keys, values;
-  HostTensor q, kv_b_proj;                  // packed batch
+  HostTensor q, kv_b_proj;  // packed batch
   std::vector<float> sinks, alibi_slopes, k_scale, v_scale;
   std::vector<int32_t> query_start_loc, seq_lens;
 

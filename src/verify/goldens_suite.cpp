@@ -53,13 +53,15 @@ CaseData record_case(const SafetensorsFile& file, const Json& record, const std:
   const auto sinks = file.tensors.find(prefix + "sinks");
   if (sinks != file.tensors.end()) {
     spec.has_sinks = true;
-    for (int64_t i = 0; i < sinks->second.elements(); ++i) data.sinks.push_back(static_cast<float>(sinks->second.get(i)));
+    for (int64_t i = 0; i < sinks->second.elements(); ++i)
+      data.sinks.push_back(static_cast<float>(sinks->second.get(i)));
   }
   const HostTensor& out = file.tensors.at(prefix + "out");
   double largest = 0;
   for (int64_t i = 0; i < out.elements(); ++i) largest = std::max(largest, std::fabs(out.get(i)));
   const double error = spec.dtype == DType::kF32 ? 0 : reference::epsilon(spec.dtype) * largest;
-  expect_recorded(data, error, [&](int64_t t, int32_t h, int32_t d) { return out.get((t * out.shape[1] + h) * out.shape[2] + d); });
+  expect_recorded(data, error,
+                  [&](int64_t t, int32_t h, int32_t d) { return out.get((t * out.shape[1] + h) * out.shape[2] + d); });
   return data;
 }
 
@@ -67,7 +69,8 @@ CaseData record_case(const SafetensorsFile& file, const Json& record, const std:
 CaseData latent_case(const SafetensorsFile& file, const CaseData& mha, const Json& record, const Json& config) {
   CaseData data = mha;
   AttentionSpec& spec = data.test.spec;
-  spec.mla = {config.at("kv_lora_rank"), config.at("qk_nope_head_dim"), config.at("qk_rope_head_dim"), config.at("v_head_dim")};
+  spec.mla = {config.at("kv_lora_rank"), config.at("qk_nope_head_dim"), config.at("qk_rope_head_dim"),
+              config.at("v_head_dim")};
   data.test.name += " as MLA";
   const std::string weight = fmt::format("layers.{}.self_attn.kv_b_proj.weight", record.at("layer").get<int>());
   data.kv_b_proj = file.tensors.at(weight);
@@ -98,7 +101,8 @@ Status run_file(Device& device, const std::string& path, const VerifyOptions& op
     for (const Json& record : records) {
       const CaseData data = record_case(*file, record, name);
       run_recorded(device, options, data, suite);
-      if (config.contains("kv_lora_rank")) run_recorded(device, options, latent_case(*file, data, record, config), suite);
+      if (config.contains("kv_lora_rank"))
+        run_recorded(device, options, latent_case(*file, data, record, config), suite);
     }
   } catch (const std::exception& error) {
     return invalid_argument(fmt::format("{}: {}", path, error.what()));
@@ -116,7 +120,8 @@ Result<SuiteResult> run_goldens_suite(Device& device, const std::string& folder,
   for (const auto& entry : std::filesystem::directory_iterator(folder, error))
     if (entry.path().extension() == ".safetensors") paths.push_back(entry.path().string());
   if (error) return Status(StatusCode::kNotFound, fmt::format("goldens folder {}: {}", folder, error.message()));
-  if (paths.empty()) return Status(StatusCode::kNotFound, fmt::format("goldens folder {} holds no .safetensors file", folder));
+  if (paths.empty())
+    return Status(StatusCode::kNotFound, fmt::format("goldens folder {} holds no .safetensors file", folder));
   std::sort(paths.begin(), paths.end());
   for (size_t i = 0; i < paths.size(); ++i) {
     SEXTANT_RETURN_IF_ERROR(run_file(device, paths[i], options, suite));

@@ -1,7 +1,8 @@
 // The node tests of ONNX's Attention operator (opset 23 and 24), each run through every MHA backend.
 //
 // Not all of the operator is a paged-cache backend's business, so some cases are translated:
-//  - an additive bias (or mask) enters through extra dimensions: query i of head g has a one in dimension (g, i), and key j
+//  - an additive bias (or mask) enters through extra dimensions: query i of head g has a one in dimension (g, i), and
+//  key j
 //    holds bias[g, i, j] / scale there. Scores come out as scale * q.k + bias.
 //  - head sizes that are no multiple of 8 are padded with zeros.
 //  - causal cases without a past are top-left aligned: only the first q_len keys are passed on.
@@ -43,7 +44,8 @@ class HeadTensor {
   int64_t rows() const { return four_d_ ? tensor_.dim(2) : tensor_.dim(1); }
   int64_t dim() const { return four_d_ ? tensor_.dim(3) : tensor_.dim(2) / heads_; }
   double at(int64_t b, int64_t h, int64_t s, int64_t d) const {
-    const int64_t i = four_d_ ? ((b * heads_ + h) * rows() + s) * dim() + d : ((b * rows() + s) * heads_ + h) * dim() + d;
+    const int64_t i =
+        four_d_ ? ((b * heads_ + h) * rows() + s) * dim() + d : ((b * rows() + s) * heads_ + h) * dim() + d;
     return tensor_.values[static_cast<size_t>(i)];
   }
 
@@ -114,7 +116,8 @@ class Translator {
     spec.num_kv_heads = static_cast<int32_t>(k_.heads());
     spec.head_dim = padded_head_dim(q_.dim() + bias_dims());
     spec.head_dim_v = padded_head_dim(v_.dim());
-    spec.softmax_scale = node_.attributes.value("scale", static_cast<float>(1.0 / std::sqrt(static_cast<double>(q_.dim()))));
+    spec.softmax_scale =
+        node_.attributes.value("scale", static_cast<float>(1.0 / std::sqrt(static_cast<double>(q_.dim()))));
     spec.logits_soft_cap = node_.attributes.value("softcap", 0.0F);
     spec.causal = node_.attributes.value("is_causal", 0) != 0;
     spec.dtype = node_.inputs.at("Q").is_fp16 ? DType::kF16 : DType::kF32;
@@ -127,18 +130,22 @@ class Translator {
 
   // Query 0 sits at this position among the keys.
   int64_t query_offset(int64_t b) const {
-    if (has("nonpad_kv_seqlen")) return static_cast<int64_t>(node_.inputs.at("nonpad_kv_seqlen").values[static_cast<size_t>(b)]) - q_.rows();
+    if (has("nonpad_kv_seqlen"))
+      return static_cast<int64_t>(node_.inputs.at("nonpad_kv_seqlen").values[static_cast<size_t>(b)]) - q_.rows();
     return past();
   }
 
   int64_t key_count(const AttentionSpec& spec, int64_t b) const {
     if (spec.causal) return query_offset(b) + q_.rows();
-    if (has("nonpad_kv_seqlen")) return static_cast<int64_t>(node_.inputs.at("nonpad_kv_seqlen").values[static_cast<size_t>(b)]);
+    if (has("nonpad_kv_seqlen"))
+      return static_cast<int64_t>(node_.inputs.at("nonpad_kv_seqlen").values[static_cast<size_t>(b)]);
     return past() + k_.rows();
   }
 
   // Queries before key 0 see nothing: ONNX wants zeros there, and no serving batch holds them.
-  int64_t first_query(const AttentionSpec& spec, int64_t b) const { return spec.causal ? std::max<int64_t>(0, -query_offset(b)) : 0; }
+  int64_t first_query(const AttentionSpec& spec, int64_t b) const {
+    return spec.causal ? std::max<int64_t>(0, -query_offset(b)) : 0;
+  }
 
   void fill_request(CaseData& data, int64_t b) {
     const AttentionSpec& spec = data.test.spec;
@@ -179,7 +186,8 @@ class Translator {
       for (int64_t i = first_query(data.test.spec, b); i < q_.rows(); ++i) {
         bool visible = false;
         const int64_t last = data.test.spec.causal ? query_offset(b) + i : key_count(data.test.spec, b) - 1;
-        for (int64_t j = 0; j <= last; ++j) visible = visible || bias_at(node_.inputs.at("attn_mask"), b, h, i, j) > kMasked;
+        for (int64_t j = 0; j <= last; ++j)
+          visible = visible || bias_at(node_.inputs.at("attn_mask"), b, h, i, j) > kMasked;
         if (!visible) return true;
       }
     return false;

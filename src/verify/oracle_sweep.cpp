@@ -12,12 +12,18 @@ constexpr int kRowsOfACase = 48;
 void record(SuiteResult& suite, const std::string& backend, const Case& test, const Verdict& verdict) {
   ++suite.cases;
   switch (verdict.kind) {
-    case Verdict::Kind::kPassed: ++suite.passed; return;
-    case Verdict::Kind::kSkipped: ++suite.skipped; break;
-    case Verdict::Kind::kFailed: ++suite.failed; break;
+    case Verdict::Kind::kPassed:
+      ++suite.passed;
+      return;
+    case Verdict::Kind::kSkipped:
+      ++suite.skipped;
+      break;
+    case Verdict::Kind::kFailed:
+      ++suite.failed;
+      break;
   }
-  suite.messages.push_back(fmt::format("{} {}, {}: {}", verdict.kind == Verdict::Kind::kSkipped ? "skipped" : "FAILED", backend,
-                                       test.name, verdict.message));
+  suite.messages.push_back(fmt::format("{} {}, {}: {}", verdict.kind == Verdict::Kind::kSkipped ? "skipped" : "FAILED",
+                                       backend, test.name, verdict.message));
 }
 
 }  // namespace

@@ -56,14 +56,22 @@ bool decode_raw(std::string_view raw, int data_type, OnnxTensor& tensor) {
       tensor.values.push_back(reference::load(dtype, raw.data(), static_cast<int64_t>(i)));
   };
   switch (data_type) {
-    case kOnnxFloat: number(DType::kF32); return true;
-    case kOnnxFloat16: number(DType::kF16); tensor.is_fp16 = true; return true;
-    case kOnnxInt64: number(DType::kI64); return true;
+    case kOnnxFloat:
+      number(DType::kF32);
+      return true;
+    case kOnnxFloat16:
+      number(DType::kF16);
+      tensor.is_fp16 = true;
+      return true;
+    case kOnnxInt64:
+      number(DType::kI64);
+      return true;
     case kOnnxBool:
       for (char c : raw) tensor.values.push_back(c ? 1 : 0);
       tensor.is_bool = true;
       return true;
-    default: return false;
+    default:
+      return false;
   }
 }
 

@@ -1,5 +1,6 @@
 // Reads ONNX TensorProto files: the four fields that the node tests use, from protobuf's wire format.
-// Format: https://protobuf.dev/programming-guides/encoding and onnx.proto (TensorProto: dims 1, data_type 2, raw_data 9).
+// Format: https://protobuf.dev/programming-guides/encoding and onnx.proto (TensorProto: dims 1, data_type 2, raw_data
+// 9).
 #pragma once
 
 #include <string>

@@ -8,7 +8,9 @@ namespace sextant::verify {
 
 void run_recorded(Device& device, const VerifyOptions& options, const CaseData& data, SuiteResult& suite) {
   for (const Backend* backend : all_backends()) {
-    if (!options.backends.empty() && std::find(options.backends.begin(), options.backends.end(), backend) == options.backends.end()) continue;
+    if (!options.backends.empty() &&
+        std::find(options.backends.begin(), options.backends.end(), backend) == options.backends.end())
+      continue;
     if ((backend->info().category == BackendCategory::kMla) != data.test.spec.mla.enabled()) continue;
     const Verdict verdict = run_case(device, *backend, data, options.seed);
     ++suite.cases;
@@ -18,8 +20,8 @@ void run_recorded(Device& device, const VerifyOptions& options, const CaseData& 
     }
     const bool skipped = verdict.kind == Verdict::Kind::kSkipped;
     ++(skipped ? suite.skipped : suite.failed);
-    suite.messages.push_back(
-        fmt::format("{} {}, {}: {}", skipped ? "skipped" : "FAILED", backend->info().name, data.test.name, verdict.message));
+    suite.messages.push_back(fmt::format("{} {}, {}: {}", skipped ? "skipped" : "FAILED", backend->info().name,
+                                         data.test.name, verdict.message));
   }
 }
 

@@ -20,11 +20,11 @@ uint8_t nan_byte(DType dtype) { return dtype == DType::kF8E4M3FNUZ ? 0x80 : 0xFF
 // Everything a run needs, on the host and on the device.
 struct Setup {
   KvCacheSpec cache;
-  int64_t columns = 0;                 // of the block table
-  std::vector<int32_t> block_table;    // unused entries are not valid block ids
-  std::vector<int64_t> slot_mapping;   // one a row of q; padding rows -1
+  int64_t columns = 0;                      // of the block table
+  std::vector<int32_t> block_table;         // unused entries are not valid block ids
+  std::vector<int64_t> slot_mapping;        // one a row of q; padding rows -1
   std::vector<uint8_t> k_memory, v_memory;  // NaN but for the context
-  HostTensor k, v, kv_c, k_pe;         // new tokens, packed; padding rows NaN
+  HostTensor k, v, kv_c, k_pe;              // new tokens, packed; padding rows NaN
   DeviceBuffer device_k, device_v;
 };
 
@@ -36,7 +36,9 @@ KvCacheSpec cache_spec(const Device& device, const Backend& backend, const Case&
   cache.num_kv_heads = s.mla.enabled() ? 1 : s.num_kv_heads;
   cache.head_dim = s.mla.enabled() ? s.mla.kv_lora_rank + s.mla.qk_rope_head_dim : s.head_dim;
   cache.head_dim_v = s.mla.enabled() ? s.mla.kv_lora_rank : s.value_head_dim();
-  cache.layout = test.use_preferred_layout || s.mla.enabled() ? backend.preferred_layout(device.info(), test.cache_dtype) : test.layout;
+  cache.layout = test.use_preferred_layout || s.mla.enabled()
+                     ? backend.preferred_layout(device.info(), test.cache_dtype)
+                     : test.layout;
   return cache;
 }
 
@@ -69,13 +71,16 @@ void lay_out_blocks(const CaseData& data, uint64_t seed, Setup& setup) {
 void store_token(const CaseData& data, size_t b, int64_t position, Setup& setup) {
   const KvCacheView view = make_kv_cache_view(setup.cache, setup.k_memory.data(), setup.v_memory.data());
   const KvCacheSpec& c = setup.cache;
-  const int64_t block = setup.block_table[b * static_cast<size_t>(setup.columns) + static_cast<size_t>(position / c.block_size)];
+  const int64_t block =
+      setup.block_table[b * static_cast<size_t>(setup.columns) + static_cast<size_t>(position / c.block_size)];
   const int64_t token = position % c.block_size;
-  const auto put = [&](const HostTensor& from, void* memory, const KvAddressing& address, int32_t dim, const std::vector<float>& scales) {
+  const auto put = [&](const HostTensor& from, void* memory, const KvAddressing& address, int32_t dim,
+                       const std::vector<float>& scales) {
     for (int32_t h = 0; h < c.num_kv_heads; ++h)
       for (int32_t d = 0; d < dim; ++d) {
         const double scale = is_fp8(c.dtype) ? scales[scales.size() == 1 ? 0 : static_cast<size_t>(h)] : 1.0;
-        reference::store(c.dtype, memory, address.offset(block, h, token, d), from.get((position * c.num_kv_heads + h) * dim + d) / scale);
+        reference::store(c.dtype, memory, address.offset(block, h, token, d),
+                         from.get((position * c.num_kv_heads + h) * dim + d) / scale);
       }
   };
   put(data.keys[b], view.k, view.k_addr, c.head_dim, data.k_scale);
@@ -95,10 +100,12 @@ void pack_new_tokens(const CaseData& data, Setup& setup) {
     setup.k = HostTensor::zeros(s.dtype, {rows, s.num_kv_heads, s.head_dim});
     setup.v = HostTensor::zeros(s.dtype, {rows, s.num_kv_heads, s.value_head_dim()});
   }
-  for (HostTensor* tensor : {&setup.k, &setup.v, &setup.kv_c, &setup.k_pe}) std::fill(tensor->bytes.begin(), tensor->bytes.end(), 0xFF);
+  for (HostTensor* tensor : {&setup.k, &setup.v, &setup.kv_c, &setup.k_pe})
+    std::fill(tensor->bytes.begin(), tensor->bytes.end(), 0xFF);
   const auto element = static_cast<int64_t>(size_of(s.dtype));
   const auto copy = [&](HostTensor& to, int64_t to_row, const HostTensor& from, int64_t from_offset, int64_t count) {
-    std::memcpy(to.bytes.data() + to_row * count * element, from.bytes.data() + from_offset * element, static_cast<size_t>(count * element));
+    std::memcpy(to.bytes.data() + to_row * count * element, from.bytes.data() + from_offset * element,
+                static_cast<size_t>(count * element));
   };
   for (size_t b = 0; b < data.seq_lens.size(); ++b)
     for (int64_t t = data.query_start_loc[b]; t < data.query_start_loc[b + 1]; ++t) {
@@ -110,8 +117,10 @@ void pack_new_tokens(const CaseData& data, Setup& setup) {
         copy(setup.k, t, data.keys[b], position * width, width);
         copy(setup.v, t, data.values[b], position * width_v, width_v);
       }
-      const int32_t block = setup.block_table[b * static_cast<size_t>(setup.columns) + static_cast<size_t>(position / setup.cache.block_size)];
-      setup.slot_mapping[static_cast<size_t>(t)] = int64_t{block} * setup.cache.block_size + position % setup.cache.block_size;
+      const int32_t block = setup.block_table[b * static_cast<size_t>(setup.columns) +
+                                              static_cast<size_t>(position / setup.cache.block_size)];
+      setup.slot_mapping[static_cast<size_t>(t)] =
+          int64_t{block} * setup.cache.block_size + position % setup.cache.block_size;
     }
 }
 
@@ -120,8 +129,10 @@ Setup make_setup(const Device& device, const Backend& backend, const CaseData& d
   setup.cache = cache_spec(device, backend, data.test);
   lay_out_blocks(data, seed, setup);
   setup.slot_mapping.assign(static_cast<size_t>(data.q.shape[0]), -1);
-  setup.k_memory.assign(static_cast<size_t>(k_elements(setup.cache)) * size_of(setup.cache.dtype), nan_byte(setup.cache.dtype));
-  setup.v_memory.assign(static_cast<size_t>(v_elements(setup.cache)) * size_of(setup.cache.dtype), nan_byte(setup.cache.dtype));
+  setup.k_memory.assign(static_cast<size_t>(k_elements(setup.cache)) * size_of(setup.cache.dtype),
+                        nan_byte(setup.cache.dtype));
+  setup.v_memory.assign(static_cast<size_t>(v_elements(setup.cache)) * size_of(setup.cache.dtype),
+                        nan_byte(setup.cache.dtype));
   for (size_t b = 0; b < data.seq_lens.size(); ++b) {
     const int64_t context = data.seq_lens[b] - (data.query_start_loc[b + 1] - data.query_start_loc[b]);
     for (int64_t position = 0; position < context; ++position) store_token(data, b, position, setup);
@@ -137,8 +148,8 @@ struct Outcome {
   std::vector<uint8_t> k_memory, v_memory;
 };
 
-#define ASSIGN_OR_RETURN(declaration, expression)      \
-  auto declaration##_result = (expression);             \
+#define ASSIGN_OR_RETURN(declaration, expression)                  \
+  auto declaration##_result = (expression);                        \
   if (!declaration##_result) return declaration##_result.status(); \
   auto declaration = std::move(declaration##_result).value()
 
@@ -148,12 +159,15 @@ Result<Outcome> execute(Device& device, const Backend& backend, const CaseData& 
   PlanRequest request;
   request.spec = s;
   request.cache = setup.cache;
-  request.batch = {data.query_start_loc, data.seq_lens, setup.block_table, setup.columns, setup.slot_mapping, data.test.shared_prefix_len};
+  request.batch = {data.query_start_loc, data.seq_lens,      setup.block_table,
+                   setup.columns,        setup.slot_mapping, data.test.shared_prefix_len};
   request.options = data.test.options;
   auto plan = backend.plan(device, request);
   if (!plan) return plan.status();
 
-  const auto upload = [&](const auto& values) { return DeviceBuffer::make(device, values.data(), values.size() * sizeof(values[0])); };
+  const auto upload = [&](const auto& values) {
+    return DeviceBuffer::make(device, values.data(), values.size() * sizeof(values[0]));
+  };
   ASSIGN_OR_RETURN(q, upload(data.q.bytes));
   ASSIGN_OR_RETURN(k, upload(setup.k.bytes));
   ASSIGN_OR_RETURN(v, upload(setup.v.bytes));
@@ -218,7 +232,8 @@ std::string check_cache(const CaseData& data, Setup& setup, const Outcome& outco
   for (size_t b = 0; b < data.seq_lens.size(); ++b)
     for (int64_t t = data.query_start_loc[b]; t < data.query_start_loc[b + 1]; ++t)
       store_token(data, b, data.seq_lens[b] - (data.query_start_loc[b + 1] - t), setup);
-  for (const auto& [name, expected, got] : {std::tuple{"K", &setup.k_memory, &outcome.k_memory}, std::tuple{"V", &setup.v_memory, &outcome.v_memory}})
+  for (const auto& [name, expected, got] :
+       {std::tuple{"K", &setup.k_memory, &outcome.k_memory}, std::tuple{"V", &setup.v_memory, &outcome.v_memory}})
     if (*expected != *got) {
       const auto at = std::mismatch(expected->begin(), expected->end(), got->begin()).first - expected->begin();
       return fmt::format("the {} cache differs from the oracle's at byte {}", name, at);
@@ -297,7 +312,8 @@ Verdict run_case(Device& device, const Backend& backend, const CaseData& data, u
   return judge(data, *outcome);
 }
 
-Result<std::vector<uint8_t>> run_for_bytes(Device& device, const Backend& backend, const CaseData& data, uint64_t seed) {
+Result<std::vector<uint8_t>> run_for_bytes(Device& device, const Backend& backend, const CaseData& data,
+                                           uint64_t seed) {
   Setup setup = make_setup(device, backend, data, seed);
   auto outcome = execute(device, backend, data, setup);
   if (!outcome) return outcome.status();

@@ -9,9 +9,9 @@ namespace sextant::verify {
 
 struct Verdict {
   enum class Kind { kPassed, kFailed, kSkipped } kind = Kind::kPassed;
-  std::string message;      // why failed or skipped
-  double max_error = 0;     // largest |out - oracle| of the sampled rows
-  double allowed = 0;       // what was allowed there
+  std::string message;   // why failed or skipped
+  double max_error = 0;  // largest |out - oracle| of the sampled rows
+  double allowed = 0;    // what was allowed there
 };
 
 Verdict run_case(Device& device, const Backend& backend, const CaseData& data, uint64_t seed);

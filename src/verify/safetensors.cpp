@@ -10,18 +10,24 @@
 namespace sextant::verify {
 namespace {
 
-Result<HostTensor> read_tensor(const std::string& path, const std::string& name, const nlohmann::json& entry, std::string_view data) {
+Result<HostTensor> read_tensor(const std::string& path, const std::string& name, const nlohmann::json& entry,
+                               std::string_view data) {
   const std::string type = entry.value("dtype", "");
   HostTensor tensor;
-  if (type == "F32") tensor.dtype = DType::kF32;
-  else if (type == "F16") tensor.dtype = DType::kF16;
-  else if (type == "BF16") tensor.dtype = DType::kBF16;
-  else return invalid_argument(fmt::format("{}: tensor {} has dtype {}; allowed: F32, F16, BF16", path, name, type));
+  if (type == "F32")
+    tensor.dtype = DType::kF32;
+  else if (type == "F16")
+    tensor.dtype = DType::kF16;
+  else if (type == "BF16")
+    tensor.dtype = DType::kBF16;
+  else
+    return invalid_argument(fmt::format("{}: tensor {} has dtype {}; allowed: F32, F16, BF16", path, name, type));
   tensor.shape = entry.at("shape").get<std::vector<int64_t>>();
   const auto offsets = entry.at("data_offsets").get<std::vector<uint64_t>>();
   const auto expected = static_cast<uint64_t>(tensor.elements()) * size_of(tensor.dtype);
   if (offsets.size() != 2 || offsets[1] < offsets[0] || offsets[1] > data.size() || offsets[1] - offsets[0] != expected)
-    return invalid_argument(fmt::format("{}: tensor {} lies outside the file or has the wrong size (is the file truncated?)", path, name));
+    return invalid_argument(
+        fmt::format("{}: tensor {} lies outside the file or has the wrong size (is the file truncated?)", path, name));
   const auto* begin = reinterpret_cast<const uint8_t*>(data.data());
   tensor.bytes.assign(begin + offsets[0], begin + offsets[1]);
   return tensor;
@@ -36,7 +42,8 @@ Result<SafetensorsFile> read_safetensors(const std::string& path) {
   uint64_t header_size = 0;
   if (bytes.size() >= 8) std::memcpy(&header_size, bytes.data(), 8);
   if (bytes.size() < 8 || header_size > bytes.size() - 8)
-    return invalid_argument(fmt::format("{}: {} bytes hold no header of {} bytes (is the file truncated?)", path, bytes.size(), header_size));
+    return invalid_argument(fmt::format("{}: {} bytes hold no header of {} bytes (is the file truncated?)", path,
+                                        bytes.size(), header_size));
   const auto header = nlohmann::json::parse(bytes.substr(8, header_size), nullptr, false);
   if (!header.is_object()) return invalid_argument(fmt::format("{}: the header is not a JSON object", path));
   SafetensorsFile result;

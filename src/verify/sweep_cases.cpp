@@ -28,13 +28,15 @@ Case base(std::string name, AttentionSpec spec, std::vector<RequestShape> reques
 }
 
 // Decode, extend, prefill, nothing at all and one token, in an order that suits no backend.
-const std::vector<RequestShape> kRagged = {{5, 18}, {1, 133}, {0, 0}, {40, 40}, {1, 1}, {0, 37}, {33, 97}, {1, 64}, {2, 2}};
+const std::vector<RequestShape> kRagged = {{5, 18}, {1, 133}, {0, 0},  {40, 40}, {1, 1},
+                                           {0, 37}, {33, 97}, {1, 64}, {2, 2}};
 const std::vector<RequestShape> kDecode = {{1, 1}, {1, 17}, {1, 300}, {1, 64}};
 const std::vector<RequestShape> kSmall = {{3, 9}, {1, 21}, {6, 6}};
 
 void add_shapes(std::vector<Case>& cases, bool reduced) {
   for (int32_t dim : {8, 24, 40, 64, 80, 96, 112, 128, 192, 256})
-    if (!reduced || dim == 24 || dim == 128) cases.push_back(base(fmt::format("head_dim {}", dim), mha(4, 2, dim, DType::kBF16), kRagged));
+    if (!reduced || dim == 24 || dim == 128)
+      cases.push_back(base(fmt::format("head_dim {}", dim), mha(4, 2, dim, DType::kBF16), kRagged));
   for (int32_t group : {1, 2, 3, 5, 6, 7, 8, 12, 16, 17, 64})
     if (!reduced || group == 3 || group == 17)
       cases.push_back(base(fmt::format("group {}", group), mha(2 * group, 2, 64, DType::kBF16), kSmall));
@@ -70,7 +72,8 @@ void add_features(std::vector<Case>& cases, bool reduced) {
     Case alibi = base(fmt::format("alibi {}", to_string(dtype)), mha(6, 2, 64, dtype), kRagged);
     alibi.spec.has_alibi = true;
     cases.push_back(alibi);
-    Case everything = base(fmt::format("window, softcap, sinks and alibi {}", to_string(dtype)), mha(6, 2, 40, dtype), kRagged);
+    Case everything =
+        base(fmt::format("window, softcap, sinks and alibi {}", to_string(dtype)), mha(6, 2, 40, dtype), kRagged);
     everything.spec.sliding_window = 21;
     everything.spec.logits_soft_cap = 8;
     everything.spec.has_sinks = everything.spec.has_alibi = true;
@@ -90,7 +93,8 @@ void add_features(std::vector<Case>& cases, bool reduced) {
 void add_caches(std::vector<Case>& cases) {
   for (KvLayout layout : {KvLayout::kNHD, KvLayout::kHND, KvLayout::kSplitK, KvLayout::kShuffled, KvLayout::kPacked})
     for (int32_t block_size : {16, 5}) {
-      Case c = base(fmt::format("layout {}, block_size {}", to_string(layout), block_size), mha(4, 2, 72, DType::kBF16), kRagged);
+      Case c = base(fmt::format("layout {}, block_size {}", to_string(layout), block_size), mha(4, 2, 72, DType::kBF16),
+                    kRagged);
       c.layout = layout;
       c.use_preferred_layout = false;
       c.block_size = block_size;
@@ -178,8 +182,10 @@ std::vector<Case> mla_cases(bool reduced) {
   const std::vector<RequestShape> ragged = {{5, 18}, {1, 53}, {0, 0}, {1, 1}, {17, 17}, {3, 40}, {1, 20}};
   std::vector<Case> cases;
   for (int32_t heads : {1, 8, 12, 16})
-    if (!reduced || heads == 12) cases.push_back(base(fmt::format("mla, {} heads", heads), mla(heads, DType::kBF16, reduced ? 128 : 512), ragged));
-  for (DType dtype : {DType::kF32, DType::kF16}) cases.push_back(base(fmt::format("mla {}", to_string(dtype)), mla(4, dtype, 128), ragged));
+    if (!reduced || heads == 12)
+      cases.push_back(base(fmt::format("mla, {} heads", heads), mla(heads, DType::kBF16, reduced ? 128 : 512), ragged));
+  for (DType dtype : {DType::kF32, DType::kF16})
+    cases.push_back(base(fmt::format("mla {}", to_string(dtype)), mla(4, dtype, 128), ragged));
   for (int32_t block_size : {1, 3, 64}) {
     Case c = base(fmt::format("mla, block_size {}", block_size), mla(4, DType::kBF16, 128), ragged);
     c.block_size = block_size;
@@ -191,7 +197,8 @@ std::vector<Case> mla_cases(bool reduced) {
   Case fp8 = base("mla, fp8 cache", mla(8, DType::kBF16, 128), ragged);
   fp8.cache_dtype = DType::kF8E4M3FN;
   cases.push_back(fp8);
-  Case speculative = base("mla, 4 query tokens a decode", mla(8, DType::kBF16, 128), {{4, 50}, {1, 20}, {4, 4}, {9, 30}});
+  Case speculative =
+      base("mla, 4 query tokens a decode", mla(8, DType::kBF16, 128), {{4, 50}, {1, 20}, {4, 4}, {9, 30}});
   speculative.options.decode_max_query_len = 4;
   cases.push_back(speculative);
   Case cascade = base("mla, shared prefix", mla(8, DType::kBF16, 128), {{1, 70}, {1, 65}, {5, 80}});
@@ -201,7 +208,8 @@ std::vector<Case> mla_cases(bool reduced) {
   features.spec.sliding_window = 11;
   features.spec.logits_soft_cap = 20;
   cases.push_back(features);
-  if (!reduced) cases.push_back(base("mla, lengths 1025 and 1027", mla(16, DType::kBF16), {{1, 1025}, {1, 1027}, {1, 513}}));
+  if (!reduced)
+    cases.push_back(base("mla, lengths 1025 and 1027", mla(16, DType::kBF16), {{1, 1025}, {1, 1027}, {1, 513}}));
   return cases;
 }
 

@@ -1,4 +1,5 @@
-// Conformance: every backend against the oracle and against other people's data. `sextant verify` and the tests run these.
+// Conformance: every backend against the oracle and against other people's data. `sextant verify` and the tests run
+// these.
 #pragma once
 
 #include <functional>

@@ -55,7 +55,8 @@ TEST(PeerFaults, SinksCountOnce) {
 TEST(PeerFaults, MergingTwoEmptyStates) {
   for (KernelFamily family : {KernelFamily::kPortable, KernelFamily::kTuned})
     for (const float empty : {-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()}) {
-      std::vector<float> prefix(2 * 8, NAN), suffix(2 * 8, NAN), out(2 * 8, 5), prefix_lse(2, empty), suffix_lse(2, empty), lse(2, 5);
+      std::vector<float> prefix(2 * 8, NAN), suffix(2 * 8, NAN), out(2 * 8, 5), prefix_lse(2, empty),
+          suffix_lse(2, empty), lse(2, 5);
       MergeAttnStatesArgs args;
       args.prefix_out = make_view(prefix.data(), DType::kF32, {1, 2, 8});
       args.suffix_out = make_view(suffix.data(), DType::kF32, {1, 2, 8});

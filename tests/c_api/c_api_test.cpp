@@ -65,7 +65,8 @@ TEST_F(CApi, RunsABackend) {
     int64_t k_elements = 0, v_elements = 0;
     int32_t layout = 0;
     cache.layout = SEXTANT_NHD;
-    ASSERT_EQ(sextant_kv_cache_layout(device, name, &cache, &layout, &k_elements, &v_elements), SEXTANT_OK) << sextant_last_error();
+    ASSERT_EQ(sextant_kv_cache_layout(device, name, &cache, &layout, &k_elements, &v_elements), SEXTANT_OK)
+        << sextant_last_error();
     std::vector<float> k_memory(static_cast<size_t>(k_elements), NAN), v_memory(static_cast<size_t>(v_elements), NAN);
     for (size_t i = 0; i < 4 * 16; ++i) {  // block 1 holds positions 0..3
       k_memory[4 * 16 + i] = 0;
@@ -76,7 +77,8 @@ TEST_F(CApi, RunsABackend) {
     options.size = sizeof options;
     options.decode_max_query_len = 1;
     sextant_plan* plan = nullptr;
-    ASSERT_EQ(sextant_plan_make(device, name, &spec, &cache, &batch, &options, &plan), SEXTANT_OK) << sextant_last_error();
+    ASSERT_EQ(sextant_plan_make(device, name, &spec, &cache, &batch, &options, &plan), SEXTANT_OK)
+        << sextant_last_error();
     EXPECT_NE(std::string(sextant_plan_describe(plan)).find("reshape_and_cache"), std::string::npos);
     const size_t bytes = (sextant_plan_workspace_bytes(plan) + 511) / 256 * 256;
     void* workspace = std::aligned_alloc(256, bytes);
@@ -115,7 +117,8 @@ TEST_F(CApi, RunsABackend) {
 TEST_F(CApi, Selects) {
   const char* chosen = nullptr;
   char* explanation = nullptr;
-  ASSERT_EQ(sextant_select(device, &spec, &cache, "ROCM_ATTN", &chosen, &explanation), SEXTANT_OK) << sextant_last_error();
+  ASSERT_EQ(sextant_select(device, &spec, &cache, "ROCM_ATTN", &chosen, &explanation), SEXTANT_OK)
+      << sextant_last_error();
   EXPECT_STREQ(chosen, "ROCM_ATTN");
   EXPECT_NE(std::string(explanation).find("\"candidates\""), std::string::npos);
   sextant_free_string(explanation);

@@ -80,7 +80,8 @@ TEST_F(OpErrors, NullCache) {
 
 TEST_F(OpErrors, CopyBlocksOutOfRange) {
   const int64_t mapping[] = {0, 2};
-  EXPECT_ERROR(ops.copy_blocks({write.cache, mapping, 1}, {}), StatusCode::kInvalidArgument, "mapping[0][1] is 2; allowed: 0..1");
+  EXPECT_ERROR(ops.copy_blocks({write.cache, mapping, 1}, {}), StatusCode::kInvalidArgument,
+               "mapping[0][1] is 2; allowed: 0..1");
 }
 
 TEST_F(OpErrors, AttentionPlan) {
@@ -94,10 +95,12 @@ TEST_F(OpErrors, AttentionPlan) {
   EXPECT_OK(ops.plan_attention(args));
   AttentionPlanArgs bad = args;
   bad.spec.head_dim = 12;
-  EXPECT_ERROR(ops.plan_attention(bad), StatusCode::kInvalidArgument, "spec.head_dim is 12; allowed: 8..256 in steps of 8");
+  EXPECT_ERROR(ops.plan_attention(bad), StatusCode::kInvalidArgument,
+               "spec.head_dim is 12; allowed: 8..256 in steps of 8");
   bad = args;
   bad.spec.num_kv_heads = 3;
-  EXPECT_ERROR(ops.plan_attention(bad), StatusCode::kInvalidArgument, "spec.num_kv_heads is 3; allowed: a divisor of num_heads (4)");
+  EXPECT_ERROR(ops.plan_attention(bad), StatusCode::kInvalidArgument,
+               "spec.num_kv_heads is 3; allowed: a divisor of num_heads (4)");
   bad = args;
   bad.spec.softmax_scale = INFINITY;
   EXPECT_ERROR(ops.plan_attention(bad), StatusCode::kInvalidArgument, "spec.softmax_scale is inf");
@@ -130,7 +133,8 @@ TEST_F(OpErrors, BlockIdOutOfRangeAtRunTime) {
   run.query_start_loc = query_start_loc;
   run.seq_lens = seq_lens;
   run.workspace = workspace.data();
-  EXPECT_ERROR(ops.run_attention(**plan, run, {}), StatusCode::kInvalidArgument, "block_table[0][1] is 9; allowed: 0..1 (num_blocks 2)");
+  EXPECT_ERROR(ops.run_attention(**plan, run, {}), StatusCode::kInvalidArgument,
+               "block_table[0][1] is 9; allowed: 0..1 (num_blocks 2)");
   for (float x : out) EXPECT_EQ(x, 5.0F);
 }
 

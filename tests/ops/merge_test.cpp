@@ -19,8 +19,12 @@ struct State {
 constexpr int64_t kTokens = 3, kHeads = 2, kDim = 8;
 
 MergeAttnStatesArgs merge_args(const State& prefix, const State& suffix, State& result) {
-  const auto out = [](const State& s) { return make_view(const_cast<float*>(s.out.data()), DType::kF32, {kTokens, kHeads, kDim}); };
-  const auto lse = [](const State& s) { return make_view(const_cast<float*>(s.lse.data()), DType::kF32, {kHeads, kTokens}); };
+  const auto out = [](const State& s) {
+    return make_view(const_cast<float*>(s.out.data()), DType::kF32, {kTokens, kHeads, kDim});
+  };
+  const auto lse = [](const State& s) {
+    return make_view(const_cast<float*>(s.lse.data()), DType::kF32, {kHeads, kTokens});
+  };
   MergeAttnStatesArgs args;
   args.prefix_out = out(prefix);
   args.prefix_lse = lse(prefix);
@@ -50,7 +54,9 @@ State state_of(uint64_t seed, int64_t begin, int64_t end) {
   for (int64_t t = 0; t < kTokens; ++t)
     for (int32_t h = 0; h < kHeads; ++h) {
       const reference::OracleRow row = reference::attend_row(r, t, h);
-      for (int64_t d = 0; d < kDim; ++d) state.out[static_cast<size_t>((t * kHeads + h) * kDim + d)] = static_cast<float>(row.out[static_cast<size_t>(d)]);
+      for (int64_t d = 0; d < kDim; ++d)
+        state.out[static_cast<size_t>((t * kHeads + h) * kDim + d)] =
+            static_cast<float>(row.out[static_cast<size_t>(d)]);
       state.lse[static_cast<size_t>(h * kTokens + t)] = static_cast<float>(row.lse);
     }
   return state;
@@ -69,13 +75,17 @@ RC_GTEST_PROP(Merge, AnySplitEqualsTheWhole, ()) {
   const auto family = *rc::gen::element(KernelFamily::kPortable, KernelFamily::kTuned);
   State merged = state_of(seed, 0, cut);
   const State suffix = state_of(seed, cut, keys);
-  RC_ASSERT(testing::cpu()->ops(family).merge_attn_states(merge_args(merged, suffix, merged), {}).is_ok());  // out aliases prefix
+  RC_ASSERT(testing::cpu()
+                ->ops(family)
+                .merge_attn_states(merge_args(merged, suffix, merged), {})
+                .is_ok());  // out aliases prefix
   expect_close(merged, state_of(seed, 0, keys));
 }
 
 RC_GTEST_PROP(Merge, IsAssociative, ()) {
   const auto seed = *rc::gen::arbitrary<uint32_t>();
-  const auto a = *rc::gen::inRange<int64_t>(0, 6), b = *rc::gen::inRange<int64_t>(0, 6), c = *rc::gen::inRange<int64_t>(0, 6);
+  const auto a = *rc::gen::inRange<int64_t>(0, 6), b = *rc::gen::inRange<int64_t>(0, 6),
+             c = *rc::gen::inRange<int64_t>(0, 6);
   const State first = state_of(seed, 0, a), second = state_of(seed, a, a + b), third = state_of(seed, a + b, a + b + c);
   const Ops& ops = testing::cpu()->ops(KernelFamily::kPortable);
   State left = first, right = third, both = first;

@@ -22,7 +22,9 @@ struct BatchTest : ::testing::Test {
     cache.num_kv_heads = 2;
     cache.head_dim = cache.head_dim_v = 64;
   }
-  Status check() const { return validate({query_start_loc, seq_lens, block_table, 2, slot_mapping, shared_prefix_len}, cache); }
+  Status check() const {
+    return validate({query_start_loc, seq_lens, block_table, 2, slot_mapping, shared_prefix_len}, cache);
+  }
 };
 
 TEST_F(BatchTest, AcceptsAGoodBatch) { EXPECT_OK(check()); }
@@ -58,7 +60,8 @@ TEST_F(BatchTest, Slots) {
   slot_mapping[1] = 64;
   EXPECT_ERROR(check(), StatusCode::kInvalidArgument, "slot_mapping[1] is 64; allowed: < 64");
   slot_mapping[1] = 18;
-  EXPECT_ERROR(check(), StatusCode::kInvalidArgument, "slot_mapping[1] is 18; allowed: a slot of its own (slot_mapping[0]");
+  EXPECT_ERROR(check(), StatusCode::kInvalidArgument,
+               "slot_mapping[1] is 18; allowed: a slot of its own (slot_mapping[0]");
   slot_mapping = {-1, -1, 40};
   EXPECT_OK(check());
   slot_mapping = {18};

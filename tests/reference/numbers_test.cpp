@@ -1,9 +1,9 @@
+#include "reference/numbers.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstring>
-
-#include "reference/numbers.h"
 
 namespace sextant::reference {
 namespace {

@@ -1,9 +1,9 @@
 // The oracle against closed forms.
+#include "reference/oracle.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
-
-#include "reference/oracle.h"
 
 namespace sextant::reference {
 namespace {

@@ -1,9 +1,10 @@
+#include "sextant/selector.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstdlib>
 
-#include "sextant/selector.h"
 #include "support/cases.h"
 
 namespace sextant {
@@ -79,9 +80,11 @@ TEST(Selector, ArgumentBeatsEnvironment) {
 TEST(Selector, ExplicitChoiceThatCannotServeIsRefusedWithTheReason) {
   SelectRequest request = mla_request();
   request.backend = "ROCM_AITER_FA";
-  EXPECT_ERROR(select_backend(*cpu(), request), StatusCode::kUnsupported, "argument asks for ROCM_AITER_FA, which cannot serve this");
+  EXPECT_ERROR(select_backend(*cpu(), request), StatusCode::kUnsupported,
+               "argument asks for ROCM_AITER_FA, which cannot serve this");
   const Environment variable(kBackendVariable, "TRITON_MLA");
-  EXPECT_ERROR(select_backend(*cpu(), mha_request()), StatusCode::kUnsupported, "VLLM_ATTENTION_BACKEND asks for TRITON_MLA");
+  EXPECT_ERROR(select_backend(*cpu(), mha_request()), StatusCode::kUnsupported,
+               "VLLM_ATTENTION_BACKEND asks for TRITON_MLA");
 }
 
 TEST(Selector, UnknownNamesAreRefusedWithASuggestion) {

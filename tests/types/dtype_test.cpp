@@ -7,7 +7,8 @@ namespace sextant {
 namespace {
 
 TEST(DType, NamesRoundTrip) {
-  for (DType d : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3FN, DType::kF8E4M3FNUZ, DType::kF8E5M2, DType::kI32, DType::kI64}) {
+  for (DType d : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8E4M3FN, DType::kF8E4M3FNUZ, DType::kF8E5M2,
+                  DType::kI32, DType::kI64}) {
     auto parsed = parse_dtype(to_string(d));
     ASSERT_OK(parsed);
     EXPECT_EQ(*parsed, d);

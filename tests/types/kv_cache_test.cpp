@@ -1,8 +1,9 @@
+#include "sextant/kv_cache.h"
+
 #include <gtest/gtest.h>
 
 #include <set>
 
-#include "sextant/kv_cache.h"
 #include "support/matchers.h"
 
 namespace sextant {

@@ -43,19 +43,22 @@ std::string temporary_file(const std::string& name, const std::string& bytes) {
 }
 
 TEST(Safetensors, TruncatedAndBrokenFiles) {
-  EXPECT_ERROR(read_safetensors("/nowhere.safetensors"), StatusCode::kNotFound, "/nowhere.safetensors: cannot be opened");
-  EXPECT_ERROR(read_safetensors(temporary_file("short.safetensors", "abc")), StatusCode::kInvalidArgument, "is the file truncated?");
+  EXPECT_ERROR(read_safetensors("/nowhere.safetensors"), StatusCode::kNotFound,
+               "/nowhere.safetensors: cannot be opened");
+  EXPECT_ERROR(read_safetensors(temporary_file("short.safetensors", "abc")), StatusCode::kInvalidArgument,
+               "is the file truncated?");
   std::string header = R"({"x": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}})";
   std::string bytes(8, '\0');
   bytes[0] = static_cast<char>(header.size());
-  EXPECT_ERROR(read_safetensors(temporary_file("cut.safetensors", bytes + header + "1234")), StatusCode::kInvalidArgument, "tensor x");
+  EXPECT_ERROR(read_safetensors(temporary_file("cut.safetensors", bytes + header + "1234")),
+               StatusCode::kInvalidArgument, "tensor x");
   EXPECT_ERROR(read_safetensors(temporary_file("json.safetensors", bytes + std::string(header.size(), '{'))),
                StatusCode::kInvalidArgument, "not a JSON object");
 }
 
 TEST(OnnxTensor, TruncatedFile) {
-  EXPECT_ERROR(read_onnx_tensor(temporary_file("cut.pb", std::string("\x08\x04\x10\x01\x4a\x10zz", 8))), StatusCode::kInvalidArgument,
-               "ends in the middle of a field");
+  EXPECT_ERROR(read_onnx_tensor(temporary_file("cut.pb", std::string("\x08\x04\x10\x01\x4a\x10zz", 8))),
+               StatusCode::kInvalidArgument, "ends in the middle of a field");
 }
 
 }  // namespace

@@ -10,12 +10,12 @@ namespace {
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-constexpr int64_t kTileBytes = 160 << 10;      // of K and V packed: L2 also holds the item's rows
-constexpr int64_t kItemRowBytes = 400 << 10;   // of Q and O
-constexpr int64_t kSplitAlignment = 64;        // keys; a split inside a tile costs masked columns only
-constexpr int64_t kMinAutoSplit = 512;         // keys
-constexpr int64_t kFixedSplit = 4096;          // keys between the split points of the deterministic mode
-constexpr double kPackingRows = 12;            // packing a key costs about as much as this many rows
+constexpr int64_t kTileBytes = 160 << 10;     // of K and V packed: L2 also holds the item's rows
+constexpr int64_t kItemRowBytes = 400 << 10;  // of Q and O
+constexpr int64_t kSplitAlignment = 64;       // keys; a split inside a tile costs masked columns only
+constexpr int64_t kMinAutoSplit = 512;        // keys
+constexpr int64_t kFixedSplit = 4096;         // keys between the split points of the deterministic mode
+constexpr double kPackingRows = 12;           // packing a key costs about as much as this many rows
 
 bool reads_cache(AttentionOp op) { return op != AttentionOp::kVarlen; }
 
@@ -38,7 +38,8 @@ class Planner {
     find_visible_keys();
     const double total = make_items();
     split_items(total);
-    std::stable_sort(p_.items.begin(), p_.items.end(), [](const WorkItem& x, const WorkItem& y) { return x.cost > y.cost; });
+    std::stable_sort(p_.items.begin(), p_.items.end(),
+                     [](const WorkItem& x, const WorkItem& y) { return x.cost > y.cost; });
   }
 
  private:
@@ -49,7 +50,8 @@ class Planner {
     p_.key_hi.assign(tokens, 0);
     p_.context_len.assign(tokens, 0);
     for (size_t b = 0; b < p_.seq_lens.size(); ++b) {
-      const int64_t begin = p_.query_start_loc[b], query_len = p_.query_start_loc[b + 1] - begin, seq_len = p_.seq_lens[b];
+      const int64_t begin = p_.query_start_loc[b], query_len = p_.query_start_loc[b + 1] - begin,
+                    seq_len = p_.seq_lens[b];
       if (!a_.filter.matches(static_cast<int32_t>(query_len), static_cast<int32_t>(seq_len))) continue;
       const int64_t context = seq_len - query_len;
       const auto [first, last] = key_range(b, context, seq_len);
@@ -72,11 +74,11 @@ class Planner {
 
   std::pair<int64_t, int64_t> key_range(size_t b, int64_t context, int64_t seq_len) const {
     constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
-    if (reads_cache(a_.op)) return {std::min(a_.key_begin, kMax), std::max<int64_t>(0, std::min({seq_len, a_.key_end, kMax}))};
+    if (reads_cache(a_.op))
+      return {std::min(a_.key_begin, kMax), std::max<int64_t>(0, std::min({seq_len, a_.key_end, kMax}))};
     // Packed keys: their number may be known at run time only; the run clips.
     const int64_t first = std::max<int64_t>(0, first_packed_position(a_, context));
-    const int64_t count =
-        p_.key_start_loc.empty() ? a_.max_packed_keys : p_.key_start_loc[b + 1] - p_.key_start_loc[b];
+    const int64_t count = p_.key_start_loc.empty() ? a_.max_packed_keys : p_.key_start_loc[b + 1] - p_.key_start_loc[b];
     return {std::min(first, kMax), std::min(first + count, kMax)};
   }
 
@@ -87,11 +89,13 @@ class Planner {
     // Fewer rows an item when there would not be enough items for the workers; never so few that packing dominates.
     int64_t all_rows = 0;
     for (const TokenRun& run : runs_) all_rows += (run.end - run.begin) * group * a_.spec.num_kv_heads;
-    const int64_t rows = std::clamp<int64_t>(all_rows / (3 * workers_), std::min<int64_t>(96, p_.item_rows), p_.item_rows);
+    const int64_t rows =
+        std::clamp<int64_t>(all_rows / (3 * workers_), std::min<int64_t>(96, p_.item_rows), p_.item_rows);
     double total = 0;
     for (const TokenRun& run : runs_) {
       const int64_t tokens = std::max<int64_t>(1, rows / heads);
-      const int64_t chunks = ceil_div(run.end - run.begin, tokens), chunk = ceil_div(run.end - run.begin, std::max<int64_t>(1, chunks));
+      const int64_t chunks = ceil_div(run.end - run.begin, tokens),
+                    chunk = ceil_div(run.end - run.begin, std::max<int64_t>(1, chunks));
       for (int64_t t = run.begin; t < run.end; t += chunk) {
         WorkItem item;
         item.request = run.request;
@@ -135,8 +139,11 @@ class Planner {
     if (keys == 0 || (a_.op == AttentionOp::kVarlen && p_.key_start_loc.empty())) return points;
     int64_t step = 0;
     switch (a_.split.kind) {
-      case SplitPolicy::Kind::kNone: return points;
-      case SplitPolicy::Kind::kPartition: step = a_.split.value; break;
+      case SplitPolicy::Kind::kNone:
+        return points;
+      case SplitPolicy::Kind::kPartition:
+        step = a_.split.value;
+        break;
       case SplitPolicy::Kind::kSegments:
         step = ceil_div(ceil_div(keys, a_.split.value), kSplitAlignment) * kSplitAlignment;
         break;
@@ -147,7 +154,8 @@ class Planner {
           if (!a_.shared_prefix && rows <= p_.item_rows) step = kFixedSplit;
         } else if (workers_ > 1) {
           const double limit = total / (4.0 * workers_);
-          const int64_t parts = std::min<int64_t>(static_cast<int64_t>(item.cost / limit + 0.999), keys / kMinAutoSplit);
+          const int64_t parts =
+              std::min<int64_t>(static_cast<int64_t>(item.cost / limit + 0.999), keys / kMinAutoSplit);
           if (parts > 1) step = ceil_div(ceil_div(keys, parts), p_.tile_keys) * p_.tile_keys;
         }
         break;
@@ -181,7 +189,8 @@ class Planner {
         part.partial = static_cast<int64_t>(p_.workspace_floats);
         part.cost = item.cost * static_cast<double>(to - from) / static_cast<double>(item.key_end - item.key_begin);
         p_.partials.push_back(part.partial);
-        p_.workspace_floats += static_cast<size_t>(partial_floats(item.num_tokens * item.num_heads, a_.spec.value_head_dim()));
+        p_.workspace_floats +=
+            static_cast<size_t>(partial_floats(item.num_tokens * item.num_heads, a_.spec.value_head_dim()));
         p_.items.push_back(part);
         from = to;
       }
@@ -205,12 +214,13 @@ int32_t choose_tile_keys(int64_t bytes_per_key) {
 }  // namespace
 
 std::string CpuAttentionPlan::describe() const {
-  return fmt::format("{} {}: {} items, {} split into {} parts, tile {} keys x {} rows, workspace {} bytes", to_string(args.op),
-                     kernel_name, items.size(), reductions.size(), partials.size(), tile_keys, item_rows, workspace_bytes());
+  return fmt::format("{} {}: {} items, {} split into {} parts, tile {} keys x {} rows, workspace {} bytes",
+                     to_string(args.op), kernel_name, items.size(), reductions.size(), partials.size(), tile_keys,
+                     item_rows, workspace_bytes());
 }
 
-void plan_attention_items(const AttentionPlanArgs& args, const AttentionKernels& kernels, size_t element_bytes, int workers,
-                          CpuAttentionPlan& plan) {
+void plan_attention_items(const AttentionPlanArgs& args, const AttentionKernels& kernels, size_t element_bytes,
+                          int workers, CpuAttentionPlan& plan) {
   plan.query_start_loc.assign(args.query_start_loc.begin(), args.query_start_loc.end());
   plan.seq_lens.assign(args.seq_lens.begin(), args.seq_lens.end());
   plan.key_start_loc.assign(args.key_start_loc.begin(), args.key_start_loc.end());
@@ -218,7 +228,8 @@ void plan_attention_items(const AttentionPlanArgs& args, const AttentionKernels&
   plan.args.query_start_loc = plan.query_start_loc;
   plan.args.seq_lens = plan.seq_lens;
   plan.args.key_start_loc = plan.key_start_loc;
-  const int64_t dim = args.spec.head_dim, dim_v = args.spec.value_head_dim(), bytes = static_cast<int64_t>(element_bytes);
+  const int64_t dim = args.spec.head_dim, dim_v = args.spec.value_head_dim(),
+                bytes = static_cast<int64_t>(element_bytes);
   plan.tile_keys = choose_tile_keys((dim + dim_v) * bytes);
   plan.item_rows = std::clamp<int64_t>(kItemRowBytes / (dim * bytes + dim_v * 4) / 32 * 32, 32, kernels.item_rows);
   Planner(plan.args, workers, plan).run();

@@ -24,7 +24,8 @@ struct WorkItem {
   double cost = 0;
 };
 
-// Rows whose keys were divided: the partial results of items [first_partial, first_partial + num_partials) of `partials`.
+// Rows whose keys were divided: the partial results of items [first_partial, first_partial + num_partials) of
+// `partials`.
 struct ReduceEntry {
   int32_t head_begin = 0;
   int32_t num_heads = 0;
@@ -56,8 +57,8 @@ class CpuAttentionPlan final : public AttentionPlan {
 };
 
 // Everything but kernels, isa, kernel_name and scratch is filled in. `element_bytes`: of the products' operands.
-void plan_attention_items(const AttentionPlanArgs& args, const AttentionKernels& kernels, size_t element_bytes, int workers,
-                          CpuAttentionPlan& plan);
+void plan_attention_items(const AttentionPlanArgs& args, const AttentionKernels& kernels, size_t element_bytes,
+                          int workers, CpuAttentionPlan& plan);
 
 // Layout of one partial result of `rows` rows: out [rows, Dv], max [rows], sum [rows].
 inline int64_t partial_floats(int64_t rows, int64_t head_dim_v) { return (rows * (head_dim_v + 2) + 15) / 16 * 16; }

@@ -126,7 +126,8 @@ class Binder {
   const AttentionArgs& a_;
 };
 
-void reduce(const CpuAttentionPlan& plan, const AttentionArgs& args, const Binder& binder, const ReduceEntry& entry, int64_t token) {
+void reduce(const CpuAttentionPlan& plan, const AttentionArgs& args, const Binder& binder, const ReduceEntry& entry,
+            int64_t token) {
   // One token at a time: its heads are rows next to each other in every partial result.
   const int64_t rows = entry.num_tokens * entry.num_heads, first_row = token * entry.num_heads;
   const int64_t dim = plan.args.spec.value_head_dim();
@@ -166,7 +167,8 @@ Status CpuOps::run_attention(const AttentionPlan& plan, const AttentionArgs& arg
   const auto* p = dynamic_cast<const CpuAttentionPlan*>(&plan);
   if (p == nullptr) return invalid_argument("plan was made by another device; allowed: a plan of a cpu device");
   if (p->items.empty()) return Status::ok();
-  if (p->workspace_floats > 0 && args.workspace == nullptr) return invalid_argument("workspace is null; allowed: workspace_bytes() of the plan");
+  if (p->workspace_floats > 0 && args.workspace == nullptr)
+    return invalid_argument("workspace is null; allowed: workspace_bytes() of the plan");
   const Binder binder(*p, args);
   executor_->parallel_for(static_cast<int64_t>(p->items.size()), [&](int64_t i, int worker) {
     p->kernels->attend(binder.item(p->items[static_cast<size_t>(i)], p->scratch->of(worker)));

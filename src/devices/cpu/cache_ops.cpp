@@ -1,4 +1,5 @@
-// Cache writes, gathers and block copies. Rows of adjacent dims convert with the ISA's kernels, other layouts element by element.
+// Cache writes, gathers and block copies. Rows of adjacent dims convert with the ISA's kernels, other layouts element
+// by element.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -16,7 +17,9 @@ float scale_of(const float* scales, int32_t num_scales, int64_t head, DType cach
   return scales[num_scales == 1 ? 0 : head];
 }
 
-char* element(void* base, DType dtype, int64_t index) { return static_cast<char*>(base) + index * static_cast<int64_t>(size_of(dtype)); }
+char* element(void* base, DType dtype, int64_t index) {
+  return static_cast<char*>(base) + index * static_cast<int64_t>(size_of(dtype));
+}
 const char* element(const void* base, DType dtype, int64_t index) {
   return static_cast<const char*>(base) + index * static_cast<int64_t>(size_of(dtype));
 }
@@ -40,9 +43,15 @@ void collect_typed(const Bytes* from, Bytes* to, const TokenPlace& place, int64_
 template <class Function>
 void with_element_type(DType dtype, Function&& function) {
   switch (size_of(dtype)) {
-    case 1: function(uint8_t{}); break;
-    case 2: function(uint16_t{}); break;
-    default: function(uint32_t{}); break;
+    case 1:
+      function(uint8_t{});
+      break;
+    case 2:
+      function(uint16_t{});
+      break;
+    default:
+      function(uint32_t{});
+      break;
   }
 }
 
@@ -50,7 +59,8 @@ void store_row(const IsaKernels& kernels, const void* row, DType row_dtype, int6
                const TokenPlace& place, float scale) {
   alignas(64) char buffer[kMaxHeadDim * 4];
   const bool dense = place.address->dims_contiguous();
-  void* target = dense ? element(memory, dtype, place.address->offset(place.block, place.head, place.token, 0)) : buffer;
+  void* target =
+      dense ? element(memory, dtype, place.address->offset(place.block, place.head, place.token, 0)) : buffer;
   if (row_dtype == dtype)
     std::memcpy(target, row, static_cast<size_t>(dim) * size_of(dtype));
   else
@@ -62,8 +72,8 @@ void store_row(const IsaKernels& kernels, const void* row, DType row_dtype, int6
     });
 }
 
-void load_row(const IsaKernels& kernels, const void* memory, DType dtype, const TokenPlace& place, float scale, void* row,
-              DType row_dtype, int64_t dim) {
+void load_row(const IsaKernels& kernels, const void* memory, DType dtype, const TokenPlace& place, float scale,
+              void* row, DType row_dtype, int64_t dim) {
   alignas(64) char buffer[kMaxHeadDim * 4];
   const void* source = buffer;
   if (place.address->dims_contiguous())
@@ -92,10 +102,10 @@ Status CpuOps::reshape_and_cache(const ReshapeAndCacheArgs& a, Stream) const {
       if (a.slot_mapping[t] < 0) continue;
       const int64_t block = a.slot_mapping[t] / c.block_size, token = a.slot_mapping[t] % c.block_size;
       for (int64_t h = 0; h < c.num_kv_heads; ++h) {
-        store_row(kernels_, row_of(a.k, t, h), a.k.dtype, c.head_dim, a.cache.k, c.dtype, {&a.cache.k_addr, block, h, token},
-                  scale_of(a.cache.k_scale, a.cache.num_scales, h, c.dtype));
-        store_row(kernels_, row_of(a.v, t, h), a.v.dtype, c.head_dim_v, a.cache.v, c.dtype, {&a.cache.v_addr, block, h, token},
-                  scale_of(a.cache.v_scale, a.cache.num_scales, h, c.dtype));
+        store_row(kernels_, row_of(a.k, t, h), a.k.dtype, c.head_dim, a.cache.k, c.dtype,
+                  {&a.cache.k_addr, block, h, token}, scale_of(a.cache.k_scale, a.cache.num_scales, h, c.dtype));
+        store_row(kernels_, row_of(a.v, t, h), a.v.dtype, c.head_dim_v, a.cache.v, c.dtype,
+                  {&a.cache.v_addr, block, h, token}, scale_of(a.cache.v_scale, a.cache.num_scales, h, c.dtype));
       }
     }
   });
@@ -110,9 +120,10 @@ Status CpuOps::concat_and_cache_mla(const ConcatAndCacheMlaArgs& a, Stream) cons
     for (int64_t t = first; t < last; ++t) {
       if (a.slot_mapping[t] < 0) continue;
       const int64_t block = a.slot_mapping[t] / c.block_size, token = a.slot_mapping[t] % c.block_size;
-      store_row(kernels_, row_of(a.kv_c, t, 0), a.kv_c.dtype, c.head_dim_v, a.cache.k, c.dtype, {&a.cache.k_addr, block, 0, token}, scale);
-      store_row(kernels_, row_of(a.k_pe, t, 0), a.k_pe.dtype, c.head_dim - c.head_dim_v, element(a.cache.k, c.dtype, c.head_dim_v),
-                c.dtype, {&rope, block, 0, token}, scale);
+      store_row(kernels_, row_of(a.kv_c, t, 0), a.kv_c.dtype, c.head_dim_v, a.cache.k, c.dtype,
+                {&a.cache.k_addr, block, 0, token}, scale);
+      store_row(kernels_, row_of(a.k_pe, t, 0), a.k_pe.dtype, c.head_dim - c.head_dim_v,
+                element(a.cache.k, c.dtype, c.head_dim_v), c.dtype, {&rope, block, 0, token}, scale);
     }
   });
   return Status::ok();
@@ -134,7 +145,8 @@ Status CpuOps::gather_cache(const GatherCacheArgs& a, Stream) const {
   const KvCacheSpec& c = a.cache.spec;
   const int64_t rows = std::min<int64_t>(a.key_start_loc[a.num_requests], a.max_rows);
   for_ranges(rows, kTokensPerTask, [&](int64_t first, int64_t last) {
-    const int32_t* loc = std::upper_bound(a.key_start_loc, a.key_start_loc + a.num_requests + 1, static_cast<int32_t>(first)) - 1;
+    const int32_t* loc =
+        std::upper_bound(a.key_start_loc, a.key_start_loc + a.num_requests + 1, static_cast<int32_t>(first)) - 1;
     for (int64_t row = first; row < last; ++row) {
       while (row >= loc[1]) ++loc;
       const int64_t position = a.chunk_begin + row - *loc;
@@ -161,7 +173,8 @@ Status CpuOps::copy_blocks(const CopyBlocksArgs& a, Stream) const {
   for_ranges(a.num_pairs, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       copy(a.cache.k, a.cache.k_addr.block_stride, a.mapping[2 * i], a.mapping[2 * i + 1]);
-      if (!a.cache.spec.is_latent()) copy(a.cache.v, a.cache.v_addr.block_stride, a.mapping[2 * i], a.mapping[2 * i + 1]);
+      if (!a.cache.spec.is_latent())
+        copy(a.cache.v, a.cache.v_addr.block_stride, a.mapping[2 * i], a.mapping[2 * i + 1]);
     }
   });
   return Status::ok();

@@ -28,7 +28,9 @@ double peak_tflops(Executor& executor, const AttentionKernels& kernels) {
   double best = 0;
   for (int64_t iterations = 1 << 10; best == 0;) {
     std::vector<double> operations(static_cast<size_t>(executor.concurrency()));
-    const auto task = [&](int64_t i, int worker) { operations[static_cast<size_t>(i)] = kernels.peak(iterations, scratch.of(worker)); };
+    const auto task = [&](int64_t i, int worker) {
+      operations[static_cast<size_t>(i)] = kernels.peak(iterations, scratch.of(worker));
+    };
     double seconds = seconds_of(executor, task);
     if (seconds < 0.02) {
       iterations *= 4;
@@ -51,7 +53,9 @@ double read_gbs(Executor& executor, const IsaKernels& kernels) {
   double best = 1e9;
   std::vector<double> sums(static_cast<size_t>(workers));  // kept, so that the reads are
   for (int r = 0; r < kRepeats; ++r)
-    best = std::min(best, seconds_of(executor, [&](int64_t i, int) { sums[static_cast<size_t>(i)] = kernels.read_sum(data + static_cast<size_t>(i) * share, share); }));
+    best = std::min(best, seconds_of(executor, [&](int64_t i, int) {
+                      sums[static_cast<size_t>(i)] = kernels.read_sum(data + static_cast<size_t>(i) * share, share);
+                    }));
   free_aligned(data);
   return static_cast<double>(share) * static_cast<double>(workers) / best * 1e-9;
 }

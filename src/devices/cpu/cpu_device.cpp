@@ -39,12 +39,17 @@ class CpuDevice final : public Device {
 
   Result<void*> allocate(size_t bytes) override {
     void* memory = allocate_aligned(bytes == 0 ? 1 : bytes);
-    if (memory == nullptr) return Status(StatusCode::kResourceExhausted, "no " + std::to_string(bytes) + " bytes of memory");
+    if (memory == nullptr)
+      return Status(StatusCode::kResourceExhausted, "no " + std::to_string(bytes) + " bytes of memory");
     return memory;
   }
   void deallocate(void* pointer) override { free_aligned(pointer); }
-  Status copy_to_device(void* device, const void* host, size_t bytes, Stream) override { return copy(device, host, bytes); }
-  Status copy_to_host(void* host, const void* device, size_t bytes, Stream) override { return copy(host, device, bytes); }
+  Status copy_to_device(void* device, const void* host, size_t bytes, Stream) override {
+    return copy(device, host, bytes);
+  }
+  Status copy_to_host(void* host, const void* device, size_t bytes, Stream) override {
+    return copy(host, device, bytes);
+  }
   Status fill(void* device, uint8_t value, size_t bytes, Stream) override {
     if (bytes > 0) std::memset(device, value, bytes);
     return Status::ok();

@@ -67,7 +67,8 @@ std::vector<IsaInfo> detect_isas() {
   isas.push_back({"amx", f.amx, true, &amx_kernels()});
   isas.push_back({"amx_emulated", f.avx512_bf16, false, &amx_emulated_kernels()});
 #else
-  for (const char* name : {"avx2", "avx512", "avx512_bf16", "amx", "amx_emulated"}) isas.push_back({name, false, true, nullptr});
+  for (const char* name : {"avx2", "avx512", "avx512_bf16", "amx", "amx_emulated"})
+    isas.push_back({name, false, true, nullptr});
 #endif
   return isas;
 }

@@ -11,9 +11,9 @@ namespace sextant::cpu {
 
 struct IsaInfo {
   std::string_view name;
-  bool available;            // the processor and the operating system have it
-  bool automatic;            // may be chosen without being named
-  const IsaKernels* kernels; // null where not built
+  bool available;             // the processor and the operating system have it
+  bool automatic;             // may be chosen without being named
+  const IsaKernels* kernels;  // null where not built
 };
 
 // Weakest first: scalar, avx2, avx512, avx512_bf16, amx, amx_emulated.
@@ -21,8 +21,8 @@ const std::vector<IsaInfo>& all_isas();
 
 struct IsaChoice {
   std::string portable_name;
-  std::string tuned_name;               // of the bf16 products; equal to portable_name when there are none
-  const IsaKernels* kernels = nullptr;  // fp32 products and everything else
+  std::string tuned_name;                  // of the bf16 products; equal to portable_name when there are none
+  const IsaKernels* kernels = nullptr;     // fp32 products and everything else
   const AttentionKernels* bf16 = nullptr;  // null: no tuned kernels
 };
 

@@ -7,9 +7,13 @@
 
 namespace sextant::cpu {
 
-CpuOps::CpuOps(std::string name, const IsaKernels& kernels, const AttentionKernels* bf16, std::shared_ptr<Executor> executor,
-               std::shared_ptr<ScratchProvider> scratch)
-    : name_(std::move(name)), kernels_(kernels), bf16_(bf16), executor_(std::move(executor)), scratch_(std::move(scratch)) {
+CpuOps::CpuOps(std::string name, const IsaKernels& kernels, const AttentionKernels* bf16,
+               std::shared_ptr<Executor> executor, std::shared_ptr<ScratchProvider> scratch)
+    : name_(std::move(name)),
+      kernels_(kernels),
+      bf16_(bf16),
+      executor_(std::move(executor)),
+      scratch_(std::move(scratch)) {
   size_t bytes = kernels_.fp32.gemm_scratch_bytes();
   if (bf16_ != nullptr) bytes = std::max(bytes, bf16_->gemm_scratch_bytes());
   gemm_scratch_ = scratch_->at_least(bytes);
@@ -31,8 +35,8 @@ Result<AttentionPlanPtr> CpuOps::plan_attention(const AttentionPlanArgs& args) c
   plan_attention_items(args, *plan->kernels, bf16 ? 2 : 4, executor_->concurrency(), *plan);
   int64_t rows = 1;
   for (const WorkItem& item : plan->items) rows = std::max(rows, item.num_tokens * item.num_heads);
-  plan->scratch =
-      scratch_->at_least(plan->kernels->scratch_bytes(rows, args.spec.head_dim, args.spec.value_head_dim(), plan->tile_keys));
+  plan->scratch = scratch_->at_least(
+      plan->kernels->scratch_bytes(rows, args.spec.head_dim, args.spec.value_head_dim(), plan->tile_keys));
   return AttentionPlanPtr(std::move(plan));
 } catch (const std::bad_alloc&) {
   return Status(StatusCode::kResourceExhausted, "no memory for the plan or the scratch of its workers");

@@ -12,7 +12,8 @@ constexpr int64_t kRowsPerTask = 32;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 char* at(const TensorView& view, int64_t i, int64_t j) {
-  return static_cast<char*>(view.data) + (i * view.stride[0] + j * view.stride[1]) * static_cast<int64_t>(size_of(view.dtype));
+  return static_cast<char*>(view.data) +
+         (i * view.stride[0] + j * view.stride[1]) * static_cast<int64_t>(size_of(view.dtype));
 }
 
 float lse_at(const TensorView& lse, int64_t head, int64_t token) {
@@ -42,10 +43,12 @@ Status CpuOps::merge_attn_states(const MergeAttnStatesArgs& a, Stream) const {
         const int64_t t = first_token + i / heads, h = i % heads;
         const float p = lse_at(a.prefix_lse, h, t), s = lse_at(a.suffix_lse, h, t);
         const float max = std::max(p, s);
-        const float wp = max == kMinusInfinity ? 0.0F : std::exp(p - max), ws = max == kMinusInfinity ? 0.0F : std::exp(s - max);
+        const float wp = max == kMinusInfinity ? 0.0F : std::exp(p - max),
+                    ws = max == kMinusInfinity ? 0.0F : std::exp(s - max);
         const float sum = wp + ws;
-        kernels_.merge_row({at(a.prefix_out, t, h), at(a.suffix_out, t, h), at(a.out, t, h), a.prefix_out.dtype, a.suffix_out.dtype,
-                            a.out.dtype, sum > 0 ? wp / sum : 0.0F, sum > 0 ? ws / sum : 0.0F, dim});
+        kernels_.merge_row({at(a.prefix_out, t, h), at(a.suffix_out, t, h), at(a.out, t, h), a.prefix_out.dtype,
+                            a.suffix_out.dtype, a.out.dtype, sum > 0 ? wp / sum : 0.0F, sum > 0 ? ws / sum : 0.0F,
+                            dim});
         if (a.lse.present())
           a.lse.as<float>()[h * a.lse.stride[0] + t * a.lse.stride[1]] = sum > 0 ? std::log(sum) + max : kMinusInfinity;
       }
@@ -56,7 +59,8 @@ Status CpuOps::merge_attn_states(const MergeAttnStatesArgs& a, Stream) const {
 
 Status CpuOps::copy_pad(const CopyPadArgs& a, Stream) const {
   const int64_t heads = a.dst.shape[1], dim = a.src.shape[2], padding = a.dst.shape[2] - dim;
-  const auto src_bytes = static_cast<int64_t>(size_of(a.src.dtype)), dst_bytes = static_cast<int64_t>(size_of(a.dst.dtype));
+  const auto src_bytes = static_cast<int64_t>(size_of(a.src.dtype)),
+             dst_bytes = static_cast<int64_t>(size_of(a.dst.dtype));
   for_ranges(a.dst.shape[0] * heads, kRowsPerTask, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const char* src = at(a.src, i / heads, i % heads);
@@ -65,7 +69,8 @@ Status CpuOps::copy_pad(const CopyPadArgs& a, Stream) const {
         kernels_.convert_mul(src, a.src.dtype, dst, a.dst.dtype, dim, 1.0F);
       else
         for (int64_t d = 0; d < dim; ++d)
-          kernels_.convert_mul(src + d * a.src.stride[2] * src_bytes, a.src.dtype, dst + d * dst_bytes, a.dst.dtype, 1, 1.0F);
+          kernels_.convert_mul(src + d * a.src.stride[2] * src_bytes, a.src.dtype, dst + d * dst_bytes, a.dst.dtype, 1,
+                               1.0F);
       std::fill_n(dst + dim * dst_bytes, padding * dst_bytes, '\0');
     }
   });
@@ -85,7 +90,8 @@ Status CpuOps::gemm(const GemmArgs& a, Stream) const {
   };
   executor_->parallel_for(batch * row_tiles * column_tiles, [&](int64_t index, int worker) {
     const int64_t i = index / (row_tiles * column_tiles);
-    const int64_t r = index / column_tiles % row_tiles * products.gemm_rows, c = index % column_tiles * products.gemm_columns;
+    const int64_t r = index / column_tiles % row_tiles * products.gemm_rows,
+                  c = index % column_tiles * products.gemm_columns;
     GemmItem item;
     item.a = offset(a.a, i, r, 0);
     item.b = offset(a.b, i, 0, c);

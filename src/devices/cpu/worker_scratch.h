@@ -24,7 +24,8 @@ class WorkerScratch {
 };
 using WorkerScratchPtr = std::shared_ptr<const WorkerScratch>;
 
-// Hands out scratch of at least the size asked for. Plans share it: the executor runs one piece of work a worker at a time.
+// Hands out scratch of at least the size asked for. Plans share it: the executor runs one piece of work a worker at a
+// time.
 class ScratchProvider {
  public:
   explicit ScratchProvider(int workers) : workers_(workers) {}

@@ -10,8 +10,8 @@
 namespace sextant::cuda {
 namespace {
 
-constexpr int32_t kMaxStreamRows = 32;         // query rows that a decode kernel's matrix tile holds
-constexpr int32_t kDeterministicKeys = 1024;   // keys of a partition when bits must not depend on the machine
+constexpr int32_t kMaxStreamRows = 32;        // query rows that a decode kernel's matrix tile holds
+constexpr int32_t kDeterministicKeys = 1024;  // keys of a partition when bits must not depend on the machine
 constexpr int64_t kTileSharedBytes = 132 * 1024, kStreamSharedBytes = 114 * 1024, kWideStreamSharedBytes = 225 * 1024,
                   kMlaSharedBytes = 212 * 1024;
 
@@ -74,7 +74,8 @@ void set_fixed_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n
   part.workspace_bytes = part.partial_lse_offset + align(rows * sizeof(float));
 }
 
-void set_balanced(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int blocks_per_sm, const ChipLimits& chip) {
+void set_balanced(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int blocks_per_sm,
+                  const ChipLimits& chip) {
   const int64_t row_tiles = n.tokens * a.spec.group_size() / part.stream.rows + n.requests;
   const int64_t most = row_tiles * a.spec.num_kv_heads * std::max<int64_t>(1, ceil_div(n.keys, part.tile_keys));
   const int64_t blocks = std::clamp<int64_t>(most, 1, static_cast<int64_t>(chip.sms) * blocks_per_sm);
@@ -121,7 +122,8 @@ void set_tile_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n,
   } else if (a.split.kind == Kind::kAuto) {
     const int64_t blocks = std::max<int64_t>(1, ceil_div(n.tokens * a.spec.group_size(), rows)) * a.spec.num_kv_heads;
     const int64_t wanted = std::min(2 * chip.sms / blocks, ceil_div(n.keys, kLeastKeys));
-    if (wanted > 1) set_fixed_split(part, a, n, static_cast<int32_t>(ceil_div(ceil_div(n.keys, wanted), 64) * 64), 1, n.query_len, 1);
+    if (wanted > 1)
+      set_fixed_split(part, a, n, static_cast<int32_t>(ceil_div(ceil_div(n.keys, wanted), 64) * 64), 1, n.query_len, 1);
   }
 }
 
@@ -134,7 +136,8 @@ std::vector<PlanPart> plan_mla(const AttentionPlanArgs& a, const AttentionParams
   part.kind = KernelKind::kMla;
   part.stream.rows = rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
   part.tile_keys = kMlaTileKeys;
-  if (family == KernelFamily::kTuned && chip.compute_capability == 90 && part.stream.rows == 64 && mla_wgmma_serves(p)) {
+  if (family == KernelFamily::kTuned && chip.compute_capability == 90 && part.stream.rows == 64 &&
+      mla_wgmma_serves(p)) {
     part.kind = KernelKind::kMlaWgmma;
     part.tile_keys = kMlaWgmmaTileKeys;
   }
@@ -143,15 +146,18 @@ std::vector<PlanPart> plan_mla(const AttentionPlanArgs& a, const AttentionParams
 }
 
 // `vectors`: tensors are known to be aligned for 16-byte copies.
-std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family, bool vectors) {
+std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family,
+                                 bool vectors) {
   AttentionParams p = planned_params(a);
   const int32_t group = a.spec.group_size();
   const int32_t short_len = std::max(1, std::min(8, kMaxStreamRows / group));
   const Bounds n = find_bounds(a, short_len);
-  if (vectors && chip.shared_bytes >= kMlaSharedBytes && mla_serves(p)) return plan_mla(a, p, n, short_len, chip, family);
+  if (vectors && chip.shared_bytes >= kMlaSharedBytes && mla_serves(p))
+    return plan_mla(a, p, n, short_len, chip, family);
 
   const bool wide = std::max(p.head_dim, p.head_dim_v) > 128;
-  const bool streams = vectors && stream_serves(p) && chip.shared_bytes >= (wide ? kWideStreamSharedBytes : kStreamSharedBytes);
+  const bool streams =
+      vectors && stream_serves(p) && chip.shared_bytes >= (wide ? kWideStreamSharedBytes : kStreamSharedBytes);
   std::vector<PlanPart> parts;
   if (streams && n.any_short) {
     PlanPart part;
@@ -176,21 +182,27 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
 
 const char* kernel_name(KernelKind kind) {
   switch (kind) {
-    case KernelKind::kStream: return "stream_attention";
-    case KernelKind::kMla: return "mla_attention";
-    case KernelKind::kMlaWgmma: return "mla_wgmma";
-    case KernelKind::kTile: return "tile_attention";
-    case KernelKind::kSimt: return "simt_attention";
+    case KernelKind::kStream:
+      return "stream_attention";
+    case KernelKind::kMla:
+      return "mla_attention";
+    case KernelKind::kMlaWgmma:
+      return "mla_wgmma";
+    case KernelKind::kTile:
+      return "tile_attention";
+    case KernelKind::kSimt:
+      return "simt_attention";
   }
   return "";
 }
 
 std::string describe(const PlanPart& part, int32_t num_kv_heads) {
   if (part.balanced)
-    return fmt::format("{} ({} rows, balanced over {} blocks, {}-key tiles) + reduce", kernel_name(part.kind), part.stream.rows,
-                       part.stream.grid.x, part.tile_keys);
+    return fmt::format("{} ({} rows, balanced over {} blocks, {}-key tiles) + reduce", kernel_name(part.kind),
+                       part.stream.rows, part.stream.grid.x, part.tile_keys);
   return fmt::format("{} ({} x {} blocks{}){}", kernel_name(part.kind), part.grid.tiles, num_kv_heads,
-                     part.grid.partitions > 1 ? fmt::format(" x {} partitions", part.grid.partitions) : "", part.reduces ? " + reduce" : "");
+                     part.grid.partitions > 1 ? fmt::format(" x {} partitions", part.grid.partitions) : "",
+                     part.reduces ? " + reduce" : "");
 }
 
 }  // namespace
@@ -223,7 +235,9 @@ AttentionParams planned_params(const AttentionPlanArgs& a) {
   if (p.origin == KeyOrigin::kPacked) return p;
   p.block_size = a.cache.block_size;
   p.num_blocks = static_cast<int32_t>(a.cache.num_blocks);
-  p.block_shift = std::has_single_bit(static_cast<uint32_t>(p.block_size)) ? std::countr_zero(static_cast<uint32_t>(p.block_size)) : -1;
+  p.block_shift = std::has_single_bit(static_cast<uint32_t>(p.block_size))
+                      ? std::countr_zero(static_cast<uint32_t>(p.block_size))
+                      : -1;
   p.k_addr = k_addressing(a.cache);
   p.v_addr = v_addressing(a.cache);
   const size_t element = size_of(a.cache.dtype);
@@ -237,8 +251,8 @@ Status supports_attention(const AttentionPlanArgs& args, const ChipLimits& chip)
   const bool mla = mla_serves(p) && chip.shared_bytes >= kMlaSharedBytes;
   const bool tile = tile_serves(p) && chip.shared_bytes >= kTileSharedBytes;
   if (mla || tile || simt_serves(p)) return Status::ok();
-  return unsupported(fmt::format("head_dim {} and head_dim_v {} in {} do not fit the shared memory of a CUDA block", p.head_dim,
-                                 p.head_dim_v, to_string(p.dtype)));
+  return unsupported(fmt::format("head_dim {} and head_dim_v {} in {} do not fit the shared memory of a CUDA block",
+                                 p.head_dim, p.head_dim_v, to_string(p.dtype)));
 }
 
 Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family) {

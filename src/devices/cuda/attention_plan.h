@@ -1,7 +1,8 @@
 // How the CUDA device runs an attention op: which kernels, for which requests, with which grids and workspace.
 //
-// A plan knows bounds only. Everything that depends on the current lengths (which request a block works on, how its keys are
-// split, which rows are merged) is computed on the device, so that a captured graph stays right when lengths change.
+// A plan knows bounds only. Everything that depends on the current lengths (which request a block works on, how its
+// keys are split, which rows are merged) is computed on the device, so that a captured graph stays right when lengths
+// change.
 #pragma once
 
 #include <string>

@@ -2,8 +2,8 @@
 #include <fmt/format.h>
 
 #include "devices/cuda/attention_plan.h"
-#include "devices/cuda/kernels/cache_kernels.h"
 #include "devices/cuda/cuda_status.h"
+#include "devices/cuda/kernels/cache_kernels.h"
 
 namespace sextant::cuda {
 namespace {
@@ -60,20 +60,33 @@ bool serves(KernelKind kind, const AttentionParams& p) {
     case KernelKind::kStream:
       return p.q_aligned && stream_serves(p) && reinterpret_cast<uintptr_t>(p.cache_k) % 16 == 0 &&
              reinterpret_cast<uintptr_t>(p.cache_v) % 16 == 0;
-    case KernelKind::kMla: return mla_serves(p);
-    case KernelKind::kMlaWgmma: return mla_wgmma_serves(p);
-    default: return true;
+    case KernelKind::kMla:
+      return mla_serves(p);
+    case KernelKind::kMlaWgmma:
+      return mla_wgmma_serves(p);
+    default:
+      return true;
   }
 }
 
 cudaError_t launch(const PlanPart& part, const AttentionParams& p, bool overlap, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   switch (part.kind) {
-    case KernelKind::kStream: error = launch_stream_attention(p, part.stream, stream); break;
-    case KernelKind::kMla: error = launch_mla_attention(p, part.stream, stream); break;
-    case KernelKind::kMlaWgmma: error = launch_mla_wgmma(p, part.stream, stream); break;
-    case KernelKind::kTile: error = launch_tile_attention(p, part.grid, stream); break;
-    case KernelKind::kSimt: error = launch_simt_attention(p, part.grid, stream); break;
+    case KernelKind::kStream:
+      error = launch_stream_attention(p, part.stream, stream);
+      break;
+    case KernelKind::kMla:
+      error = launch_mla_attention(p, part.stream, stream);
+      break;
+    case KernelKind::kMlaWgmma:
+      error = launch_mla_wgmma(p, part.stream, stream);
+      break;
+    case KernelKind::kTile:
+      error = launch_tile_attention(p, part.grid, stream);
+      break;
+    case KernelKind::kSimt:
+      error = launch_simt_attention(p, part.grid, stream);
+      break;
   }
   if (error != cudaSuccess || !part.reduces) return error;
   return part.balanced ? launch_reduce_balanced(p, part.stream, part.tile_keys, overlap, stream)
@@ -100,8 +113,9 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
       p.partial_lse = reinterpret_cast<float*>(workspace + part.partial_lse_offset);
       p.tile_starts = reinterpret_cast<int32_t*>(workspace + part.tile_starts_offset);
     }
-    SEXTANT_RETURN_IF_ERROR(to_status(
-        launch(part, p, chip.compute_capability >= 90, static_cast<cudaStream_t>(stream.handle)), to_string(plan.args.op)));
+    SEXTANT_RETURN_IF_ERROR(
+        to_status(launch(part, p, chip.compute_capability >= 90, static_cast<cudaStream_t>(stream.handle)),
+                  to_string(plan.args.op)));
   }
   return Status::ok();
 }

@@ -29,8 +29,8 @@ std::string unavailable_reason(int* count) {
   if (error == cudaSuccess && *count > 0) return "";
   cudaGetLastError();
   if (error == cudaErrorInsufficientDriver)
-    return fmt::format("the NVIDIA driver serves CUDA {}.{}, this binary needs {}.{}: update the driver", driver / 1000, driver % 1000 / 10,
-                       runtime / 1000, runtime % 1000 / 10);
+    return fmt::format("the NVIDIA driver serves CUDA {}.{}, this binary needs {}.{}: update the driver", driver / 1000,
+                       driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
   if (error == cudaErrorNoDevice || error == cudaSuccess) return "the NVIDIA driver reports no GPU";
   return fmt::format("CUDA error {} ({})", cudaGetErrorName(error), cudaGetErrorString(error));
 }
@@ -66,7 +66,8 @@ class CudaDevice final : public Device {
   Result<void*> allocate(size_t bytes) override {
     SEXTANT_RETURN_IF_ERROR(use());
     void* pointer = nullptr;
-    SEXTANT_RETURN_IF_ERROR(to_status(cudaMalloc(&pointer, bytes == 0 ? 256 : bytes), fmt::format("cudaMalloc of {} bytes", bytes)));
+    SEXTANT_RETURN_IF_ERROR(
+        to_status(cudaMalloc(&pointer, bytes == 0 ? 256 : bytes), fmt::format("cudaMalloc of {} bytes", bytes)));
     return pointer;
   }
   void deallocate(void* pointer) override {
@@ -116,17 +117,19 @@ Result<std::shared_ptr<Device>> open(int index) {
   int count = 0;
   const std::string reason = unavailable_reason(&count);
   if (!reason.empty()) return Status(StatusCode::kUnavailable, fmt::format("device cuda is not available: {}", reason));
-  if (index < 0 || index >= count) return invalid_argument(fmt::format("device index is {}; cuda allows 0..{}", index, count - 1));
+  if (index < 0 || index >= count)
+    return invalid_argument(fmt::format("device index is {}; cuda allows 0..{}", index, count - 1));
   auto info = describe(index);
   if (!info) return info.status();
   ChipLimits chip;
   int major = 0, minor = 0, shared = 0;
-  for (const auto& [value, attribute] : {std::pair{&major, cudaDevAttrComputeCapabilityMajor},
-                                         std::pair{&minor, cudaDevAttrComputeCapabilityMinor},
-                                         std::pair{&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin}})
+  for (const auto& [value, attribute] :
+       {std::pair{&major, cudaDevAttrComputeCapabilityMajor}, std::pair{&minor, cudaDevAttrComputeCapabilityMinor},
+        std::pair{&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin}})
     SEXTANT_RETURN_IF_ERROR(to_status(cudaDeviceGetAttribute(value, attribute, index), "cudaDeviceGetAttribute"));
   if (major < 8)
-    return Status(StatusCode::kUnavailable, fmt::format("device cuda:{} is {} ({}); allowed: sm_80 and newer", index, info->name, info->architecture));
+    return Status(StatusCode::kUnavailable, fmt::format("device cuda:{} is {} ({}); allowed: sm_80 and newer", index,
+                                                        info->name, info->architecture));
   chip.sms = info->compute_units;
   chip.compute_capability = major * 10 + minor;
   chip.shared_bytes = shared;

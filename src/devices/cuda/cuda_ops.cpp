@@ -17,7 +17,8 @@ CudaOps::CudaOps(const DeviceInfo& info, const ChipLimits& chip, KernelFamily fa
     : index_(info.index),
       chip_(chip),
       family_(family),
-      name_(family == KernelFamily::kTuned ? "cuda/tuned (sm_90a)" : fmt::format("cuda/portable ({})", info.architecture)) {}
+      name_(family == KernelFamily::kTuned ? "cuda/tuned (sm_90a)"
+                                           : fmt::format("cuda/portable ({})", info.architecture)) {}
 
 // Streams and launches belong to the calling thread's current device.
 Status CudaOps::use_device() const {

@@ -8,8 +8,8 @@
 
 namespace sextant::cuda {
 
-// cuBLASLt is column-major: c = a b in rows is c^T = b^T a^T in columns, so A := b, B := a, and each operand is transposed when
-// its own unit stride says so.
+// cuBLASLt is column-major: c = a b in rows is c^T = b^T a^T in columns, so A := b, B := a, and each operand is
+// transposed when its own unit stride says so.
 struct CublasLt {
   void* module = nullptr;
   cublasLtHandle_t handle = nullptr;
@@ -46,7 +46,8 @@ Result<std::shared_ptr<CublasLt>> load() {
   const std::string versioned = fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR);
   for (const std::string& name : {versioned, "/usr/local/cuda/lib64/" + versioned, std::string("libcublasLt.so")})
     if (lt->module == nullptr) lt->module = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (lt->module == nullptr) return Status(StatusCode::kUnavailable, fmt::format("gemm needs {}: put it on the library path", versioned));
+  if (lt->module == nullptr)
+    return Status(StatusCode::kUnavailable, fmt::format("gemm needs {}: put it on the library path", versioned));
   void* m = lt->module;
   const bool found = find(m, "cublasLtCreate", &lt->create) && find(m, "cublasLtDestroy", &lt->destroy) &&
                      find(m, "cublasLtMatmul", &lt->matmul) && find(m, "cublasLtMatmulDescCreate", &lt->desc_create) &&
@@ -88,16 +89,20 @@ GemmRunner::~GemmRunner() = default;
 
 namespace {
 
-// One row-major operand [rows, columns] as a column-major matrix: its transpose, or itself when the rows are the unit stride.
+// One row-major operand [rows, columns] as a column-major matrix: its transpose, or itself when the rows are the unit
+// stride.
 struct Operand {
   bool transposed;  // cuBLASLt must transpose what it sees
   int64_t rows, columns, leading;
 };
 Operand operand(const TensorView& view) {
   const int64_t rows = view.shape[1], columns = view.shape[2];
-  const auto leading = [](int64_t stride, int64_t extent) { return stride > extent ? stride : extent > 1 ? extent : 1; };
+  const auto leading = [](int64_t stride, int64_t extent) {
+    return stride > extent ? stride : extent > 1 ? extent : 1;
+  };
   // The memory of [rows, columns] with unit column stride is a column-major [columns, rows].
-  if (view.stride[2] == 1 || columns == 1) return {false, columns, rows, leading(rows > 1 ? view.stride[1] : 0, columns)};
+  if (view.stride[2] == 1 || columns == 1)
+    return {false, columns, rows, leading(rows > 1 ? view.stride[1] : 0, columns)};
   return {true, rows, columns, leading(view.stride[2], rows)};
 }
 
@@ -117,7 +122,8 @@ Status GemmRunner::prepare(const GemmArgs& args, Prepared** prepared) {
     key[i++] = view->stride[1];
     key[i++] = view->stride[2];
   }
-  for (int64_t extent : {args.a.shape[0], args.a.shape[1], args.a.shape[2], args.b.shape[2], static_cast<int64_t>(args.workspace_bytes)})
+  for (int64_t extent :
+       {args.a.shape[0], args.a.shape[1], args.a.shape[2], args.b.shape[2], static_cast<int64_t>(args.workspace_bytes)})
     key[i++] = extent;
   // Algorithms may rely on alignment; remember the worst of the three pointers.
   uintptr_t bits = 256;
@@ -133,17 +139,20 @@ Status GemmRunner::prepare(const GemmArgs& args, Prepared** prepared) {
   const CublasLt& lt = *(p->lt = library_);
   const Operand a = operand(args.b), b = operand(args.a);  // c^T = b^T a^T
   bool ok = lt.desc_create(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS;
-  const cublasOperation_t op_a = a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+  const cublasOperation_t op_a = a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
+                          op_b = b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
   ok = ok && lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof(op_a)) == CUBLAS_STATUS_SUCCESS &&
        lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof(op_b)) == CUBLAS_STATUS_SUCCESS;
-  const auto layout = [&](cublasLtMatrixLayout_t* out, const TensorView& view, int64_t rows, int64_t columns, int64_t leading) {
+  const auto layout = [&](cublasLtMatrixLayout_t* out, const TensorView& view, int64_t rows, int64_t columns,
+                          int64_t leading) {
     const auto batch = static_cast<int32_t>(args.a.shape[0]);
     const int64_t stride = batch > 1 ? view.stride[0] : 0;
     ok = ok &&
-         lt.layout_create(out, data_type(view.dtype), static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), leading) ==
-             CUBLAS_STATUS_SUCCESS &&
+         lt.layout_create(out, data_type(view.dtype), static_cast<uint64_t>(rows), static_cast<uint64_t>(columns),
+                          leading) == CUBLAS_STATUS_SUCCESS &&
          lt.layout_set(*out, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof(batch)) == CUBLAS_STATUS_SUCCESS &&
-         lt.layout_set(*out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof(stride)) == CUBLAS_STATUS_SUCCESS;
+         lt.layout_set(*out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof(stride)) ==
+             CUBLAS_STATUS_SUCCESS;
   };
   layout(&p->a, args.b, a.rows, a.columns, a.leading);
   layout(&p->b, args.a, b.rows, b.columns, b.leading);
@@ -155,17 +164,20 @@ Status GemmRunner::prepare(const GemmArgs& args, Prepared** prepared) {
   cublasLtMatmulHeuristicResult_t result{};
   int found = 0;
   if (ok) {
-    ok = lt.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof(workspace)) == CUBLAS_STATUS_SUCCESS;
+    ok = lt.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof(workspace)) ==
+         CUBLAS_STATUS_SUCCESS;
     for (auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
       ok = ok && lt.preference_set(preference, attribute, &alignment, sizeof(alignment)) == CUBLAS_STATUS_SUCCESS;
-    ok = ok && lt.heuristic(lt.handle, p->desc, p->a, p->b, p->c, p->c, preference, 1, &result, &found) == CUBLAS_STATUS_SUCCESS &&
+    ok = ok &&
+         lt.heuristic(lt.handle, p->desc, p->a, p->b, p->c, p->c, preference, 1, &result, &found) ==
+             CUBLAS_STATUS_SUCCESS &&
          found > 0;
   }
   if (preference != nullptr) lt.preference_destroy(preference);
   if (!ok)
-    return Status(StatusCode::kInternal, fmt::format("gemm: cuBLASLt has no algorithm for {} x {} -> {}", to_string(args.a),
-                                                     to_string(args.b), to_string(args.c)));
+    return Status(StatusCode::kInternal, fmt::format("gemm: cuBLASLt has no algorithm for {} x {} -> {}",
+                                                     to_string(args.a), to_string(args.b), to_string(args.c)));
   p->algo = result.algo;
   p->workspace = result.workspaceSize;
   slot = std::move(p);
@@ -179,8 +191,9 @@ Status GemmRunner::run(const GemmArgs& args, cudaStream_t stream) {
   Prepared* p = nullptr;
   SEXTANT_RETURN_IF_ERROR(prepare(args, &p));
   const float one = 1.0f, zero = 0.0f;
-  const cublasStatus_t status = p->lt->matmul(p->lt->handle, p->desc, &one, args.b.data, p->a, args.a.data, p->b, &zero, args.c.data,
-                                              p->c, args.c.data, p->c, &p->algo, args.workspace, p->workspace, stream);
+  const cublasStatus_t status =
+      p->lt->matmul(p->lt->handle, p->desc, &one, args.b.data, p->a, args.a.data, p->b, &zero, args.c.data, p->c,
+                    args.c.data, p->c, &p->algo, args.workspace, p->workspace, stream);
   if (status == CUBLAS_STATUS_SUCCESS) return Status::ok();
   return Status(StatusCode::kInternal, fmt::format("gemm: cublasLtMatmul returned {}", static_cast<int>(status)));
 }

@@ -1,5 +1,5 @@
-// Batched matrix products by cuBLASLt, in the caller's stream and workspace. The library is loaded when the first product runs,
-// so that a binary starts on machines that do not have it.
+// Batched matrix products by cuBLASLt, in the caller's stream and workspace. The library is loaded when the first
+// product runs, so that a binary starts on machines that do not have it.
 #pragma once
 
 #include <cuda_runtime.h>

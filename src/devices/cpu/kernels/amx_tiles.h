@@ -1,5 +1,5 @@
-// The AMX instructions that the kernels use, and a software form of the same with the same rounding, so that the whole AMX path
-// can be tested on machines without AMX (ISA "amx_emulated"). Eight tiles of 16 rows x 64 bytes.
+// The AMX instructions that the kernels use, and a software form of the same with the same rounding, so that the whole
+// AMX path can be tested on machines without AMX (ISA "amx_emulated"). Eight tiles of 16 rows x 64 bytes.
 #pragma once
 
 #include <immintrin.h>
@@ -23,7 +23,8 @@ inline void tile_zero() {
 }
 template <int kTile>
 inline void tile_load(const void* p, int64_t stride_bytes) {
-  for (int i = 0; i < 16; ++i) __builtin_memcpy(tiles[kTile].row[i], static_cast<const char*>(p) + i * stride_bytes, 64);
+  for (int i = 0; i < 16; ++i)
+    __builtin_memcpy(tiles[kTile].row[i], static_cast<const char*>(p) + i * stride_bytes, 64);
 }
 template <int kTile>
 inline void tile_store(void* p, int64_t stride_bytes) {
@@ -49,7 +50,8 @@ inline void tile_dot() {
       const __m512 a0 = flush(_mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(pair << 16))));
       const __m512 a1 = flush(_mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(pair & 0xffff0000u))));
       const __m512 b0 = flush(_mm512_castsi512_ps(_mm512_slli_epi32(b, 16)));
-      const __m512 b1 = flush(_mm512_castsi512_ps(_mm512_and_si512(b, _mm512_set1_epi32(static_cast<int>(0xffff0000u)))));
+      const __m512 b1 =
+          flush(_mm512_castsi512_ps(_mm512_and_si512(b, _mm512_set1_epi32(static_cast<int>(0xffff0000u)))));
       even = flush(_mm512_fmadd_ps(a0, b0, even));
       odd = flush(_mm512_fmadd_ps(a1, b1, odd));
     }

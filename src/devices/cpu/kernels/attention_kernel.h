@@ -1,11 +1,13 @@
 // Attention of one item: query rows of one KV head against a range of keys, by tiles of keys.
 //
-//   for each tile of keys:    K, V packed once into scratch that stays in L2   (many rows; few rows: 64 tokens at a time, in L1)
+//   for each tile of keys:    K, V packed once into scratch that stays in L2   (many rows; few rows: 64 tokens at a
+//   time, in L1)
 //     for each block of rows: S = Q K^T;  online softmax -> P;  O = diag(alpha) O + P V
 //
-// Masks are one interval of visible positions a row, so a tile or row block that sees nothing is skipped before memory is touched.
-// A row's arithmetic depends on its own data and on absolute positions alone: tiles begin at multiples of tile_keys, columns left out or
-// added contribute exact zeros. So the bits of a row are the same whatever other rows share the item and whatever the block size.
+// Masks are one interval of visible positions a row, so a tile or row block that sees nothing is skipped before memory
+// is touched. A row's arithmetic depends on its own data and on absolute positions alone: tiles begin at multiples of
+// tile_keys, columns left out or added contribute exact zeros. So the bits of a row are the same whatever other rows
+// share the item and whatever the block size.
 #pragma once
 
 #include "devices/cpu/kernels/engine_fma.h"
@@ -23,15 +25,15 @@ template <class E>
 struct AttentionScratch {
   using Elem = typename E::Elem;
   int64_t rows_padded, depth, dv_padded, block;
-  Elem* q;      // [rows_padded, depth]
-  float* o;     // [rows_padded, dv_padded]
-  Elem* k;      // [tile / 16][depth / unit][16][unit]
-  Elem* v;      // [dv_padded / 16][tile / unit][16][unit]
-  float* s[2];  // [block, tile]
-  Elem* p[2];   // [block, tile]
-  float* row_max;        // [rows_padded], base 2
-  float* row_sum;        // [rows_padded]
-  int32_t* lo;           // [rows_padded] visible positions relative to the item's first
+  Elem* q;         // [rows_padded, depth]
+  float* o;        // [rows_padded, dv_padded]
+  Elem* k;         // [tile / 16][depth / unit][16][unit]
+  Elem* v;         // [dv_padded / 16][tile / unit][16][unit]
+  float* s[2];     // [block, tile]
+  Elem* p[2];      // [block, tile]
+  float* row_max;  // [rows_padded], base 2
+  float* row_sum;  // [rows_padded]
+  int32_t* lo;     // [rows_padded] visible positions relative to the item's first
   int32_t* hi;
   const char** pointers;  // [kTokensAtOnce]
   char* staging;          // [kTokensAtOnce, max dim] of up to 4 bytes
@@ -47,7 +49,8 @@ struct AttentionScratch {
     char* next = static_cast<char*>(base);
     const auto take = [&next](int64_t count, size_t size) {
       char* taken = next;
-      next += round_up(count * static_cast<int64_t>(size), 64) + 64;  // + 64: tensors of 2^n bytes do not share all sets
+      next +=
+          round_up(count * static_cast<int64_t>(size), 64) + 64;  // + 64: tensors of 2^n bytes do not share all sets
       return taken;
     };
     q = reinterpret_cast<Elem*>(take(rows_padded * depth, sizeof(Elem)));
@@ -78,8 +81,8 @@ struct AttentionRun {
   bool empty = true;                    // o holds nothing yet
   // The tile at work.
   const KeySource* source = nullptr;
-  int64_t tile_begin = 0;               // multiple of tile_keys
-  int64_t begin = 0, end = 0;           // positions of the source in this tile
+  int64_t tile_begin = 0;      // multiple of tile_keys
+  int64_t begin = 0, end = 0;  // positions of the source in this tile
 
   explicit AttentionRun(const AttentionItem& item)
       : it(item),
@@ -131,7 +134,8 @@ struct AttentionRun {
     const int64_t from = larger(lo_min, begin), to = smaller(hi_max, end);
     if (from >= to) return {0, 0, false};
     const int64_t c0 = (from - tile_begin) / 32 * 32, c1 = round_up(to - tile_begin, 32);
-    return {c0, c1, lo_max > tile_begin + c0 || begin > tile_begin + c0 || hi_min < tile_begin + c1 || end < tile_begin + c1};
+    return {c0, c1,
+            lo_max > tile_begin + c0 || begin > tile_begin + c0 || hi_min < tile_begin + c1 || end < tile_begin + c1};
   }
 
   // A cache that already holds the pairs the products want: whole groups of 16 tokens are copied as they lie.
@@ -148,8 +152,8 @@ struct AttentionRun {
         const int64_t position = tile_begin + column + t;
         // Columns outside [begin, end) are masked later, whatever they hold.
         const bool used = position < end && position + kPanel > begin;
-        copy_or_clear(used ? block_at(source->k, source->k_addr, position) : nullptr, it.head_dim * kPanel, m.depth * kPanel,
-                      dst + t * m.depth);
+        copy_or_clear(used ? block_at(source->k, source->k_addr, position) : nullptr, it.head_dim * kPanel,
+                      m.depth * kPanel, dst + t * m.depth);
       }
       return;
     }
@@ -172,8 +176,8 @@ struct AttentionRun {
           const bool first = position >= begin && position < end, second = position + 1 >= begin && position + 1 < end;
           const Elem* pairs = first || second ? block_at(source->v, source->v_addr, position) : nullptr;
           // An invisible half may hold anything, NaN too, and 0 * NaN is NaN: it becomes 0.
-          E::copy_value_pairs(pairs, (first ? 0xffffu : 0u) | (second ? 0xffff0000u : 0u), it.head_dim_v, panel_tokens * kPanel,
-                              dst + t * kPanel);
+          E::copy_value_pairs(pairs, (first ? 0xffffu : 0u) | (second ? 0xffff0000u : 0u), it.head_dim_v,
+                              panel_tokens * kPanel, dst + t * kPanel);
         }
         return;
       }
@@ -251,12 +255,13 @@ struct AttentionRun {
   }
 
   void scores(int64_t r0, int64_t count, int64_t from, int64_t to, const Elem* k, float* s) {
-    E::gemm(count, (to - from) / kPanel, E::depth(it.head_dim), m.q + r0 * m.depth, m.depth, k, m.depth * kPanel, s + from,
-            it.tile_keys, false);
+    E::gemm(count, (to - from) / kPanel, E::depth(it.head_dim), m.q + r0 * m.depth, m.depth, k, m.depth * kPanel,
+            s + from, it.tile_keys, false);
   }
-  void weigh_values(int64_t r0, int64_t count, int64_t from, int64_t to, const Elem* p, const Elem* v, int64_t panel_tokens) {
-    E::gemm(count, round_up(it.head_dim_v, kPanel) / kPanel, to - from, p + from, it.tile_keys, v, panel_tokens * kPanel,
-            m.o + r0 * m.dv_padded, m.dv_padded, true);
+  void weigh_values(int64_t r0, int64_t count, int64_t from, int64_t to, const Elem* p, const Elem* v,
+                    int64_t panel_tokens) {
+    E::gemm(count, round_up(it.head_dim_v, kPanel) / kPanel, to - from, p + from, it.tile_keys, v,
+            panel_tokens * kPanel, m.o + r0 * m.dv_padded, m.dv_padded, true);
   }
 
   // Few rows: each 64 tokens go through the first-level cache, packed and used at once.
@@ -364,7 +369,8 @@ inline void write_output(const Item& it, int64_t row, const float* o, float out_
   const int64_t token = row / it.num_heads, head = row % it.num_heads;
   const Normaliser n = normalise(row_max, row_sum, it.sinks != nullptr ? it.sinks + head : nullptr);
   if (it.lse != nullptr) it.lse[token * it.lse_token_stride + head * it.lse_head_stride] = n.lse;
-  char* out = static_cast<char*>(it.out) + (token * it.out_token_stride + head * it.out_head_stride) * element_bytes(it.out_dtype);
+  char* out = static_cast<char*>(it.out) +
+              (token * it.out_token_stride + head * it.out_head_stride) * element_bytes(it.out_dtype);
   dispatch_dtype(it.out_dtype, [&]<DType T>() { write_scaled<T>(o, n.factor * out_factor, it.head_dim_v, out); });
 }
 
@@ -389,12 +395,13 @@ inline void reduce_partials(const ReduceItem& it) {
     float top = kNegInf, sum = 0.0f;
     for (int32_t i = 0; i < it.num_partials; ++i) top = it.partial_max[i][r] > top ? it.partial_max[i][r] : top;
     if (top != kNegInf)
-      for (int32_t i = 0; i < it.num_partials; ++i) sum += it.partial_sum[i][r] * __builtin_exp2f(it.partial_max[i][r] - top);
+      for (int32_t i = 0; i < it.num_partials; ++i)
+        sum += it.partial_sum[i][r] * __builtin_exp2f(it.partial_max[i][r] - top);
     const int64_t token = r / it.num_heads, head = r % it.num_heads;
     const Normaliser n = normalise(top, sum, it.sinks != nullptr ? it.sinks + head : nullptr);
     if (it.lse != nullptr) it.lse[token * it.lse_token_stride + head * it.lse_head_stride] = n.lse;
-    char* out =
-        static_cast<char*>(it.out) + (token * it.out_token_stride + head * it.out_head_stride) * element_bytes(it.out_dtype);
+    char* out = static_cast<char*>(it.out) +
+                (token * it.out_token_stride + head * it.out_head_stride) * element_bytes(it.out_dtype);
     for (int64_t d0 = 0; d0 < it.head_dim_v; d0 += kStrip) {
       const int64_t width = smaller(kStrip, it.head_dim_v - d0);
       float o[kStrip] = {};

@@ -9,8 +9,8 @@ namespace {
 
 // Tiles 0-3 accumulate, 4-5 hold a, 6-7 hold b: four products for four loads, each 16 cycles of the matrix unit.
 template <bool kTwoPanels>
-inline void amx_32_rows(int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t panel_stride, float* c,
-                        int64_t ldc, bool accumulate) {
+inline void amx_32_rows(int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t panel_stride,
+                        float* c, int64_t ldc, bool accumulate) {
   const int64_t row_bytes = ldc * 4, a_bytes = lda * 2;
   if (accumulate) {
     tile_load<0>(c, row_bytes);
@@ -49,8 +49,8 @@ inline void amx_32_rows(int64_t depth, const uint16_t* a, int64_t lda, const uin
 
 // At most 16 rows: three panels beside each other hide the latency of a product.
 template <int kPanels>
-inline void amx_16_rows(int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t panel_stride, float* c,
-                        int64_t ldc, bool accumulate) {
+inline void amx_16_rows(int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t panel_stride,
+                        float* c, int64_t ldc, bool accumulate) {
   const int64_t row_bytes = ldc * 4;
   const auto start = [&]<int kTile>() {
     if (accumulate)

@@ -87,8 +87,8 @@ struct Bf16Packing {
 
 template <int kRows, int kPanels>
 struct DotBlock {
-  static void run(int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t panel_stride, float* c, int64_t ldc,
-                  bool accumulate) {
+  static void run(int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b, int64_t panel_stride, float* c,
+                  int64_t ldc, bool accumulate) {
     __m512 sum[kRows][kPanels];
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i)

@@ -1,9 +1,9 @@
 // Matrix products in fp32 with the FMA units, and the packing of operands for them.
 //
-// Both products of attention have one form, c[m, n] (+)= a[m, k] * b[k, n], with `a` in rows and `b` in panels of 16 columns,
-// [n / 16][k][16]: for scores, a = Q [rows, D] and b = K [tokens / 16][D][16]; for the output, a = P [rows, tokens] and
-// b = V [Dv / 16][tokens][16]. Every element of c is one chain of FMAs over k in ascending order, whatever the blocking, so its bits do
-// not depend on how many rows are computed together.
+// Both products of attention have one form, c[m, n] (+)= a[m, k] * b[k, n], with `a` in rows and `b` in panels of 16
+// columns, [n / 16][k][16]: for scores, a = Q [rows, D] and b = K [tokens / 16][D][16]; for the output, a = P [rows,
+// tokens] and b = V [Dv / 16][tokens][16]. Every element of c is one chain of FMAs over k in ascending order, whatever
+// the blocking, so its bits do not depend on how many rows are computed together.
 #pragma once
 
 #include "devices/cpu/simd/vec.h"
@@ -11,17 +11,17 @@
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
 
-constexpr int64_t kPanel = 16;                      // columns of b, and of c, in one panel
-constexpr int kPanelVectors = kPanel / kLanes;      // vectors that hold them
-constexpr int kTokensAtOnce = 64;                   // packing granule of keys; a tile is a multiple of it
+constexpr int64_t kPanel = 16;                  // columns of b, and of c, in one panel
+constexpr int kPanelVectors = kPanel / kLanes;  // vectors that hold them
+constexpr int kTokensAtOnce = 64;               // packing granule of keys; a tile is a multiple of it
 
 constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 template <int kRows, int kPanels>
-inline void fma_block(int64_t depth, const float* a, int64_t lda, const float* b, int64_t panel_stride, float* c, int64_t ldc,
-                      bool accumulate) {
+inline void fma_block(int64_t depth, const float* a, int64_t lda, const float* b, int64_t panel_stride, float* c,
+                      int64_t ldc, bool accumulate) {
   constexpr int kVectors = kPanels * kPanelVectors;
   F32 sum[kRows][kVectors];
 #pragma GCC unroll 16
@@ -53,8 +53,8 @@ constexpr int panels_for(int rows) {
   return panels < 1 ? 1 : panels > 8 ? 8 : panels >= 8 ? 8 : panels >= 4 ? 4 : panels >= 2 ? 2 : 1;
 }
 
-// Runs Block<rows, panels>::run over all of c. Rows are divided evenly into blocks of at most kMax; columns in the outer loop, so
-// that the panels of b stay in the first-level cache for all rows.
+// Runs Block<rows, panels>::run over all of c. Rows are divided evenly into blocks of at most kMax; columns in the
+// outer loop, so that the panels of b stay in the first-level cache for all rows.
 template <template <int, int> class Block, int kMax, class Elem>
 struct BlockedProduct {
   using Function = void (*)(int64_t, const Elem*, int64_t, const Elem*, int64_t, float*, int64_t, bool);
@@ -67,14 +67,22 @@ struct BlockedProduct {
     return {&Block<kRows, panels_for(kRows)>::run, &Block<kRows, 1>::run, panels_for(kRows)};
   }
   static Entry entry_for(int64_t rows) {
-    static constexpr Entry kEntries[] = {entry<1>(), entry<smaller(2, kMax)>(), entry<smaller(3, kMax)>(), entry<smaller(4, kMax)>(),
-                                         entry<smaller(5, kMax)>(), entry<smaller(6, kMax)>(), entry<smaller(7, kMax)>(),
-                                         entry<smaller(8, kMax)>(), entry<smaller(9, kMax)>(), entry<smaller(10, kMax)>(),
-                                         entry<smaller(11, kMax)>(), entry<smaller(12, kMax)>()};
+    static constexpr Entry kEntries[] = {entry<1>(),
+                                         entry<smaller(2, kMax)>(),
+                                         entry<smaller(3, kMax)>(),
+                                         entry<smaller(4, kMax)>(),
+                                         entry<smaller(5, kMax)>(),
+                                         entry<smaller(6, kMax)>(),
+                                         entry<smaller(7, kMax)>(),
+                                         entry<smaller(8, kMax)>(),
+                                         entry<smaller(9, kMax)>(),
+                                         entry<smaller(10, kMax)>(),
+                                         entry<smaller(11, kMax)>(),
+                                         entry<smaller(12, kMax)>()};
     return kEntries[rows - 1];
   }
-  static void run(int64_t rows, int64_t panels, int64_t depth, const Elem* a, int64_t lda, const Elem* b, int64_t panel_stride,
-                  float* c, int64_t ldc, bool accumulate) {
+  static void run(int64_t rows, int64_t panels, int64_t depth, const Elem* a, int64_t lda, const Elem* b,
+                  int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
     const int64_t blocks = (rows + kMax - 1) / kMax, base = rows / blocks, extra = rows % blocks;
     const int64_t step = entry_for(base).panels;
     for (int64_t p = 0; p < panels;) {
@@ -86,8 +94,8 @@ struct BlockedProduct {
         const int64_t stop = full ? p + step : p + 1;
         for (int64_t q = p; q < stop;) {
           const bool fits = q + e.panels <= stop;
-          (fits ? e.full : e.single)(depth, a + row * lda, lda, b + q * panel_stride, panel_stride, c + row * ldc + q * kPanel,
-                                     ldc, accumulate);
+          (fits ? e.full : e.single)(depth, a + row * lda, lda, b + q * panel_stride, panel_stride,
+                                     c + row * ldc + q * kPanel, ldc, accumulate);
           q += fits ? e.panels : 1;
         }
         row += count;
@@ -99,15 +107,15 @@ struct BlockedProduct {
 
 template <int kRows, int kPanels>
 struct FmaBlock {
-  static void run(int64_t depth, const float* a, int64_t lda, const float* b, int64_t panel_stride, float* c, int64_t ldc,
-                  bool accumulate) {
+  static void run(int64_t depth, const float* a, int64_t lda, const float* b, int64_t panel_stride, float* c,
+                  int64_t ldc, bool accumulate) {
     fma_block<kRows, kPanels>(depth, a, lda, b, panel_stride, c, ldc, accumulate);
   }
 };
 
 struct FmaEngine {
   using Elem = float;
-  static constexpr int kUnit = 1;        // consecutive k that one lane holds
+  static constexpr int kUnit = 1;  // consecutive k that one lane holds
   static constexpr int kExpDegree = 5;
   static constexpr int64_t kRowBlock = 24;
   static constexpr int64_t kRowPad = 1;  // rows of a and c are padded to a multiple of this
@@ -115,8 +123,8 @@ struct FmaEngine {
   static void begin() {}
   static void end() {}
 
-  static void gemm(int64_t rows, int64_t panels, int64_t depth, const float* a, int64_t lda, const float* b, int64_t panel_stride,
-                   float* c, int64_t ldc, bool accumulate) {
+  static void gemm(int64_t rows, int64_t panels, int64_t depth, const float* a, int64_t lda, const float* b,
+                   int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
     BlockedProduct<FmaBlock, kIsaRows, float>::run(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);
   }
 
@@ -124,7 +132,8 @@ struct FmaEngine {
   template <DType T>
   static void pack_row(const void* src, int64_t n, int64_t padded, float* dst) {
     const char* p = static_cast<const char*>(src);
-    for (int64_t i = 0; i < n; i += kLanes) store_first<DType::kF32>(dst + i, load_first<T>(p + i * kElementBytes<T>, n - i), padded - i);
+    for (int64_t i = 0; i < n; i += kLanes)
+      store_first<DType::kF32>(dst + i, load_first<T>(p + i * kElementBytes<T>, n - i), padded - i);
     for (int64_t i = round_up(n, kLanes); i < padded; ++i) dst[i] = 0.0f;
   }
 

@@ -6,9 +6,9 @@
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
 
-constexpr int64_t kGemmRows = 192;     // a block of c: 192 x 256 fp32, 192 KiB
+constexpr int64_t kGemmRows = 192;  // a block of c: 192 x 256 fp32, 192 KiB
 constexpr int64_t kGemmColumns = 256;
-constexpr int64_t kGemmDepth = 256;    // of one packed step: a 96 KiB, b 128 KiB in bf16
+constexpr int64_t kGemmDepth = 256;  // of one packed step: a 96 KiB, b 128 KiB in bf16
 
 template <class E>
 struct GemmScratch {
@@ -17,7 +17,7 @@ struct GemmScratch {
   float* c;             // [kGemmRows, kGemmColumns]
   char* staging;        // [64, kGemmDepth] of up to 4 bytes
   const char** pointers;
-  char* zeros;          // one row
+  char* zeros;  // one row
   size_t bytes;
   explicit GemmScratch(void* base) {
     using Elem = typename E::Elem;
@@ -39,8 +39,8 @@ struct GemmScratch {
 
 // `count` rows of `width` adjacent elements: pointers into the matrix where they are adjacent there, else copies.
 template <class E>
-inline void gather_rows(GemmScratch<E>& m, DType dtype, const void* matrix, int64_t row_stride, int64_t col_stride, int64_t count,
-                        int64_t padded, int64_t width) {
+inline void gather_rows(GemmScratch<E>& m, DType dtype, const void* matrix, int64_t row_stride, int64_t col_stride,
+                        int64_t count, int64_t padded, int64_t width) {
   const int64_t bytes = element_bytes(dtype);
   for (int64_t i = 0; i < padded; ++i) {
     const char* row = static_cast<const char*>(matrix) + i * row_stride * bytes;
@@ -48,7 +48,8 @@ inline void gather_rows(GemmScratch<E>& m, DType dtype, const void* matrix, int6
       row = m.zeros;
     } else if (col_stride != 1) {
       char* copy = m.staging + i * kGemmDepth * bytes;
-      for (int64_t j = 0; j < width; ++j) __builtin_memcpy(copy + j * bytes, row + j * col_stride * bytes, static_cast<size_t>(bytes));
+      for (int64_t j = 0; j < width; ++j)
+        __builtin_memcpy(copy + j * bytes, row + j * col_stride * bytes, static_cast<size_t>(bytes));
       row = copy;
     }
     m.pointers[i] = row;
@@ -63,8 +64,9 @@ inline void pack_b(const GemmItem& it, GemmScratch<E>& m, int64_t k0, int64_t de
     for (int64_t n = 0; n < it.n; n += kTokensAtOnce) {
       const int64_t count = smaller(it.n - n, kTokensAtOnce), padded = round_up(count, kPanel);
       gather_rows(m, it.dtype, b + n * it.b_col_stride * bytes, it.b_col_stride, it.b_row_stride, count, padded, depth);
-      dispatch_dtype(it.dtype,
-                     [&]<DType T>() { E::template pack_keys<T>(m.pointers, padded, depth, kGemmDepth, m.b + n * kGemmDepth); });
+      dispatch_dtype(it.dtype, [&]<DType T>() {
+        E::template pack_keys<T>(m.pointers, padded, depth, kGemmDepth, m.b + n * kGemmDepth);
+      });
     }
     return;
   }
@@ -72,8 +74,9 @@ inline void pack_b(const GemmItem& it, GemmScratch<E>& m, int64_t k0, int64_t de
     const int64_t count = larger(smaller(depth - k, kTokensAtOnce), 0);
     const int64_t padded = smaller(round_up(depth, 32) - k, kTokensAtOnce);
     gather_rows(m, it.dtype, b + k * it.b_row_stride * bytes, it.b_row_stride, it.b_col_stride, count, padded, it.n);
-    dispatch_dtype(it.dtype,
-                   [&]<DType T>() { E::template pack_values<T>(m.pointers, padded, it.n, kGemmDepth, m.b + k * kPanel); });
+    dispatch_dtype(it.dtype, [&]<DType T>() {
+      E::template pack_values<T>(m.pointers, padded, it.n, kGemmDepth, m.b + k * kPanel);
+    });
   }
 }
 
@@ -82,7 +85,8 @@ inline void pack_a(const GemmItem& it, GemmScratch<E>& m, int64_t k0, int64_t de
   const char* a = static_cast<const char*>(it.a) + k0 * it.a_col_stride * element_bytes(it.dtype);
   for (int64_t i = 0; i < it.m; i += kTokensAtOnce) {
     const int64_t count = smaller(it.m - i, kTokensAtOnce);
-    gather_rows(m, it.dtype, a + i * it.a_row_stride * element_bytes(it.dtype), it.a_row_stride, it.a_col_stride, count, count, depth);
+    gather_rows(m, it.dtype, a + i * it.a_row_stride * element_bytes(it.dtype), it.a_row_stride, it.a_col_stride, count,
+                count, depth);
     dispatch_dtype(it.dtype, [&]<DType T>() {
       for (int64_t r = 0; r < count; ++r)
         E::template pack_row<T>(m.pointers[r], depth, round_up(depth, 32), m.a + (i + r) * kGemmDepth);
@@ -99,13 +103,14 @@ void gemm_block(const GemmItem& it) {
     const int64_t depth = smaller(it.k - k0, kGemmDepth);
     pack_b(it, m, k0, depth);
     pack_a(it, m, k0, depth);
-    E::gemm(it.m, round_up(it.n, kPanel) / kPanel, E::depth(depth), m.a, kGemmDepth, m.b, kGemmDepth * kPanel, m.c, kGemmColumns,
-            k0 > 0);
+    E::gemm(it.m, round_up(it.n, kPanel) / kPanel, E::depth(depth), m.a, kGemmDepth, m.b, kGemmDepth * kPanel, m.c,
+            kGemmColumns, k0 > 0);
   }
   E::end();
   dispatch_dtype(it.c_dtype, [&]<DType T>() {
     for (int64_t i = 0; i < it.m; ++i)
-      write_scaled<T>(m.c + i * kGemmColumns, 1.0f, it.n, static_cast<char*>(it.c) + i * it.c_row_stride * kElementBytes<T>);
+      write_scaled<T>(m.c + i * kGemmColumns, 1.0f, it.n,
+                      static_cast<char*>(it.c) + i * it.c_row_stride * kElementBytes<T>);
   });
 }
 template <class E>
@@ -123,7 +128,8 @@ double peak_products(int64_t iterations, void* scratch) {
   float* c = reinterpret_cast<float*>(b + kPanels * kPanel * kDepth);
   for (int64_t i = 0; i < (kRows + kPanels * kPanel) * kDepth; ++i) a[i] = Elem{};
   E::begin();
-  for (int64_t i = 0; i < iterations; ++i) E::gemm(kRows, kPanels, kDepth, a, kDepth, b, kDepth * kPanel, c, kPanels * kPanel, false);
+  for (int64_t i = 0; i < iterations; ++i)
+    E::gemm(kRows, kPanels, kDepth, a, kDepth, b, kDepth * kPanel, c, kPanels * kPanel, false);
   E::end();
   return 2.0 * static_cast<double>(iterations) * kRows * kPanels * kPanel * kDepth;
 }

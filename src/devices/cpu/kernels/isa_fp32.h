@@ -9,13 +9,25 @@ namespace {
 
 template <class E>
 constexpr AttentionKernels attention_kernels(int64_t item_rows) {
-  return {&attention_scratch_bytes<E>, &attend<E>, &gemm_block_scratch_bytes<E>, &gemm_block<E>,
-          kGemmRows,                   kGemmColumns, item_rows, &peak_products<E>};
+  return {&attention_scratch_bytes<E>,
+          &attend<E>,
+          &gemm_block_scratch_bytes<E>,
+          &gemm_block<E>,
+          kGemmRows,
+          kGemmColumns,
+          item_rows,
+          &peak_products<E>};
 }
 
 constexpr IsaKernels fp32_table(const char* name) {
-  return {name, attention_kernels<FmaEngine>(kLanes == 4 ? 192 : 384), {}, &reduce_partials, &merge_row,
-          &convert<false>, &convert<true>, &read_sum};
+  return {name,
+          attention_kernels<FmaEngine>(kLanes == 4 ? 192 : 384),
+          {},
+          &reduce_partials,
+          &merge_row,
+          &convert<false>,
+          &convert<true>,
+          &read_sum};
 }
 
 }  // namespace

@@ -128,8 +128,8 @@ struct AttentionKernels {
 
 struct IsaKernels {
   const char* name;
-  AttentionKernels fp32;         // any inputs, products in fp32
-  AttentionKernels bf16;         // bf16 q, bf16 or fp8 keys, products of bf16 pairs; attend == nullptr: none
+  AttentionKernels fp32;  // any inputs, products in fp32
+  AttentionKernels bf16;  // bf16 q, bf16 or fp8 keys, products of bf16 pairs; attend == nullptr: none
   void (*reduce)(const ReduceItem& item);
   void (*merge_row)(const MergeRow& row);
   // dst[i] = convert(src[i] * scale), or of src[i] / scale.

@@ -1,8 +1,8 @@
 // Finds the keys or values of a run of positions: one pointer a token, ready for packing.
 //
-// Where the dims of a token lie together (NHD, HND, latent, packed rows), the pointer goes straight into the cache. Other layouts are first
-// collected into a staging buffer of the same element type. Tokens outside the wanted range point to zeros: nothing past a sequence's
-// end is ever read, so that an unwritten tail cannot reach a result.
+// Where the dims of a token lie together (NHD, HND, latent, packed rows), the pointer goes straight into the cache.
+// Other layouts are first collected into a staging buffer of the same element type. Tokens outside the wanted range
+// point to zeros: nothing past a sequence's end is ever read, so that an unwritten tail cannot reach a result.
 #pragma once
 
 #include "devices/cpu/kernels/kernel_table.h"
@@ -50,7 +50,8 @@ struct KeyTensor {
   int64_t dim;
 };
 
-// rows[i] for positions first + i, i in [0, count); those outside [begin, end) get `zeros`. `staging` holds count rows of dim elements.
+// rows[i] for positions first + i, i in [0, count); those outside [begin, end) get `zeros`. `staging` holds count rows
+// of dim elements.
 inline void find_rows(const KeySource& s, const KeyTensor& t, int64_t first, int64_t count, int64_t begin, int64_t end,
                       const char* zeros, char* staging, const char** rows) {
   const int64_t bytes = element_bytes(s.dtype);
@@ -71,7 +72,8 @@ inline void find_rows(const KeySource& s, const KeyTensor& t, int64_t first, int
     for (int64_t j = 0; j < run; ++j) {
       const int64_t token = offset + j;
       const char* p =
-          base + ((token / a.token_tile) * a.token_outer_stride + (token % a.token_tile) * a.token_inner_stride) * bytes;
+          base +
+          ((token / a.token_tile) * a.token_outer_stride + (token % a.token_tile) * a.token_inner_stride) * bytes;
       if (!direct) {
         char* row = staging + (i + j) * t.dim * bytes;
         collect(a, bytes, p, t.dim, row);

@@ -24,7 +24,8 @@ void convert(const void* src, DType src_dtype, void* dst, DType dst_dtype, int64
 
 inline F32 load_any(DType dtype, const void* p, int64_t i, int64_t n) {
   F32 x = set1(0.0f);
-  dispatch_dtype(dtype, [&]<DType T>() { x = load_first<T>(static_cast<const char*>(p) + i * kElementBytes<T>, n - i); });
+  dispatch_dtype(dtype,
+                 [&]<DType T>() { x = load_first<T>(static_cast<const char*>(p) + i * kElementBytes<T>, n - i); });
   return x;
 }
 

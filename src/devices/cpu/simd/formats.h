@@ -129,19 +129,34 @@ inline void store_element(void* p, int64_t i, float x) {
 }
 
 template <DType T>
-inline constexpr int64_t kElementBytes = T == DType::kF32 ? 4 : T == DType::kF16 || T == DType::kBF16 ? 2 : 1;
+inline constexpr int64_t kElementBytes = T == DType::kF32                        ? 4
+                                         : T == DType::kF16 || T == DType::kBF16 ? 2
+                                                                                 : 1;
 
 // Calls f<T>() with the compile-time type of `dtype`.
 template <class F>
 inline void dispatch_dtype(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::kF32: f.template operator()<DType::kF32>(); break;
-    case DType::kF16: f.template operator()<DType::kF16>(); break;
-    case DType::kBF16: f.template operator()<DType::kBF16>(); break;
-    case DType::kF8E4M3FN: f.template operator()<DType::kF8E4M3FN>(); break;
-    case DType::kF8E4M3FNUZ: f.template operator()<DType::kF8E4M3FNUZ>(); break;
-    case DType::kF8E5M2: f.template operator()<DType::kF8E5M2>(); break;
-    default: break;
+    case DType::kF32:
+      f.template operator()<DType::kF32>();
+      break;
+    case DType::kF16:
+      f.template operator()<DType::kF16>();
+      break;
+    case DType::kBF16:
+      f.template operator()<DType::kBF16>();
+      break;
+    case DType::kF8E4M3FN:
+      f.template operator()<DType::kF8E4M3FN>();
+      break;
+    case DType::kF8E4M3FNUZ:
+      f.template operator()<DType::kF8E4M3FNUZ>();
+      break;
+    case DType::kF8E5M2:
+      f.template operator()<DType::kF8E5M2>();
+      break;
+    default:
+      break;
   }
 }
 

@@ -3,9 +3,9 @@
 // SEXTANT_ISA names the namespace. Everything lives in an unnamed namespace inside it: two translation units compiled
 // with different flags must never share a function (one-definition rule).
 //
-// F32 holds kLanes floats. exp2_domain(x) brings x to where times_pow2 is exact; times_pow2(a, n, x) is a * 2^n, n the integer
-// nearest to x, and 0 where x <= -127. Both let a NaN through.
-// lanes_between(lo, hi) is true in lanes i with lo <= i < hi.
+// F32 holds kLanes floats. exp2_domain(x) brings x to where times_pow2 is exact; times_pow2(a, n, x) is a * 2^n, n the
+// integer nearest to x, and 0 where x <= -127. Both let a NaN through. lanes_between(lo, hi) is true in lanes i with lo
+// <= i < hi.
 #pragma once
 
 #include <stdint.h>
@@ -42,8 +42,8 @@ inline void store_first(void* p, F32 a, int64_t n) {
   __builtin_memcpy(p, bytes, static_cast<size_t>(n > 0 ? n * kElementBytes<T> : 0));
 }
 
-// 2^x for x <= 127; exactly 0 for x <= -127 and for -infinity, exactly 1 for 0. A polynomial on [-1/2, 1/2], minimax with the
-// constant term fixed at 1. Its largest relative error: degree 3 1.0e-4, degree 4 2.8e-6, degree 5 9.2e-8.
+// 2^x for x <= 127; exactly 0 for x <= -127 and for -infinity, exactly 1 for 0. A polynomial on [-1/2, 1/2], minimax
+// with the constant term fixed at 1. Its largest relative error: degree 3 1.0e-4, degree 4 2.8e-6, degree 5 9.2e-8.
 template <int kDegree>
 inline F32 exp2(F32 x) {
   x = exp2_domain(x);

@@ -32,7 +32,8 @@ inline F32 exp2_domain(F32 x) { return x; }
 inline F32 times_pow2(F32 a, F32 n, F32 x) {
   return {_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), a.v, n.v)};
 }
-// Written out: the sequence of GCC's _mm512_reduce_* is not specified, and the order of a sum is part of a result's bits.
+// Written out: the sequence of GCC's _mm512_reduce_* is not specified, and the order of a sum is part of a result's
+// bits.
 inline __m256 upper_half(__m512 a) { return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)); }
 inline float reduce_max(F32 a) {
   const __m256 h = _mm256_max_ps(_mm512_castps512_ps256(a.v), upper_half(a.v));

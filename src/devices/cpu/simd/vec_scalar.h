@@ -12,11 +12,11 @@ struct Mask {
   bool v[kLanes];
 };
 
-#define SEXTANT_LANES(expression)                 \
-  do {                                            \
-    F32 r;                                        \
+#define SEXTANT_LANES(expression)                           \
+  do {                                                      \
+    F32 r;                                                  \
     for (int i = 0; i < kLanes; ++i) r.v[i] = (expression); \
-    return r;                                     \
+    return r;                                               \
   } while (false)
 
 inline F32 load(const float* p) { SEXTANT_LANES(p[i]); }

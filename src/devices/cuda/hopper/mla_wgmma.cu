@@ -1,5 +1,4 @@
 #include "devices/cuda/hopper/mla_wgmma.cuh"
-
 #include "devices/cuda/kernels/launchers.h"
 
 namespace sextant::cuda {
@@ -8,7 +7,8 @@ namespace {
 template <class T>
 cudaError_t launch(const AttentionParams& p, dim3 grid, cudaStream_t stream) {
   using S = MlaWgmmaShape;
-  const cudaError_t error = cudaFuncSetAttribute(mla_wgmma<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
+  const cudaError_t error =
+      cudaFuncSetAttribute(mla_wgmma<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
   if (error != cudaSuccess) return error;
   mla_wgmma<T><<<grid, S::kThreads, S::kSharedBytes, stream>>>(p);
   return cudaGetLastError();

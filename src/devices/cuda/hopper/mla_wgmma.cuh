@@ -1,4 +1,5 @@
-// MLA decode for many heads on wgmma: 64 query rows x 576, tiles of 64 keys, O [64][512] in the registers of two warpgroups.
+// MLA decode for many heads on wgmma: 64 query rows x 576, tiles of 64 keys, O [64][512] in the registers of two
+// warpgroups.
 //
 //   producer (1 warpgroup)   rows of the latent cache -> K ring of 2 tiles, by cp.async: any page size
 //   consumer w in {0, 1}     S_w = Q K^T for keys 32w..32w+31 | row maxima meet in shared memory | P_w to shared memory
@@ -7,8 +8,8 @@
 //   tile t:   full[t] --> S_w --> maxima --bar--> P_w --bar--> O_w --> empty[t]
 //   ring:     tile t + 1 arrives while tile t is computed
 //
-// Q, K and P lie in blocks of 64 columns, 128 bytes a row, swizzled as wgmma wants them. V is the first 8 blocks of K read
-// MN-major, so that nothing is transposed. The work list is that of kernels/work_list.cuh.
+// Q, K and P lie in blocks of 64 columns, 128 bytes a row, swizzled as wgmma wants them. V is the first 8 blocks of K
+// read MN-major, so that nothing is transposed. The work list is that of kernels/work_list.cuh.
 #pragma once
 
 #include "devices/cuda/hopper/wgmma.cuh"
@@ -30,12 +31,13 @@ struct MlaWgmmaShape {
 };
 
 __device__ __forceinline__ uint32_t block_offset(int row, int chunk) {
-  return static_cast<uint32_t>((chunk >> 3) * MlaWgmmaShape::kBlockBytes + row * 128 + (((chunk & 7) ^ (row & 7)) << 4));
+  return static_cast<uint32_t>((chunk >> 3) * MlaWgmmaShape::kBlockBytes + row * 128 +
+                               (((chunk & 7) ^ (row & 7)) << 4));
 }
 
 template <class T>
-__device__ __forceinline__ void mla_produce(const AttentionParams& p, const TileRange& range, TileCursor cursor, uint32_t ring,
-                                            uint32_t barriers) {
+__device__ __forceinline__ void mla_produce(const AttentionParams& p, const TileRange& range, TileCursor cursor,
+                                            uint32_t ring, uint32_t barriers) {
   using S = MlaWgmmaShape;
   const int thread = static_cast<int>(threadIdx.x) - S::kConsumers, sub = thread % 8, row0 = thread / 8;
   int64_t rows[4];
@@ -59,7 +61,8 @@ __device__ __forceinline__ void mla_produce(const AttentionParams& p, const Tile
     for (int i = 0; i < 4; ++i)
 #pragma unroll
       for (int block = 0; block < S::kBlocks; ++block)
-        cp_async_16(tile + block_offset(row0 + 16 * i, block * 8 + sub), base + (valid[i] ? rows[i] + block * 64 : 0), valid[i]);
+        cp_async_16(tile + block_offset(row0 + 16 * i, block * 8 + sub), base + (valid[i] ? rows[i] + block * 64 : 0),
+                    valid[i]);
     cp_async_commit();
     if (x + 1 < range.end) {
       cursor.advance(p, S::kRows, S::kKeys);
@@ -97,10 +100,12 @@ struct MlaRows {
   float slope[2], max[2], sum[2];
 };
 
-// Dots of 64 rows x this warpgroup's 32 keys to probabilities in shared memory; returns the factors O must be scaled by.
+// Dots of 64 rows x this warpgroup's 32 keys to probabilities in shared memory; returns the factors O must be scaled
+// by.
 template <class T>
-__device__ __forceinline__ void mla_probabilities(const AttentionParams& p, const Request& r, const ScoreRule& rule, int32_t key0,
-                                                  float (&s)[16], MlaRows& rows, float* maxima, char* prob_tile, float (&factor)[2]) {
+__device__ __forceinline__ void mla_probabilities(const AttentionParams& p, const Request& r, const ScoreRule& rule,
+                                                  int32_t key0, float (&s)[16], MlaRows& rows, float* maxima,
+                                                  char* prob_tile, float (&factor)[2]) {
   const int group = threadIdx.x / 128, lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
   const bool biased = rule.has_cap || p.alibi_slopes != nullptr;
   const float scale = biased ? 1.0f : rule.scale_log2;
@@ -136,7 +141,8 @@ __device__ __forceinline__ void mla_probabilities(const AttentionParams& p, cons
     const float shift = base == -INFINITY ? 0.0f : -base;
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
-      const float x = exp2_approx(fmaf(s[n * 4 + half * 2], scale, shift)), y = exp2_approx(fmaf(s[n * 4 + half * 2 + 1], scale, shift));
+      const float x = exp2_approx(fmaf(s[n * 4 + half * 2], scale, shift)),
+                  y = exp2_approx(fmaf(s[n * 4 + half * 2 + 1], scale, shift));
       rows.sum[half] += x + y;
       *reinterpret_cast<uint32_t*>(prob_tile + block_offset(row, group * 4 + n) + (lane & 3) * 4) = pack_pair<T>(x, y);
     }
@@ -146,8 +152,9 @@ __device__ __forceinline__ void mla_probabilities(const AttentionParams& p, cons
 }
 
 template <class T>
-__device__ __forceinline__ void mla_write_rows(const AttentionParams& p, const BlockWork& work, const TileCursor& c, int first_tile,
-                                               bool ends, MlaRows& rows, float* sums, const float (&o)[128]) {
+__device__ __forceinline__ void mla_write_rows(const AttentionParams& p, const BlockWork& work, const TileCursor& c,
+                                               int first_tile, bool ends, MlaRows& rows, float* sums,
+                                               const float (&o)[128]) {
   const int group = threadIdx.x / 128, lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
   const Request& r = c.request;
 #pragma unroll
@@ -165,7 +172,8 @@ __device__ __forceinline__ void mla_write_rows(const AttentionParams& p, const B
     const int tile_row = warp * 16 + half * 8 + lane / 4, row = c.row_tile * 64 + tile_row;
     if (row >= r.query_len * p.group_size) continue;
     const int32_t query = row / p.group_size, token = r.query_start + query, head = row % p.group_size;
-    const RowEnd end = finish_row(rows.max[half], sums[tile_row] + sums[64 + tile_row], v_scale, whole ? p.sinks : nullptr, head);
+    const RowEnd end =
+        finish_row(rows.max[half], sums[tile_row] + sums[64 + tile_row], v_scale, whole ? p.sinks : nullptr, head);
     const bool writes_lse = group == 0 && (lane & 3) == 0;
     RowSink<T> sink;
     if (whole) {
@@ -178,13 +186,14 @@ __device__ __forceinline__ void mla_write_rows(const AttentionParams& p, const B
     }
 #pragma unroll
     for (int n = 0; n < 32; ++n)
-      sink.store_pair(group * 256 + n * 8 + (lane & 3) * 2, o[n * 4 + half * 2] * end.weight, o[n * 4 + half * 2 + 1] * end.weight);
+      sink.store_pair(group * 256 + n * 8 + (lane & 3) * 2, o[n * 4 + half * 2] * end.weight,
+                      o[n * 4 + half * 2 + 1] * end.weight);
   }
 }
 
 template <class T>
-__device__ __forceinline__ void mla_consume(const AttentionParams& p, const BlockWork& work, TileCursor done, char* shared,
-                                            uint32_t barriers) {
+__device__ __forceinline__ void mla_consume(const AttentionParams& p, const BlockWork& work, TileCursor done,
+                                            char* shared, uint32_t barriers) {
   using S = MlaWgmmaShape;
   const TileRange& range = work.range;
   const int group = threadIdx.x / 128, lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
@@ -221,13 +230,14 @@ __device__ __forceinline__ void mla_consume(const AttentionParams& p, const Bloc
 #pragma unroll
     for (int k = 0; k < S::DK / 16; ++k) {
       const uint32_t at = (k / 4) * S::kBlockBytes + (k % 4) * 32;
-      wgmma_m64n32k16<T>(s, matrix_descriptor(q_tile + at, 16, 1024), matrix_descriptor(tile + at + group * 32 * 128, 16, 1024), k > 0);
+      wgmma_m64n32k16<T>(s, matrix_descriptor(q_tile + at, 16, 1024),
+                         matrix_descriptor(tile + at + group * 32 * 128, 16, 1024), k > 0);
     }
     wgmma_commit();
     wgmma_wait<0>();
     float factor[2];
-    mla_probabilities<T>(p, done.request, rule, done.request.key_lo + done.tile * S::kKeys + group * 32, s, rows, maxima,
-                         shared + S::kProbAt, factor);
+    mla_probabilities<T>(p, done.request, rule, done.request.key_lo + done.tile * S::kKeys + group * 32, s, rows,
+                         maxima, shared + S::kProbAt, factor);
     if (__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f)) {
 #pragma unroll
       for (int i = 0; i < 128; ++i) o[i] *= factor[(i / 2) % 2];
@@ -236,7 +246,8 @@ __device__ __forceinline__ void mla_consume(const AttentionParams& p, const Bloc
 #pragma unroll
     for (int k = 0; k < S::kKeys / 16; ++k)
       wgmma_m64n256k16<T>(o, matrix_descriptor(prob_tile + k * 32, 16, 1024),
-                          matrix_descriptor(tile + group * 4 * S::kBlockBytes + k * 16 * 128, S::kBlockBytes, 1024), true);
+                          matrix_descriptor(tile + group * 4 * S::kBlockBytes + k * 16 * 128, S::kBlockBytes, 1024),
+                          true);
     wgmma_commit();
     wgmma_wait<0>();
     barrier_arrive(barriers + 8 * (S::kStages + stage));
@@ -256,13 +267,14 @@ __global__ void __launch_bounds__(MlaWgmmaShape::kThreads, 1) mla_wgmma(const At
   launch_dependents();
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < S::kStages; ++stage) {
-      barrier_init(barriers + 8 * stage, S::kThreads - S::kConsumers);            // full
-      barrier_init(barriers + 8 * (S::kStages + stage), S::kConsumers);           // empty
+      barrier_init(barriers + 8 * stage, S::kThreads - S::kConsumers);   // full
+      barrier_init(barriers + 8 * (S::kStages + stage), S::kConsumers);  // empty
     }
     fence_async_proxy();
   }
   TileCursor cursor;
-  const BlockWork work = find_work<S::kThreads>(p, S::kRows, S::kKeys, reinterpret_cast<int32_t*>(shared + S::kScratchAt), &cursor);
+  const BlockWork work =
+      find_work<S::kThreads>(p, S::kRows, S::kKeys, reinterpret_cast<int32_t*>(shared + S::kScratchAt), &cursor);
   __syncthreads();
   if (work.range.begin == work.range.end) return;
   if (threadIdx.x >= S::kConsumers) {

@@ -1,5 +1,5 @@
-// Where the work of a block lies in the batch, and where its keys are. All of it is computed on the device from the current
-// lengths, so that a captured graph stays right when lengths and block tables change.
+// Where the work of a block lies in the batch, and where its keys are. All of it is computed on the device from the
+// current lengths, so that a captured graph stays right when lengths and block tables change.
 #pragma once
 
 #include <cstdint>
@@ -49,8 +49,9 @@ __device__ __forceinline__ Request load_request(const AttentionParams& p, int b)
   return r;
 }
 
-// Tiles of kRows query rows: row r of a request is query r / G, head r % G of the group. Tile `t` of the launch belongs to
-// the last request whose first tile, query_start * G / kRows + b, is not after t: monotonic, so it needs no prefix sum.
+// Tiles of kRows query rows: row r of a request is query r / G, head r % G of the group. Tile `t` of the launch belongs
+// to the last request whose first tile, query_start * G / kRows + b, is not after t: monotonic, so it needs no prefix
+// sum.
 __device__ __forceinline__ int find_request(const AttentionParams& p, int tile, int rows_per_tile) {
   const int lane = threadIdx.x & 31;
   int begin = 0, count = p.num_requests;  // the answer lies in [begin, begin + count)
@@ -91,7 +92,8 @@ __device__ __forceinline__ int64_t dim_offset(const KvAddressing& a, int32_t dim
   return (dim / a.dim_tile) * a.dim_outer_stride + (dim % a.dim_tile) * a.dim_inner_stride;
 }
 
-// Partition `index` of a request's keys under a fixed split. Relative to key_lo, so that a window's dead keys cost nothing.
+// Partition `index` of a request's keys under a fixed split. Relative to key_lo, so that a window's dead keys cost
+// nothing.
 struct Partition {
   int32_t begin, end;
   int32_t count;  // partitions of the request; 1: the result is final
@@ -112,7 +114,8 @@ __device__ __forceinline__ Partition find_partition(const AttentionParams& p, co
   return {static_cast<int32_t>(begin), static_cast<int32_t>(end), count};
 }
 // Row of the partial results that belongs to one (query, head) of a request: [row, max_partitions].
-__device__ __forceinline__ int64_t partial_row(const AttentionParams& p, const Request& r, int32_t query, int32_t head) {
+__device__ __forceinline__ int64_t partial_row(const AttentionParams& p, const Request& r, int32_t query,
+                                               int32_t head) {
   const int64_t slot = p.split.compact_slots ? static_cast<int64_t>(r.index) * p.split.max_query_len + query
                                              : static_cast<int64_t>(r.query_start) + query;
   return (slot * p.num_heads + head) * p.split.max_partitions;

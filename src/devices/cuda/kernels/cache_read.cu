@@ -30,7 +30,8 @@ struct GatherKernelArgs {
 __global__ void __launch_bounds__(kThreads) gather_rows(const GatherKernelArgs a) {
   __shared__ int64_t block_of[kWarps];
   __shared__ int32_t token_of[kWarps];
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kWarps, total = min(a.max_rows, static_cast<int64_t>(a.key_start_loc[a.num_requests]));
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kWarps,
+                total = min(a.max_rows, static_cast<int64_t>(a.key_start_loc[a.num_requests]));
   if (first >= total) return;
   const int warp = threadIdx.x / 32;
   if (first + warp < total) {
@@ -70,8 +71,8 @@ __global__ void __launch_bounds__(kThreads) gather_rows(const GatherKernelArgs a
   }
 }
 
-GatherPart make_part(const TensorView& out, const void* cache, const KvAddressing& address, const float* scale, int32_t dim,
-                     const KvCacheSpec& spec) {
+GatherPart make_part(const TensorView& out, const void* cache, const KvAddressing& address, const float* scale,
+                     int32_t dim, const KvCacheSpec& spec) {
   GatherPart part{};
   part.cache = cache;
   part.address = address;
@@ -122,15 +123,16 @@ __global__ void __launch_bounds__(1024) chunk_offsets(const ContextChunkOffsetsA
 }
 
 // Whole blocks as bytes where a block is one dense span.
-__global__ void __launch_bounds__(kThreads) copy_block_bytes(char* k, char* v, int64_t k_bytes, int64_t v_bytes,
-                                                             const int64_t* mapping, int64_t num_blocks) {
+__global__ void __launch_bounds__(kThreads)
+    copy_block_bytes(char* k, char* v, int64_t k_bytes, int64_t v_bytes, const int64_t* mapping, int64_t num_blocks) {
   const int64_t from = mapping[2 * blockIdx.y], to = mapping[2 * blockIdx.y + 1];
   if (from < 0 || to < 0 || from >= num_blocks || to >= num_blocks) return;
   for (int part = 0; part < 2; ++part) {
     char* data = part == 0 ? k : v;
     const int64_t bytes = part == 0 ? k_bytes : v_bytes;
     if (data == nullptr) continue;
-    const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads, first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+    const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads,
+                  first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
     if (bytes % 16 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0) {
       const uint4* source = reinterpret_cast<const uint4*>(data + from * bytes);
       uint4* target = reinterpret_cast<uint4*>(data + to * bytes);
@@ -152,16 +154,23 @@ __global__ void __launch_bounds__(kThreads) copy_block_elements(const CopyBlocks
     void* data = part == 0 ? a.cache.k : a.cache.v;
     const int32_t dim = part == 0 ? s.head_dim : s.head_dim_v;
     const int64_t elements = static_cast<int64_t>(s.block_size) * s.num_kv_heads * dim;
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < elements; i += static_cast<int64_t>(gridDim.x) * kThreads) {
+    for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < elements;
+         i += static_cast<int64_t>(gridDim.x) * kThreads) {
       const int32_t d = static_cast<int32_t>(i % dim), head = static_cast<int32_t>(i / dim % s.num_kv_heads);
       const int32_t token = static_cast<int32_t>(i / dim / s.num_kv_heads);
       const int64_t source = cache_row(rule, from, head, token) + cache_dim(rule, d);
       const int64_t target = cache_row(rule, to, head, token) + cache_dim(rule, d);
       switch (s.dtype) {
-        case DType::kF32: static_cast<uint32_t*>(data)[target] = static_cast<const uint32_t*>(data)[source]; break;
+        case DType::kF32:
+          static_cast<uint32_t*>(data)[target] = static_cast<const uint32_t*>(data)[source];
+          break;
         case DType::kF16:
-        case DType::kBF16: static_cast<uint16_t*>(data)[target] = static_cast<const uint16_t*>(data)[source]; break;
-        default: static_cast<uint8_t*>(data)[target] = static_cast<const uint8_t*>(data)[source]; break;
+        case DType::kBF16:
+          static_cast<uint16_t*>(data)[target] = static_cast<const uint16_t*>(data)[source];
+          break;
+        default:
+          static_cast<uint8_t*>(data)[target] = static_cast<const uint8_t*>(data)[source];
+          break;
       }
     }
   }
@@ -173,7 +182,8 @@ cudaError_t launch_gather_cache(const GatherCacheArgs& args, cudaStream_t stream
   const KvCacheSpec& spec = args.cache.spec;
   GatherKernelArgs a{};
   a.parts[0] = make_part(args.k, args.cache.k, args.cache.k_addr, args.cache.k_scale, spec.head_dim, spec);
-  if (!spec.is_latent()) a.parts[1] = make_part(args.v, args.cache.v, args.cache.v_addr, args.cache.v_scale, spec.head_dim_v, spec);
+  if (!spec.is_latent())
+    a.parts[1] = make_part(args.v, args.cache.v, args.cache.v_addr, args.cache.v_scale, spec.head_dim_v, spec);
   if (spec.is_latent()) a.parts[1].chunks = 1;  // no heads: no items
   a.block_table = args.block_table;
   a.block_table_stride = args.block_table_stride;
@@ -208,7 +218,8 @@ cudaError_t launch_copy_blocks(const CopyBlocksArgs& args, cudaStream_t stream) 
       const auto element = static_cast<int64_t>(size_of(spec.dtype));
       copy_block_bytes<<<dim3(4, pairs), kThreads, 0, stream>>>(
           static_cast<char*>(args.cache.k), spec.is_latent() ? nullptr : static_cast<char*>(args.cache.v),
-          args.cache.k_addr.block_stride * element, args.cache.v_addr.block_stride * element, args.mapping + 2 * first, spec.num_blocks);
+          args.cache.k_addr.block_stride * element, args.cache.v_addr.block_stride * element, args.mapping + 2 * first,
+          spec.num_blocks);
     }
   }
   return cudaGetLastError();

@@ -13,12 +13,15 @@ int32_t chunk_stride(const KvAddressing& a, int32_t head_dim, const void* base, 
   if (a.dim_tile == 1) return a.dim_outer_stride == 1 ? 8 : 0;
   if (a.dim_inner_stride != 1 || a.dim_tile % 8 != 0) return 0;
   if (a.dim_outer_stride == a.dim_tile) return 8;
-  return a.dim_tile == 8 && a.dim_outer_stride % 8 == 0 && a.dim_outer_stride < (int64_t{1} << 31) ? static_cast<int32_t>(a.dim_outer_stride) : 0;
+  return a.dim_tile == 8 && a.dim_outer_stride % 8 == 0 && a.dim_outer_stride < (int64_t{1} << 31)
+             ? static_cast<int32_t>(a.dim_outer_stride)
+             : 0;
 }
 
 bool is_vector_aligned(const TensorView& view) {
   const size_t element = size_of(view.dtype);
-  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.stride[view.rank - 1] != 1 || view.shape[view.rank - 1] % 8 != 0)
+  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.stride[view.rank - 1] != 1 ||
+      view.shape[view.rank - 1] % 8 != 0)
     return false;
   for (int i = 0; i + 1 < view.rank; ++i)
     if (view.stride[i] * static_cast<int64_t>(element) % 16 != 0) return false;
@@ -95,12 +98,14 @@ WritePart make_part(const TensorView& source, int32_t heads, int32_t dim, int32_
   part.heads = heads;
   part.dim = dim;
   part.dim_begin = dim_begin;
-  part.vectors = dim_begin % 8 == 0 && is_vector_aligned(source) && chunk_stride(address, dim, cache, size_of(spec.dtype)) > 0;
+  part.vectors =
+      dim_begin % 8 == 0 && is_vector_aligned(source) && chunk_stride(address, dim, cache, size_of(spec.dtype)) > 0;
   part.chunks = part.vectors ? dim / 8 : dim;
   return part;
 }
 
-cudaError_t launch(WriteArgs& a, const KvCacheView& cache, const int64_t* slots, int64_t num_tokens, cudaStream_t stream) {
+cudaError_t launch(WriteArgs& a, const KvCacheView& cache, const int64_t* slots, int64_t num_tokens,
+                   cudaStream_t stream) {
   a.slot_mapping = slots;
   a.num_tokens = num_tokens;
   a.num_slots = cache.spec.num_blocks * cache.spec.block_size;
@@ -108,7 +113,8 @@ cudaError_t launch(WriteArgs& a, const KvCacheView& cache, const int64_t* slots,
   a.num_scales = cache.num_scales;
   a.cache_dtype = cache.spec.dtype;
   // About four items a thread, but never so few blocks that SMs idle.
-  const int64_t items = static_cast<int64_t>(a.parts[0].heads) * a.parts[0].chunks + static_cast<int64_t>(a.parts[1].heads) * a.parts[1].chunks;
+  const int64_t items = static_cast<int64_t>(a.parts[0].heads) * a.parts[0].chunks +
+                        static_cast<int64_t>(a.parts[1].heads) * a.parts[1].chunks;
   const int64_t wanted = 4 * kThreads / items, spread = num_tokens / 1024;
   a.tokens_a_block = static_cast<int32_t>(wanted < 1 || spread < 1 ? 1 : wanted < spread ? wanted : spread);
   const int64_t blocks = (num_tokens + a.tokens_a_block - 1) / a.tokens_a_block;
@@ -121,8 +127,10 @@ cudaError_t launch(WriteArgs& a, const KvCacheView& cache, const int64_t* slots,
 cudaError_t launch_reshape_and_cache(const ReshapeAndCacheArgs& args, cudaStream_t stream) {
   const KvCacheSpec& spec = args.cache.spec;
   WriteArgs a{};
-  a.parts[0] = make_part(args.k, spec.num_kv_heads, spec.head_dim, 0, args.cache.k, args.cache.k_addr, args.cache.k_scale, spec);
-  a.parts[1] = make_part(args.v, spec.num_kv_heads, spec.head_dim_v, 0, args.cache.v, args.cache.v_addr, args.cache.v_scale, spec);
+  a.parts[0] =
+      make_part(args.k, spec.num_kv_heads, spec.head_dim, 0, args.cache.k, args.cache.k_addr, args.cache.k_scale, spec);
+  a.parts[1] = make_part(args.v, spec.num_kv_heads, spec.head_dim_v, 0, args.cache.v, args.cache.v_addr,
+                         args.cache.v_scale, spec);
   return launch(a, args.cache, args.slot_mapping, args.num_tokens, stream);
 }
 
@@ -130,8 +138,8 @@ cudaError_t launch_concat_and_cache_mla(const ConcatAndCacheMlaArgs& args, cudaS
   const KvCacheSpec& spec = args.cache.spec;
   WriteArgs a{};
   a.parts[0] = make_part(args.kv_c, 1, spec.head_dim_v, 0, args.cache.k, args.cache.k_addr, args.cache.k_scale, spec);
-  a.parts[1] = make_part(args.k_pe, 1, spec.head_dim - spec.head_dim_v, spec.head_dim_v, args.cache.k, args.cache.k_addr,
-                         args.cache.k_scale, spec);
+  a.parts[1] = make_part(args.k_pe, 1, spec.head_dim - spec.head_dim_v, spec.head_dim_v, args.cache.k,
+                         args.cache.k_addr, args.cache.k_scale, spec);
   return launch(a, args.cache, args.slot_mapping, args.num_tokens, stream);
 }
 

@@ -20,8 +20,8 @@ struct KeyRow {
 __device__ __forceinline__ bool is_packed(const AttentionParams& p, const Request& r, int32_t position) {
   return p.origin == KeyOrigin::kPacked || (p.origin == KeyOrigin::kCacheThenPacked && position >= r.context_len);
 }
-__device__ __forceinline__ KeyRow find_key_row(const AttentionParams& p, const Request& r, int32_t kv_head, int32_t position,
-                                               int32_t end) {
+__device__ __forceinline__ KeyRow find_key_row(const AttentionParams& p, const Request& r, int32_t kv_head,
+                                               int32_t position, int32_t end) {
   if (position >= end) return {0, 0};
   if (is_packed(p, r, position)) {
     const int64_t token = static_cast<int64_t>(r.packed_start) + position - r.first_packed;
@@ -54,7 +54,8 @@ __device__ __forceinline__ uint4 read_chunk(const AttentionParams& p, bool packe
       x[i] = load_float(dtype, base, row + offset) * scale;
     }
   }
-  return make_uint4(pack_pair<T>(x[0], x[1]), pack_pair<T>(x[2], x[3]), pack_pair<T>(x[4], x[5]), pack_pair<T>(x[6], x[7]));
+  return make_uint4(pack_pair<T>(x[0], x[1]), pack_pair<T>(x[2], x[3]), pack_pair<T>(x[4], x[5]),
+                    pack_pair<T>(x[6], x[7]));
 }
 
 }  // namespace sextant::cuda

@@ -26,7 +26,7 @@ bool tile_serves(const AttentionParams& p);
 // Balanced decode: 16 or 32 query rows, keys of one request over the warps of many blocks.
 struct StreamPlan {
   int32_t rows = 16;  // a tile; 16 or 32
-  dim3 grid;  // balanced: (blocks, 1, 1); fixed split: (row tiles, KV heads, partitions)
+  dim3 grid;          // balanced: (blocks, 1, 1); fixed split: (row tiles, KV heads, partitions)
 };
 bool stream_serves(const AttentionParams& p);
 int stream_blocks_per_sm(const AttentionParams& p, int32_t rows);

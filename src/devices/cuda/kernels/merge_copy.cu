@@ -13,7 +13,8 @@ __device__ __forceinline__ bool token_passes(const MergeAttnStatesArgs& a, int32
   const int b = find_start_index(a.query_start_loc, a.num_requests, token);
   const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
   return query_len >= a.filter.min_query_len && query_len <= a.filter.max_query_len &&
-         (a.filter.context == RequestFilter::Context::kAny || (a.filter.context == RequestFilter::Context::kSome) == (seq_len > query_len));
+         (a.filter.context == RequestFilter::Context::kAny ||
+          (a.filter.context == RequestFilter::Context::kSome) == (seq_len > query_len));
 }
 
 // A block takes one token; its threads take (head, 8 dims) each, or (head, dim) where rows are not aligned.
@@ -72,9 +73,11 @@ __global__ void __launch_bounds__(kThreads) merge_states(const MergeAttnStatesAr
 __global__ void __launch_bounds__(kThreads) copy_pad(const CopyPadArgs a, bool vectors) {
   const int lane = threadIdx.x & 31;
   const int64_t rows = a.src.shape[0], heads = a.src.shape[1], dim = a.src.shape[2], padded = a.dst.shape[2];
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; i < rows * heads; i += static_cast<int64_t>(gridDim.x) * kWarps) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; i < rows * heads;
+       i += static_cast<int64_t>(gridDim.x) * kWarps) {
     const int64_t row = i / heads, head = i - row * heads;
-    const int64_t from = row * a.src.stride[0] + head * a.src.stride[1], to = row * a.dst.stride[0] + head * a.dst.stride[1];
+    const int64_t from = row * a.src.stride[0] + head * a.src.stride[1],
+                  to = row * a.dst.stride[0] + head * a.dst.stride[1];
     if (vectors) {
       for (int64_t d = lane * 8; d < padded; d += 256) {
         Chunk c{};
@@ -83,7 +86,8 @@ __global__ void __launch_bounds__(kThreads) copy_pad(const CopyPadArgs a, bool v
       }
     } else {
       for (int64_t d = lane; d < padded; d += 32)
-        store_float(a.dst.dtype, a.dst.data, to + d, d < dim ? load_float(a.src.dtype, a.src.data, from + d * a.src.stride[2]) : 0.0f);
+        store_float(a.dst.dtype, a.dst.data, to + d,
+                    d < dim ? load_float(a.src.dtype, a.src.data, from + d * a.src.stride[2]) : 0.0f);
     }
   }
 }

@@ -42,7 +42,8 @@ struct AttentionParams {
   const void* cache_k = nullptr;
   const void* cache_v = nullptr;
   KvAddressing k_addr, v_addr;
-  int32_t k_chunk_stride = 0, v_chunk_stride = 0;  // elements from 8 dims to the next 8; 0: not 8 contiguous, aligned dims
+  int32_t k_chunk_stride = 0,
+          v_chunk_stride = 0;  // elements from 8 dims to the next 8; 0: not 8 contiguous, aligned dims
   const float* k_scale = nullptr;
   const float* v_scale = nullptr;
   int32_t num_scales = 1;
@@ -78,9 +79,9 @@ struct AttentionParams {
 
   bool balanced = false;  // work comes from the balanced list (kernels/work_list.cuh), not from `split`
   FixedSplit split;
-  float* partial_out = nullptr;      // fixed split: [slots, Hq, max_partitions, Dv]; balanced: [slots, rows, Dv]
-  float* partial_lse = nullptr;      // fixed split: [slots, Hq, max_partitions];     balanced: [slots, rows]
-  int32_t* tile_starts = nullptr;    // balanced: [B + 1] first work tile of each request
+  float* partial_out = nullptr;    // fixed split: [slots, Hq, max_partitions, Dv]; balanced: [slots, rows, Dv]
+  float* partial_lse = nullptr;    // fixed split: [slots, Hq, max_partitions];     balanced: [slots, rows]
+  int32_t* tile_starts = nullptr;  // balanced: [B + 1] first work tile of each request
 };
 
 // A launch of one of several instantiations; null where there is none.

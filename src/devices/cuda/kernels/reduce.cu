@@ -1,5 +1,6 @@
-// Merges partial attention results: a warp per row, weights from the partial LSEs. Launched so that its blocks may start while
-// the attention kernel drains (sm_90), hence the wait at the top: even a block with nothing to do must not end before it.
+// Merges partial attention results: a warp per row, weights from the partial LSEs. Launched so that its blocks may
+// start while the attention kernel drains (sm_90), hence the wait at the top: even a block with nothing to do must not
+// end before it.
 #include "devices/cuda/kernels/launchers.h"
 #include "devices/cuda/kernels/softmax.cuh"
 #include "devices/cuda/kernels/work_list.cuh"
@@ -11,7 +12,8 @@ constexpr int kThreads = 128, kWarps = kThreads / 32;
 
 // Row `row_of(i)` of partial i, i in [0, count); row_of < 0: nothing there.
 template <class T, class RowOf>
-__device__ __forceinline__ void merge_row(const AttentionParams& p, int count, RowOf row_of, int32_t token, int32_t head) {
+__device__ __forceinline__ void merge_row(const AttentionParams& p, int count, RowOf row_of, int32_t token,
+                                          int32_t head) {
   const int lane = threadIdx.x & 31;
   float max = -INFINITY, sum = 0;
   for (int i = lane; i < count; i += 32) {
@@ -26,7 +28,8 @@ __device__ __forceinline__ void merge_row(const AttentionParams& p, int count, R
   }
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) {
-    const float other_max = __shfl_xor_sync(0xffffffffu, max, offset), other_sum = __shfl_xor_sync(0xffffffffu, sum, offset);
+    const float other_max = __shfl_xor_sync(0xffffffffu, max, offset),
+                other_sum = __shfl_xor_sync(0xffffffffu, sum, offset);
     const float top = fmaxf(max, other_max);
     const float base = top == -INFINITY ? 0.0f : top;
     // Written so that both lanes of a pair compute the same bits.
@@ -89,7 +92,8 @@ __global__ void __launch_bounds__(kThreads) reduce_fixed(const AttentionParams p
   const int b = p.split.compact_slots ? static_cast<int>(slot / p.split.max_query_len)
                                       : find_start(p.query_start_loc, p.num_requests, static_cast<int32_t>(slot));
   const Request r = load_request(p, b);
-  const int32_t query = static_cast<int32_t>(p.split.compact_slots ? slot % p.split.max_query_len : slot - r.query_start);
+  const int32_t query =
+      static_cast<int32_t>(p.split.compact_slots ? slot % p.split.max_query_len : slot - r.query_start);
   if (!r.active || query >= r.query_len || query < 0) return;
   int32_t size;
   const int32_t count = partition_count(p, r, &size);
@@ -125,7 +129,8 @@ __global__ void __launch_bounds__(kThreads) reduce_balanced(const AttentionParam
 }
 
 template <class... Parameters, class... Arguments>
-cudaError_t launch_after(void (*kernel)(Parameters...), dim3 grid, bool overlap, cudaStream_t stream, Arguments... arguments) {
+cudaError_t launch_after(void (*kernel)(Parameters...), dim3 grid, bool overlap, cudaStream_t stream,
+                         Arguments... arguments) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -143,17 +148,21 @@ cudaError_t launch_after(void (*kernel)(Parameters...), dim3 grid, bool overlap,
 cudaError_t launch_reduce_fixed(const AttentionParams& p, int64_t num_slots, bool overlap, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>((num_slots * p.num_heads + kWarps - 1) / kWarps));
   switch (p.dtype) {
-    case DType::kF32: return launch_after(reduce_fixed<float>, grid, overlap, stream, p, num_slots);
-    case DType::kF16: return launch_after(reduce_fixed<__half>, grid, overlap, stream, p, num_slots);
-    default: return launch_after(reduce_fixed<__nv_bfloat16>, grid, overlap, stream, p, num_slots);
+    case DType::kF32:
+      return launch_after(reduce_fixed<float>, grid, overlap, stream, p, num_slots);
+    case DType::kF16:
+      return launch_after(reduce_fixed<__half>, grid, overlap, stream, p, num_slots);
+    default:
+      return launch_after(reduce_fixed<__nv_bfloat16>, grid, overlap, stream, p, num_slots);
   }
 }
 
 cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& plan, int32_t tile_keys, bool overlap,
                                    cudaStream_t stream) {
   const dim3 grid(plan.grid.x, (plan.rows + kWarps - 1) / kWarps);
-  return p.dtype == DType::kF16 ? launch_after(reduce_balanced<__half>, grid, overlap, stream, p, plan.rows, tile_keys)
-                                : launch_after(reduce_balanced<__nv_bfloat16>, grid, overlap, stream, p, plan.rows, tile_keys);
+  return p.dtype == DType::kF16
+             ? launch_after(reduce_balanced<__half>, grid, overlap, stream, p, plan.rows, tile_keys)
+             : launch_after(reduce_balanced<__nv_bfloat16>, grid, overlap, stream, p, plan.rows, tile_keys);
 }
 
 }  // namespace sextant::cuda

@@ -1,5 +1,5 @@
-// What happens between the two matrix products, shared by all attention kernels: scale, softcap, masks, ALiBi, and the end of
-// a row. Scores are kept in log2 units so that the exponential is one instruction.
+// What happens between the two matrix products, shared by all attention kernels: scale, softcap, masks, ALiBi, and the
+// end of a row. Scores are kept in log2 units so that the exponential is one instruction.
 #pragma once
 
 #include "devices/cuda/kernels/batch.cuh"
@@ -100,9 +100,9 @@ __device__ __forceinline__ RowSink<T> output_row(const AttentionParams& p, int32
 // Ends row (query, head) of a fixed-split kernel: final where the request has one partition, else partial `index`.
 // Only one thread of a row passes `writes_lse`.
 template <class T>
-__device__ __forceinline__ RowSink<T> end_row(const AttentionParams& p, const Request& r, const Partition& part, int index,
-                                              int32_t query, int32_t head, float max, float sum, float v_scale,
-                                              bool writes_lse, float* weight) {
+__device__ __forceinline__ RowSink<T> end_row(const AttentionParams& p, const Request& r, const Partition& part,
+                                              int index, int32_t query, int32_t head, float max, float sum,
+                                              float v_scale, bool writes_lse, float* weight) {
   if (part.count == 1) {
     const RowEnd end = finish_row(max, sum, v_scale, p.sinks, head);
     if (writes_lse) store_lse(p, r.query_start + query, head, end.lse);

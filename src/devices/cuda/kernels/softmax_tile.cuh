@@ -14,12 +14,13 @@ struct RowState {
   float sum[kRowTiles][2];    // this thread's share
 };
 
-// Turns dots into probabilities and rescales O when a row's maximum grew by more than 2^8 (a smaller growth is harmless in
-// fp32 sums and 16-bit probabilities).
+// Turns dots into probabilities and rescales O when a row's maximum grew by more than 2^8 (a smaller growth is harmless
+// in fp32 sums and 16-bit probabilities).
 template <class S>
-__device__ __forceinline__ void softmax_tile(const AttentionParams& p, const Request& r, const ScoreRule& rule, int32_t key0,
-                                             int32_t end, bool masked, float (&s)[S::kRowTiles][S::kKeys / 8][4],
-                                             RowState<S::kRowTiles>& rows, float (&o)[S::kRowTiles][S::DV / 8][4]) {
+__device__ __forceinline__ void softmax_tile(const AttentionParams& p, const Request& r, const ScoreRule& rule,
+                                             int32_t key0, int32_t end, bool masked,
+                                             float (&s)[S::kRowTiles][S::kKeys / 8][4], RowState<S::kRowTiles>& rows,
+                                             float (&o)[S::kRowTiles][S::DV / 8][4]) {
   constexpr float kLazyGrowth = 8.0f;
   const int lane = threadIdx.x & 31;
   const bool biased = rule.has_cap || p.alibi_slopes != nullptr;

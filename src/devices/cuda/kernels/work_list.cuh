@@ -1,10 +1,10 @@
 // The balanced work list of decode kernels, computed by every block for itself from the current lengths.
 //
-// All key tiles of the batch stand in one row: request by request, row tile by row tile, KV head by KV head, tile by tile.
-// Block c of n takes tiles [c * total / n, (c + 1) * total / n). A run of tiles of one (request, row tile, KV head) inside a
-// block is a segment. A segment that is whole writes its result; at most two a block are not: the first (slot 2c), whose head
-// lies in an earlier block, and the last (slot 2c + 1), whose tail lies in a later one. The reduce kernel of block c merges
-// the rows whose first part is the last segment of block c.
+// All key tiles of the batch stand in one row: request by request, row tile by row tile, KV head by KV head, tile by
+// tile. Block c of n takes tiles [c * total / n, (c + 1) * total / n). A run of tiles of one (request, row tile, KV
+// head) inside a block is a segment. A segment that is whole writes its result; at most two a block are not: the first
+// (slot 2c), whose head lies in an earlier block, and the last (slot 2c + 1), whose tail lies in a later one. The
+// reduce kernel of block c merges the rows whose first part is the last segment of block c.
 #pragma once
 
 #include "devices/cuda/kernels/batch.cuh"
@@ -56,8 +56,8 @@ struct TileCursor {
   }
 };
 
-// Finds this block's range and its first tile. All threads call it; `scratch` is 40 ints of shared memory. Block 0 leaves the
-// first tile of each request in p.tile_starts for the reduce kernel.
+// Finds this block's range and its first tile. All threads call it; `scratch` is 40 ints of shared memory. Block 0
+// leaves the first tile of each request in p.tile_starts for the reduce kernel.
 template <int kThreads>
 __device__ __forceinline__ TileRange find_range(const AttentionParams& p, int rows, int keys, int32_t* scratch,
                                                 TileCursor* cursor) {
@@ -114,11 +114,13 @@ struct BlockWork {
   int32_t partitions;  // fixed split: of the request; balanced: 0
 };
 // Fixed split: grid (row tiles over all requests, KV heads, partitions).
-__device__ __forceinline__ BlockWork find_partition_tiles(const AttentionParams& p, int rows, int keys, TileCursor* cursor) {
+__device__ __forceinline__ BlockWork find_partition_tiles(const AttentionParams& p, int rows, int keys,
+                                                          TileCursor* cursor) {
   const int b = find_request(p, blockIdx.x, rows);
   cursor->enter(p, b, rows, keys);
   const Request& r = cursor->request;
-  cursor->row_tile = static_cast<int>(blockIdx.x) - static_cast<int>(static_cast<int64_t>(r.query_start) * p.group_size / rows) - b;
+  cursor->row_tile =
+      static_cast<int>(blockIdx.x) - static_cast<int>(static_cast<int64_t>(r.query_start) * p.group_size / rows) - b;
   cursor->kv_head = blockIdx.y;
   cursor->tile = 0;
   if (!r.active || cursor->row_tile >= cursor->counts.row_tiles) return {{0, 0}, 1};
@@ -128,7 +130,8 @@ __device__ __forceinline__ BlockWork find_partition_tiles(const AttentionParams&
   return {{cursor->tile, max(cursor->tile + 1, ceil_div(part.end - r.key_lo, keys))}, part.count};
 }
 template <int kThreads>
-__device__ __forceinline__ BlockWork find_work(const AttentionParams& p, int rows, int keys, int32_t* scratch, TileCursor* cursor) {
+__device__ __forceinline__ BlockWork find_work(const AttentionParams& p, int rows, int keys, int32_t* scratch,
+                                               TileCursor* cursor) {
   if (p.balanced) return {find_range<kThreads>(p, rows, keys, scratch, cursor), 0};
   return find_partition_tiles(p, rows, keys, cursor);
 }
@@ -137,8 +140,8 @@ __device__ __forceinline__ bool is_whole(const BlockWork& work, int first_tile, 
   return work.partitions > 0 ? work.partitions == 1 : ends && first_tile == 0;
 }
 // Index of a row's partial result.
-__device__ __forceinline__ int64_t partial_index(const AttentionParams& p, const BlockWork& work, const Request& r, int first_tile,
-                                                 int rows, int tile_row, int32_t query, int32_t head) {
+__device__ __forceinline__ int64_t partial_index(const AttentionParams& p, const BlockWork& work, const Request& r,
+                                                 int first_tile, int rows, int tile_row, int32_t query, int32_t head) {
   if (work.partitions > 0) return partial_row(p, r, query, head) + blockIdx.z;
   return static_cast<int64_t>(2 * blockIdx.x + (first_tile == 0 ? 1 : 0)) * rows + tile_row;
 }

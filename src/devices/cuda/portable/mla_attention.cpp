@@ -5,7 +5,8 @@
 namespace sextant::cuda {
 
 bool mla_serves(const AttentionParams& p) {
-  return p.values_in_keys && p.dtype != DType::kF32 && p.head_dim == 576 && p.head_dim_v == 512 && p.num_kv_heads == 1 && p.q_aligned;
+  return p.values_in_keys && p.dtype != DType::kF32 && p.head_dim == 576 && p.head_dim_v == 512 &&
+         p.num_kv_heads == 1 && p.q_aligned;
 }
 
 cudaError_t launch_mla_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream) {

@@ -1,12 +1,13 @@
-// MLA decode over a latent cache: D = 576 = 512 latent + 64 rope, V = the first 512 columns of K, every head on one KV head.
+// MLA decode over a latent cache: D = 576 = 512 latent + 64 rope, V = the first 512 columns of K, every head on one KV
+// head.
 //
 //   block    8 warps, 16 * kRowTiles rows (heads x query tokens); tiles of 32 keys in a ring of kStages
-//   S        4 column tiles of 8 keys x 2 halves of the 36 k steps: one (tile, half) a warp; halves meet in shared memory
-//   softmax  a warp owns 2 * kRowTiles rows, a lane one key
-//   O        a warp owns 64 of the 512 columns, so that the accumulators spread over the block and V is read once
+//   S        4 column tiles of 8 keys x 2 halves of the 36 k steps: one (tile, half) a warp; halves meet in shared
+//   memory softmax  a warp owns 2 * kRowTiles rows, a lane one key O        a warp owns 64 of the 512 columns, so that
+//   the accumulators spread over the block and V is read once
 //
-// Each key is read from global memory once and serves both products. Any page size: rows are addressed one by one. The work
-// list is that of kernels/work_list.cuh.
+// Each key is read from global memory once and serves both products. Any page size: rows are addressed one by one. The
+// work list is that of kernels/work_list.cuh.
 #pragma once
 
 #include "devices/cuda/kernels/key_rows.cuh"
@@ -34,16 +35,16 @@ __device__ __forceinline__ uint32_t probability_offset(int row, int chunk) {
 }
 
 template <class S>
-__device__ __forceinline__ void mla_copy_tile(const AttentionParams& p, const Request& r, char* stage, const int64_t* rows,
-                                              int32_t key0) {
+__device__ __forceinline__ void mla_copy_tile(const AttentionParams& p, const Request& r, char* stage,
+                                              const int64_t* rows, int32_t key0) {
 #pragma unroll
   for (int i = threadIdx.x; i < S::kKeys * S::kChunks; i += S::kThreads) {
     const int row = i / S::kChunks, chunk = i % S::kChunks;
     const bool valid = key0 + row < r.key_hi;
     if constexpr (S::kAsync) {
       const typename S::T* base = static_cast<const typename S::T*>(p.cache_k);
-      cp_async_16(shared_address(stage) + swizzled<S::DK>(row, chunk), base + (valid ? rows[row] + chunk * p.k_chunk_stride : 0),
-                  valid);
+      cp_async_16(shared_address(stage) + swizzled<S::DK>(row, chunk),
+                  base + (valid ? rows[row] + chunk * p.k_chunk_stride : 0), valid);
     } else {
       uint4 x = make_uint4(0, 0, 0, 0);
       if (valid) x = read_chunk<typename S::T>(p, false, false, rows[row], chunk, 1.0f);
@@ -106,8 +107,9 @@ struct MlaRowState {
 };
 
 template <class S>
-__device__ __forceinline__ void mla_softmax(const AttentionParams& p, const TileCursor& c, const ScoreRule& rule, int32_t key0,
-                                            const float* scores, char* probabilities, float* factors, MlaRowState<S>& state) {
+__device__ __forceinline__ void mla_softmax(const AttentionParams& p, const TileCursor& c, const ScoreRule& rule,
+                                            int32_t key0, const float* scores, char* probabilities, float* factors,
+                                            MlaRowState<S>& state) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const Request& r = c.request;
   const int32_t position = key0 + lane;
@@ -159,7 +161,8 @@ __device__ __forceinline__ void mla_values(uint32_t probabilities, uint32_t v_ti
 #pragma unroll
     for (int d = 0; d < 4; ++d) {
       uint32_t b[4];
-      ldmatrix_x4_trans(b, v_tile + swizzled<S::DK>(k * 16 + ((lane >> 3) & 1) * 8 + (lane & 7), warp * 8 + d * 2 + (lane >> 4)));
+      ldmatrix_x4_trans(
+          b, v_tile + swizzled<S::DK>(k * 16 + ((lane >> 3) & 1) * 8 + (lane & 7), warp * 8 + d * 2 + (lane >> 4)));
 #pragma unroll
       for (int m = 0; m < S::kRowTiles; ++m) {
         mma_16816<T>(o[m][2 * d], a[m], b[0], b[1]);
@@ -171,8 +174,9 @@ __device__ __forceinline__ void mla_values(uint32_t probabilities, uint32_t v_ti
 
 // Ends a segment: the owners publish (max, sum), then every warp writes its 64 columns of all rows.
 template <class S>
-__device__ __forceinline__ void mla_end_segment(const AttentionParams& p, const TileCursor& c, const BlockWork& work, int first_tile, bool ends,
-                                                MlaRowState<S>& state, float* stats, const float (&o)[S::kRowTiles][8][4]) {
+__device__ __forceinline__ void mla_end_segment(const AttentionParams& p, const TileCursor& c, const BlockWork& work,
+                                                int first_tile, bool ends, MlaRowState<S>& state, float* stats,
+                                                const float (&o)[S::kRowTiles][8][4]) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const Request& r = c.request;
 #pragma unroll
@@ -195,7 +199,8 @@ __device__ __forceinline__ void mla_end_segment(const AttentionParams& p, const 
       const int tile_row = m * 16 + half * 8 + lane / 4, row = c.row_tile * S::kRows + tile_row;
       if (row >= r.query_len * p.group_size) continue;
       const int32_t token = r.query_start + row / p.group_size, head = row % p.group_size;
-      const RowEnd end = finish_row(stats[tile_row * 2], stats[tile_row * 2 + 1], v_scale, whole ? p.sinks : nullptr, head);
+      const RowEnd end =
+          finish_row(stats[tile_row * 2], stats[tile_row * 2 + 1], v_scale, whole ? p.sinks : nullptr, head);
       const bool writes_lse = warp == 0 && (lane & 3) == 0;
       RowSink<typename S::T> sink;
       if (whole) {
@@ -208,20 +213,21 @@ __device__ __forceinline__ void mla_end_segment(const AttentionParams& p, const 
       }
 #pragma unroll
       for (int n = 0; n < 8; ++n)
-        sink.store_pair(warp * 64 + n * 8 + (lane & 3) * 2, o[m][n][2 * half] * end.weight, o[m][n][2 * half + 1] * end.weight);
+        sink.store_pair(warp * 64 + n * 8 + (lane & 3) * 2, o[m][n][2 * half] * end.weight,
+                        o[m][n][2 * half + 1] * end.weight);
     }
 }
 
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, 1) mla_attention(const AttentionParams p) {
   extern __shared__ __align__(128) char shared_bytes[];
-  char* q_tile = shared_bytes;                                                     // [kRows][576]
-  char* ring = q_tile + S::kQBytes;                                                // [kStages][32][576]
-  float* scores = reinterpret_cast<float*>(ring + S::kStages * S::kStageBytes);    // [2][kRows][32]
-  char* probabilities = reinterpret_cast<char*>(scores) + S::kScoreBytes;          // [kRows][32]
-  float* factors = reinterpret_cast<float*>(probabilities + S::kProbBytes);        // [kRows]
-  float* stats = factors + S::kRows;                                               // [kRows][2]
-  int64_t* key_rows = reinterpret_cast<int64_t*>(stats + 2 * S::kRows);            // [2][32]
+  char* q_tile = shared_bytes;                                                   // [kRows][576]
+  char* ring = q_tile + S::kQBytes;                                              // [kStages][32][576]
+  float* scores = reinterpret_cast<float*>(ring + S::kStages * S::kStageBytes);  // [2][kRows][32]
+  char* probabilities = reinterpret_cast<char*>(scores) + S::kScoreBytes;        // [kRows][32]
+  float* factors = reinterpret_cast<float*>(probabilities + S::kProbBytes);      // [kRows]
+  float* stats = factors + S::kRows;                                             // [kRows][2]
+  int64_t* key_rows = reinterpret_cast<int64_t*>(stats + 2 * S::kRows);          // [2][32]
   launch_dependents();
   TileCursor looked_up;  // runs kStages tiles ahead of `done`
   const BlockWork work = find_work<S::kThreads>(p, S::kRows, S::kKeys, reinterpret_cast<int32_t*>(scores), &looked_up);
@@ -291,15 +297,15 @@ __global__ void __launch_bounds__(S::kThreads, 1) mla_attention(const AttentionP
     if (more) publish(next_row);
     stage = stage + 1 == S::kStages ? 0 : stage + 1;
     const bool ends = done.tile + 1 == done.counts.tiles;
-    if (ends || x + 1 == range.end)
-      mla_end_segment<S>(p, done, work, first_tile, ends, state, stats, o);
+    if (ends || x + 1 == range.end) mla_end_segment<S>(p, done, work, first_tile, ends, state, stats, o);
     if (x + 1 < range.end) done.advance(p, S::kRows, S::kKeys);
   }
 }
 
 template <class S>
 cudaError_t launch_mla(const AttentionParams& p, dim3 blocks, cudaStream_t stream) {
-  const cudaError_t error = cudaFuncSetAttribute(mla_attention<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
+  const cudaError_t error =
+      cudaFuncSetAttribute(mla_attention<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
   if (error != cudaSuccess) return error;
   mla_attention<S><<<blocks, S::kThreads, S::kSharedBytes, stream>>>(p);
   return cudaGetLastError();

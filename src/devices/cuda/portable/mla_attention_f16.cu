@@ -6,8 +6,9 @@ namespace {
 
 template <int kRowTiles>
 cudaError_t launch(const AttentionParams& p, dim3 blocks, cudaStream_t stream) {
-  return p.cache_dtype == p.dtype && p.k_chunk_stride > 0 ? launch_mla<MlaShape<__half, kRowTiles, true>>(p, blocks, stream)
-                                                          : launch_mla<MlaShape<__half, kRowTiles, false>>(p, blocks, stream);
+  return p.cache_dtype == p.dtype && p.k_chunk_stride > 0
+             ? launch_mla<MlaShape<__half, kRowTiles, true>>(p, blocks, stream)
+             : launch_mla<MlaShape<__half, kRowTiles, false>>(p, blocks, stream);
 }
 
 }  // namespace

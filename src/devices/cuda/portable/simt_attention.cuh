@@ -19,8 +19,8 @@ inline size_t simt_shared_bytes(const AttentionParams& p) {
 }
 
 // One token's keys or values as floats, dims spread over the lanes of a warp.
-__device__ __forceinline__ void simt_load_row(const AttentionParams& p, const Request& r, int32_t kv_head, int32_t position,
-                                              bool values, float* row) {
+__device__ __forceinline__ void simt_load_row(const AttentionParams& p, const Request& r, int32_t kv_head,
+                                              int32_t position, bool values, float* row) {
   const int lane = threadIdx.x & 31;
   const int dim = values ? p.head_dim_v : p.head_dim;
   if (position >= r.key_hi) {
@@ -54,12 +54,13 @@ __global__ void __launch_bounds__(kSimtThreads) simt_attention(const AttentionPa
   const Partition part = find_partition(p, r, blockIdx.z);
   if (static_cast<int>(blockIdx.z) >= part.count) return;
 
-  float* q_shared = shared;                                       // [D][16]
-  float* k_shared = q_shared + p.head_dim * kSimtRows;            // [32][D + 1]
+  float* q_shared = shared;                             // [D][16]
+  float* k_shared = q_shared + p.head_dim * kSimtRows;  // [32][D + 1]
   const int k_stride = p.head_dim + 1;
   float* v_shared = p.values_in_keys ? k_shared : k_shared + kSimtKeys * k_stride;  // [32][v_stride]
   const int v_stride = p.values_in_keys ? k_stride : p.head_dim_v;
-  float* p_shared = k_shared + kSimtKeys * k_stride + (p.values_in_keys ? 0 : kSimtKeys * p.head_dim_v) + warp * kSimtKeys * 4;
+  float* p_shared =
+      k_shared + kSimtKeys * k_stride + (p.values_in_keys ? 0 : kSimtKeys * p.head_dim_v) + warp * kSimtKeys * 4;
 
   for (int i = threadIdx.x; i < kSimtRows * p.head_dim; i += kSimtThreads) {
     const int row = i / p.head_dim, d = i % p.head_dim;
@@ -78,7 +79,8 @@ __global__ void __launch_bounds__(kSimtThreads) simt_attention(const AttentionPa
     const int row = row0 + warp * 4 + i;
     row_max[i] = -INFINITY;
     query_position[i] = r.context_len + row / p.group_size;
-    slope[i] = p.alibi_slopes && row < num_rows ? p.alibi_slopes[kv_head * p.group_size + row % p.group_size] * kLog2E : 0.0f;
+    slope[i] =
+        p.alibi_slopes && row < num_rows ? p.alibi_slopes[kv_head * p.group_size + row % p.group_size] * kLog2E : 0.0f;
   }
   const ScoreRule rule = make_score_rule(p, 1.0f);
   int32_t end = part.end;
@@ -125,7 +127,8 @@ __global__ void __launch_bounds__(kSimtThreads) simt_attention(const AttentionPa
       for (int j = 0; j < kDims; ++j) acc[i][j] *= rescale;
     }
     __syncwarp();
-    *reinterpret_cast<float4*>(p_shared + lane * 4) = make_float4(probability[0], probability[1], probability[2], probability[3]);
+    *reinterpret_cast<float4*>(p_shared + lane * 4) =
+        make_float4(probability[0], probability[1], probability[2], probability[3]);
     __syncwarp();
     for (int key = 0; key < kSimtKeys; ++key) {
       const float4 w = *reinterpret_cast<const float4*>(p_shared + key * 4);
@@ -147,7 +150,8 @@ __global__ void __launch_bounds__(kSimtThreads) simt_attention(const AttentionPa
     if (row >= num_rows) break;
     const int32_t query = row / p.group_size, head = kv_head * p.group_size + row % p.group_size;
     float weight;
-    const RowSink<T> sink = end_row<T>(p, r, part, blockIdx.z, query, head, row_max[i], row_sum[i], 1.0f, lane == 0, &weight);
+    const RowSink<T> sink =
+        end_row<T>(p, r, part, blockIdx.z, query, head, row_max[i], row_sum[i], 1.0f, lane == 0, &weight);
 #pragma unroll
     for (int j = 0; j < kDims; ++j)
       if (lane + 32 * j < p.head_dim_v) sink.store(lane + 32 * j, acc[i][j] * weight);

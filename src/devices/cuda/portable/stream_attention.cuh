@@ -1,16 +1,18 @@
 // Decode at memory speed: few query rows against many keys.
 //
 //   rows     the G heads of a KV head times 1..8 query tokens fill a matrix tile of 16 or 32 rows
-//   warps    each of the 4 warps streams its own keys of a tile (kWarpKeys each) through its own ring of shared memory: no
+//   warps    each of the 4 warps streams its own keys of a tile (kWarpKeys each) through its own ring of shared memory:
+//   no
 //            block barrier in the loop, and the copies of the next segment start while the last one is being merged
 //   balance  kernels/work_list.cuh: every block gets the same number of tiles
-//   bytes    a warp keeps kStages tiles in flight; two blocks an SM hold 192 KiB in flight, several times what latency x
+//   bytes    a warp keeps kStages tiles in flight; two blocks an SM hold 192 KiB in flight, several times what latency
+//   x
 //            bandwidth asks for
 //
-// fp8 keys and values stay fp8 in shared memory and become fp16 in registers, exactly; the queries become fp16 too, each row
-// scaled by a power of two so that none overflows. A k step of the matrix product may take the dims in any order if Q and K
-// agree, so a thread takes 4 consecutive bytes of K where fp16 would take two pairs. For V, ldmatrix.trans moves pairs of
-// bytes: a byte permute then separates even and odd dims, which land in two accumulators.
+// fp8 keys and values stay fp8 in shared memory and become fp16 in registers, exactly; the queries become fp16 too,
+// each row scaled by a power of two so that none overflows. A k step of the matrix product may take the dims in any
+// order if Q and K agree, so a thread takes 4 consecutive bytes of K where fp16 would take two pairs. For V,
+// ldmatrix.trans moves pairs of bytes: a byte permute then separates even and odd dims, which land in two accumulators.
 #pragma once
 
 #include "devices/cuda/kernels/softmax_tile.cuh"
@@ -76,7 +78,8 @@ __device__ __forceinline__ KeyLookup look_up_keys(const AttentionParams& p, cons
 }
 
 template <class S>
-__device__ __forceinline__ void copy_keys(const AttentionParams& p, const TileCursor& c, const KeyLookup& k, uint32_t stage) {
+__device__ __forceinline__ void copy_keys(const AttentionParams& p, const TileCursor& c, const KeyLookup& k,
+                                          uint32_t stage) {
   constexpr int kRowsACopy = 32 / (S::kChunks < 32 ? S::kChunks : 32);
   const int lane = threadIdx.x & 31, chunk = lane % S::kChunks, sub_row = lane / S::kChunks;
   const int64_t block = clamp_block(p, k.block);
@@ -98,11 +101,13 @@ __device__ __forceinline__ void copy_keys(const AttentionParams& p, const TileCu
     const int row = i * kRowsACopy + sub_row;
     const int64_t from = __shfl_sync(0xffffffffu, v_row, row);
     const bool valid = k.first + row < c.request.key_hi && v_column;
-    cp_async_16(stage + S::kKeys * S::kRowBytes + S::offset(row, chunk), valid ? v_base + from * S::kElement : p.cache_v, valid);
+    cp_async_16(stage + S::kKeys * S::kRowBytes + S::offset(row, chunk),
+                valid ? v_base + from * S::kElement : p.cache_v, valid);
   }
 }
 
-// Query fragments of one segment, straight from global memory, and for fp8 the power of two that each row was divided by.
+// Query fragments of one segment, straight from global memory, and for fp8 the power of two that each row was divided
+// by.
 template <class S>
 struct QueryTile {
   uint32_t a[S::kRowTiles][S::kDim / 16][4];
@@ -178,7 +183,8 @@ __device__ __forceinline__ void stream_scores(const QueryTile<S>& q, const char*
     for (int n = 0; n < S::kKeys / 16; ++n) {
       uint32_t b[4];
       if constexpr (!S::kFp8) {
-        ldmatrix_x4(b, shared_address(k_tile) + S::offset(n * 16 + (lane >> 4) * 8 + (lane & 7), k * 2 + ((lane >> 3) & 1)));
+        ldmatrix_x4(
+            b, shared_address(k_tile) + S::offset(n * 16 + (lane >> 4) * 8 + (lane & 7), k * 2 + ((lane >> 3) & 1)));
       } else {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
@@ -243,9 +249,10 @@ __device__ __forceinline__ void stream_values(const float (&s)[S::kRowTiles][S::
 
 // Merges the warps' parts of one 16-row tile: all end up in warp 0. Fixed order, so the bits do not depend on timing.
 template <class S>
-__device__ __forceinline__ void merge_warps(char* merge_shared, float (&max)[2], float (&sum)[2], float (&o)[S::kDim / 8][4]) {
-  float* buffer = reinterpret_cast<float*>(merge_shared);                    // [2][16][kDim], in fragment order
-  float* stats = reinterpret_cast<float*>(merge_shared + S::kMergeBytes);    // [kWarps][2][16]: max, sum
+__device__ __forceinline__ void merge_warps(char* merge_shared, float (&max)[2], float (&sum)[2],
+                                            float (&o)[S::kDim / 8][4]) {
+  float* buffer = reinterpret_cast<float*>(merge_shared);                  // [2][16][kDim], in fragment order
+  float* stats = reinterpret_cast<float*>(merge_shared + S::kMergeBytes);  // [kWarps][2][16]: max, sum
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -348,7 +355,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) stream_attention
           const int row = done.row_tile * S::kRows + m * 16 + half * 8 + lane / 4;
           rows.position[m][half] = r.context_len + row / p.group_size;
           rows.slope[m][half] = 0;
-          if (p.alibi_slopes != nullptr) rows.slope[m][half] = p.alibi_slopes[done.kv_head * p.group_size + row % p.group_size] * kLog2E;
+          if (p.alibi_slopes != nullptr)
+            rows.slope[m][half] = p.alibi_slopes[done.kv_head * p.group_size + row % p.group_size] * kLog2E;
           rows.max[m][half] = -INFINITY;
           rows.sum[m][half] = 0;
         }
@@ -383,7 +391,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) stream_attention
         for (int half = 0; half < 2; ++half) {
           const int tile_row = m * 16 + half * 8 + lane / 4, row = done.row_tile * S::kRows + tile_row;
           if (row >= r.query_len * p.group_size) continue;
-          const int32_t token = r.query_start + row / p.group_size, head = done.kv_head * p.group_size + row % p.group_size;
+          const int32_t token = r.query_start + row / p.group_size,
+                        head = done.kv_head * p.group_size + row % p.group_size;
           const RowEnd end = finish_row(rows.max[m][half], rows.sum[m][half], v_scale, whole ? p.sinks : nullptr, head);
           RowSink<Tq> sink;
           if (whole) {

@@ -13,7 +13,8 @@ bool copies_keys(const AttentionParams& p) {
 }  // namespace
 
 bool tile_serves(const AttentionParams& p) {
-  return p.dtype != DType::kF32 && p.head_dim <= 256 && p.head_dim_v <= 256 && p.head_dim % 8 == 0 && p.head_dim_v % 8 == 0;
+  return p.dtype != DType::kF32 && p.head_dim <= 256 && p.head_dim_v <= 256 && p.head_dim % 8 == 0 &&
+         p.head_dim_v % 8 == 0;
 }
 
 cudaError_t launch_tile_attention(const AttentionParams& p, TileGrid grid, cudaStream_t stream) {

@@ -1,14 +1,16 @@
-// Attention by mma.sync over tiles of 128 query rows, for prefill, extend and everything that decode kernels do not take.
+// Attention by mma.sync over tiles of 128 query rows, for prefill, extend and everything that decode kernels do not
+// take.
 //
-//   rows    queries x heads of one KV head: row r is query r / G, head r % G, so that G heads share each key that is loaded
-//   block   kWarps warps of 16 * kRowTiles rows; a loop over key tiles of kKeys
-//   memory  Q [128][DK], K [2][kKeys][DK], V [2][kKeys][DV] in shared memory, 16-byte chunks XOR-swizzled by row
+//   rows    queries x heads of one KV head: row r is query r / G, head r % G, so that G heads share each key that is
+//   loaded block   kWarps warps of 16 * kRowTiles rows; a loop over key tiles of kKeys memory  Q [128][DK], K
+//   [2][kKeys][DK], V [2][kKeys][DV] in shared memory, 16-byte chunks XOR-swizzled by row
 //
-//   iteration i:  wait for tile i | barrier | start copies of tile i+1 | look up rows of tile i+2 | S = QK^T | softmax | O += PV
+//   iteration i:  wait for tile i | barrier | start copies of tile i+1 | look up rows of tile i+2 | S = QK^T | softmax
+//   | O += PV
 //                 one barrier an iteration: it frees buffers of tile i-1 and publishes row addresses of tile i+1
 //
-// Head sizes are padded inside the tile with zeros; keys past the end are zero-filled, so that what lies in the tail of a
-// cache block (NaN, say) is never read. S keeps its registers and becomes the A operand of the second product.
+// Head sizes are padded inside the tile with zeros; keys past the end are zero-filled, so that what lies in the tail of
+// a cache block (NaN, say) is never read. S keeps its registers and becomes the A operand of the second product.
 #pragma once
 
 #include "devices/cuda/kernels/key_rows.cuh"
@@ -39,20 +41,23 @@ __device__ __forceinline__ void load_tile(const AttentionParams& p, const Reques
     const bool packed = is_packed(p, r, key0 + row);
     if constexpr (S::kAsync) {
       using T = typename S::T;
-      const T* base = static_cast<const T*>(packed ? (kValues ? p.packed_v : p.packed_k) : (kValues ? p.cache_v : p.cache_k));
+      const T* base =
+          static_cast<const T*>(packed ? (kValues ? p.packed_v : p.packed_k) : (kValues ? p.cache_v : p.cache_k));
       const int stride = packed ? 8 : (kValues ? p.v_chunk_stride : p.k_chunk_stride);
-      cp_async_16(shared_address(tile) + swizzled<kDim>(row, chunk), base + (valid ? rows[row] + chunk * stride : 0), valid);
+      cp_async_16(shared_address(tile) + swizzled<kDim>(row, chunk), base + (valid ? rows[row] + chunk * stride : 0),
+                  valid);
     } else {
       uint4 x = make_uint4(0, 0, 0, 0);
-      if (valid) x = read_chunk<typename S::T>(p, packed, kValues, rows[row], chunk, packed ? packed_scale : cache_scale);
+      if (valid)
+        x = read_chunk<typename S::T>(p, packed, kValues, rows[row], chunk, packed ? packed_scale : cache_scale);
       *reinterpret_cast<uint4*>(tile + swizzled<kDim>(row, chunk)) = x;
     }
   }
 }
 
 template <class S>
-__device__ __forceinline__ void load_queries(const AttentionParams& p, const Request& r, int32_t kv_head, int row0, int num_rows,
-                                             char* tile) {
+__device__ __forceinline__ void load_queries(const AttentionParams& p, const Request& r, int32_t kv_head, int row0,
+                                             int num_rows, char* tile) {
   using T = typename S::T;
   constexpr int kChunks = S::DK / 8;
   for (int i = threadIdx.x; i < S::kRows * kChunks; i += S::kThreads) {
@@ -61,7 +66,8 @@ __device__ __forceinline__ void load_queries(const AttentionParams& p, const Req
     const int packed_row = valid ? row0 + row : 0;
     const int64_t token = r.query_start + packed_row / p.group_size;
     const int head = kv_head * p.group_size + packed_row % p.group_size;
-    const T* source = static_cast<const T*>(p.q) + token * p.q_token_stride + head * p.q_head_stride + (valid ? chunk * 8 : 0);
+    const T* source =
+        static_cast<const T*>(p.q) + token * p.q_token_stride + head * p.q_head_stride + (valid ? chunk * 8 : 0);
     if (p.q_aligned) {
       cp_async_16(shared_address(tile) + swizzled<S::DK>(row, chunk), source, valid);
     } else {
@@ -75,7 +81,8 @@ __device__ __forceinline__ void load_queries(const AttentionParams& p, const Req
 
 // S = Q K^T of the warp's rows against one key tile.
 template <class S>
-__device__ __forceinline__ void multiply_keys(uint32_t q_tile, uint32_t k_tile, float (&s)[S::kRowTiles][S::kKeys / 8][4]) {
+__device__ __forceinline__ void multiply_keys(uint32_t q_tile, uint32_t k_tile,
+                                              float (&s)[S::kRowTiles][S::kKeys / 8][4]) {
   const int lane = threadIdx.x & 31, warp_row = (threadIdx.x / 32) * 16 * S::kRowTiles;
 #pragma unroll
   for (int m = 0; m < S::kRowTiles; ++m)
@@ -143,9 +150,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kThreads == 128 ? 2 : 1) tile_
   const Partition part = find_partition(p, r, blockIdx.z);
   if (static_cast<int>(blockIdx.z) >= part.count) return;
 
-  char* q_tile = shared_bytes;                          // [kRows][DK]
-  char* k_tiles = q_tile + S::kQBytes;                  // [2][kKeys][DK]
-  char* v_tiles = k_tiles + 2 * S::kKBytes;             // [2][kKeys][DV]
+  char* q_tile = shared_bytes;                                               // [kRows][DK]
+  char* k_tiles = q_tile + S::kQBytes;                                       // [2][kKeys][DK]
+  char* v_tiles = k_tiles + 2 * S::kKBytes;                                  // [2][kKeys][DV]
   int64_t* key_rows = reinterpret_cast<int64_t*>(v_tiles + 2 * S::kVBytes);  // [2][2][kKeys]: K and V rows of two tiles
 
   const int lane = threadIdx.x & 31, warp_row = row0 + (threadIdx.x / 32) * 16 * S::kRowTiles;
@@ -167,7 +174,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kThreads == 128 ? 2 : 1) tile_
   int32_t begin = part.begin, end = part.end;
   if (p.causal) end = min(end, last_position + 1);
   if (p.window > 0) begin = max(begin, first_position - p.window + 1);
-  // Scales of a pure cache fold into the softmax scale and the row's weight; mixed origins are dequantised on the way in.
+  // Scales of a pure cache fold into the softmax scale and the row's weight; mixed origins are dequantised on the way
+  // in.
   const bool fold = p.origin == KeyOrigin::kCache;
   const float k_scale = p.origin == KeyOrigin::kPacked ? 1.0f : key_scale(p, kv_head);
   const float v_scale = p.origin == KeyOrigin::kPacked ? 1.0f : value_scale(p, kv_head);
@@ -205,7 +213,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kThreads == 128 ? 2 : 1) tile_
     const int32_t key0 = begin + t * S::kKeys;
     float s[S::kRowTiles][S::kKeys / 8][4];
     multiply_keys<S>(shared_address(q_tile), shared_address(k_tiles + (t & 1) * S::kKBytes), s);
-    const bool masked = key0 + S::kKeys > end || (p.causal && key0 + S::kKeys - 1 > r.context_len + warp_row / p.group_size) ||
+    const bool masked = key0 + S::kKeys > end ||
+                        (p.causal && key0 + S::kKeys - 1 > r.context_len + warp_row / p.group_size) ||
                         (p.window > 0 && key0 <= last_position - p.window);
     softmax_tile<S>(p, r, rule, key0, end, masked, s, rows, o);
     multiply_values<S>(s, shared_address(v_tiles + (t & 1) * S::kVBytes), o);
@@ -224,8 +233,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kThreads == 128 ? 2 : 1) tile_
       if (row >= num_rows) continue;
       const int32_t query = row / p.group_size, head = kv_head * p.group_size + row % p.group_size;
       float weight;
-      const RowSink<T> sink = end_row<T>(p, r, part, blockIdx.z, query, head, rows.max[m][half], sum, fold ? v_scale : 1.0f,
-                                         (lane & 3) == 0, &weight);
+      const RowSink<T> sink = end_row<T>(p, r, part, blockIdx.z, query, head, rows.max[m][half], sum,
+                                         fold ? v_scale : 1.0f, (lane & 3) == 0, &weight);
 #pragma unroll
       for (int d = 0; d < S::DV / 8; ++d) {
         const int column = d * 8 + (lane & 3) * 2;
