@@ -4,7 +4,7 @@
     sextant.transformers.register()
     model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="sextant_rocm_aiter_fa")
 
-For continuous batching the same names with "paged|" in front. MHA, GQA and MQA models take the four MHA backends; DeepSeek-V3 style models take
+Continuous batching (`generate_batch`) takes the same names; versions of transformers that ask for "paged|" in front find them under that name too. MHA, GQA and MQA models take the four MHA backends; DeepSeek-V3 style models take
 "sextant_triton_mla" and "sextant_rocm_aiter_mla" as well, which attend in the latent space of the model's own kv_b_proj.
 
 Each call runs the backend over a paged cache: keys that transformers already holds are written to its blocks, the new
@@ -37,6 +37,7 @@ def register() -> list[str]:
     from transformers import AttentionInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 
+    _allow_in_continuous_batching()
     names = []
     for backend in MHA_BACKENDS + MLA_BACKENDS:
         name = implementation_name(backend)
@@ -49,6 +50,29 @@ def register() -> list[str]:
             ALL_MASK_ATTENTION_FUNCTIONS.register("paged|" + name, flash_attention_mask)
             names.append("paged|" + name)
     return names
+
+
+def _allow_in_continuous_batching() -> None:
+    """transformers 5 lets `generate_batch` run with a fixed list of implementations; ours join it, every other name is its own business."""
+    try:
+        from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager as Manager
+    except ImportError:
+        return
+    original = getattr(Manager, "switch_to_cb_friendly_attn", None)
+    if original is None or hasattr(original, "_sextant"):
+        return
+
+    @functools.wraps(original)
+    def switch(self, model, *args, **kwargs):
+        name = str(model.config._attn_implementation)
+        if not name.startswith("sextant_"):
+            return original(self, model, *args, **kwargs)
+        if name not in map(implementation_name, MHA_BACKENDS):
+            allowed = ", ".join(map(implementation_name, MHA_BACKENDS))
+            raise SextantUnsupported(f"attn_implementation is {name} in continuous batching; allowed: {allowed}")
+
+    switch._sextant = True
+    Manager.switch_to_cb_friendly_attn = switch
 
 
 def prepare_mla(model: torch.nn.Module) -> None:
@@ -86,6 +110,8 @@ def _remember_latent(latents: _Latents, module, inputs, output) -> None:
 def _forward(backend, module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, sliding_window=None, softcap=None, s_aux=None,
              **kwargs):
     """query [B, Hq, Sq, D], key [B, Hkv, Sk, D], value [B, Hkv, Sk, Dv] -> [B, Sq, Hq, Dv]."""
+    if kwargs.get("cache") is not None:
+        return _paged_forward(backend, module, query, key, value, scaling=scaling, sliding_window=sliding_window, softcap=softcap, s_aux=s_aux, **kwargs)
     if dropout:
         raise SextantUnsupported(f"dropout is {dropout}; allowed: 0 (Sextant serves, it does not train)")
     batch, _, queries, _ = query.shape
@@ -109,7 +135,8 @@ def _forward(backend, module, query, key, value, attention_mask=None, scaling=No
     return result, None
 
 
-def _paged_forward(backend, module, query, key, value, attention_mask=None, scaling=None, **kwargs):
+@torch.compiler.disable  # plans are made on the host, from the step's lengths
+def _paged_forward(backend, module, query, key, value, attention_mask=None, scaling=None, sliding_window=None, softcap=None, s_aux=None, **kwargs):
     """Continuous batching: packed queries [1, Hq, T, D]; the cache gives every request's keys in a row."""
     cache = kwargs.pop("cache", None)
     if cache is None:
@@ -117,8 +144,11 @@ def _paged_forward(backend, module, query, key, value, attention_mask=None, scal
     key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
     query_lens = kwargs["cu_seq_lens_q"].diff().tolist()
     key_lens = kwargs["cu_seq_lens_k"].diff().tolist()
-    features = _features(module, scaling, True, getattr(module, "sliding_window", None), kwargs.get("softcap"),
-                         kwargs.get("s_aux", getattr(module, "sinks", None)), query.shape[-1])
+    if sliding_window is None:
+        sliding_window = getattr(module, "sliding_window", None)
+    if s_aux is None:
+        s_aux = getattr(module, "sinks", None)
+    features = _features(module, scaling, True, sliding_window, softcap, s_aux, query.shape[-1])
     packed = [x[0].transpose(0, 1) for x in (query, key, value)]
     # A window's cache holds fewer keys than the request has tokens; never more queries than keys.
     tokens = sum(query_lens)
@@ -134,7 +164,6 @@ def _kept_keys(mask, batch: int, keys: int) -> list[torch.Tensor]:
     if mask.dim() != 2:
         raise SextantUnsupported(f"attention_mask has shape {list(mask.shape)}; allowed: [B, Sk] padding masks")
     return [row.nonzero().flatten() for row in mask[:, -keys:].bool().cpu()]
-
 
 
 def _features(module, scaling, causal, window, softcap, sinks, head_dim):
