@@ -18,8 +18,12 @@ st.register()
 
 def from_gguf(path):
     pytest.importorskip("gguf", reason="needs gguf: pip install gguf")
+    pytest.importorskip("accelerate", reason="needs accelerate: pip install accelerate")
+    config = transformers.AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+    if config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:  # stories260K's file says 4294967295
+        config.pad_token_id = None
     return transformers.AutoModelForCausalLM.from_pretrained(
-        str(path.parent), gguf_file=path.name, dtype=torch.float32, attn_implementation="eager"
+        str(path.parent), gguf_file=path.name, config=config, dtype=torch.float32, attn_implementation="eager"
     ).eval()
 
 
@@ -57,8 +61,7 @@ def greedy(model, implementation, ids, new_tokens, **arguments):
 def test_stories260k_tells_the_expected_story(stories, implementation):
     model, tokens, expected = stories
     out = greedy(model, implementation, torch.tensor([[1]]), 200)[0].tolist()
-    assert text_of(out, tokens).startswith(expected.strip()) or expected.strip().startswith(text_of(out, tokens))
-    assert len(text_of(out, tokens)) > 400
+    assert text_of(out, tokens).strip() == expected.strip()
 
 
 @pytest.mark.parametrize("implementation", MHA)
