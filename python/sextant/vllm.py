@@ -8,6 +8,7 @@ front and vLLM's own stay what they are. Nothing changes when no backend is aske
 
 from __future__ import annotations
 
+import difflib
 import os
 from dataclasses import dataclass, field
 
@@ -54,8 +55,11 @@ def register() -> None:
 
 def _refuse_unknown(name: str, registry) -> None:
     """An environment variable that names nothing must not be ignored."""
-    if name not in registry.__members__:
-        raise ValueError(f'{_VARIABLE} is "{name}"; allowed: {", ".join(MHA_BACKENDS)}, or a backend of vLLM')
+    if name in registry.__members__:
+        return
+    near = difflib.get_close_matches(name, registry.__members__, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(f'{_VARIABLE} is "{name}"; {hint}allowed: {", ".join(MHA_BACKENDS)}, or a backend of vLLM')
 
 
 def _class_path(name: str) -> str:
