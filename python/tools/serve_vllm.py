@@ -28,7 +28,8 @@ SEXTANT = ("TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN", "ROCM_ATTN", "ROCM_AITER_FA
 _TOPICS = ("rivers", "the moon", "bread", "bridges", "bees", "clocks", "glass", "salt", "trains", "wool", "maps", "rain", "ink", "tea", "stone", "ships")
 _INTRODUCTION = (
     "You are a patient teacher who explains everyday things to curious children. Use short sentences and plain words. Say what the thing is, "
-    "where it is found, how it is made or how it comes about, and why people care about it. Do not use lists. "
+    "where it is found, how it is made or how it comes about, and why people care about it. Do not use lists. If there is a famous story about the "
+    "thing, tell it in one sentence at the end, and say who told it first. "
 )
 
 
@@ -49,7 +50,7 @@ def server(model: str, backend: str, *, dtype: str = "float32", by_variable: boo
         port = probe.getsockname()[1]
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "model", "--host", "127.0.0.1", "--port", str(port),
-        "--dtype", dtype, "--max-model-len", "1024", "--max-num-seqs", "64", "--max-num-batched-tokens", "1024", "--enable-chunked-prefill",
+        "--dtype", dtype, "--max-model-len", "1024", "--max-num-seqs", "64", "--max-num-batched-tokens", "512", "--block-size", "32", "--enable-chunked-prefill",
         "--enable-prefix-caching", "--enforce-eager", "--no-enable-log-requests",
     ]  # fmt: skip
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
