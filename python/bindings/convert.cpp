@@ -2,6 +2,7 @@
 
 #include <tvm/ffi/error.h>
 
+#include <limits>
 #include <string>
 
 namespace sextant::python {
@@ -56,9 +57,10 @@ bool lives_on(DLDevice device, DeviceKind kind) {
 int32_t integer(const Json& json, const char* field, int32_t fallback) {
   const auto it = json.find(field);
   if (it == json.end() || it->is_null()) return fallback;
-  if (it->is_boolean()) return it->get<bool>() ? 1 : 0;
-  if (!it->is_number_integer()) raise_invalid(std::string(field) + " is " + it->dump() + "; allowed: an integer");
-  return it->get<int32_t>();
+  const int64_t value = integer_field(json, field, fallback);
+  if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max())
+    raise_invalid(std::string(field) + " is " + it->dump() + "; allowed: a 32-bit integer");
+  return static_cast<int32_t>(value);
 }
 
 float number(const Json& json, const char* field, float fallback) {
@@ -81,6 +83,24 @@ void raise(const Status& status) { throw tvm::ffi::Error(exception_of(status.cod
 
 void raise_unless_ok(const Status& status) {
   if (!status.is_ok()) raise(status);
+}
+
+std::string text_field(const Json& json, const char* field, const std::string& fallback) {
+  const auto it = json.find(field);
+  if (it == json.end()) return fallback;
+  if (!it->is_string()) raise_invalid(std::string(field) + " is " + it->dump() + "; allowed: a string");
+  return it->get<std::string>();
+}
+
+int64_t integer_field(const Json& json, const char* field, int64_t fallback) {
+  const auto it = json.find(field);
+  if (it == json.end() || it->is_null()) return fallback;
+  if (it->is_boolean()) return it->get<bool>() ? 1 : 0;
+  const bool huge =
+      it->is_number_unsigned() && it->get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+  if (!it->is_number_integer() || huge)
+    raise_invalid(std::string(field) + " is " + it->dump() + "; allowed: an integer");
+  return it->get<int64_t>();
 }
 
 Json parse_json(const tvm::ffi::String& text) {
@@ -111,13 +131,13 @@ AttentionSpec spec_from(const Json& json) {
 KvCacheSpec cache_spec_from(const Json& json, const Device& device, const Backend* backend) {
   KvCacheSpec cache;
   cache.dtype = dtype_field(json, "dtype");
-  cache.num_blocks = integer(json, "num_blocks", 0);
+  cache.num_blocks = integer_field(json, "num_blocks", 0);
   cache.block_size = integer(json, "block_size", 16);
   cache.num_kv_heads = integer(json, "num_kv_heads", 0);
   cache.head_dim = integer(json, "head_dim", 0);
   cache.head_dim_v = integer(json, "head_dim_v", 0);
   if (cache.head_dim_v == 0) cache.head_dim_v = cache.head_dim;
-  const std::string layout = json.value("layout", "preferred");
+  const std::string layout = text_field(json, "layout", "preferred");
   if (layout == "preferred" && backend != nullptr)
     cache.layout = backend->preferred_layout(device.info(), cache.dtype);
   else
@@ -132,7 +152,7 @@ PlanOptions options_from(const Json& json) {
   options.lse_out = integer(json, "lse_out", 0) != 0;
   options.bounds = {integer(json, "max_query_len", 0), integer(json, "max_seq_len", 0)};
   options.decode_max_query_len = integer(json, "decode_max_query_len", 1);
-  options.chunk_workspace_rows = integer(json, "chunk_workspace_rows", 0);
+  options.chunk_workspace_rows = integer_field(json, "chunk_workspace_rows", 0);
   return options;
 }
 

@@ -8,6 +8,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "sextant/backend.h"
@@ -26,6 +27,10 @@ T value_or_raise(Result<T> result) {
   if (!result) raise(result.status());
   return std::move(result).value();
 }
+
+// Fields of a description; a value of another kind is an invalid argument, not a JSON error.
+std::string text_field(const Json& json, const char* field, const std::string& fallback);
+int64_t integer_field(const Json& json, const char* field, int64_t fallback);
 
 Json parse_json(const tvm::ffi::String& text);
 AttentionSpec spec_from(const Json& json);

@@ -57,14 +57,14 @@ String backends() {
 // {device, device_index, spec, cache, backend?} -> {chosen, source, candidates, warnings}
 String select(const String& description) {
   const Json json = parse_json(description);
-  const auto device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
+  const auto device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
   SelectRequest request;
   request.spec = spec_from(json.at("spec"));
   Json cache = json.at("cache");
-  if (cache.value("layout", "preferred") == "preferred")
+  if (text_field(cache, "layout", "preferred") == "preferred")
     cache["layout"] = request.spec.mla.enabled() ? "latent" : "NHD";
   request.cache = cache_spec_from(cache, *device, nullptr);
-  if (json.contains("backend") && !json["backend"].is_null()) request.backend = json["backend"].get<std::string>();
+  if (json.contains("backend") && !json["backend"].is_null()) request.backend = text_field(json, "backend", "");
   const Selection selection = value_or_raise(select_backend(*device, request));
   Json answer = {
       {"chosen", selection.backend->info().name}, {"source", selection.source}, {"warnings", selection.warnings}};
@@ -76,9 +76,9 @@ String select(const String& description) {
 // {device, backend, cache} -> {layout, k_shape, v_shape}
 String cache_shape(const String& description) {
   const Json json = parse_json(description);
-  const auto device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
+  const auto device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
   const Backend* backend =
-      json.contains("backend") ? value_or_raise(find_backend(json["backend"].get<std::string>())) : nullptr;
+      json.contains("backend") ? value_or_raise(find_backend(text_field(json, "backend", ""))) : nullptr;
   const KvCacheSpec c = cache_spec_from(json.at("cache"), *device, backend);
   const int64_t x = 16 / static_cast<int64_t>(size_of(c.dtype));
   const auto tiles = [](int64_t n, int64_t tile) { return (n + tile - 1) / tile; };

@@ -12,6 +12,8 @@ struct VarlenHandle {
   std::shared_ptr<Device> device;
   const Ops* ops;
   AttentionPlanPtr plan;
+  std::vector<int32_t> query_start_loc, key_start_loc;
+  int32_t num_heads;
 };
 
 HandleTable<VarlenHandle>& varlen_plans() {
@@ -20,14 +22,14 @@ HandleTable<VarlenHandle>& varlen_plans() {
 }
 
 const Ops& ops_of(const Json& json, const Device& device) {
-  return device.ops(json.value("family", "tuned") == "portable" ? KernelFamily::kPortable : KernelFamily::kTuned);
+  return device.ops(text_field(json, "family", "tuned") == "portable" ? KernelFamily::kPortable : KernelFamily::kTuned);
 }
 
 // {device, device_index, family, spec, lse_out}; start locations on the host.
 int64_t varlen_make(const String& description, OptionalTensor query_start_loc, OptionalTensor key_start_loc) {
   const Json json = parse_json(description);
   VarlenHandle handle;
-  handle.device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
+  handle.device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
   handle.ops = &ops_of(json, *handle.device);
   AttentionPlanArgs args;
   args.op = AttentionOp::kVarlen;
@@ -39,15 +41,36 @@ int64_t varlen_make(const String& description, OptionalTensor query_start_loc, O
     seq_lens.push_back(args.key_start_loc[b + 1] - args.key_start_loc[b]);
   args.seq_lens = seq_lens;
   args.max_packed_keys = args.key_start_loc.empty() ? 0 : args.key_start_loc.back();
-  args.lse_out = json.value("lse_out", false);
+  args.lse_out = integer_field(json, "lse_out", 0) != 0;
   args.out_dtype = args.spec.dtype;
   handle.plan = value_or_raise(handle.ops->plan_attention(args));
+  handle.query_start_loc.assign(args.query_start_loc.begin(), args.query_start_loc.end());
+  handle.key_start_loc.assign(args.key_start_loc.begin(), args.key_start_loc.end());
+  handle.num_heads = args.spec.num_heads;
   return varlen_plans().add(std::make_shared<VarlenHandle>(std::move(handle)));
 }
 
 void varlen_free(int64_t handle) { varlen_plans().remove(handle); }
 int64_t varlen_workspace_bytes(int64_t handle) {
   return static_cast<int64_t>(varlen_plans().get(handle)->plan->workspace_bytes());
+}
+
+void check_length(const char* field, const OptionalTensor& tensor, int64_t length) {
+  if (tensor.has_value() && tensor.value().numel() < length)
+    raise(invalid_argument(std::string(field) + " has " + std::to_string(tensor.value().numel()) +
+                           " elements; allowed: at least " + std::to_string(length)));
+}
+
+// Long enough; on the CPU also what was planned, since the kernels index by it.
+void check_start_loc(const char* field, const OptionalTensor& tensor, const std::vector<int32_t>& planned,
+                     DeviceKind device) {
+  check_length(field, tensor, static_cast<int64_t>(planned.size()));
+  if (!tensor.has_value() || device != DeviceKind::kCpu) return;
+  const int32_t* values = array_from<int32_t>(field, tensor, device);
+  for (size_t b = 0; b < planned.size(); ++b)
+    if (values[b] != planned[b])
+      raise(invalid_argument(std::string(field) + "[" + std::to_string(b) + "] is " + std::to_string(values[b]) +
+                             "; allowed: " + std::to_string(planned[b]) + ", as planned"));
 }
 
 void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor v, OptionalTensor out,
@@ -67,6 +90,11 @@ void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTens
   args.seq_lens = array_from<int32_t>("seq_lens", seq_lens, device);
   args.sinks = array_from<float>("sinks", sinks, device);
   args.alibi_slopes = array_from<float>("alibi_slopes", alibi_slopes, device);
+  check_start_loc("query_start_loc", query_start_loc, plan->query_start_loc, device);
+  check_start_loc("key_start_loc", key_start_loc, plan->key_start_loc, device);
+  check_length("seq_lens", seq_lens, static_cast<int64_t>(plan->key_start_loc.size()) - 1);
+  check_length("sinks", sinks, plan->num_heads);
+  check_length("alibi_slopes", alibi_slopes, plan->num_heads);
   const sextant::TensorView scratch = view_from("workspace", workspace, device);
   if (static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) < plan->plan->workspace_bytes() &&
       plan->plan->workspace_bytes() > 0)
@@ -80,7 +108,7 @@ void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTens
 void merge_attn_states(const String& description, Tensor prefix_out, Tensor prefix_lse, Tensor suffix_out,
                        Tensor suffix_lse, Tensor out, OptionalTensor lse, int64_t stream) {
   const Json json = parse_json(description);
-  const auto device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
+  const auto device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
   const DeviceKind kind = device->info().kind;
   MergeAttnStatesArgs args;
   args.prefix_out = view_from("prefix_out", prefix_out, kind);
@@ -96,7 +124,7 @@ void merge_attn_states(const String& description, Tensor prefix_out, Tensor pref
 void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slot_mapping, Tensor k_cache,
                        Tensor v_cache, OptionalTensor k_scale, OptionalTensor v_scale, int64_t stream) {
   const Json json = parse_json(description);
-  const auto device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
+  const auto device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
   const DeviceKind kind = device->info().kind;
   const KvCacheSpec spec = cache_spec_from(json.at("cache"), *device, nullptr);
   ReshapeAndCacheArgs args;
@@ -104,6 +132,11 @@ void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slo
   args.v = view_from("v", v, kind);
   args.slot_mapping = array_from<int64_t>("slot_mapping", OptionalTensor(slot_mapping), kind);
   args.num_tokens = slot_mapping.numel();
+  const int64_t slots = spec.num_blocks * spec.block_size;
+  for (int64_t t = 0; kind == DeviceKind::kCpu && t < args.num_tokens; ++t)
+    if (args.slot_mapping[t] >= slots)
+      raise(invalid_argument("slot_mapping[" + std::to_string(t) + "] is " + std::to_string(args.slot_mapping[t]) +
+                             "; allowed: below " + std::to_string(slots) + " (num_blocks * block_size)"));
   const sextant::TensorView k_memory = view_from("k_cache", k_cache, kind),
                             v_memory = view_from("v_cache", v_cache, kind);
   if (k_memory.num_elements() < k_elements(spec) || v_memory.num_elements() < v_elements(spec) ||

@@ -67,14 +67,53 @@ KvCacheView cache_view_from(const OptionalTensor& k, const OptionalTensor& v, co
   return view;
 }
 
+// Raw pointers cannot say how long they are, so their lengths are checked here, where tensors still have shapes.
+void check_length(const char* field, const OptionalTensor& tensor, int64_t length, const char* what) {
+  if (tensor.has_value() && tensor.value().numel() < length)
+    raise(invalid_argument(std::string(field) + " has " + std::to_string(tensor.value().numel()) +
+                           " elements; allowed: at least " + std::to_string(length) + " (" + what + ")"));
+}
+
+// An array of scales holds one value or one a KV head.
+void check_scales(const char* field, const OptionalTensor& tensor, const KvCacheSpec& cache) {
+  if (tensor.has_value() && tensor.value().numel() != 1 && tensor.value().numel() != cache.num_kv_heads)
+    raise(invalid_argument(std::string(field) + " has " + std::to_string(tensor.value().numel()) +
+                           " elements; allowed: 1 or " + std::to_string(cache.num_kv_heads) + " (num_kv_heads)"));
+}
+
+// On the CPU the batch that `run` reads can be checked like the planned one: a table that changed since then must end
+// in an error. On a GPU that would take a copy and a synchronisation, which `run` promises not to make.
+void check_host_batch(const PlanRequest& planned, const RunTensors& t, int64_t num_slots) {
+  const int32_t requests = planned.batch.num_requests();
+  BatchMetadata batch;
+  batch.query_start_loc = {t.query_start_loc, static_cast<size_t>(requests) + 1};
+  batch.seq_lens = {t.seq_lens, static_cast<size_t>(requests)};
+  batch.block_table = {t.block_table, static_cast<size_t>(requests * t.block_table_stride)};
+  batch.max_blocks_per_request = t.block_table_stride;
+  if (t.slot_mapping != nullptr) batch.slot_mapping = {t.slot_mapping, static_cast<size_t>(num_slots)};
+  raise_unless_ok(validate(batch, planned.cache));
+  const bool replay = planned.options.bounds.max_query_len > 0 || planned.options.bounds.max_seq_len > 0;
+  if (batch.num_tokens() != planned.batch.num_tokens())
+    raise(invalid_argument("query_start_loc ends with " + std::to_string(batch.num_tokens()) +
+                           "; allowed: " + std::to_string(planned.batch.num_tokens()) + ", as planned"));
+  for (size_t b = 0; !replay && b < batch.seq_lens.size(); ++b) {
+    if (batch.seq_lens[b] != planned.batch.seq_lens[b] || batch.query_start_loc[b] != planned.batch.query_start_loc[b])
+      raise(invalid_argument("seq_lens[" + std::to_string(b) + "] is " + std::to_string(batch.seq_lens[b]) +
+                             " and query_start_loc " + std::to_string(batch.query_start_loc[b]) +
+                             "; allowed: " + std::to_string(planned.batch.seq_lens[b]) + " and " +
+                             std::to_string(planned.batch.query_start_loc[b]) +
+                             ", as planned (a plan with max_seq_len takes other lengths)"));
+  }
+}
+
 // Description: {device, device_index, backend, spec, cache, options, max_blocks_per_request, shared_prefix_len}. Arrays
 // on the host.
 int64_t plan_make(const String& description, OptionalTensor query_start_loc, OptionalTensor seq_lens,
                   OptionalTensor block_table, OptionalTensor slot_mapping) {
   const Json json = parse_json(description);
   PlanHandle handle;
-  handle.device = device_of(json.value("device", "cpu"), json.value("device_index", 0));
-  handle.backend = value_or_raise(find_backend(json.value("backend", "")));
+  handle.device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
+  handle.backend = value_or_raise(find_backend(text_field(json, "backend", "")));
   PlanRequest request;
   request.spec = spec_from(json.at("spec"));
   request.cache = cache_spec_from(json.at("cache"), *handle.device, handle.backend);
@@ -83,8 +122,8 @@ int64_t plan_make(const String& description, OptionalTensor query_start_loc, Opt
   request.batch.seq_lens = host_array_from<int32_t>("seq_lens", seq_lens);
   request.batch.block_table = host_array_from<int32_t>("block_table", block_table);
   request.batch.slot_mapping = host_array_from<int64_t>("slot_mapping", slot_mapping);
-  request.batch.max_blocks_per_request = json.value("max_blocks_per_request", int64_t{0});
-  request.batch.shared_prefix_len = json.value("shared_prefix_len", 0);
+  request.batch.max_blocks_per_request = integer_field(json, "max_blocks_per_request", 0);
+  request.batch.shared_prefix_len = static_cast<int32_t>(integer_field(json, "shared_prefix_len", 0));
   handle.plan = value_or_raise(handle.backend->plan(*handle.device, request));
   return plans().add(std::make_shared<PlanHandle>(std::move(handle)));
 }
@@ -130,6 +169,18 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
   t.slot_mapping = array_from<int64_t>("slot_mapping", slot_mapping, device);
   t.sinks = array_from<float>("sinks", sinks, device);
   t.alibi_slopes = array_from<float>("alibi_slopes", alibi_slopes, device);
+  const PlanRequest& planned = plan->plan->request();
+  const int64_t requests = planned.batch.num_requests();
+  check_length("query_start_loc", query_start_loc, requests + 1, "requests + 1");
+  check_length("seq_lens", seq_lens, requests, "requests");
+  check_length("block_table", block_table, requests * t.block_table_stride, "requests * max_blocks");
+  check_length("slot_mapping", slot_mapping, planned.batch.num_tokens(), "tokens");
+  check_length("sinks", sinks, planned.spec.num_heads, "num_heads");
+  check_length("alibi_slopes", alibi_slopes, planned.spec.num_heads, "num_heads");
+  check_scales("k_scale", k_scale, cache);
+  check_scales("v_scale", v_scale, cache);
+  if (device == DeviceKind::kCpu && t.query_start_loc != nullptr && t.seq_lens != nullptr && t.block_table != nullptr)
+    check_host_batch(planned, t, slot_mapping.has_value() ? slot_mapping.value().numel() : 0);
   const sextant::TensorView scratch = view_from("workspace", workspace, device);
   t.workspace = scratch.data;
   t.workspace_bytes = workspace.has_value() ? static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) : 0;

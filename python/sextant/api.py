@@ -155,8 +155,10 @@ class Plan:
         """
         if workspace is None:
             workspace = _workspace_like(q, self.workspace_bytes)
-        tensors = (q, k, v, out, lse, kv_c, k_pe, kv_b_proj, k_cache, v_cache, k_scale, v_scale, query_start_loc, seq_lens)
-        tensors += (block_table, slot_mapping, sinks, alibi_slopes, workspace)
+        tensors = (
+            q, k, v, out, lse, kv_c, k_pe, kv_b_proj, k_cache, v_cache, k_scale, v_scale, query_start_loc, seq_lens, block_table, slot_mapping,
+            sinks, alibi_slopes, workspace,
+        )  # fmt: skip
         library["plan_run"](self._handle, *map(_tensor, tensors), _stream(q) if stream is None else stream)
 
 
@@ -322,9 +324,9 @@ def _workspace_like(tensor, size: int):
     if hasattr(tensor, "new_empty"):
         import torch
 
-        raw = torch.empty(size + 256, dtype=torch.uint8, device=tensor.device)
-        shift = -raw.data_ptr() % 256
-        return raw[shift : shift + size]
+        memory = torch.empty(size + 256, dtype=torch.uint8, device=tensor.device)
+        offset = -memory.data_ptr() % 256
+        return memory[offset : offset + size]
     if type(tensor).__module__.split(".")[0] == "cupy":
         import cupy
 

@@ -71,16 +71,17 @@ def _allow_in_continuous_batching() -> None:
             allowed = ", ".join(map(implementation_name, MHA_BACKENDS))
             raise SextantUnsupported(f"attn_implementation is {name} in continuous batching; allowed: {allowed}")
 
-    switch._sextant = True
-    Manager.switch_to_cb_friendly_attn = switch
+    setattr(switch, "_sextant", True)
+    setattr(Manager, "switch_to_cb_friendly_attn", switch)
 
 
 def prepare_mla(model: torch.nn.Module) -> None:
     """Lets the MLA backends see a DeepSeek-style model's latents. Call once, after loading the model."""
     for module in model.modules():
         if hasattr(module, "kv_b_proj") and hasattr(module, "kv_a_layernorm") and not hasattr(module, "_sextant_latents"):
-            module._sextant_latents = _Latents()
-            module.kv_a_layernorm.register_forward_hook(functools.partial(_remember_latent, module._sextant_latents))
+            latents = _Latents()
+            setattr(module, "_sextant_latents", latents)
+            getattr(module, "kv_a_layernorm").register_forward_hook(functools.partial(_remember_latent, latents))
 
 
 class _Latents:
@@ -189,16 +190,16 @@ def _planned(backend: str, spec: api.AttentionSpec, cache: api.KvCacheSpec, quer
     slots = torch.cat([
         table[b].repeat_interleave(_BLOCK_SIZE)[:n].long() * _BLOCK_SIZE + torch.arange(n) % _BLOCK_SIZE for b, n in enumerate(key_lens)
     ] or [torch.zeros(0, dtype=torch.int64)])
-    old, new, at = [], [], 0
+    old_rows, new_rows, at = [], [], 0
     for queries, n in zip(query_lens, key_lens):
-        old.append(torch.arange(at, at + n - queries))
-        new.append(torch.arange(at + n - queries, at + n))
+        old_rows.append(torch.arange(at, at + n - queries))
+        new_rows.append(torch.arange(at + n - queries, at + n))
         at += n
 
     def on(x):
         return x.to(device)
 
-    old, new = torch.cat(old), torch.cat(new)
+    old, new = torch.cat(old_rows), torch.cat(new_rows)
     return (
         plan,
         on(torch.tensor(_start(query_lens), dtype=torch.int32)),

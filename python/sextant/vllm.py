@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ def register() -> None:
         return
     for name in MHA_BACKENDS:
         register_backend(AttentionBackendEnum[name], _class_path(name))
-    platform = type(current_platform) if not isinstance(current_platform, type) else current_platform
+    platform: Any = type(current_platform) if not isinstance(current_platform, type) else current_platform
     if hasattr(platform, "_sextant_original"):
         return
     original = platform.get_attn_backend_cls.__func__

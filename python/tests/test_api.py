@@ -164,3 +164,129 @@ class TestBadInput:
         with pytest.raises(sextant.SextantInvalidArgument):
             step.run(step.plan("TRITON_ATTN"), q=step.q.reshape(3, 2, 16))
         assert np.isnan(step.out).all() and np.isnan(step.k_cache[3]).all()
+
+
+def test_tensors_are_not_copied():
+    """The op writes into the arrays themselves, also into strided parts of larger ones."""
+    step = Step()
+    wide_q, wide_out = np.full((3, 4, 24), np.nan, np.float32), np.full((3, 4, 24), np.nan, np.float32)
+    wide_q[:, :, 8:16] = step.q
+    step.run(step.plan("ROCM_AITER_UNIFIED_ATTN", lse_out=True), q=wide_q[:, :, 8:16], out=wide_out[:, :, 8:16])
+    np.testing.assert_allclose(wide_out[:, :, 8:16], reference(step.q, step.k, step.v, 0.35), rtol=1e-5, atol=1e-5)
+    assert np.isnan(wide_out[:, :, :8]).all() and np.isnan(wide_out[:, :, 16:]).all()
+    np.testing.assert_array_equal(step.k_cache[3, 0], step.k[8])  # the cache write arrived too
+
+
+def test_plan_outlives_what_it_was_made_from():
+    """A plan holds its own copy of the batch: the arrays may go at once."""
+    import gc
+
+    step = Step()
+    plan = sextant.plan("ROCM_AITER_FA", SPEC, CACHE, query_start_loc=np.array([0, 3]), seq_lens=np.array([11]), block_table=step.table.copy())
+    gc.collect()
+    step.run(plan, lse=None)
+    np.testing.assert_allclose(step.out, reference(step.q, step.k, step.v, 0.35), rtol=1e-5, atol=1e-5)
+
+
+def test_plans_are_freed():
+    import gc
+
+    from sextant._library import library
+
+    handle = Step().plan("TRITON_ATTN")._handle
+    gc.collect()
+    with pytest.raises(sextant.SextantInvalidArgument, match="plan handle is"):
+        library["plan_info"](handle)
+
+
+def test_errors_carry_the_status():
+    with pytest.raises(sextant.SextantError) as caught:
+        sextant.select(SPEC, CACHE, backend="TRITON_MLA")
+    assert caught.value.code == "unsupported" and isinstance(caught.value, NotImplementedError)
+
+
+def test_threads_share_a_plan():
+    from concurrent.futures import ThreadPoolExecutor
+
+    steps = [Step() for _ in range(4)]
+    plan = steps[0].plan("ROCM_AITER_UNIFIED_ATTN", lse_out=True)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda s: s.run(plan), steps * 5))
+    for step in steps:
+        np.testing.assert_allclose(step.out, reference(step.q, step.k, step.v, 0.35), rtol=1e-5, atol=1e-5)
+
+
+class TestStrangeInput:
+    """Whatever Python hands over ends in an exception, never in a crash."""
+
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"seq_lens": np.array([11], np.int64)}, "seq_lens has dtype"),
+            ({"seq_lens": np.array([11, 2], np.int32)[::2][:0]}, "seq_lens"),
+            ({"query_start_loc": np.array([0], np.int32)}, "query_start_loc"),
+            ({"block_table": np.zeros((1, 1), np.int32)}, "max_blocks"),
+            ({"slot_mapping": np.zeros(1, np.int64)}, "slot_mapping has 1 elements; allowed: at least 3"),
+            ({"slot_mapping": np.array([12, 13, 99])}, "slot_mapping"),
+            ({"block_table": np.array([[2, 0, 91]], np.int32)}, r"block_table\[0\]\[2\] is 91; allowed: 0..3"),
+            ({"seq_lens": np.array([12], np.int32)}, "as planned"),
+            ({"query_start_loc": np.array([0, 2], np.int32)}, "query_start_loc ends with 2; allowed: 3"),
+            ({"lse": np.zeros((4, 3), np.float16)}, "lse"),
+            ({"out": np.zeros((3, 4, 8), np.float16)}, "out"),
+            ({"out": np.zeros((2, 4, 8), np.float32)}, "out"),
+            ({"out": None}, "out"),
+            ({"q": None}, "q"),
+            ({"q": np.zeros((1,) * 9, np.float32)}, "q has rank 9"),
+            ({"q": np.zeros((3, 4, 8), np.complex64)}, "q has a dtype"),
+            ({"q": [1, 2, 3]}, "is a list"),
+            ({"q": object()}, "is a object"),
+            ({"workspace": "none"}, "is a str"),
+        ],
+    )
+    def test_run(self, changes, message):
+        step = Step()
+        with pytest.raises(sextant.SextantError, match=message):
+            step.run(step.plan("ROCM_AITER_FA", lse_out=True), **changes)
+
+    def test_read_only_output(self):
+        step = Step()
+        step.out.setflags(write=False)
+        with pytest.raises((sextant.SextantError, BufferError, ValueError)):
+            step.run(step.plan("TRITON_ATTN", lse_out=True))
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"query_start_loc": [0, 2.5]},
+            {"query_start_loc": [0, 2**40]},
+            {"query_start_loc": []},
+            {"query_start_loc": [0, -1]},
+            {"seq_lens": [-3]},
+            {"seq_lens": [1]},
+            {"seq_lens": "11"},
+            {"seq_lens": [2**31 - 1]},
+            {"block_table": [1, 2]},
+            {"block_table": [[-1, 0, 0]]},
+            {"block_table": None},
+            {"slot_mapping": [10**12, 0, 0]},
+            {"shared_prefix_len": -5},
+            {"max_query_len": -1},
+            {"device": "cuda:99"},
+            {"device": 3},
+        ],
+    )
+    def test_plan(self, arguments):
+        good = dict(query_start_loc=[0, 3], seq_lens=[11], block_table=[[2, 0, 3]])
+        with pytest.raises(sextant.SextantError):
+            sextant.plan("ROCM_AITER_FA", SPEC, CACHE, **{**good, **arguments})
+
+    @pytest.mark.parametrize("field, value", [("num_heads", 0), ("num_heads", 3), ("head_dim", 7), ("head_dim", 10**6), ("dtype", "int4"), ("num_heads", "4"),
+                                              ("num_heads", None), ("num_heads", 2**40), ("sliding_window", -1), ("softmax_scale", float("inf"))])
+    def test_spec(self, field, value):
+        with pytest.raises(sextant.SextantError):
+            sextant.plan("TRITON_ATTN", sextant.AttentionSpec(**{**SPEC.__dict__, field: value}), CACHE, query_start_loc=[0, 1], seq_lens=[1], block_table=[[0]])
+
+    @pytest.mark.parametrize("field, value", [("num_blocks", -1), ("num_blocks", 2**70), ("block_size", 0), ("layout", "diagonal"), ("layout", None), ("dtype", None), ("head_dim", 16)])
+    def test_cache(self, field, value):
+        with pytest.raises(sextant.SextantError):
+            sextant.plan("TRITON_ATTN", SPEC, sextant.KvCacheSpec(**{**CACHE.__dict__, field: value}), query_start_loc=[0, 1], seq_lens=[1], block_table=[[0]])

@@ -74,3 +74,38 @@ def test_bad_shapes():
         st.attention(q[0], k, v)
     with pytest.raises(sextant.SextantInvalidArgument, match="query_lens sum to 99"):
         st.varlen_attention(q[0].transpose(0, 1).contiguous(), k[0].transpose(0, 1).contiguous(), v[0].transpose(0, 1).contiguous(), [99], [7], 0.125)
+
+
+def paged_arguments():
+    spec = sextant.AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=32, softmax_scale=0.2, dtype="fp32")
+    cache = sextant.KvCacheSpec(num_blocks=4, block_size=8, num_kv_heads=2, head_dim=32, dtype="fp32", layout="NHD")
+    torch.manual_seed(3)
+    table = torch.tensor([[3, 1]], dtype=torch.int32)
+    slots = torch.cat([torch.arange(24, 32), torch.arange(8, 12)])
+    plan = st.plan("ROCM_AITER_UNIFIED_ATTN", spec, cache, query_start_loc=[0, 12], seq_lens=[12], block_table=table, slot_mapping=slots)
+    tensors = [torch.randn(12, 4, 32), torch.randn(12, 2, 32), torch.randn(12, 2, 32), torch.zeros(4, 8, 2, 32), torch.zeros(4, 8, 2, 32)]
+    batch = dict(query_start_loc=torch.tensor([0, 12], dtype=torch.int32), seq_lens=torch.tensor([12], dtype=torch.int32), block_table=table, slot_mapping=slots)
+    return plan, tensors, batch
+
+
+def test_paged_run_compiles():
+    plan, tensors, batch = paged_arguments()
+    expected = st.run(plan, *tensors, **batch) + 1
+    caches = [torch.zeros_like(tensors[3]), torch.zeros_like(tensors[4])]
+    compiled = torch.compile(lambda *t: st.run(plan, *t, **batch) + 1, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*tensors[:3], *caches), expected)
+    torch.testing.assert_close(caches[0], tensors[3])  # the cache write happened in place
+
+
+def test_paged_and_dense_ops_pass_opcheck():
+    plan, (q, k, v, k_cache, v_cache), batch = paged_arguments()
+    arguments = (plan._handle, q, k, v, torch.zeros(12, 4, 32), k_cache, v_cache, *batch.values(), None, None, None, None)
+    torch.library.opcheck(torch.ops.sextant.paged_attention.default, arguments, test_utils=("test_schema", "test_faketensor"))
+    dense = (*dense_inputs(), 0.125, True, 0, 0.0, None, "tuned")
+    torch.library.opcheck(torch.ops.sextant.dense_attention.default, dense, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_inductor_compiles():
+    q, k, v = dense_inputs()
+    compiled = torch.compile(lambda q, k, v: st.attention(q * 2, k, v, is_causal=True) + 1, fullgraph=True)
+    torch.testing.assert_close(compiled(q, k, v), st.attention(q * 2, k, v, is_causal=True) + 1)
