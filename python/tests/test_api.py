@@ -177,6 +177,25 @@ def test_tensors_are_not_copied():
     np.testing.assert_array_equal(step.k_cache[3, 0], step.k[8])  # the cache write arrived too
 
 
+class OnlyDlpack:
+    """An array of a library that Sextant has never heard of."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __dlpack__(self, **arguments):
+        return self._array.__dlpack__(**arguments)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+def test_any_dlpack_producer():
+    step = Step()
+    step.run(step.plan("ROCM_ATTN", lse_out=True), q=OnlyDlpack(step.q), out=OnlyDlpack(step.out))
+    np.testing.assert_allclose(step.out, reference(step.q, step.k, step.v, 0.35), rtol=1e-5, atol=1e-5)
+
+
 def test_plan_outlives_what_it_was_made_from():
     """A plan holds its own copy of the batch: the arrays may go at once."""
     import gc

@@ -82,8 +82,10 @@ def test_padded_batch(stories, implementation):
 
 
 @pytest.mark.parametrize("implementation", MHA)
-def test_continuous_batching(stories, implementation):
+def test_continuous_batching(stories, implementation, monkeypatch):
     model, _, _ = stories
+    calls, paged = [], st._paged_forward
+    monkeypatch.setattr(st, "_paged_forward", lambda backend, *a, **k: calls.append(backend) or paged(backend, *a, **k))
     if not hasattr(model, "generate_batch"):
         pytest.skip(f"needs generate_batch: transformers {transformers.__version__} has none")
     prompts = [[1], [1, 403, 407], [1, 403, 407, 261, 378] * 9]
@@ -93,6 +95,7 @@ def test_continuous_batching(stories, implementation):
     results = model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
     got = {tuple(r.prompt_ids): list(r.generated_tokens) for r in results.values()}
     assert [got[tuple(p)] for p in prompts] == expected
+    assert {st.implementation_name(b) for b in calls} == {implementation} and len(calls) >= 16 * 5  # steps x layers
 
 
 def logits(model, implementation, ids, mask=None):
@@ -161,6 +164,22 @@ def test_deepseek_v3(implementation):
     expected = logits(model, "eager", ids)
     st.prepare_mla(model)
     torch.testing.assert_close(logits(model, implementation, ids), expected, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("implementation", MHA)
+@pytest.mark.parametrize("make", [gpt_oss, gemma3])
+def test_continuous_batching_with_windows(make, implementation):
+    """Prompts shorter and longer than the window, whose cache is a ring."""
+    model = make()
+    if not hasattr(model, "generate_batch"):
+        pytest.skip(f"needs generate_batch: transformers {transformers.__version__} has none")
+    prompts = [[5, 9, 7], list(range(10, 31)), [3, 4, 5, 6, 7, 8, 9, 10]]
+    expected = [greedy(model, "eager", torch.tensor([p]), 12)[0, len(p):].tolist() for p in prompts]
+    model.set_attn_implementation(implementation)
+    config = transformers.GenerationConfig(max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=-1)
+    results = model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
+    got = {tuple(r.prompt_ids): list(r.generated_tokens) for r in results.values()}
+    assert [got[tuple(p)] for p in prompts] == expected
 
 
 def test_mla_needs_preparation():
