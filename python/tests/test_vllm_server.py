@@ -1,5 +1,8 @@
 """vLLM's OpenAI-compatible server through Sextant: the same greedy text as through vLLM's own CPU backend. Minutes, not seconds."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,3 +60,28 @@ def test_unknown_variable_is_refused(monkeypatch):
     monkeypatch.delenv("VLLM_ATTENTION_BACKEND")
     monkeypatch.setenv("VLLM_ATTENTION_BACKND", "ROCM_ATTN")
     assert "sextant" not in current_platform.get_attn_backend_cls(None, config)
+
+
+def test_window_and_softcap(tmp_path):
+    """A small random Gemma 2 gives the same tokens through Sextant as through vLLM's own backend."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.Gemma2Config(
+        vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+        max_position_embeddings=256, sliding_window=8, attn_logit_softcapping=2.0, query_pre_attn_scalar=32,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
+    prompts = json.dumps([[5, 9, 7], list(range(10, 51)), [3, 4, 5, 6, 7, 8, 9, 10]])
+    script = Path(__file__).parent / "vllm_generate.py"
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+
+    def tokens(backend):
+        command = [sys.executable, str(script), str(tmp_path), backend, prompts]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert backend == "CPU_ATTN" or f"Using Sextant's {backend} backend" in done.stdout
+        return [line for line in done.stdout.splitlines() if line.startswith("TOKENS")]
+
+    assert tokens("ROCM_AITER_UNIFIED_ATTN") == tokens("CPU_ATTN") != []
