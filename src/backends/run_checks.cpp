@@ -19,14 +19,14 @@ Status check_rows_of(const char* field, const TensorView& view, std::initializer
 }
 
 Status check_mha_tensors(const AttentionSpec& s, const RunTensors& t, int64_t tokens) {
-  SEXTANT_RETURN_IF_ERROR(check_rows_of("k", t.k, {kAny, s.num_kv_heads, s.head_dim}, tokens, s.dtype));
-  return check_rows_of("v", t.v, {kAny, s.num_kv_heads, s.value_head_dim()}, tokens, s.dtype);
+  SEXTANT_RETURN_IF_ERROR(check_rows_of("k", t.k, {kAnyExtent, s.num_kv_heads, s.head_dim}, tokens, s.dtype));
+  return check_rows_of("v", t.v, {kAnyExtent, s.num_kv_heads, s.value_head_dim()}, tokens, s.dtype);
 }
 
 Status check_mla_tensors(const AttentionSpec& s, const RunTensors& t, int64_t tokens) {
   const MlaSpec& m = s.mla;
-  SEXTANT_RETURN_IF_ERROR(check_rows_of("kv_c", t.kv_c, {kAny, m.kv_lora_rank}, tokens, s.dtype));
-  SEXTANT_RETURN_IF_ERROR(check_rows_of("k_pe", t.k_pe, {kAny, m.qk_rope_head_dim}, tokens, s.dtype));
+  SEXTANT_RETURN_IF_ERROR(check_rows_of("kv_c", t.kv_c, {kAnyExtent, m.kv_lora_rank}, tokens, s.dtype));
+  SEXTANT_RETURN_IF_ERROR(check_rows_of("k_pe", t.k_pe, {kAnyExtent, m.qk_rope_head_dim}, tokens, s.dtype));
   const int64_t rows = int64_t{s.num_heads} * (m.qk_nope_head_dim + m.v_head_dim);
   return check_rows_of("kv_b_proj", t.kv_b_proj, {rows, m.kv_lora_rank}, rows, s.dtype);
 }
@@ -66,11 +66,11 @@ Status check_run(const Plan& plan, const RunTensors& t) {
   const AttentionSpec& s = plan.request().spec;
   const int64_t tokens = plan.request().batch.num_tokens();
   if (tokens == 0) return Status::ok();
-  SEXTANT_RETURN_IF_ERROR(check_rows_of("q", t.q, {kAny, s.num_heads, s.head_dim}, tokens, s.dtype));
-  SEXTANT_RETURN_IF_ERROR(check_rows_of("out", t.out, {kAny, s.num_heads, s.value_head_dim()}, tokens, s.dtype));
+  SEXTANT_RETURN_IF_ERROR(check_rows_of("q", t.q, {kAnyExtent, s.num_heads, s.head_dim}, tokens, s.dtype));
+  SEXTANT_RETURN_IF_ERROR(check_rows_of("out", t.out, {kAnyExtent, s.num_heads, s.value_head_dim()}, tokens, s.dtype));
   SEXTANT_RETURN_IF_ERROR(s.mla.enabled() ? check_mla_tensors(s, t, tokens) : check_mha_tensors(s, t, tokens));
   if (plan.request().options.lse_out) {
-    SEXTANT_RETURN_IF_ERROR(check_shape("lse", t.lse, {s.num_heads, kAny}));
+    SEXTANT_RETURN_IF_ERROR(check_shape("lse", t.lse, {s.num_heads, kAnyExtent}));
     SEXTANT_RETURN_IF_ERROR(check_dtype("lse", t.lse, {DType::kF32}));
     if (t.lse.shape[1] < tokens)
       return invalid_argument(fmt::format("lse is {}; allowed: at least {} columns", to_string(t.lse), tokens));

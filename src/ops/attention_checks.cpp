@@ -113,16 +113,16 @@ Status check(const AttentionPlanArgs& p, const AttentionArgs& a) {
   const AttentionSpec& s = p.spec;
   const int64_t tokens = p.query_start_loc.empty() ? 0 : p.query_start_loc.back();
   if (tokens == 0) return Status::ok();
-  SEXTANT_RETURN_IF_ERROR(check_shape("q", a.q, {kAny, s.num_heads, s.head_dim}));
+  SEXTANT_RETURN_IF_ERROR(check_shape("q", a.q, {kAnyExtent, s.num_heads, s.head_dim}));
   SEXTANT_RETURN_IF_ERROR(check_rows("q", a.q, tokens));
   SEXTANT_RETURN_IF_ERROR(check_dtype("q", a.q, {s.dtype}));
   SEXTANT_RETURN_IF_ERROR(check_last_stride("q", a.q));
-  SEXTANT_RETURN_IF_ERROR(check_shape("out", a.out, {kAny, s.num_heads, s.value_head_dim()}));
+  SEXTANT_RETURN_IF_ERROR(check_shape("out", a.out, {kAnyExtent, s.num_heads, s.value_head_dim()}));
   SEXTANT_RETURN_IF_ERROR(check_rows("out", a.out, tokens));
   SEXTANT_RETURN_IF_ERROR(check_dtype("out", a.out, {p.out_dtype}));
   SEXTANT_RETURN_IF_ERROR(check_last_stride("out", a.out));
   if (p.lse_out) {
-    SEXTANT_RETURN_IF_ERROR(check_shape("lse", a.lse, {s.num_heads, kAny}));
+    SEXTANT_RETURN_IF_ERROR(check_shape("lse", a.lse, {s.num_heads, kAnyExtent}));
     SEXTANT_RETURN_IF_ERROR(check_dtype("lse", a.lse, {DType::kF32}));
     if (a.lse.shape[1] < tokens)
       return invalid_argument(fmt::format("lse is {}; allowed: at least {} columns", to_string(a.lse), tokens));
@@ -139,7 +139,7 @@ Status check(const AttentionPlanArgs& p, const AttentionArgs& a) {
   if (reads_packed_keys(p.op)) {
     for (const auto& [field, view, dim] :
          {std::tuple{"k", &a.k, s.head_dim}, std::tuple{"v", &a.v, s.value_head_dim()}}) {
-      SEXTANT_RETURN_IF_ERROR(check_shape(field, *view, {kAny, s.num_kv_heads, dim}));
+      SEXTANT_RETURN_IF_ERROR(check_shape(field, *view, {kAnyExtent, s.num_kv_heads, dim}));
       SEXTANT_RETURN_IF_ERROR(check_dtype(field, *view, {s.dtype}));
       SEXTANT_RETURN_IF_ERROR(check_last_stride(field, *view));
     }

@@ -46,8 +46,8 @@ Status check(const ReshapeAndCacheArgs& a) {
   if (a.num_tokens == 0) return Status::ok();
   SEXTANT_RETURN_IF_ERROR(check_cache_memory(a.cache));
   SEXTANT_RETURN_IF_ERROR(check_layout(a.cache.spec, false));
-  SEXTANT_RETURN_IF_ERROR(check_shape("k", a.k, {kAny, a.cache.spec.num_kv_heads, a.cache.spec.head_dim}));
-  SEXTANT_RETURN_IF_ERROR(check_shape("v", a.v, {kAny, a.cache.spec.num_kv_heads, a.cache.spec.head_dim_v}));
+  SEXTANT_RETURN_IF_ERROR(check_shape("k", a.k, {kAnyExtent, a.cache.spec.num_kv_heads, a.cache.spec.head_dim}));
+  SEXTANT_RETURN_IF_ERROR(check_shape("v", a.v, {kAnyExtent, a.cache.spec.num_kv_heads, a.cache.spec.head_dim_v}));
   for (const auto& [field, view] : {std::pair{"k", &a.k}, std::pair{"v", &a.v}}) {
     SEXTANT_RETURN_IF_ERROR(check_rows(field, *view, a.num_tokens));
     SEXTANT_RETURN_IF_ERROR(check_last_stride(field, *view));
@@ -62,8 +62,8 @@ Status check(const ConcatAndCacheMlaArgs& a) {
   SEXTANT_RETURN_IF_ERROR(check_cache_memory(a.cache));
   SEXTANT_RETURN_IF_ERROR(check_layout(a.cache.spec, true));
   const int32_t rank = a.cache.spec.head_dim_v;
-  SEXTANT_RETURN_IF_ERROR(check_shape("kv_c", a.kv_c, {kAny, rank}));
-  SEXTANT_RETURN_IF_ERROR(check_shape("k_pe", a.k_pe, {kAny, a.cache.spec.head_dim - rank}));
+  SEXTANT_RETURN_IF_ERROR(check_shape("kv_c", a.kv_c, {kAnyExtent, rank}));
+  SEXTANT_RETURN_IF_ERROR(check_shape("k_pe", a.k_pe, {kAnyExtent, a.cache.spec.head_dim - rank}));
   for (const auto& [field, view] : {std::pair{"kv_c", &a.kv_c}, std::pair{"k_pe", &a.k_pe}}) {
     SEXTANT_RETURN_IF_ERROR(check_rows(field, *view, a.num_tokens));
     SEXTANT_RETURN_IF_ERROR(check_last_stride(field, *view));
@@ -87,12 +87,12 @@ Status check(const GatherCacheArgs& a) {
   if (a.chunk_begin < 0) return invalid_argument(fmt::format("chunk_begin is {}; allowed: >= 0", a.chunk_begin));
   if (a.num_requests == 0 || a.max_rows == 0) return Status::ok();
   const KvCacheSpec& cache = a.cache.spec;
-  SEXTANT_RETURN_IF_ERROR(check_shape("k", a.k, {kAny, cache.num_kv_heads, cache.head_dim}));
+  SEXTANT_RETURN_IF_ERROR(check_shape("k", a.k, {kAnyExtent, cache.num_kv_heads, cache.head_dim}));
   SEXTANT_RETURN_IF_ERROR(check_rows("k", a.k, a.max_rows));
   SEXTANT_RETURN_IF_ERROR(check_dtype("k", a.k, kComputeTypes));
   SEXTANT_RETURN_IF_ERROR(check_last_stride("k", a.k));
   if (!cache.is_latent()) {
-    SEXTANT_RETURN_IF_ERROR(check_shape("v", a.v, {kAny, cache.num_kv_heads, cache.head_dim_v}));
+    SEXTANT_RETURN_IF_ERROR(check_shape("v", a.v, {kAnyExtent, cache.num_kv_heads, cache.head_dim_v}));
     SEXTANT_RETURN_IF_ERROR(check_rows("v", a.v, a.max_rows));
     SEXTANT_RETURN_IF_ERROR(check_dtype("v", a.v, {a.k.dtype}));
     SEXTANT_RETURN_IF_ERROR(check_last_stride("v", a.v));
@@ -102,7 +102,7 @@ Status check(const GatherCacheArgs& a) {
 }
 
 Status check(const MergeAttnStatesArgs& a) {
-  SEXTANT_RETURN_IF_ERROR(check_shape("out", a.out, {kAny, kAny, kAny}));
+  SEXTANT_RETURN_IF_ERROR(check_shape("out", a.out, {kAnyExtent, kAnyExtent, kAnyExtent}));
   const int64_t tokens = a.out.shape[0], heads = a.out.shape[1], dim = a.out.shape[2];
   for (const auto& [field, view] :
        {std::pair{"prefix_out", &a.prefix_out}, std::pair{"suffix_out", &a.suffix_out}, std::pair{"out", &a.out}}) {
@@ -130,8 +130,8 @@ Status check(const CopyBlocksArgs& a) {
 }
 
 Status check(const CopyPadArgs& a) {
-  SEXTANT_RETURN_IF_ERROR(check_shape("src", a.src, {kAny, kAny, kAny}));
-  SEXTANT_RETURN_IF_ERROR(check_shape("dst", a.dst, {a.src.shape[0], a.src.shape[1], kAny}));
+  SEXTANT_RETURN_IF_ERROR(check_shape("src", a.src, {kAnyExtent, kAnyExtent, kAnyExtent}));
+  SEXTANT_RETURN_IF_ERROR(check_shape("dst", a.dst, {a.src.shape[0], a.src.shape[1], kAnyExtent}));
   SEXTANT_RETURN_IF_ERROR(check_dtype("src", a.src, kComputeTypes));
   SEXTANT_RETURN_IF_ERROR(check_dtype("dst", a.dst, kComputeTypes));
   SEXTANT_RETURN_IF_ERROR(check_last_stride("dst", a.dst));
@@ -141,8 +141,8 @@ Status check(const CopyPadArgs& a) {
 }
 
 Status check(const GemmArgs& a) {
-  SEXTANT_RETURN_IF_ERROR(check_shape("a", a.a, {kAny, kAny, kAny}));
-  SEXTANT_RETURN_IF_ERROR(check_shape("b", a.b, {a.a.shape[0], a.a.shape[2], kAny}));
+  SEXTANT_RETURN_IF_ERROR(check_shape("a", a.a, {kAnyExtent, kAnyExtent, kAnyExtent}));
+  SEXTANT_RETURN_IF_ERROR(check_shape("b", a.b, {a.a.shape[0], a.a.shape[2], kAnyExtent}));
   SEXTANT_RETURN_IF_ERROR(check_shape("c", a.c, {a.a.shape[0], a.a.shape[1], a.b.shape[2]}));
   SEXTANT_RETURN_IF_ERROR(check_dtype("a", a.a, kComputeTypes));
   SEXTANT_RETURN_IF_ERROR(check_dtype("b", a.b, {a.a.dtype}));

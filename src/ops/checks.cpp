@@ -18,8 +18,8 @@ Status check_shape(const char* field, const TensorView& view, std::initializer_l
   std::string allowed;
   size_t i = 0;
   for (int64_t extent : shape) {
-    allowed += fmt::format("{}{}", i ? ", " : "", extent == kAny ? std::string("*") : std::to_string(extent));
-    fits = fits && (extent == kAny || view.shape[i] == extent);
+    allowed += fmt::format("{}{}", i ? ", " : "", extent == kAnyExtent ? std::string("*") : std::to_string(extent));
+    fits = fits && (extent == kAnyExtent || view.shape[i] == extent);
     ++i;
   }
   if (fits) return Status::ok();

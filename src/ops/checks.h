@@ -9,10 +9,10 @@
 namespace sextant {
 
 // Any extent.
-inline constexpr int64_t kAny = -1;
+inline constexpr int64_t kAnyExtent = -1;
 
 Status check_present(const char* field, const TensorView& view);
-// Rank and extents; kAny leaves one open.
+// Rank and extents; kAnyExtent leaves one open.
 Status check_shape(const char* field, const TensorView& view, std::initializer_list<int64_t> shape);
 Status check_dtype(const char* field, const TensorView& view, std::initializer_list<DType> allowed);
 // Elements along the last dimension are adjacent.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 
@@ -96,41 +97,50 @@ uint32_t encode(const Format& f, double value, bool saturate) {
   return sign | biased << f.mantissa_bits | (significand & (implicit - 1));
 }
 
+// Elements are copied out and in byte by byte: recorded tensors lie at any offset of a file.
+template <typename T>
+T element(const void* data, int64_t index) {
+  T value;
+  std::memcpy(&value, static_cast<const std::byte*>(data) + index * static_cast<int64_t>(sizeof(T)), sizeof(T));
+  return value;
+}
+
+template <typename T>
+void set_element(void* data, int64_t index, T value) {
+  std::memcpy(static_cast<std::byte*>(data) + index * static_cast<int64_t>(sizeof(T)), &value, sizeof(T));
+}
+
 }  // namespace
 
 double load(DType dtype, const void* data, int64_t index) {
   switch (dtype) {
     case DType::kF32:
-      return static_cast<const float*>(data)[index];
+      return element<float>(data, index);
     case DType::kI32:
-      return static_cast<const int32_t*>(data)[index];
+      return element<int32_t>(data, index);
     case DType::kI64:
-      return static_cast<double>(static_cast<const int64_t*>(data)[index]);
+      return static_cast<double>(element<int64_t>(data, index));
     case DType::kF16:
     case DType::kBF16:
-      return decode(format_of(dtype), static_cast<const uint16_t*>(data)[index]);
+      return decode(format_of(dtype), element<uint16_t>(data, index));
     default:
-      return decode(format_of(dtype), static_cast<const uint8_t*>(data)[index]);
+      return decode(format_of(dtype), element<uint8_t>(data, index));
   }
 }
 
 void store(DType dtype, void* data, int64_t index, double value) {
   switch (dtype) {
     case DType::kF32:
-      static_cast<float*>(data)[index] = static_cast<float>(value);
-      break;
+      return set_element(data, index, static_cast<float>(value));
     case DType::kI32:
-      static_cast<int32_t*>(data)[index] = static_cast<int32_t>(value);
-      break;
+      return set_element(data, index, static_cast<int32_t>(value));
     case DType::kI64:
-      static_cast<int64_t*>(data)[index] = static_cast<int64_t>(value);
-      break;
+      return set_element(data, index, static_cast<int64_t>(value));
     case DType::kF16:
     case DType::kBF16:
-      static_cast<uint16_t*>(data)[index] = static_cast<uint16_t>(encode(format_of(dtype), value, false));
-      break;
+      return set_element(data, index, static_cast<uint16_t>(encode(format_of(dtype), value, false)));
     default:
-      static_cast<uint8_t*>(data)[index] = static_cast<uint8_t>(encode(format_of(dtype), value, true));
+      return set_element(data, index, static_cast<uint8_t>(encode(format_of(dtype), value, true)));
   }
 }
 

@@ -103,8 +103,9 @@ TEST_F(CApi, RunsABackend) {
     for (float x : out) EXPECT_NEAR(x, 16.0F / 5, 1e-5F) << name;
 
     run.workspace_bytes = 0;
-    if (sextant_plan_workspace_bytes(plan) > 0)
+    if (sextant_plan_workspace_bytes(plan) > 0) {
       EXPECT_EQ(sextant_plan_run(plan, &run, nullptr), SEXTANT_RESOURCE_EXHAUSTED);
+    }
     run.workspace_bytes = bytes;
     run.q = tensor(q.data(), 1, 2, 16);
     EXPECT_EQ(sextant_plan_run(plan, &run, nullptr), SEXTANT_INVALID_ARGUMENT);

@@ -90,8 +90,9 @@ TEST(Select, SaysWhenNothingServesAShape) {
       "wide.json", R"({"hidden_size": 4096, "num_attention_heads": 8, "head_dim": 512, "num_hidden_layers": 2})");
   const CliRun run = run_cli("select --device cpu --json --model " + path);
   EXPECT_EQ(run.exit_code, 1);
-  EXPECT_TRUE(run.json()["chosen"].is_null());
-  for (const json& candidate : run.json()["candidates"])
+  const json answer = run.json();
+  EXPECT_TRUE(answer["chosen"].is_null());
+  for (const json& candidate : answer["candidates"])
     EXPECT_EQ(candidate["reasons"][0], "spec.head_dim is 512; allowed: 8..256 in steps of 8");
   EXPECT_EQ(run_cli("bench --device cpu --batch q8 --repeats 1 --model " + path).exit_code, 1);
   EXPECT_EQ(run_cli("replay --device cpu --requests 1 --model " + path).exit_code, 1);
