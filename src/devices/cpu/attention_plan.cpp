@@ -16,6 +16,11 @@ constexpr int64_t kSplitAlignment = 64;       // keys; a split inside a tile cos
 constexpr int64_t kMinAutoSplit = 512;        // keys
 constexpr int64_t kFixedSplit = 4096;         // keys between the split points of the deterministic mode
 constexpr double kPackingRows = 12;           // packing a key costs about as much as this many rows
+constexpr int64_t kStreamRows = 16;           // of a KV head: up to here packing K and V would cost more than it saves
+constexpr int64_t kStreamTileKeys = 64;
+constexpr int64_t kStreamTileBytes = 256 << 10;  // of one tile, all heads of an item: two of them share L2
+constexpr double kStreamReadRows = 9;            // reading a key from memory costs about as much as this many rows
+constexpr int64_t kItemsPerWorker = 4;
 
 bool reads_cache(AttentionOp op) { return op != AttentionOp::kVarlen; }
 
@@ -93,6 +98,10 @@ class Planner {
         std::clamp<int64_t>(all_rows / (3 * workers_), std::min<int64_t>(96, p_.item_rows), p_.item_rows);
     double total = 0;
     for (const TokenRun& run : runs_) {
+      if (streams(run)) {
+        total += make_stream_items(run);
+        continue;
+      }
       const int64_t tokens = std::max<int64_t>(1, rows / heads);
       const int64_t chunks = ceil_div(run.end - run.begin, tokens),
                     chunk = ceil_div(run.end - run.begin, std::max<int64_t>(1, chunks));
@@ -116,6 +125,43 @@ class Planner {
     }
     return total;
   }
+
+  // Decided by the request alone, so that company changes no bit. Two sources need the other kernel.
+  bool streams(const TokenRun& run) const {
+    return !a_.shared_prefix && a_.op != AttentionOp::kPrefixPrefill &&
+           (run.end - run.begin) * a_.spec.group_size() <= kStreamRows;
+  }
+
+  // One item for as many KV heads as share a tile; fewer when nothing else would feed all workers.
+  double make_stream_items(const TokenRun& run) {
+    const int64_t group = a_.spec.group_size(), kv_heads = a_.spec.num_kv_heads;
+    const int64_t head_bytes =
+        kStreamTileKeys * (a_.spec.head_dim + a_.spec.value_head_dim()) * static_cast<int64_t>(key_bytes());
+    int64_t heads = std::clamp<int64_t>(kStreamTileBytes / head_bytes, 1, kv_heads);
+    const auto runs = static_cast<int64_t>(runs_.size());
+    if (a_.split.kind == SplitPolicy::Kind::kNone && workers_ > 1)
+      heads = std::min(heads, ceil_div(kv_heads, ceil_div(kItemsPerWorker * workers_, runs)));
+    WorkItem item;
+    item.stream = true;
+    item.request = run.request;
+    item.token_begin = run.begin;
+    item.num_tokens = run.end - run.begin;
+    find_item_keys(item);
+    const double rows = static_cast<double>(item.num_tokens * group);
+    double total = 0;
+    for (int64_t h = 0; h < kv_heads; h += heads) {
+      const int64_t count = std::min(heads, kv_heads - h);
+      item.kv_head = static_cast<int32_t>(h);
+      item.num_kv_heads = static_cast<int32_t>(count);
+      item.head_begin = static_cast<int32_t>(h * group);
+      item.num_heads = static_cast<int32_t>(count * group);
+      item.cost = static_cast<double>((item.key_end - item.key_begin) * count) * std::max(rows, kStreamReadRows);
+      total += item.cost;
+      p_.items.push_back(item);
+    }
+    return total;
+  }
+  size_t key_bytes() const { return size_of(reads_cache(a_.op) ? a_.cache.dtype : a_.spec.dtype); }
 
   void find_item_keys(WorkItem& item) {
     item.key_begin = std::numeric_limits<int64_t>::max();
@@ -151,12 +197,13 @@ class Planner {
         if (a_.deterministic) {
           // Decided by the request alone: rows that fit one item, fixed positions.
           const int64_t rows = item.num_heads * request_tokens(item);
-          if (!a_.shared_prefix && rows <= p_.item_rows) step = kFixedSplit;
+          if (!a_.shared_prefix && (item.stream || rows <= p_.item_rows)) step = kFixedSplit;
         } else if (workers_ > 1) {
           const double limit = total / (4.0 * workers_);
           const int64_t parts =
               std::min<int64_t>(static_cast<int64_t>(item.cost / limit + 0.999), keys / kMinAutoSplit);
-          if (parts > 1) step = ceil_div(ceil_div(keys, parts), p_.tile_keys) * p_.tile_keys;
+          const int64_t tile = item.stream ? kStreamTileKeys : p_.tile_keys;
+          if (parts > 1) step = ceil_div(ceil_div(keys, parts), tile) * tile;
         }
         break;
     }
@@ -233,6 +280,15 @@ void plan_attention_items(const AttentionPlanArgs& args, const AttentionKernels&
   plan.tile_keys = choose_tile_keys((dim + dim_v) * bytes);
   plan.item_rows = std::clamp<int64_t>(kItemRowBytes / (dim * bytes + dim_v * 4) / 32 * 32, 32, kernels.item_rows);
   Planner(plan.args, workers, plan).run();
+  int64_t rows = 1;
+  for (const WorkItem& item : plan.items) {
+    if (item.stream)
+      plan.scratch_bytes = std::max(plan.scratch_bytes, kernels.stream_scratch_bytes(item.num_tokens, item.num_heads,
+                                                                                     item.num_kv_heads, dim, dim_v));
+    else
+      rows = std::max(rows, item.num_tokens * item.num_heads);
+  }
+  plan.scratch_bytes = std::max(plan.scratch_bytes, kernels.scratch_bytes(rows, dim, dim_v, plan.tile_keys));
 }
 
 }  // namespace sextant::cpu

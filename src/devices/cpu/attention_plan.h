@@ -10,10 +10,13 @@
 
 namespace sextant::cpu {
 
-// Query rows tokens x heads of one KV head, against keys [key_begin, key_end).
+// Query rows tokens x heads against keys [key_begin, key_end). Many rows: of one KV head. Few rows (`stream`): of
+// several KV heads, which lie together in the cache and are read together.
 struct WorkItem {
   int32_t request = 0;
   int32_t kv_head = 0;
+  int32_t num_kv_heads = 1;
+  bool stream = false;
   int32_t head_begin = 0;  // query heads
   int32_t num_heads = 0;
   int64_t token_begin = 0;  // in the packed batch
@@ -48,6 +51,7 @@ class CpuAttentionPlan final : public AttentionPlan {
   std::vector<ReduceEntry> reductions;
   std::vector<int64_t> partials;  // workspace offsets, in the order of the keys
   size_t workspace_floats = 0;
+  size_t scratch_bytes = 0;  // of a worker, at least
   int32_t tile_keys = 0;
   int64_t item_rows = 0;
   const AttentionKernels* kernels = nullptr;

@@ -11,10 +11,10 @@ const char* offset(const void* base, DType dtype, int64_t elements) {
   return static_cast<const char*>(base) + elements * static_cast<int64_t>(size_of(dtype));
 }
 
-// fp8 caches carry scales, one or one a head.
-float scale_of(const KvCacheView& cache, const float* scales, int32_t kv_head) {
-  if (!is_fp8(cache.spec.dtype) || scales == nullptr) return 1.0f;
-  return scales[cache.num_scales == 1 ? 0 : kv_head];
+// fp8 caches carry scales, one or one a head: from this head's on.
+const float* scales_of(const KvCacheView& cache, const float* scales, int32_t kv_head) {
+  if (!is_fp8(cache.spec.dtype) || scales == nullptr) return nullptr;
+  return scales + (cache.num_scales == 1 ? 0 : kv_head);
 }
 
 class Binder {
@@ -30,6 +30,7 @@ class Binder {
     it.q_head_stride = a_.q.stride[1];
     it.num_tokens = w.num_tokens;
     it.num_heads = w.num_heads;
+    it.num_kv_heads = w.num_kv_heads;
     it.head_dim = s.head_dim;
     it.head_dim_v = s.value_head_dim();
     const auto first = static_cast<size_t>(w.token_begin);
@@ -104,8 +105,13 @@ class Binder {
     s.k_addr = c.k_addr;
     s.v_addr = c.v_addr;
     s.packed_layout = c.spec.layout == KvLayout::kPacked && size_of(c.spec.dtype) == 2;
-    s.k_scale = scale_of(c, c.k_scale, w.kv_head);
-    s.v_scale = scale_of(c, c.spec.is_latent() ? c.k_scale : c.v_scale, w.kv_head);
+    s.k_head_stride = c.k_addr.head_stride;
+    s.v_head_stride = c.v_addr.head_stride;
+    s.k_scales = scales_of(c, c.k_scale, w.kv_head);
+    s.v_scales = scales_of(c, c.spec.is_latent() ? c.k_scale : c.v_scale, w.kv_head);
+    s.scale_step = c.num_scales == 1 ? 0 : 1;
+    if (s.k_scales != nullptr) s.k_scale = *s.k_scales;
+    if (s.v_scales != nullptr) s.v_scale = *s.v_scales;
     return s;
   }
 
@@ -118,6 +124,8 @@ class Binder {
     s.dtype = a_.k.dtype;
     s.k_row_stride = a_.k.stride[0];
     s.v_row_stride = a_.v.stride[0];
+    s.k_head_stride = a_.k.stride[1];
+    s.v_head_stride = a_.v.stride[1];
     s.first_position = begin;
     return s;
   }
@@ -171,7 +179,9 @@ Status CpuOps::run_attention(const AttentionPlan& plan, const AttentionArgs& arg
     return invalid_argument("workspace is null; allowed: workspace_bytes() of the plan");
   const Binder binder(*p, args);
   executor_->parallel_for(static_cast<int64_t>(p->items.size()), [&](int64_t i, int worker) {
-    p->kernels->attend(binder.item(p->items[static_cast<size_t>(i)], p->scratch->of(worker)));
+    const WorkItem& work = p->items[static_cast<size_t>(i)];
+    const AttentionItem item = binder.item(work, p->scratch->of(worker));
+    work.stream ? p->kernels->stream(item) : p->kernels->attend(item);
   });
   for (const ReduceEntry& entry : p->reductions)
     if (entry.num_tokens > 16)

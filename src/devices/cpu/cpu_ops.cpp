@@ -33,10 +33,7 @@ Result<AttentionPlanPtr> CpuOps::plan_attention(const AttentionPlanArgs& args) c
   const bool bf16 = plan->kernels != &kernels_.fp32;
   plan->kernel_name = fmt::format("{} {}", name_, bf16 ? "bf16" : "fp32");
   plan_attention_items(args, *plan->kernels, bf16 ? 2 : 4, executor_->concurrency(), *plan);
-  int64_t rows = 1;
-  for (const WorkItem& item : plan->items) rows = std::max(rows, item.num_tokens * item.num_heads);
-  plan->scratch = scratch_->at_least(
-      plan->kernels->scratch_bytes(rows, args.spec.head_dim, args.spec.value_head_dim(), plan->tile_keys));
+  plan->scratch = scratch_->at_least(plan->scratch_bytes);
   return AttentionPlanPtr(std::move(plan));
 } catch (const std::bad_alloc&) {
   return Status(StatusCode::kResourceExhausted, "no memory for the plan or the scratch of its workers");

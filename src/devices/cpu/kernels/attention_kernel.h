@@ -12,13 +12,10 @@
 
 #include "devices/cpu/kernels/engine_fma.h"
 #include "devices/cpu/kernels/key_rows.h"
+#include "devices/cpu/kernels/softmax.h"
 
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
-
-constexpr float kLog2E = 1.44269504088896341f;
-constexpr float kLn2 = 0.693147180559945309f;
-constexpr float kNegInf = -__builtin_inff();
 
 // Scratch of one item, carved out of one allocation; the same walk gives its size.
 template <class E>
@@ -187,70 +184,22 @@ struct AttentionRun {
                    [&]<DType T>() { E::template pack_values<T>(m.pointers, count, it.head_dim_v, panel_tokens, dst); });
   }
 
-  // Features that act on single scores: S becomes base-2 logits (the softmax then scales by 1).
-  void shape_scores(int64_t row, float* s, Columns c) {
-    const int64_t head = row % it.num_heads;
-    const bool cap = it.soft_cap > 0.0f;
-    const float scale = cap ? it.scale * source->k_scale / it.soft_cap : it.scale * source->k_scale * kLog2E;
-    const float slope = it.alibi_slopes != nullptr ? it.alibi_slopes[head] * kLog2E : 0.0f;
-    const int64_t origin = it.context_len[row / it.num_heads];
-    for (int64_t j = c.from; j < c.to; j += kLanes) {
-      F32 x = mul(load(s + j), set1(scale));
-      if (cap) x = mul(tanh(x), set1(it.soft_cap * kLog2E));
-      if (it.alibi_slopes != nullptr)
-        x = fmadd(set1(slope), add(lane_numbers(), set1(static_cast<float>(tile_begin + j - origin))), x);
-      store(s + j, x);
-    }
-  }
-
-  // Only the vectors at the ends of the visible interval need a mask; those outside are filled.
-  void mask_scores(int64_t row, float* s, Columns c) {
-    const int64_t lo = larger(m.lo[row], begin) - tile_begin, hi = smaller(m.hi[row], end) - tile_begin;
-    for (int64_t j = c.from; j < c.to; j += kLanes) {
-      if (lo <= j && j + kLanes <= hi) continue;
-      store(s + j, select(lanes_between(lo - j, hi - j), load(s + j), set1(kNegInf)));
-    }
-  }
-
-  // One row of the online softmax: S -> P, row maximum and sum, O rescaled when the maximum grew.
-  void softmax_row(int64_t row, const float* s, Elem* p, Columns c, float scale) {
-    F32 top = set1(kNegInf);
-    for (int64_t j = c.from; j < c.to; j += kLanes) top = max(top, load(s + j));
-    const float old_max = m.row_max[row];
-    const float tile_max = reduce_max(top) * scale;
-    const float new_max = tile_max > old_max ? tile_max : old_max;
-    if (new_max == kNegInf) {  // nothing visible up to here
-      for (int64_t j = c.from; j < c.to; j += kLanes) E::store_p(p + j, set1(0.0f));
-      return;
-    }
-    const F32 minus_max = set1(-new_max), factor = set1(scale);
-    F32 sum = set1(0.0f);
-    for (int64_t j = c.from; j < c.to; j += kLanes) {
-      const F32 x = exp2<E::kExpDegree>(fmadd(load(s + j), factor, minus_max));
-      sum = add(sum, x);
-      E::store_p(p + j, x);
-    }
-    if (new_max > old_max) {
-      float alpha[kLanes];
-      store(alpha, exp2<5>(set1(old_max - new_max)));
-      m.row_sum[row] *= alpha[0];
-      m.row_max[row] = new_max;
-      if (old_max != kNegInf) {
-        float* o = m.o + row * m.dv_padded;
-        for (int64_t d = 0; d < m.dv_padded; d += kLanes) store(o + d, mul(load(o + d), set1(alpha[0])));
-      }
-    }
-    m.row_sum[row] += reduce_add(sum);
-  }
-
   void softmax_block(int64_t r0, int64_t r1, float* s, Elem* p, Columns c) {
-    const bool shaped = it.soft_cap > 0.0f || it.alibi_slopes != nullptr;
-    const float scale = shaped ? 1.0f : it.scale * source->k_scale * kLog2E;
+    ScoreShape shape;
+    shape.scale = it.scale * source->k_scale;
+    shape.soft_cap = it.soft_cap;
     for (int64_t r = r0; r < r1; ++r) {
+      if (it.alibi_slopes != nullptr) {
+        shape.alibi_slope = it.alibi_slopes + r % it.num_heads;
+        shape.origin = it.context_len[r / it.num_heads];
+      }
       float* row = s + (r - r0) * it.tile_keys;
-      if (shaped) shape_scores(r, row, c);
-      if (c.masked) mask_scores(r, row, c);
-      softmax_row(r, row, p + (r - r0) * it.tile_keys, c, scale);
+      if (shape.shaped()) shape_scores(shape, row, c.from, c.to, tile_begin);
+      if (c.masked)
+        mask_scores(row, c.from, c.to, larger(m.lo[r], begin) - tile_begin, smaller(m.hi[r], end) - tile_begin);
+      const float alpha = softmax_row<E>(row, p + (r - r0) * it.tile_keys, c.from, c.to, shape.remaining_scale(),
+                                         m.row_max[r], m.row_sum[r]);
+      if (alpha != 1.0f) scale_row(m.o + r * m.dv_padded, m.dv_padded, alpha);
     }
   }
 

@@ -2,6 +2,7 @@
 #define SEXTANT_ISA isa_amx_emulated
 #include "devices/cpu/kernels/engine_amx.h"
 #include "devices/cpu/kernels/isa_fp32.h"
+#include "devices/cpu/kernels/stream_bf16.h"
 
 namespace sextant::cpu {
 namespace isa_amx_emulated {
@@ -9,7 +10,7 @@ namespace {
 constexpr IsaKernels table() {
   IsaKernels t = {};
   t.name = "amx_emulated";
-  t.bf16 = attention_kernels<AmxEngine>(512);
+  t.bf16 = attention_kernels<AmxEngine, DotStream>(512);
   return t;
 }
 }  // namespace

@@ -1,6 +1,7 @@
 #define SEXTANT_ISA isa_avx512_bf16
 #include "devices/cpu/kernels/engine_bf16.h"
 #include "devices/cpu/kernels/isa_fp32.h"
+#include "devices/cpu/kernels/stream_bf16.h"
 
 namespace sextant::cpu {
 namespace isa_avx512_bf16 {
@@ -8,7 +9,7 @@ namespace {
 constexpr IsaKernels table() {
   IsaKernels t = {};
   t.name = "avx512_bf16";
-  t.bf16 = attention_kernels<DotEngine>(384);
+  t.bf16 = attention_kernels<DotEngine, DotStream>(384);
   return t;
 }
 }  // namespace

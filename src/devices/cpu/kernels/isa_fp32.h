@@ -3,14 +3,17 @@
 
 #include "devices/cpu/kernels/gemm_kernel.h"
 #include "devices/cpu/kernels/row_kernels.h"
+#include "devices/cpu/kernels/stream_kernel.h"
 
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
 
-template <class E>
+template <class E, class S>
 constexpr AttentionKernels attention_kernels(int64_t item_rows) {
   return {&attention_scratch_bytes<E>,
           &attend<E>,
+          &stream_scratch_bytes<S>,
+          &stream<S>,
           &gemm_block_scratch_bytes<E>,
           &gemm_block<E>,
           kGemmRows,
@@ -21,7 +24,7 @@ constexpr AttentionKernels attention_kernels(int64_t item_rows) {
 
 constexpr IsaKernels fp32_table(const char* name) {
   return {name,
-          attention_kernels<FmaEngine>(kLanes == 4 ? 192 : 384),
+          attention_kernels<FmaEngine, FmaStream>(kLanes == 4 ? 192 : 384),
           {},
           &reduce_partials,
           &merge_row,

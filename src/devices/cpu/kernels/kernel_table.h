@@ -14,7 +14,7 @@ namespace sextant::cpu {
 struct KeySource {
   int64_t begin = 0;
   int64_t end = 0;
-  const void* k = nullptr;  // of this KV head: head offsets are already added
+  const void* k = nullptr;  // of the item's first KV head
   const void* v = nullptr;
   DType dtype = DType::kF32;
   // Paged: block_table != nullptr, elements found by the addressing rules.
@@ -27,11 +27,18 @@ struct KeySource {
   int64_t k_row_stride = 0;
   int64_t v_row_stride = 0;
   int64_t first_position = 0;
-  float k_scale = 1.0f;
+  float k_scale = 1.0f;  // of the item's first KV head
   float v_scale = 1.0f;
+  // From one KV head to the next, for items of several heads. Scales: null without, step 0 when one serves all heads.
+  int64_t k_head_stride = 0;
+  int64_t v_head_stride = 0;
+  const float* k_scales = nullptr;
+  const float* v_scales = nullptr;
+  int32_t scale_step = 0;
 };
 
-// One item of the work list: query rows (tokens x heads of one KV head) against the keys [key_begin, key_end).
+// One item of the work list: query rows (tokens x heads) against the keys [key_begin, key_end). attend() takes the
+// heads of one KV head, stream() those of num_kv_heads, num_heads / num_kv_heads each.
 struct AttentionItem {
   // q[token * q_token_stride + head * q_head_stride + dim], the first token and head of the item
   const void* q = nullptr;
@@ -40,6 +47,7 @@ struct AttentionItem {
   int64_t q_head_stride = 0;
   int64_t num_tokens = 0;
   int64_t num_heads = 0;
+  int32_t num_kv_heads = 1;
   int32_t head_dim = 0;
   int32_t head_dim_v = 0;
   // Visible keys of each token: [key_lo, key_hi), clipped to the item's own [key_begin, key_end).
@@ -67,7 +75,7 @@ struct AttentionItem {
   float* partial_out = nullptr;
   float* partial_max = nullptr;
   float* partial_sum = nullptr;
-  void* scratch = nullptr;  // at least attention_scratch_bytes()
+  void* scratch = nullptr;  // at least scratch_bytes() or stream_scratch_bytes()
 };
 
 // Merges the partial results of rows that were split. Uses the output fields of AttentionItem.
@@ -117,6 +125,9 @@ struct MergeRow {
 struct AttentionKernels {
   size_t (*scratch_bytes)(int64_t rows, int64_t head_dim, int64_t head_dim_v, int64_t tile_keys);
   void (*attend)(const AttentionItem& item);
+  // The same for few rows a KV head and keys of one source: memory decides, so K and V are read once and not packed.
+  size_t (*stream_scratch_bytes)(int64_t tokens, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t head_dim_v);
+  void (*stream)(const AttentionItem& item);
   size_t (*gemm_scratch_bytes)();
   void (*gemm)(const GemmItem& item);
   int32_t gemm_rows, gemm_columns;  // extents of a GemmItem at most

@@ -50,8 +50,36 @@ struct KeyTensor {
   int64_t dim;
 };
 
-// rows[i] for positions first + i, i in [0, count); those outside [begin, end) get `zeros`. `staging` holds count rows
-// of dim elements.
+// rows[i] for positions first + i, i in [from, to): where the token's first dim lies.
+inline void locate_rows(const KeySource& s, const KeyTensor& t, int64_t first, int64_t from, int64_t to,
+                        const char** rows) {
+  const int64_t bytes = element_bytes(s.dtype);
+  if (s.block_table == nullptr) {
+    for (int64_t i = from; i < to; ++i) rows[i] = t.base + (first + i - s.first_position) * t.row_stride * bytes;
+    return;
+  }
+  const KvAddressing& a = *t.addr;
+  for (int64_t i = from; i < to;) {
+    const int64_t position = first + i, block = position / s.block_size, offset = position % s.block_size;
+    const int64_t run = s.block_size - offset < to - i ? s.block_size - offset : to - i;
+    const char* base = t.base + static_cast<int64_t>(s.block_table[block]) * a.block_stride * bytes;
+    if (a.token_tile == 1) {
+      const int64_t step = a.token_outer_stride * bytes;
+      base += offset * step;
+      for (int64_t j = 0; j < run; ++j) rows[i + j] = base + j * step;
+    } else {
+      for (int64_t j = 0; j < run; ++j) {
+        const int32_t token = static_cast<int32_t>(offset + j), outer = token / a.token_tile;
+        rows[i + j] =
+            base + (outer * a.token_outer_stride + (token - outer * a.token_tile) * a.token_inner_stride) * bytes;
+      }
+    }
+    i += run;
+  }
+}
+
+// rows[i] for positions first + i, i in [0, count), ready to be read along the dims; those outside [begin, end) get
+// `zeros`. `staging` holds count rows of dim elements.
 inline void find_rows(const KeySource& s, const KeyTensor& t, int64_t first, int64_t count, int64_t begin, int64_t end,
                       const char* zeros, char* staging, const char** rows) {
   const int64_t bytes = element_bytes(s.dtype);
@@ -59,31 +87,29 @@ inline void find_rows(const KeySource& s, const KeyTensor& t, int64_t first, int
   const int64_t to = end - first < count ? end - first : count;
   for (int64_t i = 0; i < from && i < count; ++i) rows[i] = zeros;
   for (int64_t i = to > 0 ? to : 0; i < count; ++i) rows[i] = zeros;
-  if (s.block_table == nullptr) {
-    for (int64_t i = from; i < to; ++i) rows[i] = t.base + (first + i - s.first_position) * t.row_stride * bytes;
-    return;
-  }
-  const KvAddressing& a = *t.addr;
-  const bool direct = dims_adjacent(a);
-  for (int64_t i = from; i < to;) {
-    const int64_t position = first + i, block = position / s.block_size, offset = position % s.block_size;
-    const int64_t run = s.block_size - offset < to - i ? s.block_size - offset : to - i;
-    const char* base = t.base + static_cast<int64_t>(s.block_table[block]) * a.block_stride * bytes;
-    for (int64_t j = 0; j < run; ++j) {
-      const int64_t token = offset + j;
-      const char* p =
-          base +
-          ((token / a.token_tile) * a.token_outer_stride + (token % a.token_tile) * a.token_inner_stride) * bytes;
-      if (!direct) {
-        char* row = staging + (i + j) * t.dim * bytes;
-        collect(a, bytes, p, t.dim, row);
-        p = row;
-      }
-      rows[i + j] = p;
-    }
-    i += run;
+  locate_rows(s, t, first, from, to, rows);
+  if (s.block_table == nullptr || dims_adjacent(*t.addr)) return;
+  for (int64_t i = from; i < to; ++i) {
+    char* row = staging + i * t.dim * bytes;
+    collect(*t.addr, bytes, rows[i], t.dim, row);
+    rows[i] = row;
   }
 }
+
+// fp8 -> bf16, exact: every fp8 format's exponents and mantissas fit.
+inline void widen_fp8_row(DType dtype, const char* src, int64_t n, uint16_t* dst) {
+  dispatch_dtype(dtype, [&]<DType T>() {
+    if constexpr (kElementBytes<T> == 1)
+      for (int64_t i = 0; i < n; i += kLanes) store_first<DType::kBF16>(dst + i, load_first<T>(src + i, n - i), n - i);
+  });
+}
+
+inline uint16_t element_at(const char* p, int64_t i) {
+  uint16_t x;
+  __builtin_memcpy(&x, p + 2 * i, 2);
+  return x;
+}
+inline void copy_pair(const char* src, uint16_t* dst) { __builtin_memcpy(dst, src, 4); }
 
 }  // namespace
 }  // namespace sextant::cpu::SEXTANT_ISA

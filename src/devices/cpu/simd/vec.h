@@ -5,7 +5,9 @@
 //
 // F32 holds kLanes floats. exp2_domain(x) brings x to where times_pow2 is exact; times_pow2(a, n, x) is a * 2^n, n the
 // integer nearest to x, and 0 where x <= -127. Both let a NaN through. lanes_between(lo, hi) is true in lanes i with lo
-// <= i < hi.
+// <= i < hi. reduce_lanes(a) has the sum of a[i] in lane i, each summed in the same order. load_two loads 2 * kLanes
+// elements as two vectors: the even and the odd ones of bf16 (two bit operations for 2 * kLanes elements), the first
+// and the second half of other types.
 #pragma once
 
 #include <stdint.h>
@@ -40,6 +42,14 @@ inline void store_first(void* p, F32 a, int64_t n) {
   alignas(64) char bytes[kLanes * 4];
   store_as<T>(bytes, a);
   __builtin_memcpy(p, bytes, static_cast<size_t>(n > 0 ? n * kElementBytes<T> : 0));
+}
+
+template <DType T>
+inline void load_two_first(const void* p, int64_t n, F32& x, F32& y) {
+  if (n >= 2 * kLanes) return load_two<T>(p, x, y);
+  alignas(64) char bytes[kLanes * 8] = {};
+  __builtin_memcpy(bytes, p, static_cast<size_t>(n > 0 ? n * kElementBytes<T> : 0));
+  load_two<T>(bytes, x, y);
 }
 
 // 2^x for x <= 127; exactly 0 for x <= -127 and for -infinity, exactly 1 for 0. A polynomial on [-1/2, 1/2], minimax

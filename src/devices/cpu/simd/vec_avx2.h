@@ -44,6 +44,11 @@ inline float reduce_add(F32 a) {
   x = _mm_add_ps(x, _mm_movehl_ps(x, x));
   return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
+inline F32 reduce_lanes(const F32 (&a)[kLanes]) {
+  const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(a[0].v, a[1].v), _mm256_hadd_ps(a[2].v, a[3].v));
+  const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(a[4].v, a[5].v), _mm256_hadd_ps(a[6].v, a[7].v));
+  return {_mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31))};
+}
 
 inline Mask lanes_between(int64_t lo, int64_t hi) {
   const int l = static_cast<int>(lo < 0 ? 0 : lo > kLanes ? kLanes : lo);
@@ -76,6 +81,18 @@ inline F32 load_as(const void* p) {
                                               : _mm_cmpeq_epi16(code, _mm_set1_epi16(0x80));
     half = _mm_blendv_epi8(half, _mm_set1_epi16(0x7e00), nan);
     return {_mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(T == DType::kF8E4M3FN ? 256.0f : 128.0f))};
+  }
+}
+
+template <DType T>
+inline void load_two(const void* p, F32& x, F32& y) {
+  if constexpr (T == DType::kBF16) {
+    const __m256i pairs = _mm256_loadu_si256(static_cast<const __m256i*>(p));
+    x = {_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16))};
+    y = {_mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(INT32_MIN >> 15)))};
+  } else {
+    x = load_as<T>(p);
+    y = load_as<T>(static_cast<const char*>(p) + kLanes * kElementBytes<T>);
   }
 }
 

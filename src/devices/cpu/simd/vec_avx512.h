@@ -48,6 +48,26 @@ inline float reduce_add(F32 a) {
   return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
 
+// Sums pairs of vectors; lanes of a and b alternate in the result.
+inline __m512 add_in_lanes(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+}
+inline __m512 add_pairs_in_lanes(__m512 a, __m512 b) {
+  const __m512d x = _mm512_castps_pd(a), y = _mm512_castps_pd(b);
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+}
+inline __m512 add_lanes(__m512 a, __m512 b) {
+  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+inline F32 reduce_lanes(const F32 (&a)[kLanes]) {
+  __m512 quads[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)
+    quads[i] =
+        add_pairs_in_lanes(add_in_lanes(a[4 * i].v, a[4 * i + 1].v), add_in_lanes(a[4 * i + 2].v, a[4 * i + 3].v));
+  return {add_lanes(add_lanes(quads[0], quads[1]), add_lanes(quads[2], quads[3]))};
+}
+
 inline Mask first_lanes(int64_t n) { return static_cast<Mask>(n <= 0 ? 0u : n >= kLanes ? 0xffffu : (1u << n) - 1u); }
 inline Mask lanes_between(int64_t lo, int64_t hi) { return static_cast<Mask>(first_lanes(hi) & ~first_lanes(lo)); }
 inline Mask less(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
@@ -91,6 +111,18 @@ inline F32 load_as(const void* p) {
     return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
   } else {
     return widen_fp8<T>(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  }
+}
+
+template <DType T>
+inline void load_two(const void* p, F32& x, F32& y) {
+  if constexpr (T == DType::kBF16) {
+    const __m512i pairs = _mm512_loadu_si512(p);
+    x = {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))};
+    y = {_mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(INT32_MIN >> 15)))};
+  } else {
+    x = load_as<T>(p);
+    y = load_as<T>(static_cast<const char*>(p) + kLanes * kElementBytes<T>);
   }
 }
 

@@ -53,6 +53,11 @@ inline float reduce_max(F32 a) {
   return x > y ? x : y;
 }
 inline float reduce_add(F32 a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }
+inline F32 reduce_lanes(const F32 (&a)[kLanes]) {
+  F32 r;
+  for (int i = 0; i < kLanes; ++i) r.v[i] = reduce_add(a[i]);
+  return r;
+}
 
 inline Mask lanes_between(int64_t lo, int64_t hi) {
   Mask m;
@@ -75,6 +80,13 @@ inline F32 load_as(const void* p) {
   F32 r;
   for (int i = 0; i < kLanes; ++i) r.v[i] = load_element<T>(p, i);
   return r;
+}
+template <DType T>
+inline void load_two(const void* p, F32& x, F32& y) {
+  for (int i = 0; i < kLanes; ++i) {
+    x.v[i] = load_element<T>(p, T == DType::kBF16 ? 2 * i : i);
+    y.v[i] = load_element<T>(p, T == DType::kBF16 ? 2 * i + 1 : kLanes + i);
+  }
 }
 template <DType T>
 inline void store_as(void* p, F32 a) {

@@ -1,0 +1,359 @@
+// Attention of one decode item: all query rows of several KV heads against a range of keys.
+//
+//   for each tile of 64 keys:   rows found through the block table once, for all heads
+//     for each KV head:         a share of the next tile is prefetched;  S = Q K^T;  online softmax;  O += P V
+//
+// One pass over tiles for all heads reads whole blocks in the order in which they lie, whatever the layout: every byte
+// of the cache crosses the memory bus once and in long runs. Tiles begin at multiples of 64 positions and rows past a
+// sequence's end are replaced by zeros, so a row's bits depend on its own data and positions alone.
+#pragma once
+
+#include "devices/cpu/kernels/attention_kernel.h"
+#include "devices/cpu/kernels/stream_rows.h"
+
+namespace sextant::cpu::SEXTANT_ISA {
+namespace {
+
+// The keys of one tile, of the item's first KV head. Rows [from, to) exist.
+struct StreamTile {
+  int64_t begin = 0, from = 0, to = 0;
+  const char* k[kStreamKeys];
+  const char* v[kStreamKeys];
+};
+
+template <class S>
+struct StreamScratch {
+  using Elem = typename S::Elem;
+  int64_t rows, depth, dv_padded;  // rows of one KV head
+  Elem* q;                         // [kv_heads, rows, depth]
+  float* o;                        // [kv_heads, rows, dv_padded]
+  float* row_max;                  // [kv_heads, rows], base 2
+  float* row_sum;
+  float* s;             // [rows, 64]
+  Elem* p;              // [rows, 64]
+  StreamTile* tiles;    // this one and the next
+  const char** k_rows;  // [64], of the KV head at work
+  const char** v_rows;
+  char* k_staging;    // [64, depth] of up to 4 bytes: rows collected from other layouts, or widened, or packed
+  char* v_staging;    // [64, dv_padded]
+  char* row_staging;  // one row as it is stored
+  char* zeros;        // one row
+  size_t bytes;
+
+  StreamScratch(void* base, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t head_dim_v) {
+    rows = tokens * (heads / kv_heads);
+    depth = round_up(head_dim, 32);
+    dv_padded = round_up(head_dim_v, 32);
+    const int64_t all_rows = rows * kv_heads, widest = larger(depth, dv_padded);
+    char* next = static_cast<char*>(base);
+    const auto take = [&next](int64_t count, size_t size) {
+      char* taken = next;
+      next += round_up(count * static_cast<int64_t>(size), 64) + 64;
+      return taken;
+    };
+    q = reinterpret_cast<Elem*>(take(all_rows * depth, sizeof(Elem)));
+    o = reinterpret_cast<float*>(take(all_rows * dv_padded, 4));
+    row_max = reinterpret_cast<float*>(take(all_rows, 4));
+    row_sum = reinterpret_cast<float*>(take(all_rows, 4));
+    s = reinterpret_cast<float*>(take(rows * kStreamKeys, 4));
+    p = reinterpret_cast<Elem*>(take(rows * kStreamKeys, sizeof(Elem)));
+    tiles = reinterpret_cast<StreamTile*>(take(2, sizeof(StreamTile)));
+    k_rows = reinterpret_cast<const char**>(take(kStreamKeys, sizeof(char*)));
+    v_rows = reinterpret_cast<const char**>(take(kStreamKeys, sizeof(char*)));
+    k_staging = take(kStreamKeys * depth, 4);
+    v_staging = take(kStreamKeys * dv_padded, 4);
+    row_staging = take(widest, 4);
+    zeros = take(widest, 4);
+    bytes = static_cast<size_t>(next - static_cast<char*>(base));
+  }
+};
+
+template <class S>
+struct StreamRun {
+  using Elem = typename S::Elem;
+  const AttentionItem& it;
+  const KeySource& source;
+  StreamScratch<S> m;
+  const int64_t group;         // query heads a KV head
+  const int64_t source_bytes;  // of one stored element
+  const bool fp8;
+  const DType key_type;  // what the products read: fp8 rows are widened to bf16 first, which is exact
+  const bool latent;     // V is the first columns of K
+  bool panels = false;   // the cache holds the panels that the products want
+  int64_t first_key = INT64_MAX, last_key = 0;
+
+  explicit StreamRun(const AttentionItem& item)
+      : it(item),
+        source(item.sources[0]),
+        m(item.scratch, item.num_tokens, item.num_heads, item.num_kv_heads, item.head_dim, item.head_dim_v),
+        group(item.num_heads / item.num_kv_heads),
+        source_bytes(element_bytes(source.dtype)),
+        fp8(source_bytes == 1),
+        key_type(fp8 ? DType::kBF16 : source.dtype),
+        latent(source.k == source.v && source.block_table != nullptr) {
+    if constexpr (S::kReadsPanels) panels = source.packed_layout;
+  }
+
+  int64_t row_lo(int64_t token) const { return larger(it.key_lo[token], it.key_begin); }
+  int64_t row_hi(int64_t token) const { return smaller(it.key_hi[token], it.key_end); }
+
+  void load_queries() {
+    const char* q = static_cast<const char*>(it.q);
+    const int64_t bytes = element_bytes(it.dtype);
+    // Panels want pairs in their order, as rows of bf16 do.
+    dispatch_dtype(it.dtype, [&]<DType T>() {
+      for (int64_t h = 0; h < it.num_heads; ++h)
+        for (int64_t t = 0; t < it.num_tokens; ++t) {
+          const int64_t row = h / group * m.rows + t * group + h % group;
+          S::template pack_query<T>(q + (t * it.q_token_stride + h * it.q_head_stride) * bytes, it.head_dim, m.depth,
+                                    key_type, m.q + row * m.depth);
+        }
+    });
+    const int64_t all_rows = m.rows * it.num_kv_heads;
+    __builtin_memset(m.o, 0, static_cast<size_t>(all_rows * m.dv_padded) * sizeof(float));
+    __builtin_memset(m.zeros, 0, static_cast<size_t>(larger(m.depth, m.dv_padded)) * 4);
+    for (int64_t r = 0; r < all_rows; ++r) {
+      m.row_max[r] = kNegInf;
+      m.row_sum[r] = 0.0f;
+    }
+    for (int64_t t = 0; t < it.num_tokens; ++t) {
+      if (row_hi(t) <= row_lo(t)) continue;
+      first_key = smaller(first_key, row_lo(t));
+      last_key = larger(last_key, row_hi(t));
+    }
+    first_key = larger(first_key, source.begin);
+    last_key = smaller(last_key, source.end);
+  }
+
+  // ---- finding keys
+  // --------------------------------------------------------------------------------------------------
+
+  void find_tile(int64_t begin, StreamTile& tile) const {
+    tile.begin = begin;
+    tile.from = larger(first_key - begin, 0);
+    tile.to = smaller(last_key - begin, kStreamKeys);
+    const KeyTensor k = {static_cast<const char*>(source.k), &source.k_addr, source.k_row_stride, it.head_dim};
+    const KeyTensor v = {static_cast<const char*>(source.v), &source.v_addr, source.v_row_stride, it.head_dim_v};
+    locate_rows(source, k, begin, tile.from, tile.to, tile.k);
+    if (!latent) locate_rows(source, v, begin, tile.from, tile.to, tile.v);
+  }
+
+  // The part of the next tile that this KV head's turn brings into L2.
+  void prefetch(const StreamTile& tile, int64_t h) const {
+    prefetch_tensor(tile, tile.k, source.k_addr, source.k_head_stride, it.head_dim, h);
+    if (!latent) prefetch_tensor(tile, tile.v, source.v_addr, source.v_head_stride, it.head_dim_v, h);
+  }
+  void prefetch_tensor(const StreamTile& tile, const char* const* rows, const KvAddressing& addr, int64_t head_stride,
+                       int64_t dim, int64_t h) const {
+    const int64_t heads = it.num_kv_heads, count = tile.to - tile.from;
+    const bool heads_inside = source.block_table == nullptr || addr.token_outer_stride > head_stride;
+    if (heads_inside && dims_adjacent(addr)) {  // all heads of a token lie together: this turn's share of the tokens
+      const int64_t run = ((heads - 1) * head_stride + dim) * source_bytes;
+      for (int64_t i = tile.from + count * h / heads; i < tile.from + count * (h + 1) / heads; ++i)
+        prefetch_run(rows[i], run);
+    } else {  // a head's tokens lie together
+      // Other layouts interleave their tokens: the block's memory is what a token and its neighbours span.
+      const int64_t row = dim * source_bytes;
+      const char* last = nullptr;
+      for (int64_t i = tile.from; i < tile.to; ++i) {
+        const int64_t position = tile.begin + i;
+        if (last != nullptr && position % source.block_size != 0) {
+          last += row;
+        } else {
+          last = rows[i] + h * head_stride * source_bytes;
+        }
+        prefetch_run(last, row);
+      }
+    }
+  }
+  static void prefetch_run(const char* p, int64_t bytes) {
+    for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(p + b, 0, 2);
+  }
+
+  // Rows of KV head h, ready to be multiplied: in place where possible.
+  void bind_rows(const StreamTile& tile, const char* const* first_head, const KvAddressing& addr, int64_t head_stride,
+                 int64_t h, int64_t dim, char* staging, const char** rows) const {
+    const int64_t offset = h * head_stride * source_bytes;
+    const bool direct = source.block_table == nullptr || dims_adjacent(addr);
+    for (int64_t i = 0; i < tile.from; ++i) rows[i] = m.zeros;
+    for (int64_t i = tile.to; i < kStreamKeys; ++i) rows[i] = m.zeros;
+    if (direct && !fp8) {
+      for (int64_t i = tile.from; i < tile.to; ++i) rows[i] = first_head[i] + offset;
+      return;
+    }
+    const int64_t bytes = fp8 ? 2 : source_bytes;
+    for (int64_t i = tile.from; i < tile.to; ++i) {
+      char* row = staging + i * dim * bytes;
+      const char* stored = first_head[i] + offset;
+      if (!direct) {
+        char* target = fp8 ? m.row_staging : row;
+        collect(addr, source_bytes, stored, dim, target);
+        stored = target;
+      }
+      if (fp8) widen_fp8_row(source.dtype, stored, dim, reinterpret_cast<uint16_t*>(row));
+      rows[i] = row;
+    }
+  }
+
+  // ---- one KV head of one tile
+  // ---------------------------------------------------------------------------------------
+
+  struct Columns {
+    int64_t from, to;  // multiples of 16
+    bool masked;
+  };
+  Columns visible_columns(const StreamTile& tile) const {
+    int64_t lo_min = INT64_MAX, lo_max = 0, hi_min = INT64_MAX, hi_max = 0;
+    for (int64_t t = 0; t < it.num_tokens; ++t) {
+      const int64_t lo = larger(row_lo(t), first_key), hi = smaller(row_hi(t), last_key);
+      lo_max = larger(lo_max, lo);
+      hi_min = smaller(hi_min, hi);
+      if (hi <= lo) continue;
+      lo_min = smaller(lo_min, lo);
+      hi_max = larger(hi_max, hi);
+    }
+    const int64_t from = larger(lo_min - tile.begin, 0), to = smaller(hi_max - tile.begin, kStreamKeys);
+    if (from >= to) return {0, 0, false};
+    const int64_t c0 = from / kPanel * kPanel, c1 = round_up(to, kPanel);
+    return {c0, c1, lo_max > tile.begin + c0 || hi_min < tile.begin + c1};
+  }
+
+  float scale_of(const float* scales, int64_t h) const {
+    return scales == nullptr ? 1.0f : scales[h * source.scale_step];
+  }
+
+  void softmax(const StreamTile& tile, int64_t h, Columns c) {
+    ScoreShape shape;
+    shape.scale = it.scale * scale_of(source.k_scales, h);
+    shape.soft_cap = it.soft_cap;
+    for (int64_t r = 0; r < m.rows; ++r) {
+      const int64_t token = r / group, row = h * m.rows + r;
+      float* s = m.s + r * kStreamKeys;
+      if (it.alibi_slopes != nullptr) {
+        shape.alibi_slope = it.alibi_slopes + h * group + r % group;
+        shape.origin = it.context_len[token];
+      }
+      if (shape.shaped()) shape_scores(shape, s, c.from, c.to, tile.begin);
+      if (c.masked) mask_scores(s, c.from, c.to, row_lo(token) - tile.begin, row_hi(token) - tile.begin);
+      const float alpha = softmax_row<S>(s, m.p + r * kStreamKeys, c.from, c.to, shape.remaining_scale(),
+                                         m.row_max[row], m.row_sum[row]);
+      if (alpha != 1.0f) scale_row(m.o + row * m.dv_padded, m.dv_padded, alpha);
+    }
+  }
+
+  void attend_rows(const StreamTile& tile, int64_t h, Columns c) {
+    bind_rows(tile, tile.k, source.k_addr, source.k_head_stride, h, it.head_dim, m.k_staging, m.k_rows);
+    S::scores(key_type, m.k_rows + c.from, c.to - c.from, it.head_dim, m.q + h * m.rows * m.depth, m.depth, m.rows,
+              m.s + c.from);
+    softmax(tile, h, c);
+    const char* const* values = m.k_rows;
+    if (!latent) {
+      bind_rows(tile, tile.v, source.v_addr, source.v_head_stride, h, it.head_dim_v, m.v_staging, m.v_rows);
+      values = m.v_rows;
+    }
+    S::output(key_type, values + c.from, c.to - c.from, it.head_dim_v, m.p + c.from, m.rows,
+              m.o + h * m.rows * m.dv_padded, m.dv_padded);
+  }
+
+  void attend() {
+    load_queries();
+    const int64_t start = first_key / kStreamKeys * kStreamKeys;
+    if (first_key < last_key) find_tile(start, m.tiles[0]);
+    for (int64_t begin = start, current = 0; begin < last_key; begin += kStreamKeys, current ^= 1) {
+      const StreamTile& tile = m.tiles[current];
+      const bool more = begin + kStreamKeys < last_key;
+      if (more) find_tile(begin + kStreamKeys, m.tiles[current ^ 1]);
+      const Columns c = visible_columns(tile);
+      for (int64_t h = 0; h < it.num_kv_heads; ++h) {
+        if (more) prefetch(m.tiles[current ^ 1], h);
+        if (c.from >= c.to) continue;
+        if constexpr (S::kReadsPanels)
+          if (panels) {
+            attend_panels(tile, h, c);
+            continue;
+          }
+        attend_rows(tile, h, c);
+      }
+    }
+    for (int64_t h = 0; h < it.num_kv_heads; ++h)
+      for (int64_t r = 0; r < m.rows; ++r) write(h, r);
+  }
+
+  // The packed cache layout: panels of 16 keys and pairs of values are multiplied where they lie. Blocks that are no
+  // multiple of 16 tokens long are brought into the same form, so that the block size changes no bit.
+  void attend_panels(const StreamTile& tile, int64_t h, Columns c);
+
+  void write(int64_t h, int64_t r) {
+    const int64_t row = h * m.rows + r, token = r / group, head = h * group + r % group;
+    const float* o = m.o + row * m.dv_padded;
+    float* natural = reinterpret_cast<float*>(m.k_staging);  // [dv_padded] fits: 64 rows of depth
+    const ChunkOrder order = panels ? ChunkOrder::kNatural : S::order(key_type);
+    for (int64_t d = 0; d < it.head_dim_v; ++d) natural[d] = o[d / kChunk * kChunk + place_of(order, d % kChunk)];
+    const float factor = scale_of(source.v_scales, h);
+    const int64_t out_row = token * it.num_heads + head;
+    if (it.partial_out == nullptr) return write_output(it, out_row, natural, factor, m.row_max[row], m.row_sum[row]);
+    float* out = it.partial_out + out_row * it.head_dim_v;
+    for (int64_t d = 0; d < it.head_dim_v; ++d) out[d] = natural[d] * factor;
+    it.partial_max[out_row] = m.row_max[row];
+    it.partial_sum[out_row] = m.row_sum[row];
+  }
+};
+
+template <class S>
+void StreamRun<S>::attend_panels(const StreamTile& tile, int64_t h, Columns c) {
+  if constexpr (S::kReadsPanels) {
+    const bool whole_panels = source.block_size % kPanel == 0;
+    const uint16_t* k[kStreamKeys / kPanel];
+    const uint16_t* v[kStreamKeys / 2];
+    auto* k_packed = reinterpret_cast<uint16_t*>(m.k_staging);
+    auto* v_packed = reinterpret_cast<uint16_t*>(m.v_staging);
+    const int64_t k_offset = h * source.k_head_stride * 2, v_offset = h * source.v_head_stride * 2;
+    for (int64_t j = c.from; j < c.to; j += kPanel) {
+      // Any token of a panel leads to it; columns outside [from, to) are masked, whatever they hold.
+      const int64_t i = larger(j, tile.from);
+      if (whole_panels) {
+        const int64_t inside = (i - j) * source.k_addr.token_inner_stride * 2;
+        k[j / kPanel] = reinterpret_cast<const uint16_t*>(tile.k[i] + k_offset - inside);
+      } else {
+        for (int64_t t = 0; t < kPanel; ++t)
+          for (int64_t d = 0; d < it.head_dim; d += 2)
+            copy_pair(j + t >= tile.from && j + t < tile.to
+                          ? tile.k[j + t] + k_offset + d / 2 * source.k_addr.dim_outer_stride * 2
+                          : m.zeros,
+                      k_packed + j * m.depth + (d / 2 * kPanel + t) * 2);
+        k[j / kPanel] = k_packed + j * m.depth;
+      }
+    }
+    for (int64_t j = c.from; j < c.to; j += 2) {
+      const bool first = j >= tile.from && j < tile.to, second = j + 1 >= tile.from && j + 1 < tile.to;
+      uint16_t* pair = v_packed + j * m.dv_padded;
+      if (first && second && source.block_size % 2 == 0) {
+        v[j / 2] = reinterpret_cast<const uint16_t*>(tile.v[j] + v_offset);
+        continue;
+      }
+      // A half that does not exist may hold anything, NaN too, and 0 * NaN is NaN: it becomes 0.
+      for (int64_t d = 0; d < it.head_dim_v; ++d) {
+        pair[2 * d] = first ? element_at(tile.v[j] + v_offset, 2 * d) : uint16_t{0};
+        pair[2 * d + 1] = second ? element_at(tile.v[j + 1] + v_offset, 2 * d) : uint16_t{0};
+      }
+      v[j / 2] = pair;
+    }
+    S::scores_of_panels(k + c.from / kPanel, (c.to - c.from) / kPanel, it.head_dim, m.q + h * m.rows * m.depth, m.depth,
+                        m.rows, m.s + c.from);
+    softmax(tile, h, c);
+    S::output_of_pairs(v + c.from / 2, c.to - c.from, it.head_dim_v, m.p + c.from, m.rows,
+                       m.o + h * m.rows * m.dv_padded, m.dv_padded);
+  }
+}
+
+template <class S>
+void stream(const AttentionItem& item) {
+  StreamRun<S>(item).attend();
+}
+template <class S>
+size_t stream_scratch_bytes(int64_t tokens, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t head_dim_v) {
+  return StreamScratch<S>(nullptr, tokens, heads, kv_heads, head_dim, head_dim_v).bytes;
+}
+
+}  // namespace
+}  // namespace sextant::cpu::SEXTANT_ISA

@@ -1,0 +1,170 @@
+// The products of decode, where a few query rows meet many keys and memory is the limit: K and V are multiplied as they
+// lie in the cache, one pointer a token, without packing.
+//
+//   scores:  kRows rows x kLanes / kRows keys at once, a vector of partial sums each, folded by one reduce_lanes
+//   output:  kRows rows x kChunks chunks of dims in registers while the keys of a tile pass by
+//
+// A chunk is 2 * kLanes elements. A stream policy S says how a chunk is loaded and multiplied; the order of its
+// elements inside the two vectors is the policy's own (S::order undoes it when a row is written).
+#pragma once
+
+#include "devices/cpu/kernels/engine_fma.h"
+
+namespace sextant::cpu::SEXTANT_ISA {
+namespace {
+
+constexpr int64_t kStreamKeys = 64;  // keys a tile
+constexpr int kChunk = 2 * kLanes;
+
+enum class ChunkOrder { kNatural, kEvenOdd, kPairs };
+
+// Where element i of a chunk of values ends up in the accumulators.
+inline int64_t place_of(ChunkOrder order, int64_t i) {
+  switch (order) {
+    case ChunkOrder::kEvenOdd:
+      return i % 2 * kLanes + i / 2;
+    case ChunkOrder::kPairs:  // eight dims of a 128-bit lane: the first four in the first vector
+      return i % 8 / 4 * kLanes + i / 8 * 4 + i % 4;
+    default:
+      return i;
+  }
+}
+
+template <class S, DType T, int kRows>
+void stream_scores(const char* const* keys, int64_t count, int64_t dim, const typename S::Elem* q, int64_t depth,
+                   float* s) {
+  constexpr int kKeys = kLanes / kRows;
+  for (int64_t j = 0; j < count; j += kKeys) {
+    F32 sum[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) sum[i] = set1(0.0f);
+    const auto step = [&](int64_t d, int64_t n) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kKeys; ++i) {
+        const auto key = S::template load_chunk<T>(keys[j + i] + d * kElementBytes<T>, n);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) sum[r * kKeys + i] = S::dot(key, q + r * depth + d, sum[r * kKeys + i]);
+      }
+    };
+    int64_t d = 0;
+    for (; d + kChunk <= dim; d += kChunk) step(d, kChunk);
+    if (d < dim) step(d, dim - d);
+    float totals[kLanes];
+    store(totals, reduce_lanes(sum));
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+      __builtin_memcpy(s + r * kStreamKeys + j, totals + r * kKeys, kKeys * sizeof(float));
+  }
+}
+
+// n: elements of the last chunk that exist.
+template <class S, DType T, int kRows, int kChunks>
+inline __attribute__((always_inline)) void stream_chunks(const char* const* values, int64_t count, int64_t d, int64_t n,
+                                                         const typename S::Elem* p, float* o, int64_t o_stride) {
+  F32 sum[kRows][2 * kChunks];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int c = 0; c < 2 * kChunks; ++c) sum[r][c] = load(o + r * o_stride + d + c * kLanes);
+  for (int64_t t = 0; t < count; t += S::kUnit) {
+    typename S::Values v[2 * kChunks];
+#pragma GCC unroll 4
+    for (int c = 0; c < kChunks; ++c)
+      S::template load_values<T>(values + t, (d + c * kChunk) * kElementBytes<T>, c + 1 < kChunks ? kChunk : n,
+                                 v[2 * c], v[2 * c + 1]);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const auto weight = S::weight(p + r * kStreamKeys + t);
+#pragma GCC unroll 8
+      for (int c = 0; c < 2 * kChunks; ++c) sum[r][c] = S::weigh(weight, v[c], sum[r][c]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int c = 0; c < 2 * kChunks; ++c) store(o + r * o_stride + d + c * kLanes, sum[r][c]);
+}
+
+template <class S, DType T, int kRows>
+void stream_output(const char* const* values, int64_t count, int64_t dim, const typename S::Elem* p, float* o,
+                   int64_t o_stride) {
+  constexpr int kChunks = kLanes == 16 ? (kRows == 4 ? 2 : 4) : (kRows == 4 ? 1 : kRows == 2 ? 2 : 4);
+  int64_t d = 0;
+  for (; d + kChunks * kChunk <= dim; d += kChunks * kChunk)
+    stream_chunks<S, T, kRows, kChunks>(values, count, d, kChunk, p, o, o_stride);
+  for (; d + kChunk <= dim; d += kChunk) stream_chunks<S, T, kRows, 1>(values, count, d, kChunk, p, o, o_stride);
+  if (d < dim) stream_chunks<S, T, kRows, 1>(values, count, d, dim - d, p, o, o_stride);
+}
+
+// Calls block<rows>(first row) over all rows, four, two or one at a time.
+template <class Block>
+inline void for_row_blocks(int64_t rows, const Block& block) {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) block.template operator()<4>(r);
+  if (r + 2 <= rows) {
+    block.template operator()<2>(r);
+    r += 2;
+  }
+  if (r < rows) block.template operator()<1>(r);
+}
+
+// Products in fp32, from the types that a machine widens cheaply; fp8 arrives as bf16, which holds it exactly.
+struct FmaStream {
+  using Elem = float;
+  using Values = F32;
+  static constexpr int kUnit = 1;
+  static constexpr int kExpDegree = 5;
+  static constexpr bool kReadsPanels = false;
+  struct Chunk {
+    F32 x, y;
+  };
+  static ChunkOrder order(DType keys) { return keys == DType::kBF16 ? ChunkOrder::kEvenOdd : ChunkOrder::kNatural; }
+
+  // Queries in the order of the keys' chunks.
+  template <DType T>
+  static void pack_query(const void* src, int64_t n, int64_t padded, DType keys, float* dst) {
+    for (int64_t d = 0; d < padded; d += kChunk)
+      for (int64_t i = 0; i < kChunk; ++i)
+        dst[d + place_of(order(keys), i)] = d + i < n ? load_element<T>(src, d + i) : 0.0f;
+  }
+  template <DType T>
+  static Chunk load_chunk(const char* p, int64_t n) {
+    Chunk c;
+    load_two_first<T>(p, n, c.x, c.y);
+    return c;
+  }
+  static F32 dot(Chunk k, const float* q, F32 sum) { return fmadd(k.y, load(q + kLanes), fmadd(k.x, load(q), sum)); }
+  template <DType T>
+  static void load_values(const char* const* rows, int64_t offset, int64_t n, F32& x, F32& y) {
+    load_two_first<T>(rows[0] + offset, n, x, y);
+  }
+  static F32 weight(const float* p) { return set1(*p); }
+  static F32 weigh(F32 weight, F32 v, F32 sum) { return fmadd(weight, v, sum); }
+  static void store_p(float* p, F32 x) { store(p, x); }
+
+  static void scores(DType dtype, const char* const* keys, int64_t count, int64_t dim, const float* q, int64_t depth,
+                     int64_t rows, float* s) {
+    with_key_type(dtype, [&]<DType T>() {
+      for_row_blocks(rows, [&]<int kRows>(int64_t r) {
+        stream_scores<FmaStream, T, kRows>(keys, count, dim, q + r * depth, depth, s + r * kStreamKeys);
+      });
+    });
+  }
+  static void output(DType dtype, const char* const* values, int64_t count, int64_t dim, const float* p, int64_t rows,
+                     float* o, int64_t o_stride) {
+    with_key_type(dtype, [&]<DType T>() {
+      for_row_blocks(rows, [&]<int kRows>(int64_t r) {
+        stream_output<FmaStream, T, kRows>(values, count, dim, p + r * kStreamKeys, o + r * o_stride, o_stride);
+      });
+    });
+  }
+  template <class F>
+  static void with_key_type(DType dtype, const F& f) {
+    if (dtype == DType::kBF16) return f.template operator()<DType::kBF16>();
+    if (dtype == DType::kF16) return f.template operator()<DType::kF16>();
+    f.template operator()<DType::kF32>();
+  }
+};
+
+}  // namespace
+}  // namespace sextant::cpu::SEXTANT_ISA
