@@ -80,8 +80,8 @@ HostTensor random_tensor(Random& random, DType dtype, std::vector<int64_t> shape
 }
 
 std::vector<float> power_of_two_scales(Random& random, int32_t count) {
-  std::vector<float> scales;
-  for (int32_t i = 0; i < count; ++i) scales.push_back(std::ldexp(1.0F, -static_cast<int>(random.below(4))));
+  std::vector<float> scales(static_cast<size_t>(count));
+  for (float& scale : scales) scale = std::ldexp(1.0F, -static_cast<int>(random.below(4)));
   return scales;
 }
 

@@ -19,7 +19,7 @@ constexpr char kIsaVariable[] = "SEXTANT_CPU_ISA";
 
 class CpuDevice final : public Device {
  public:
-  CpuDevice(const IsaChoice& isa, std::shared_ptr<Executor> executor) {
+  CpuDevice(const IsaChoice& isa, const std::shared_ptr<Executor>& executor) {
     auto scratch = std::make_shared<ScratchProvider>(executor->concurrency());
     info_.kind = DeviceKind::kCpu;
     info_.name = processor_name();
