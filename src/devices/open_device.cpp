@@ -1,6 +1,7 @@
 // Which devices this binary and this machine have.
 #include <fmt/format.h>
 
+#include "devices/hip/emulator/emulated_device.h"
 #include "sextant/device.h"
 
 #ifdef SEXTANT_HAS_CUDA
@@ -46,6 +47,10 @@ Result<std::shared_ptr<Device>> open_device(DeviceKind kind, int index) {
     if (index > 0) return invalid_argument(fmt::format("device index is {}; cpu allows 0", index));
     return make_cpu_device();
   }
+  if (kind == DeviceKind::kHipEmulated) {
+    if (index > 0) return invalid_argument(fmt::format("device index is {}; hip-emulated allows 0", index));
+    return hip::make_emulated_device();
+  }
 #ifdef SEXTANT_HAS_CUDA
   if (kind == DeviceKind::kCuda) return cuda::open(index);
 #endif
@@ -53,6 +58,6 @@ Result<std::shared_ptr<Device>> open_device(DeviceKind kind, int index) {
   return Status(StatusCode::kUnavailable, fmt::format("device {} is not available: {}", to_string(kind), reason));
 }
 
-std::vector<DeviceReport> list_devices() { return {cpu_report(), cuda_report(), hip_report()}; }
+std::vector<DeviceReport> list_devices() { return {cpu_report(), cuda_report(), hip_report(), hip::emulated_report()}; }
 
 }  // namespace sextant

@@ -1,0 +1,223 @@
+#include "devices/hip/attention_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "devices/hip/tuned_plan.h"
+
+namespace sextant::hip {
+namespace {
+
+constexpr int32_t kTileRows = 64, kMlaRows = 16, kMlaTunedRows = 32;
+constexpr int32_t kMaxHeadDim = 256, kMaxLatentDim = 576, kMaxLatentValueDim = 512;
+constexpr int32_t kDeterministicKeys = 1024;  // keys of a partition when bits must not depend on the machine
+constexpr int32_t kGranule = 32;              // keys of a tile
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+size_t align(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+// As in the kernels' names.
+const char* type_name(DType dtype) { return dtype == DType::kF32 ? "f32" : dtype == DType::kF16 ? "f16" : "bf16"; }
+
+std::string portable_kernel(const AttentionPlanArgs& a) {
+  const int32_t k = a.spec.head_dim, v = a.spec.value_head_dim();
+  const char* dims = k <= 64 && v <= 64     ? "64_64"
+                     : k <= 128 && v <= 128 ? "128_128"
+                     : k <= 192 && v <= 128 ? "192_128"
+                                            : "256_256";
+  return fmt::format("tile_attention_{}_{}", type_name(a.spec.dtype), dims);
+}
+
+bool fits_tiles(const AttentionPlanArgs& a) {
+  return a.spec.head_dim <= kMaxHeadDim && a.spec.value_head_dim() <= kMaxHeadDim;
+}
+bool is_latent(const AttentionPlanArgs& a) { return a.op == AttentionOp::kMlaDecode; }
+
+void set_part_split(PlanPart& part, const AttentionPlanArgs& a, const LengthBounds& n, const ChipLimits& chip) {
+  using Kind = SplitPolicy::Kind;
+  SplitRule& s = part.split;
+  s.granule = kGranule;
+  const int32_t short_len = std::max(1, std::min(8, kTileRows / a.spec.group_size()));
+  const int64_t row_tiles = n.tokens * a.spec.group_size() / part.rows + n.requests;
+  const int64_t whole_items = row_tiles * a.spec.num_kv_heads;
+  int64_t most = 1;  // partitions of a request
+  if (a.split.kind == Kind::kSegments) {
+    s.segments = a.split.value;
+    s.max_query_len = short_len;
+    most = std::min<int64_t>(a.split.value, ceil_div(n.keys, kGranule));
+  } else if (a.split.kind == Kind::kPartition || (a.split.kind == Kind::kAuto && a.deterministic)) {
+    s.partition = a.split.kind == Kind::kPartition ? a.split.value : kDeterministicKeys;
+    s.max_query_len = short_len;
+    most = ceil_div(n.keys, ceil_div(s.partition, kGranule) * kGranule);
+  } else if (a.split.kind == Kind::kAuto) {
+    // Planned on the device from the current lengths: about two workgroups a compute unit.
+    const int64_t target = int64_t{2} * chip.compute_units;
+    if (whole_items < 2 * target && n.keys > kGranule) {
+      s.target_items = static_cast<int32_t>(target);
+      s.max_query_len = std::numeric_limits<int32_t>::max();
+      most = ceil_div(n.keys, kGranule);
+    }
+  }
+  part.reduces = most > 1;
+  part.max_items = whole_items;
+  if (part.reduces) {
+    const int64_t split_tokens = std::min<int64_t>(n.tokens, n.requests * std::min<int64_t>(s.max_query_len, n.tokens));
+    const int64_t split_items =
+        (split_tokens * a.spec.group_size() / part.rows + n.requests) * a.spec.num_kv_heads * most;
+    part.max_items += s.target_items > 0 ? std::min<int64_t>(split_items, s.target_items + whole_items) : split_items;
+  }
+  // The work list, then the partial results.
+  const size_t list = align(static_cast<size_t>(2 * n.requests + 1) * sizeof(int32_t));
+  const auto rows = static_cast<size_t>(part.reduces ? part.max_items * part.rows : 0);
+  part.partial_out_offset = list;
+  part.partial_lse_offset = list + align(rows * static_cast<size_t>(a.spec.value_head_dim()) * sizeof(float));
+  part.workspace_bytes = part.partial_lse_offset + align(rows * sizeof(float));
+}
+
+PlanPart portable_part(const AttentionPlanArgs& a, KernelFamily family, const LengthBounds& n) {
+  PlanPart part;
+  part.min_query_len = a.filter.min_query_len;
+  part.max_query_len = a.filter.max_query_len;
+  if (!is_latent(a) || fits_tiles(a)) {
+    part.kernel = portable_kernel(a);
+    part.rows = kTileRows;
+    return part;
+  }
+  const bool tall = family == KernelFamily::kTuned && a.spec.dtype != DType::kF32 &&
+                    int64_t{a.spec.num_heads} * n.query_len > kMlaRows;
+  part.rows = tall ? kMlaTunedRows : kMlaRows;
+  part.kernel = fmt::format("mla_attention_{}_{}", type_name(a.spec.dtype), part.rows);
+  return part;
+}
+
+std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family,
+                                 bool vectors) {
+  const LengthBounds n = find_bounds(a);
+  std::vector<PlanPart> parts;
+  if (vectors) parts = tuned_parts(a, family, n);
+  if (parts.empty()) parts.push_back(portable_part(a, family, n));
+  for (PlanPart& part : parts) set_part_split(part, a, n, chip);
+  return parts;
+}
+
+}  // namespace
+
+LengthBounds find_bounds(const AttentionPlanArgs& a) {
+  LengthBounds n;
+  n.requests = static_cast<int64_t>(a.seq_lens.size());
+  n.tokens = a.query_start_loc.empty() ? 0 : a.query_start_loc.back();
+  int64_t seq_len = a.bounds.max_seq_len, packed = 0;
+  for (size_t b = 0; b < a.seq_lens.size(); ++b) {
+    const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b];
+    if (!a.key_start_loc.empty()) packed = std::max<int64_t>(packed, a.key_start_loc[b + 1] - a.key_start_loc[b]);
+    seq_len = std::max<int64_t>(seq_len, a.seq_lens[b]);
+    n.query_len = std::max<int64_t>(n.query_len, query_len);
+  }
+  n.query_len = std::min<int64_t>(std::max<int64_t>(n.query_len, a.bounds.max_query_len), a.filter.max_query_len);
+  if (a.op == AttentionOp::kVarlen) {
+    const bool bounded = !a.key_start_loc.empty() && a.bounds.max_seq_len == 0;
+    n.keys = bounded ? packed : (a.max_packed_keys > 0 ? a.max_packed_keys : seq_len);
+  } else {
+    n.keys = std::max<int64_t>(0, std::min(seq_len, a.key_end) - a.key_begin);
+  }
+  if (a.spec.sliding_window > 0) n.keys = std::min(n.keys, a.spec.sliding_window + n.query_len);
+  return n;
+}
+
+Format to_format(DType dtype) {
+  static_assert(static_cast<int>(DType::kF32) == 0 && static_cast<int>(DType::kF8E5M2) == 5);
+  return static_cast<Format>(dtype);
+}
+
+Addressing to_addressing(const KvAddressing& a) {
+  return {a.block_stride,     a.head_stride,      a.token_outer_stride, a.token_inner_stride,
+          a.dim_outer_stride, a.dim_inner_stride, a.token_tile,         a.dim_tile};
+}
+
+int32_t chunk_stride(const KvAddressing& a, int32_t head_dim, const void* base, size_t element_bytes) {
+  const size_t alignment = element_bytes == 1 ? 8 : 16;
+  const bool aligned = a.block_stride % 8 == 0 && a.head_stride % 8 == 0 && a.token_outer_stride % 8 == 0 &&
+                       (a.token_tile == 1 || a.token_inner_stride % 8 == 0) &&
+                       reinterpret_cast<uintptr_t>(base) % alignment == 0;
+  if (!aligned || head_dim % 8 != 0) return 0;
+  if (a.dim_tile == 1) return a.dim_outer_stride == 1 ? 8 : 0;
+  if (a.dim_inner_stride != 1 || a.dim_tile % 8 != 0) return 0;
+  if (a.dim_outer_stride == a.dim_tile) return 8;
+  const bool fits = a.dim_outer_stride < std::numeric_limits<int32_t>::max();
+  return a.dim_tile == 8 && a.dim_outer_stride % 8 == 0 && fits ? static_cast<int32_t>(a.dim_outer_stride) : 0;
+}
+
+bool is_vector_aligned(const TensorView& view) {
+  const size_t element = size_of(view.dtype);
+  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.stride[view.rank - 1] != 1 ||
+      view.shape[view.rank - 1] % 8 != 0)
+    return false;
+  for (int i = 0; i + 1 < view.rank; ++i)
+    if (view.stride[i] * static_cast<int64_t>(element) % 16 != 0) return false;
+  return true;
+}
+
+AttentionParams planned_params(const AttentionPlanArgs& a) {
+  AttentionParams p{};
+  const AttentionSpec& s = a.spec;
+  p.num_heads = s.num_heads;
+  p.num_kv_heads = s.num_kv_heads;
+  p.group_size = s.group_size();
+  p.head_dim = s.head_dim;
+  p.head_dim_v = s.value_head_dim();
+  p.softmax_scale = s.softmax_scale;
+  p.soft_cap = s.logits_soft_cap;
+  p.window = s.sliding_window;
+  p.causal = s.causal ? 1 : 0;
+  p.format = to_format(s.dtype);
+  p.out_f32 = a.out_dtype == DType::kF32 ? 1 : 0;
+  p.values_in_keys = is_latent(a) ? 1 : 0;
+  p.origin = a.op == AttentionOp::kVarlen          ? KeyOrigin::kPacked
+             : a.op == AttentionOp::kPrefixPrefill ? KeyOrigin::kCacheThenPacked
+                                                   : KeyOrigin::kCache;
+  p.key_begin = a.key_begin;
+  p.key_end = a.key_end;
+  p.num_requests = static_cast<int32_t>(a.seq_lens.size());
+  p.context_filter = static_cast<int32_t>(a.filter.context);
+  p.cache_format = p.origin == KeyOrigin::kPacked ? p.format : to_format(a.cache.dtype);
+  p.num_scales = 1;
+  p.block_size = 1;
+  if (p.origin == KeyOrigin::kPacked) return p;
+  p.block_size = a.cache.block_size;
+  p.num_blocks = static_cast<int32_t>(a.cache.num_blocks);
+  return p;
+}
+
+Status supports_attention(const AttentionPlanArgs& a) {
+  if (fits_tiles(a)) return Status::ok();
+  if (is_latent(a) && a.spec.head_dim <= kMaxLatentDim && a.spec.value_head_dim() <= kMaxLatentValueDim)
+    return Status::ok();
+  return unsupported(
+      fmt::format("head_dim {} and head_dim_v {} do not fit the kernels of the HIP device; {} allows {} and {}",
+                  a.spec.head_dim, a.spec.value_head_dim(), to_string(a.op), is_latent(a) ? kMaxLatentDim : kMaxHeadDim,
+                  is_latent(a) ? kMaxLatentValueDim : kMaxHeadDim));
+}
+
+Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family) {
+  SEXTANT_RETURN_IF_ERROR(supports_attention(args));
+  auto plan = std::make_shared<HipAttentionPlan>();
+  plan->args = args;
+  plan->num_requests = static_cast<int32_t>(args.seq_lens.size());
+  plan->num_tokens = args.query_start_loc.empty() ? 0 : args.query_start_loc.back();
+  if (plan->num_tokens > 0) {
+    plan->parts = plan_parts(args, chip, family, true);
+    plan->unaligned_parts = plan_parts(args, chip, family, false);
+  }
+  for (const auto* parts : {&plan->parts, &plan->unaligned_parts})
+    for (const PlanPart& part : *parts) plan->workspace = std::max(plan->workspace, part.workspace_bytes);
+  for (const PlanPart& part : plan->parts)
+    plan->text += fmt::format("{}{} (up to {} items{})", plan->text.empty() ? "" : "; ", part.kernel, part.max_items,
+                              part.reduces ? ", split by keys, + reduce" : "");
+  if (plan->text.empty()) plan->text = "nothing to do";
+  plan->args.query_start_loc = plan->args.seq_lens = plan->args.key_start_loc = {};
+  return AttentionPlanPtr(std::move(plan));
+}
+
+}  // namespace sextant::hip

@@ -1,0 +1,50 @@
+// How an attention op runs: which kernels, for which requests, and the workspace. A plan knows bounds only; what
+// depends on the current lengths is decided on the device (kernels/plan_work.h), so that a captured graph stays right.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "devices/hip/launcher.h"
+#include "sextant/ops.h"
+
+namespace sextant::hip {
+
+// One attention kernel over the requests whose query length lies in [min_query_len, max_query_len].
+struct PlanPart {
+  std::string kernel;
+  int threads = 256;
+  int32_t min_query_len = 1, max_query_len = 0;
+  int32_t rows = 0;  // query rows a tile
+  SplitRule split{};
+  int64_t max_items = 0;
+  bool reduces = false;
+  size_t partial_out_offset = 0, partial_lse_offset = 0, workspace_bytes = 0;
+};
+
+class HipAttentionPlan final : public AttentionPlan {
+ public:
+  size_t workspace_bytes() const override { return workspace; }
+  std::string describe() const override { return text; }
+
+  AttentionPlanArgs args;  // without its spans
+  int32_t num_tokens = 0, num_requests = 0;
+  std::vector<PlanPart> parts;
+  std::vector<PlanPart> unaligned_parts;  // when tensors turn out not to be aligned for the vector loads of `parts`
+  size_t workspace = 0;
+  std::string text;
+};
+
+Status supports_attention(const AttentionPlanArgs& args);
+Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family);
+Status run_attention(const HipAttentionPlan& plan, const AttentionArgs& args, const ChipLimits& chip,
+                     Launcher& launcher, Stream stream);
+
+// The parameters that follow from the plan's arguments alone (shapes, features).
+AttentionParams planned_params(const AttentionPlanArgs& args);
+Addressing to_addressing(const KvAddressing& address);
+// Elements from 8 dims to the next 8 where 8 dims lie together and aligned, else 0.
+int32_t chunk_stride(const KvAddressing& address, int32_t head_dim, const void* base, size_t element_bytes);
+bool is_vector_aligned(const TensorView& view);  // rows of 8 elements start on 16 bytes
+
+}  // namespace sextant::hip

@@ -1,0 +1,119 @@
+#include "devices/hip/emulator/emulated_device.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#include "devices/hip/hip_ops.h"
+#include "devices/hip/kernels/kernel_set.h"
+#include "ops/checked_ops.h"
+
+namespace sextant::hip {
+namespace {
+
+// Few compute units, so that small tests have work that does not divide evenly.
+constexpr ChipLimits kChip{.compute_units = 6, .num_xcds = 3};
+
+const EmulatedKernel* find_kernel(std::string_view name) {
+  for (const auto& set : {ops_kernels(), portable_kernels(), mla_kernels()})
+    for (const EmulatedKernel& kernel : set)
+      if (kernel.name == name) return &kernel;
+  return nullptr;
+}
+
+DeviceInfo emulated_info() {
+  DeviceInfo info;
+  info.kind = DeviceKind::kHipEmulated;
+  info.name = "emulation on the CPU";
+  info.architecture = "gfx942";
+  info.compute_units = kChip.compute_units;
+  info.memory_bytes = int64_t{4} << 30;
+  info.l2_bytes = int64_t{4} << 20;
+  info.native_fp8 = DType::kF8E4M3FNUZ;
+  info.has_tuned_kernels = true;
+  return info;
+}
+
+// Workgroups side by side on the CPU's threads.
+class EmulatedLauncher final : public Launcher {
+ public:
+  explicit EmulatedLauncher(const EmulatorOptions& options)
+      : options_(options), pool_(make_thread_pool(options.threads)) {
+    for (int i = 0; i < pool_->concurrency(); ++i) groups_.push_back(std::make_unique<emulator::Workgroup>());
+  }
+
+  using Launcher::launch;
+  Status launch(std::string_view name, int64_t workgroups, int threads, const void* params, size_t, Stream) override {
+    const EmulatedKernel* kernel = find_kernel(name);
+    if (kernel == nullptr || kernel->threads != threads)
+      return Status(StatusCode::kInternal, fmt::format("no emulated kernel {} of {} threads", name, threads));
+    const std::lock_guard lock(mutex_);
+    std::mutex fault_mutex;
+    std::string fault;
+    pool_->parallel_for(workgroups, [&](int64_t index, int worker) {
+      std::string problem = groups_[static_cast<size_t>(worker)]->run(kernel->function, params, static_cast<int>(index),
+                                                                      threads, options_.order, options_.wide_mfma);
+      if (problem.empty()) return;
+      const std::lock_guard fault_lock(fault_mutex);
+      if (fault.empty()) fault = fmt::format("{}, workgroup {}: {}", name, index, problem);
+    });
+    if (!fault.empty()) return Status(StatusCode::kInternal, fault);
+    return Status::ok();
+  }
+
+ private:
+  EmulatorOptions options_;
+  std::shared_ptr<Executor> pool_;
+  std::vector<std::unique_ptr<emulator::Workgroup>> groups_;
+  std::mutex mutex_;
+};
+
+class EmulatedDevice final : public Device {
+ public:
+  explicit EmulatedDevice(const EmulatorOptions& options)
+      : info_(emulated_info()),
+        launcher_(options),
+        portable_(std::make_unique<HipOps>("hip-emulated/portable", kChip, KernelFamily::kPortable, launcher_), true),
+        tuned_(std::make_unique<HipOps>("hip-emulated/tuned (gfx942)", kChip, KernelFamily::kTuned, launcher_), true) {}
+
+  const DeviceInfo& info() const override { return info_; }
+  const Ops& ops(KernelFamily family) const override { return family == KernelFamily::kTuned ? tuned_ : portable_; }
+
+  Result<void*> allocate(size_t bytes) override {
+    void* memory = ::operator new(bytes == 0 ? 1 : bytes, std::align_val_t{256}, std::nothrow);
+    if (memory == nullptr) return Status(StatusCode::kResourceExhausted, fmt::format("no memory for {} bytes", bytes));
+    return memory;
+  }
+  void deallocate(void* pointer) override { ::operator delete(pointer, std::align_val_t{256}); }
+  Status copy_to_device(void* device, const void* host, size_t bytes, Stream) override {
+    if (bytes > 0) std::memcpy(device, host, bytes);
+    return Status::ok();
+  }
+  Status copy_to_host(void* host, const void* device, size_t bytes, Stream) override {
+    if (bytes > 0) std::memcpy(host, device, bytes);
+    return Status::ok();
+  }
+  Status fill(void* device, uint8_t value, size_t bytes, Stream) override {
+    if (bytes > 0) std::memset(device, value, bytes);
+    return Status::ok();
+  }
+  Status synchronize(Stream) override { return Status::ok(); }
+
+ private:
+  DeviceInfo info_;
+  EmulatedLauncher launcher_;
+  CheckedOps portable_, tuned_;
+};
+
+}  // namespace
+
+std::shared_ptr<Device> make_emulated_device(const EmulatorOptions& options) {
+  return std::make_shared<EmulatedDevice>(options);
+}
+
+DeviceReport emulated_report() { return {DeviceKind::kHipEmulated, true, true, "", {emulated_info()}}; }
+
+}  // namespace sextant::hip

@@ -1,0 +1,38 @@
+// What an emulated lane asks of the emulator (see workgroup.h). Included by kernels through kernels/lane.h.
+#pragma once
+
+#include <cstdint>
+
+namespace sextant::hip::emulator {
+
+constexpr int kSharedBytes = 64 * 1024;  // LDS of a workgroup
+
+struct LaneState {
+  int thread = 0, block = 0;
+  char* shared = nullptr;
+  bool wide_mfma = false;
+};
+// The lane that runs on this OS thread now.
+extern constinit thread_local LaneState current_lane;
+inline const LaneState& lane() { return current_lane; }
+
+// Matrix shapes by type and k extent; 16 rows and 16 columns.
+enum class MfmaShape : uint8_t { kBf16x16, kF16x16, kBf16x32, kF16x32, kF32x4 };
+
+void barrier();    // all lanes of the workgroup
+void wave_sync();  // all lanes of the wave
+int shuffle(int x, int lane);
+uint64_t ballot(bool x);
+// `d` holds C and receives D.
+void multiply_wave(MfmaShape shape, const void* a, const void* b, float* d);
+
+template <class D, class Operand>
+inline D mfma(MfmaShape shape, const Operand& a, const Operand& b, D c) {
+  multiply_wave(shape, &a, &b, reinterpret_cast<float*>(&c));
+  return c;
+}
+
+float half_to_float(uint16_t x);
+uint16_t float_to_half(float x);
+
+}  // namespace sextant::hip::emulator

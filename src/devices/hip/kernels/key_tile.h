@@ -1,0 +1,90 @@
+// Bringing keys or values of a tile into shared memory, from any origin, layout and format.
+#pragma once
+
+#include "devices/hip/kernels/mma.h"
+#include "devices/hip/kernels/softmax.h"
+
+namespace sextant::hip {
+
+// Eight dims [d, d + 8) of one token; zeros past the head size. Padding keeps NaN in unwritten memory out of products.
+template <class T, bool kValues>
+SEXTANT_DEVICE Fragment<T> load_key_chunk(const AttentionParams& p, const Request& r, int32_t kv_head, int32_t position,
+                                          int32_t d, float scale) {
+  if (is_packed(p, r, position)) {
+    const int64_t token = static_cast<int64_t>(r.packed_start) + position - r.first_packed;
+    const int64_t at = kValues ? token * p.packed_v_token_stride + kv_head * p.packed_v_head_stride + d
+                               : token * p.packed_k_token_stride + kv_head * p.packed_k_head_stride + d;
+    const T* data = static_cast<const T*>(kValues ? p.packed_v : p.packed_k) + at;
+    if (p.packed_aligned != 0) return load_fragment<T>(data);
+    return make_fragment<T>(load_floats8_by_element(TypeTraits<T>::kFormat, data, 0, 1));
+  }
+  const BlockToken at = find_token(p, r, position);
+  const Addressing& rule = kValues ? p.v_addr : p.k_addr;
+  const void* cache = kValues ? p.cache_v : p.cache_k;
+  const int64_t row = token_offset(rule, at.block, kv_head, at.token);
+  const int32_t chunk_stride = kValues ? p.v_chunk_stride : p.k_chunk_stride;
+  if (chunk_stride > 0) {
+    const int64_t index = row + static_cast<int64_t>(d / 8) * chunk_stride;
+    if (!is_8_bit(p.cache_format)) return load_fragment<T>(static_cast<const T*>(cache) + index);
+    Floats8 v = load_floats8(p.cache_format, cache, index);
+    SEXTANT_UNROLL
+    for (int i = 0; i < 8; ++i) v.x[i] *= scale;
+    return make_fragment<T>(v);
+  }
+  Floats8 v = {};
+#ifdef __AMDGCN__
+#pragma unroll 1
+#endif
+  for (int i = 0; i < 8; ++i) {
+    const float x = load_element(p.cache_format, cache, row + dim_offset(rule, d + i)) * scale;
+    SEXTANT_UNROLL
+    for (int j = 0; j < 8; ++j)
+      if (j == i) v.x[j] = x;  // registers have no address
+  }
+  return make_fragment<T>(v);
+}
+
+// Tile [kKeys][kDim] with rows of kStride elements; `head_dim` dims exist, positions up to `end`.
+template <class T, bool kValues, int kKeys, int kDim, int kStride, int kThreads>
+SEXTANT_DEVICE void stage_tile(const AttentionParams& p, const Request& r, int32_t kv_head, int32_t key0, int32_t end,
+                               float scale, T* tile) {
+  constexpr int kChunks = kDim / 8;
+  const int head_dim = kValues ? p.head_dim_v : p.head_dim;
+  for (int i = thread_index(); i < kKeys * kChunks; i += kThreads) {
+    const int row = i / kChunks, d = i % kChunks * 8;
+    Fragment<T> x = zero_fragment<T>();
+    if (key0 + row < end && d < head_dim) x = load_key_chunk<T, kValues>(p, r, kv_head, key0 + row, d, scale);
+    store_fragment<T>(tile + row * kStride + d, x);
+  }
+}
+
+// The lane's part of its query row: fragment s holds dims 32 s + 8 (lane / 16) to + 8.
+template <class T, int kSteps>
+SEXTANT_DEVICE void load_query(const AttentionParams& p, const WorkItem& item, int32_t row, bool valid,
+                               Fragment<T> (&q)[kSteps]) {
+  const int32_t token = item.request.query_start + row / p.group_size;
+  const int32_t head = item.kv_head * p.group_size + row % p.group_size;
+  const T* from = static_cast<const T*>(p.q) + token * p.q_token_stride + head * p.q_head_stride;
+  SEXTANT_UNROLL
+  for (int s = 0; s < kSteps; ++s) {
+    const int d = 32 * s + 8 * (lane_index() / 16);
+    q[s] = zero_fragment<T>();
+    if (!valid || d >= p.head_dim) continue;
+    q[s] = p.q_aligned != 0 ? load_fragment<T>(from + d)
+                            : make_fragment<T>(load_floats8_by_element(TypeTraits<T>::kFormat, from, d, 1));
+  }
+}
+
+// Sixteen dims of one row: o[n][r] is dim 4 r + n.
+SEXTANT_DEVICE void store_output16(const RowTarget& target, int32_t d, int32_t head_dim, const f32x4 (&o)[4]) {
+  SEXTANT_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    if (d + 8 * half >= head_dim) return;
+    Floats8 v;
+    SEXTANT_UNROLL
+    for (int i = 0; i < 8; ++i) v.x[i] = o[i % 4][2 * half + i / 4] * target.weight;
+    store_floats8(target.format, target.data, target.offset + d + 8 * half, v);
+  }
+}
+
+}  // namespace sextant::hip

@@ -1,0 +1,211 @@
+// The language that HIP kernels are written in: what one lane of a wave can do. Two meanings of one source:
+//
+//   on the GPU (clang or hipcc, device only)   each function is one or two machine instructions
+//   on the CPU (any C++ compiler)              each lane is a fiber; lanes meet at barriers, at cross-lane operations
+//                                              and at MFMA, where the emulator does the operation for the whole wave
+//
+// Rules for kernels: every lane of a wave takes part in every cross-lane operation and MFMA (the emulator reports it
+// otherwise); lanes talk through shared memory only with a barrier() or wave_sync() between.
+#pragma once
+
+#include <cstdint>
+
+#ifndef __AMDGCN__
+#include <cmath>
+#include <cstring>
+
+#include "devices/hip/emulator/lane_api.h"
+#endif
+
+namespace sextant::hip {
+
+constexpr int kWaveSize = 64;
+
+using f32x4 = float __attribute__((vector_size(16)));
+using u32x4 = uint32_t __attribute__((vector_size(16)));
+using u32x2 = uint32_t __attribute__((vector_size(8)));
+
+// 16-bit elements as they lie in memory.
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+#ifdef __AMDGCN__
+
+#define SEXTANT_DEVICE __attribute__((device, always_inline)) inline
+#define SEXTANT_DEVICE_MEMBER __attribute__((device, always_inline))
+#define SEXTANT_NO_INLINE __attribute__((device, noinline))
+#define SEXTANT_UNROLL _Pragma("unroll")
+// `waves`: waves a SIMD that the register budget must allow.
+#define SEXTANT_KERNEL(threads, waves) \
+  extern "C"                           \
+      __attribute__((global, amdgpu_flat_work_group_size(threads, threads), amdgpu_waves_per_eu(waves, waves))) void
+
+#if defined(__gfx950__)
+constexpr bool kHasWideMfma = true;
+constexpr int kNativeFp8 = 1;  // Fp8Format::kE4M3FN
+#elif defined(__gfx942__)
+constexpr bool kHasWideMfma = false;
+constexpr int kNativeFp8 = 2;  // Fp8Format::kE4M3FNUZ
+#else
+constexpr bool kHasWideMfma = false;
+constexpr int kNativeFp8 = 0;
+#endif
+
+SEXTANT_DEVICE int thread_index() { return static_cast<int>(__builtin_amdgcn_workitem_id_x()); }
+SEXTANT_DEVICE int block_index() { return static_cast<int>(__builtin_amdgcn_workgroup_id_x()); }
+// A value that is the same in all lanes of the wave.
+SEXTANT_DEVICE int uniform(int x) { return __builtin_amdgcn_readfirstlane(x); }
+
+SEXTANT_DEVICE void barrier() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+  __builtin_amdgcn_s_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+}
+SEXTANT_DEVICE void wave_sync() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
+  __builtin_amdgcn_wave_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
+}
+// Favours this wave's instructions over those of the SIMD's other waves.
+template <int kPriority>
+SEXTANT_DEVICE void set_priority() {
+  __builtin_amdgcn_s_setprio(kPriority);
+}
+
+template <int kBytes>
+SEXTANT_DEVICE char* shared_memory() {
+  __attribute__((shared, aligned(16))) static char bytes[kBytes];
+  return bytes;
+}
+
+template <class To, class From>
+SEXTANT_DEVICE To bit_cast(From from) {
+  return __builtin_bit_cast(To, from);
+}
+
+SEXTANT_DEVICE int shuffle_bits(int x, int lane) { return __builtin_amdgcn_ds_bpermute(lane * 4, x); }
+SEXTANT_DEVICE uint64_t ballot(bool x) { return __builtin_amdgcn_ballot_w64(x); }
+
+SEXTANT_DEVICE float exp2(float x) { return __builtin_amdgcn_exp2f(x); }
+SEXTANT_DEVICE float log2(float x) { return __builtin_amdgcn_logf(x); }
+SEXTANT_DEVICE float reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
+
+// Halves of two words: low(a, b) = a.low | b.low << 16, high(a, b) = a.high | b.high << 16.
+SEXTANT_DEVICE uint32_t low_halves(uint32_t a, uint32_t b) { return __builtin_amdgcn_perm(b, a, 0x05040100u); }
+SEXTANT_DEVICE uint32_t high_halves(uint32_t a, uint32_t b) { return __builtin_amdgcn_perm(b, a, 0x07060302u); }
+
+SEXTANT_DEVICE float half_to_float(uint16_t x) { return static_cast<float>(__builtin_bit_cast(_Float16, x)); }
+SEXTANT_DEVICE uint16_t float_to_half(float x) { return __builtin_bit_cast(uint16_t, static_cast<_Float16>(x)); }
+
+using s16x4 = short __attribute__((vector_size(8)));
+using h16x4 = _Float16 __attribute__((vector_size(8)));
+
+// D = A B + C with A [16 rows][16 k], B [16 k][16 columns]; layouts in mfma_layout.h.
+SEXTANT_DEVICE f32x4 mfma_16x16x16(bf16, u32x2 a, u32x2 b, f32x4 c) {
+  return __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(bit_cast<s16x4>(a), bit_cast<s16x4>(b), c, 0, 0, 0);
+}
+SEXTANT_DEVICE f32x4 mfma_16x16x16(f16, u32x2 a, u32x2 b, f32x4 c) {
+  return __builtin_amdgcn_mfma_f32_16x16x16f16(bit_cast<h16x4>(a), bit_cast<h16x4>(b), c, 0, 0, 0);
+}
+SEXTANT_DEVICE f32x4 mfma_16x16x4(float a, float b, f32x4 c) {
+  return __builtin_amdgcn_mfma_f32_16x16x4f32(a, b, c, 0, 0, 0);
+}
+#if defined(__gfx950__)
+SEXTANT_DEVICE f32x4 mfma_16x16x32(bf16, u32x4 a, u32x4 b, f32x4 c) {
+  using x8 = __bf16 __attribute__((vector_size(16)));
+  return __builtin_amdgcn_mfma_f32_16x16x32_bf16(bit_cast<x8>(a), bit_cast<x8>(b), c, 0, 0, 0);
+}
+SEXTANT_DEVICE f32x4 mfma_16x16x32(f16, u32x4 a, u32x4 b, f32x4 c) {
+  using x8 = _Float16 __attribute__((vector_size(16)));
+  return __builtin_amdgcn_mfma_f32_16x16x32_f16(bit_cast<x8>(a), bit_cast<x8>(b), c, 0, 0, 0);
+}
+#endif
+
+#else  // the CPU
+
+#define SEXTANT_DEVICE inline
+#define SEXTANT_DEVICE_MEMBER inline
+#define SEXTANT_NO_INLINE inline
+#define SEXTANT_UNROLL
+#define SEXTANT_KERNEL(threads, waves) inline void
+
+constexpr int kNativeFp8 = 2;  // the emulated device is a gfx942
+
+inline int thread_index() { return emulator::lane().thread; }
+inline int block_index() { return emulator::lane().block; }
+inline int uniform(int x) { return x; }
+inline void barrier() { emulator::barrier(); }
+inline void wave_sync() { emulator::wave_sync(); }
+template <int kPriority>
+inline void set_priority() {}
+
+template <int kBytes>
+inline char* shared_memory() {
+  static_assert(kBytes <= emulator::kSharedBytes, "a CU of gfx90a and gfx942 has 64 KiB of LDS");
+  return emulator::lane().shared;
+}
+
+template <class To, class From>
+inline To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+inline int shuffle_bits(int x, int lane) { return emulator::shuffle(x, lane); }
+inline uint64_t ballot(bool x) { return emulator::ballot(x); }
+
+inline float exp2(float x) { return std::exp2(x); }
+inline float log2(float x) { return std::log2(x); }
+inline float reciprocal(float x) { return 1.0f / x; }
+
+inline uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffffu) | b << 16; }
+inline uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); }
+
+inline float half_to_float(uint16_t x) { return emulator::half_to_float(x); }
+inline uint16_t float_to_half(float x) { return emulator::float_to_half(x); }
+
+inline f32x4 mfma_16x16x16(bf16, u32x2 a, u32x2 b, f32x4 c) {
+  return emulator::mfma<f32x4>(emulator::MfmaShape::kBf16x16, a, b, c);
+}
+inline f32x4 mfma_16x16x16(f16, u32x2 a, u32x2 b, f32x4 c) {
+  return emulator::mfma<f32x4>(emulator::MfmaShape::kF16x16, a, b, c);
+}
+inline f32x4 mfma_16x16x4(float a, float b, f32x4 c) {
+  return emulator::mfma<f32x4>(emulator::MfmaShape::kF32x4, a, b, c);
+}
+inline f32x4 mfma_16x16x32(bf16, u32x4 a, u32x4 b, f32x4 c) {
+  return emulator::mfma<f32x4>(emulator::MfmaShape::kBf16x32, a, b, c);
+}
+inline f32x4 mfma_16x16x32(f16, u32x4 a, u32x4 b, f32x4 c) {
+  return emulator::mfma<f32x4>(emulator::MfmaShape::kF16x32, a, b, c);
+}
+// The emulated device can use the wide shapes of gfx950, so that both paths of mma.h run in tests.
+#define kHasWideMfma (::sextant::hip::emulator::lane().wide_mfma)
+
+#endif
+
+SEXTANT_DEVICE int lane_index() { return thread_index() & (kWaveSize - 1); }
+SEXTANT_DEVICE int wave_index() { return uniform(thread_index() / kWaveSize); }
+
+SEXTANT_DEVICE float shuffle_xor(float x, int mask) {
+  return bit_cast<float>(shuffle_bits(bit_cast<int>(x), lane_index() ^ mask));
+}
+
+template <class T>
+SEXTANT_DEVICE T min(T a, T b) {
+  return b < a ? b : a;
+}
+template <class T>
+SEXTANT_DEVICE T max(T a, T b) {
+  return a < b ? b : a;
+}
+constexpr float kNegInf = -__builtin_inff();
+SEXTANT_DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+}  // namespace sextant::hip

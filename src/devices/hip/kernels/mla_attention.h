@@ -1,0 +1,146 @@
+// MLA decode: queries of all heads against one latent row a token, V = the first columns of K (latent sizes up to 576 /
+// 512, smaller ones zero-padded).
+//
+//   workgroup   4 waves; kRowTiles x 16 query rows, the same for all waves
+//   key tile    32 latent rows (16 in fp32) in shared memory, loaded once for both products
+//   S^T         divided among the waves by keys (16 each) and by k; the parts meet in shared memory
+//   softmax     every wave does all of it: 4 + 4 exponentials a lane and row tile, less than a third barrier would cost
+//   O^T         divided among the waves by columns: 128 of the 512 each
+#pragma once
+
+#include "devices/hip/kernels/tile_attention.h"
+
+namespace sextant::hip {
+
+constexpr int kMlaDim = 576, kMlaValueDim = 512, kMlaThreads = 256;
+
+template <class T, int kRowTiles_>
+struct MlaShape {
+  static constexpr int kRowTiles = kRowTiles_, kRows = 16 * kRowTiles;
+  static constexpr int kKeys = sizeof(T) == 4 ? 16 : 32, kSubtiles = kKeys / 16;
+  static constexpr int kParts = 4 / kSubtiles;  // of k
+  static constexpr int kSteps = kMlaDim / 32, kStepsAPart = (kSteps + kParts - 1) / kParts;
+  static constexpr int kStride = kMlaDim + 16 / static_cast<int>(sizeof(T));
+  static constexpr int kScoreStride = kKeys + 4;
+  static constexpr int kKeyBytes = kKeys * kStride * static_cast<int>(sizeof(T));
+  static constexpr int kSharedBytes = kKeyBytes + kParts * kRows * kScoreStride * 4;
+};
+
+// This wave's part of S^T to shared memory: [part][row][key].
+template <class T, class S>
+SEXTANT_DEVICE void mla_scores(const T* tile, const Fragment<T> (&q)[S::kRowTiles][S::kStepsAPart], int steps,
+                               float* scores) {
+  const int lane = lane_index(), subtile = wave_index() % S::kSubtiles, part = wave_index() / S::kSubtiles;
+  f32x4 s[S::kRowTiles] = {};
+  const T* row = tile + (16 * subtile + lane % 16) * S::kStride + 8 * (lane / 16) + 32 * part * S::kStepsAPart;
+  SEXTANT_UNROLL
+  for (int i = 0; i < S::kStepsAPart; ++i) {
+    if (i < steps) {
+      const Fragment<T> k = load_fragment<T>(row + 32 * i);
+      SEXTANT_UNROLL
+      for (int m = 0; m < S::kRowTiles; ++m) s[m] = multiply<T>(k, q[m][i], s[m]);
+    }
+  }
+  SEXTANT_UNROLL
+  for (int m = 0; m < S::kRowTiles; ++m) {
+    float* to = scores + ((part * S::kRowTiles + m) * 16 + lane % 16) * S::kScoreStride;
+    *reinterpret_cast<f32x4*>(to + 16 * subtile + 4 * (lane / 16)) = s[m];
+  }
+}
+
+// V^T fragments of 64 columns, made once for all row tiles.
+template <class T, class S>
+SEXTANT_DEVICE void mla_values(const T* tile, int column, const Fragment<T> (&weights)[S::kRowTiles],
+                               f32x4 (&o)[S::kRowTiles][2][4], int c) {
+  const int lane = lane_index();
+  const T* corner = tile + 4 * (lane / 16) * S::kStride + 4 * (lane % 16) + column;
+  Quad<T> rows[8] = {};
+  SEXTANT_UNROLL
+  for (int e = 0; e < 4 * S::kSubtiles; ++e) rows[e] = load_quad<T>(corner + (16 * (e / 4) + e % 4) * S::kStride);
+  SEXTANT_UNROLL
+  for (int n = 0; n < 4; ++n) {
+    const Fragment<T> v = transpose<T>(rows, n);
+    SEXTANT_UNROLL
+    for (int m = 0; m < S::kRowTiles; ++m) o[m][c][n] = multiply<T>(v, weights[m], o[m][c][n]);
+  }
+}
+
+// One row tile's sums over the parts, then its softmax. Gives the weights of the second product.
+template <class T, class S>
+SEXTANT_DEVICE Fragment<T> mla_softmax(const AttentionParams& p, const WorkItem& item, const ScoreRule& rule, int m,
+                                       const float* scores, int32_t key0, RowState& row, f32x4 (&o)[2][4]) {
+  const int lane = lane_index();
+  f32x4 s[S::kSubtiles] = {};
+  SEXTANT_UNROLL
+  for (int t = 0; t < S::kSubtiles; ++t) SEXTANT_UNROLL
+  for (int part = 0; part < S::kParts; ++part)
+    s[t] += *reinterpret_cast<const f32x4*>(scores + ((part * S::kRowTiles + m) * 16 + lane % 16) * S::kScoreStride +
+                                            16 * t + 4 * (lane / 16));
+  finish_scores<S::kSubtiles>(p, item, rule, row, key0, item.key_hi, true, s);
+  scale_output(exponentiate<S::kSubtiles>(row, 8.0f, s), o);
+  Floats8 weights = {};
+  SEXTANT_UNROLL
+  for (int e = 0; e < 4 * S::kSubtiles; ++e) weights.x[e] = s[e / 4][e % 4];
+  return make_fragment<T>(weights);
+}
+
+template <class T, int kRowTiles>
+SEXTANT_DEVICE void mla_attention(const AttentionParams& p) {
+  using S = MlaShape<T, kRowTiles>;
+  WorkItem item;
+  if (!find_item(p, block_index(), &item)) return;
+  const int lane = lane_index(), wave = wave_index();
+  const int32_t row0 = item.row_tile * S::kRows;
+  char* shared = shared_memory<S::kSharedBytes>();
+  T* keys = reinterpret_cast<T*>(shared);
+  float* scores = reinterpret_cast<float*>(shared + S::kKeyBytes);
+
+  // The steps of k that are this wave's; none past the head size.
+  const int first_step = wave / S::kSubtiles * S::kStepsAPart;
+  const int steps = max(0, min(S::kStepsAPart, ceil_div(p.head_dim, 32) - first_step));
+  RowState rows[kRowTiles];
+  Fragment<T> q[kRowTiles][S::kStepsAPart];
+  SEXTANT_UNROLL
+  for (int m = 0; m < kRowTiles; ++m) {
+    rows[m] = make_row(p, item, row0 + 16 * m + lane % 16);
+    const int32_t token = item.request.query_start + rows[m].row / p.group_size;
+    const int32_t head = rows[m].row % p.group_size;
+    const T* from = static_cast<const T*>(p.q) + token * p.q_token_stride + head * p.q_head_stride;
+    SEXTANT_UNROLL
+    for (int i = 0; i < S::kStepsAPart; ++i) {
+      const int d = 32 * (first_step + i) + 8 * (lane / 16);
+      q[m][i] = zero_fragment<T>();
+      if (!rows[m].valid || d >= p.head_dim) continue;
+      q[m][i] = p.q_aligned != 0 ? load_fragment<T>(from + d)
+                                 : make_fragment<T>(load_floats8_by_element(TypeTraits<T>::kFormat, from, d, 1));
+    }
+  }
+
+  const float scale = key_scale(p, 0);
+  const ScoreRule rule = make_score_rule(p, scale);
+  f32x4 o[kRowTiles][2][4] = {};
+  for (int32_t key0 = item.key_lo; key0 < item.key_hi; key0 += S::kKeys) {
+    barrier();  // the tile before has been read
+    stage_tile<T, false, S::kKeys, kMlaDim, S::kStride, kMlaThreads>(p, item.request, 0, key0, item.key_hi, 1.0f, keys);
+    barrier();
+    mla_scores<T, S>(keys, q, steps, scores);
+    barrier();
+    Fragment<T> weights[kRowTiles];
+    SEXTANT_UNROLL
+    for (int m = 0; m < kRowTiles; ++m) weights[m] = mla_softmax<T, S>(p, item, rule, m, scores, key0, rows[m], o[m]);
+    SEXTANT_UNROLL
+    for (int c = 0; c < 2; ++c)
+      if (128 * wave + 64 * c < p.head_dim_v) mla_values<T, S>(keys, 128 * wave + 64 * c, weights, o, c);
+  }
+  SEXTANT_UNROLL
+  for (int m = 0; m < kRowTiles; ++m) {
+    const float sum = sum_over_groups(rows[m].sum);
+    if (!rows[m].valid) continue;
+    const RowTarget target =
+        end_row(p, item, rows[m].row, rows[m].row - row0, rows[m].max, sum, scale, wave == 0 && lane < 16);
+    SEXTANT_UNROLL
+    for (int c = 0; c < 2; ++c) store_output16(target, 128 * wave + 64 * c + 16 * (lane / 16), p.head_dim_v, o[m][c]);
+  }
+}
+
+}  // namespace sextant::hip

@@ -1,0 +1,165 @@
+// What kernels get: plain structs, passed by value. Shared by host and kernels, so they name no type of either.
+#pragma once
+
+#include <cstdint>
+
+namespace sextant::hip {
+
+// sextant::DType's floating-point values, in its order.
+enum class Format : int32_t { kF32, kF16, kBF16, kE4M3FN, kE4M3FNUZ, kE5M2 };
+
+// sextant::KvAddressing.
+struct Addressing {
+  int64_t block_stride, head_stride, token_outer_stride, token_inner_stride, dim_outer_stride, dim_inner_stride;
+  int32_t token_tile, dim_tile;
+};
+
+enum class KeyOrigin : int32_t {
+  kCache,            // every key from the paged cache
+  kPacked,           // every key from packed rows
+  kCacheThenPacked,  // context from the cache, new tokens from packed rows
+};
+
+// How the keys of requests are divided into work items. The sizes are found on the device from the current lengths.
+struct SplitRule {
+  int32_t partition;      // keys a partition; 0: see segments
+  int32_t segments;       // equal segments a request; 0: see target_items
+  int32_t target_items;   // partitions such that about this many items come out; 0: no split
+  int32_t max_query_len;  // longer requests are not split
+  int32_t granule;        // partitions are multiples of this
+};
+
+// The work list in the workspace: item w belongs to the request b with first_item[b] <= w < first_item[b + 1]; within
+// a request items count KV heads, row tiles, partitions, the last fastest.
+struct WorkList {
+  int32_t* first_item;  // [B + 1]
+  int32_t* partition;   // [B] keys a partition
+  int32_t rows;         // query rows a tile
+  int32_t max_items;    // workgroups that are launched
+  int32_t num_xcds;     // chiplets that take workgroups in turns; 1: none
+};
+
+struct AttentionParams {
+  const void* q;  // [T, Hq, D]
+  void* out;      // [T, Hq, Dv]
+  float* lse;     // [Hq, T]
+  int64_t q_token_stride, q_head_stride;
+  int64_t out_token_stride, out_head_stride;
+  int64_t lse_head_stride, lse_token_stride;
+  const int32_t* query_start_loc;  // [B + 1]
+  const int32_t* seq_lens;         // [B]
+  const int32_t* key_start_loc;    // [B + 1]
+  const int32_t* block_table;      // [B, block_table_stride]
+  int64_t block_table_stride;      // 0: all requests share row 0 (shared prefix)
+
+  const void* cache_k;
+  const void* cache_v;
+  Addressing k_addr, v_addr;
+  int32_t k_chunk_stride, v_chunk_stride;  // elements from 8 dims to the next 8; 0: not 8 contiguous, aligned dims
+  const float* k_scale;
+  const float* v_scale;
+  int32_t num_scales;
+  int32_t block_size;
+  int32_t num_blocks;
+  Format cache_format, format;
+
+  const void* packed_k;  // [Tk, Hkv, D]
+  const void* packed_v;  // [Tk, Hkv, Dv]
+  int64_t packed_k_token_stride, packed_k_head_stride;
+  int64_t packed_v_token_stride, packed_v_head_stride;
+  int32_t packed_aligned, q_aligned, out_aligned;  // rows start on 16 bytes
+
+  const float* sinks;         // [Hq]
+  const float* alibi_slopes;  // [Hq]
+
+  int32_t num_requests, num_heads, num_kv_heads, group_size;
+  int32_t head_dim, head_dim_v;
+  float softmax_scale, soft_cap;
+  int32_t window, causal, out_f32, values_in_keys;
+  KeyOrigin origin;
+  int64_t key_begin, key_end;
+
+  int32_t min_query_len, max_query_len;
+  int32_t context_filter;  // 0 any, 1 none, 2 some
+
+  SplitRule split;
+  WorkList work;
+  float* partial_out;  // [items, rows, Dv]
+  float* partial_lse;  // [items, rows]
+};
+
+// A strided tensor.
+struct Tensor3 {
+  void* data;
+  int64_t shape[3], stride[3];
+  Format format;
+  int32_t aligned;  // rows of 8 elements start on 16 bytes
+};
+
+struct Filter {
+  int32_t min_query_len, max_query_len, context;  // as in AttentionParams
+};
+
+// One tensor of a cache write or a gather: dims [dim_begin, dim_begin + dim) of each head.
+struct CachePart {
+  void* rows;  // packed side
+  int64_t token_stride, head_stride;
+  void* cache;
+  Addressing address;
+  const float* scale;
+  int32_t heads, dim, dim_begin;
+  int32_t chunks;  // of a head: dim / 8 when `vectors`, else dim
+  int32_t vectors;
+};
+struct CacheWriteParams {
+  CachePart keys, values;
+  const int64_t* slot_mapping;
+  int64_t num_tokens, num_slots;
+  int32_t block_size, num_scales;
+  Format cache_format, row_format;
+};
+struct GatherParams {
+  CachePart keys, values;
+  const int32_t* block_table;
+  int64_t block_table_stride;
+  const int32_t* key_start_loc;
+  int64_t chunk_begin, max_rows;
+  int32_t num_requests, num_blocks, block_size, num_scales;
+  Format cache_format, row_format;
+};
+struct ChunkOffsetsParams {
+  const int32_t* query_start_loc;
+  const int32_t* seq_lens;
+  int32_t* key_start_loc;
+  int32_t num_requests;
+  Filter filter;
+  int64_t chunk_begin, chunk_len;
+};
+struct MergeParams {
+  Tensor3 prefix_out, suffix_out, out;
+  const float *prefix_lse, *suffix_lse;
+  float* lse;
+  int64_t prefix_lse_stride[2], suffix_lse_stride[2], lse_stride[2];
+  const int32_t* query_start_loc;
+  const int32_t* seq_lens;
+  int32_t num_requests;
+  Filter filter;
+};
+struct CopyBlocksParams {
+  void* k;
+  void* v;
+  Addressing k_addr, v_addr;
+  const int64_t* mapping;  // [num_pairs, 2]
+  int64_t num_blocks;
+  int32_t element_bytes, block_size, num_kv_heads, head_dim, head_dim_v;
+  int32_t groups_a_pair;  // workgroups that share a pair
+};
+struct CopyPadParams {
+  Tensor3 src, dst;
+};
+struct GemmParams {
+  Tensor3 a, b, c;  // [batch, M, K], [batch, K, N], [batch, M, N]
+  int32_t m_tiles, n_tiles;
+};
+
+}  // namespace sextant::hip

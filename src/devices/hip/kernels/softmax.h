@@ -1,0 +1,149 @@
+// What happens between the two matrix products and at the end of a row, shared by all attention kernels. Scores are
+// kept in log2 units so that the exponential is one instruction.
+#pragma once
+
+#include "devices/hip/kernels/work_list.h"
+
+namespace sextant::hip {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+struct ScoreRule {
+  float scale_log2;  // softmax scale x k scale (x log2 e without a softcap)
+  float cap_inverse, cap_log2;
+  bool has_cap;
+};
+SEXTANT_DEVICE ScoreRule make_score_rule(const AttentionParams& p, float k_scale) {
+  ScoreRule r;
+  r.has_cap = p.soft_cap > 0;
+  const float scale = p.softmax_scale * k_scale;
+  r.scale_log2 = r.has_cap ? scale : scale * kLog2E;
+  r.cap_inverse = r.has_cap ? 1.0f / p.soft_cap : 0.0f;
+  r.cap_log2 = p.soft_cap * kLog2E;
+  return r;
+}
+// 1 - 2 / (e^2x + 1): absolute error near 1e-7, and the score is a sum to which only that matters.
+SEXTANT_DEVICE float tanh(float x) { return 1.0f - 2.0f / (exp2(2.0f * kLog2E * x) + 1.0f); }
+SEXTANT_DEVICE float score_log2(const ScoreRule& r, float dot) {
+  const float s = dot * r.scale_log2;
+  return r.has_cap ? r.cap_log2 * tanh(s * r.cap_inverse) : s;
+}
+
+// What a finished row needs: `max` in log2 units (-inf: nothing visible), `sum` of 2^(score - max).
+// The sink joins the denominator here and only here.
+struct RowEnd {
+  float weight;  // the accumulated row times this is the result
+  float lse;     // natural logarithm
+};
+SEXTANT_DEVICE RowEnd finish_row(float row_max, float sum, float v_scale, const float* sinks, int head) {
+  if (sinks == nullptr) {
+    if (sum == 0) return {0.0f, kNegInf};
+    return {v_scale / sum, (row_max + log2(sum)) * kLn2};
+  }
+  const float sink = sinks[head] * kLog2E;
+  const float top = max(sum == 0 ? kNegInf : row_max, sink);
+  if (top == kNegInf) return {0.0f, kNegInf};
+  const float scaled = sum == 0 ? 0.0f : exp2(row_max - top);
+  const float total = sum * scaled + exp2(sink - top);
+  return {v_scale * scaled / total, (top + log2(total)) * kLn2};
+}
+
+// One query row as a lane sees it. The four lanes l, l + 16, l + 32, l + 48 share a row and hold different keys.
+struct RowState {
+  int32_t row;  // in the request
+  bool valid;
+  int32_t position;  // of the query
+  float slope;       // ALiBi, log2 units
+  float max, sum;    // `sum` is this lane's share
+};
+SEXTANT_DEVICE RowState make_row(const AttentionParams& p, const WorkItem& item, int32_t row) {
+  const Request& r = item.request;
+  RowState s;
+  s.row = row;
+  s.valid = row < r.query_len * p.group_size;
+  s.position = r.context_len + row / p.group_size;
+  s.slope = 0;
+  if (p.alibi_slopes != nullptr && s.valid)
+    s.slope = p.alibi_slopes[item.kv_head * p.group_size + row % p.group_size] * kLog2E;
+  s.max = kNegInf;
+  s.sum = 0;
+  return s;
+}
+
+// Raw products of kKeys = 16 * kSubtiles keys to scores: element r of subtile t is key key0 + 16 t + 4 (lane / 16) + r.
+template <int kSubtiles>
+SEXTANT_DEVICE void finish_scores(const AttentionParams& p, const WorkItem& item, const ScoreRule& rule,
+                                  const RowState& row, int32_t key0, int32_t end, bool masked, f32x4 (&s)[kSubtiles]) {
+  const int group = lane_index() / 16;
+  // No score may be seen at or after `last`, nor before `first`.
+  int32_t last = end, first = item.key_lo;
+  if (p.causal != 0) last = min(last, row.position + 1);
+  if (p.window > 0) first = max(first, row.position - p.window + 1);
+  SEXTANT_UNROLL
+  for (int t = 0; t < kSubtiles; ++t) SEXTANT_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    const int32_t key = key0 + 16 * t + 4 * group + e;
+    float x = score_log2(rule, s[t][e]);
+    if (p.alibi_slopes != nullptr) x += row.slope * static_cast<float>(key - item.request.context_len);
+    if (masked && (key >= last || key < first)) x = kNegInf;
+    s[t][e] = x;
+  }
+}
+
+// Scores to probabilities 2^(score - max). Gives the factor by which what was summed before must shrink. The maximum is
+// only raised when a score exceeds it by more than `slack`: with slack 8 most tiles leave the accumulators alone, and
+// probabilities stay below 2^8.
+template <int kSubtiles>
+SEXTANT_DEVICE float exponentiate(RowState& row, float slack, f32x4 (&s)[kSubtiles]) {
+  float top = s[0][0];
+  SEXTANT_UNROLL
+  for (int t = 0; t < kSubtiles; ++t) SEXTANT_UNROLL
+  for (int e = 0; e < 4; ++e) top = max(top, s[t][e]);
+  top = max(top, shuffle_xor(top, 16));
+  top = max(top, shuffle_xor(top, 32));
+  const bool grows = top > row.max + slack;
+  const float next = grows ? top : row.max;
+  const float base = next == kNegInf ? 0.0f : next;
+  const float factor = grows ? exp2(row.max - base) : 1.0f;
+  float sum = 0;
+  SEXTANT_UNROLL
+  for (int t = 0; t < kSubtiles; ++t) SEXTANT_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    s[t][e] = exp2(s[t][e] - base);
+    sum += s[t][e];
+  }
+  row.sum = row.sum * factor + sum;
+  row.max = next;
+  return factor;
+}
+SEXTANT_DEVICE float sum_over_groups(float x) {
+  x += shuffle_xor(x, 16);
+  return x + shuffle_xor(x, 32);
+}
+
+// Where a row goes: the output, or a partial result of the item.
+struct RowTarget {
+  void* data;
+  int64_t offset;
+  Format format;
+  float weight;
+};
+// `tile_row`: row in the tile. Writes the LSE when `writes_lse`.
+SEXTANT_DEVICE RowTarget end_row(const AttentionParams& p, const WorkItem& item, int32_t row, int32_t tile_row,
+                                 float row_max, float sum, float v_scale, bool writes_lse) {
+  const int32_t token = item.request.query_start + row / p.group_size;
+  const int32_t head = item.kv_head * p.group_size + row % p.group_size;
+  const bool final = item.parts == 1;
+  const RowEnd end = finish_row(row_max, sum, v_scale, final ? p.sinks : nullptr, head);
+  if (final) {
+    if (writes_lse && p.lse != nullptr) p.lse[head * p.lse_head_stride + token * p.lse_token_stride] = end.lse;
+    return {p.out, token * p.out_token_stride + head * p.out_head_stride, p.out_f32 != 0 ? Format::kF32 : p.format,
+            end.weight};
+  }
+  const int64_t partial = static_cast<int64_t>(item.index) * p.work.rows + tile_row;
+  if (writes_lse) p.partial_lse[partial] = end.lse;
+  return {p.partial_out, partial * p.head_dim_v, Format::kF32, end.weight};
+}
+
+}  // namespace sextant::hip

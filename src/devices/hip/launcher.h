@@ -1,0 +1,34 @@
+// How kernels are started: by the HIP runtime on a GPU, or by the emulator on the CPU. Plans and ops know no more.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "devices/hip/kernels/params.h"
+#include "sextant/ops.h"
+
+namespace sextant::hip {
+
+// What planning needs to know of the chip.
+struct ChipLimits {
+  int compute_units = 1;
+  int num_xcds = 1;  // chiplets that take workgroups in turns
+};
+
+class Launcher {
+ public:
+  virtual ~Launcher() = default;
+  // `params` is the kernel's one argument, copied before this returns.
+  virtual Status launch(std::string_view kernel, int64_t workgroups, int threads, const void* params, size_t bytes,
+                        Stream stream) = 0;
+
+  template <class Params>
+  Status launch(std::string_view kernel, int64_t workgroups, const Params& params, Stream stream, int threads = 256) {
+    if (workgroups == 0) return Status::ok();
+    return launch(kernel, workgroups, threads, &params, sizeof(params), stream);
+  }
+};
+
+Format to_format(DType dtype);
+
+}  // namespace sextant::hip

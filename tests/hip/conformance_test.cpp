@@ -1,0 +1,63 @@
+// The HIP kernels, executed by the emulator, against the oracle: every backend over the conformance sweep.
+#include <gtest/gtest.h>
+
+#include "devices/hip/emulator/emulated_device.h"
+#include "hip/sanitizers.h"
+#include "support/matchers.h"
+#include "verify/run_case.h"
+#include "verify/sweep_cases.h"
+#include "verify/verify.h"
+
+namespace sextant {
+namespace {
+
+using hip::emulator::LaneOrder;
+
+TEST(HipConformance, EveryBackendAgreesWithTheOracle) {
+  SKIP_UNDER_SANITIZERS();
+  auto device = open_device(DeviceKind::kHipEmulated);
+  ASSERT_OK(device);
+  verify::VerifyOptions options;
+  options.seed = 21;
+  const verify::SuiteResult suite = verify::run_oracle_sweep(**device, options);
+  EXPECT_GE(suite.passed, 400);
+  EXPECT_EQ(suite.failed, 0);
+  EXPECT_EQ(suite.skipped, 0);
+  for (const std::string& message : suite.messages) ADD_FAILURE() << message;
+}
+
+// Bits that depend on the order of the lanes show a missing barrier.
+TEST(HipLanes, OrderDoesNotMatter) {
+  SKIP_UNDER_SANITIZERS();
+  const auto forward = hip::make_emulated_device({.order = LaneOrder::kForward});
+  const auto backward = hip::make_emulated_device({.order = LaneOrder::kBackward});
+  for (auto make_cases : {verify::mha_cases, verify::mla_cases}) {
+    std::vector<verify::Case> cases = make_cases(true);
+    for (size_t i = 0; i < cases.size(); i += 3) {
+      const verify::CaseData data = verify::prepare(cases[i], 5, 0);
+      for (const Backend* backend : all_backends()) {
+        if ((backend->info().category == BackendCategory::kMla) != cases[i].spec.mla.enabled()) continue;
+        auto one = verify::run_for_bytes(*forward, *backend, data, 5);
+        auto other = verify::run_for_bytes(*backward, *backend, data, 5);
+        ASSERT_OK(one);
+        ASSERT_OK(other);
+        EXPECT_EQ(*one, *other) << cases[i].name << ", " << backend->info().name;
+      }
+    }
+  }
+}
+
+// gfx950's matrix shapes instead of gfx942's.
+TEST(HipLanes, WideMfma) {
+  SKIP_UNDER_SANITIZERS();
+  const auto wide = hip::make_emulated_device({.wide_mfma = true});
+  verify::VerifyOptions options;
+  options.reduced = true;
+  options.seed = 22;
+  const verify::SuiteResult suite = verify::run_oracle_sweep(*wide, options);
+  EXPECT_EQ(suite.failed + suite.skipped, 0);
+  for (const std::string& message : suite.messages) ADD_FAILURE() << message;
+}
+
+}  // namespace
+}  // namespace sextant
