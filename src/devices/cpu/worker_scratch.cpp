@@ -1,5 +1,9 @@
 #include "devices/cpu/worker_scratch.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <cstdlib>
 #include <new>
@@ -7,8 +11,16 @@
 namespace sextant::cpu {
 
 void* allocate_aligned(size_t bytes) {
-  constexpr size_t kAlignment = 256;
-  return std::aligned_alloc(kAlignment, (std::max<size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment);
+  constexpr size_t kAlignment = 256, kHugePage = size_t{2} << 20, kLarge = 2 * kHugePage;
+  const size_t alignment = bytes >= kLarge ? kHugePage : kAlignment;
+  const size_t rounded = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  void* memory = std::aligned_alloc(alignment, rounded);
+#if defined(__linux__)
+  // A paged cache is read block by block in any order: with 4 KiB pages, address translation alone costs a third of the
+  // memory's speed. A hint only; systems without huge pages go on with small ones.
+  if (memory != nullptr && bytes >= kLarge) madvise(memory, rounded, MADV_HUGEPAGE);
+#endif
+  return memory;
 }
 void free_aligned(void* pointer) { std::free(pointer); }
 

@@ -7,6 +7,7 @@
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
 
+constexpr int64_t kStepDims = 8;                    // dims of the score product between two steps of the prefetcher
 constexpr int kPanelGroups = kStreamKeys / kPanel;  // of 16 keys in a tile
 
 struct DotStream {
@@ -44,28 +45,30 @@ struct DotStream {
   static void store_p(uint16_t* p, F32 x) { Bf16Packing::store_p(p, x); }
 
   static void scores(DType, const char* const* keys, int64_t count, int64_t dim, const uint16_t* q, int64_t depth,
-                     int64_t rows, float* s) {
+                     int64_t rows, float* s, Prefetcher& ahead) {
     for_row_blocks(rows, [&]<int kRows>(int64_t r) {
-      stream_scores<DotStream, DType::kBF16, kRows>(keys, count, dim, q + r * depth, depth, s + r * kStreamKeys);
+      stream_scores<DotStream, DType::kBF16, kRows>(keys, count, dim, q + r * depth, depth, s + r * kStreamKeys, ahead);
     });
   }
   static void output(DType, const char* const* values, int64_t count, int64_t dim, const uint16_t* p, int64_t rows,
-                     float* o, int64_t o_stride) {
+                     float* o, int64_t o_stride, Prefetcher& ahead) {
     for_row_blocks(rows, [&]<int kRows>(int64_t r) {
-      stream_output<DotStream, DType::kBF16, kRows>(values, count, dim, p + r * kStreamKeys, o + r * o_stride,
-                                                    o_stride);
+      stream_output<DotStream, DType::kBF16, kRows>(values, count, dim, p + r * kStreamKeys, o + r * o_stride, o_stride,
+                                                    ahead);
     });
   }
 
   // K [16 keys] as [dim / 2][16][2]: a vector holds one pair of dims of all 16, so scores need no folding.
   template <int kRows, int kGroups>
-  static void panel_scores(const uint16_t* const* panels, int64_t dim, const uint16_t* q, int64_t depth, float* s) {
+  static void panel_scores(const uint16_t* const* panels, int64_t dim, const uint16_t* q, int64_t depth, float* s,
+                           Prefetcher& ahead) {
     F32 sum[kRows][kGroups];
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
       for (int g = 0; g < kGroups; ++g) sum[r][g] = set1(0.0f);
     for (int64_t d = 0; d < dim; d += 2) {
+      if (d % kStepDims == 0) ahead.step();
       __m512bh k[kGroups];
 #pragma GCC unroll 4
       for (int g = 0; g < kGroups; ++g) k[g] = as_bf16(_mm512_loadu_si512(panels[g] + d * kPanel));
@@ -82,19 +85,19 @@ struct DotStream {
       for (int g = 0; g < kGroups; ++g) store(s + r * kStreamKeys + g * kPanel, sum[r][g]);
   }
   static void scores_of_panels(const uint16_t* const* panels, int64_t groups, int64_t dim, const uint16_t* q,
-                               int64_t depth, int64_t rows, float* s) {
+                               int64_t depth, int64_t rows, float* s, Prefetcher& ahead) {
     for_row_blocks(rows, [&]<int kRows>(int64_t r) {
       if (groups == kPanelGroups)
-        return panel_scores<kRows, kPanelGroups>(panels, dim, q + r * depth, depth, s + r * kStreamKeys);
+        return panel_scores<kRows, kPanelGroups>(panels, dim, q + r * depth, depth, s + r * kStreamKeys, ahead);
       for (int64_t g = 0; g < groups; ++g)
-        panel_scores<kRows, 1>(panels + g, dim, q + r * depth, depth, s + r * kStreamKeys + g * kPanel);
+        panel_scores<kRows, 1>(panels + g, dim, q + r * depth, depth, s + r * kStreamKeys + g * kPanel, ahead);
     });
   }
 
   // V in pairs of tokens, [dim][2] each.
   template <int kRows, int kVectors>
   static void pair_output(const uint16_t* const* pairs, int64_t count, int64_t d, int64_t dim, const uint16_t* p,
-                          float* o, int64_t o_stride) {
+                          float* o, int64_t o_stride, Prefetcher& ahead) {
     F32 sum[kRows][kVectors];
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r)
@@ -102,6 +105,7 @@ struct DotStream {
       for (int c = 0; c < kVectors; ++c) sum[r][c] = load(o + r * o_stride + d + c * kLanes);
     const Mask last = first_lanes(dim - d - (kVectors - 1) * kLanes);
     for (int64_t t = 0; t < count; t += 2) {
+      if (t % kStepKeys == 0) ahead.step();
       __m512bh v[kVectors];
 #pragma GCC unroll 8
       for (int c = 0; c < kVectors; ++c) {
@@ -121,15 +125,15 @@ struct DotStream {
       for (int c = 0; c < kVectors; ++c) store(o + r * o_stride + d + c * kLanes, sum[r][c]);
   }
   static void output_of_pairs(const uint16_t* const* pairs, int64_t count, int64_t dim, const uint16_t* p, int64_t rows,
-                              float* o, int64_t o_stride) {
+                              float* o, int64_t o_stride, Prefetcher& ahead) {
     for_row_blocks(rows, [&]<int kRows>(int64_t r) {
       constexpr int kVectors = kRows == 4 ? 4 : 8;
       const uint16_t* rows_p = p + r * kStreamKeys;
       float* rows_o = o + r * o_stride;
       int64_t d = 0;
       for (; d + kVectors * kLanes <= dim; d += kVectors * kLanes)
-        pair_output<kRows, kVectors>(pairs, count, d, dim, rows_p, rows_o, o_stride);
-      for (; d < dim; d += kLanes) pair_output<kRows, 1>(pairs, count, d, dim, rows_p, rows_o, o_stride);
+        pair_output<kRows, kVectors>(pairs, count, d, dim, rows_p, rows_o, o_stride, ahead);
+      for (; d < dim; d += kLanes) pair_output<kRows, 1>(pairs, count, d, dim, rows_p, rows_o, o_stride, ahead);
     });
   }
 };

@@ -19,6 +19,11 @@ struct StreamTile {
   int64_t begin = 0, from = 0, to = 0;
   const char* k[kStreamKeys];
   const char* v[kStreamKeys];
+  // Where the heads of a token lie apart: the first token of every block.
+  bool heads_inside = true;
+  int64_t num_blocks = 0;
+  const char* k_blocks[kStreamKeys];
+  const char* v_blocks[kStreamKeys];
 };
 
 template <class S>
@@ -81,6 +86,7 @@ struct StreamRun {
   const bool latent;     // V is the first columns of K
   bool panels = false;   // the cache holds the panels that the products want
   int64_t first_key = INT64_MAX, last_key = 0;
+  Prefetcher ahead;
 
   explicit StreamRun(const AttentionItem& item)
       : it(item),
@@ -136,38 +142,36 @@ struct StreamRun {
     const KeyTensor v = {static_cast<const char*>(source.v), &source.v_addr, source.v_row_stride, it.head_dim_v};
     locate_rows(source, k, begin, tile.from, tile.to, tile.k);
     if (!latent) locate_rows(source, v, begin, tile.from, tile.to, tile.v);
-  }
-
-  // The part of the next tile that this KV head's turn brings into L2.
-  void prefetch(const StreamTile& tile, int64_t h) const {
-    prefetch_tensor(tile, tile.k, source.k_addr, source.k_head_stride, it.head_dim, h);
-    if (!latent) prefetch_tensor(tile, tile.v, source.v_addr, source.v_head_stride, it.head_dim_v, h);
-  }
-  void prefetch_tensor(const StreamTile& tile, const char* const* rows, const KvAddressing& addr, int64_t head_stride,
-                       int64_t dim, int64_t h) const {
-    const int64_t heads = it.num_kv_heads, count = tile.to - tile.from;
-    const bool heads_inside = source.block_table == nullptr || addr.token_outer_stride > head_stride;
-    if (heads_inside && dims_adjacent(addr)) {  // all heads of a token lie together: this turn's share of the tokens
-      const int64_t run = ((heads - 1) * head_stride + dim) * source_bytes;
-      for (int64_t i = tile.from + count * h / heads; i < tile.from + count * (h + 1) / heads; ++i)
-        prefetch_run(rows[i], run);
-    } else {  // a head's tokens lie together
-      // Other layouts interleave their tokens: the block's memory is what a token and its neighbours span.
-      const int64_t row = dim * source_bytes;
-      const char* last = nullptr;
-      for (int64_t i = tile.from; i < tile.to; ++i) {
-        const int64_t position = tile.begin + i;
-        if (last != nullptr && position % source.block_size != 0) {
-          last += row;
-        } else {
-          last = rows[i] + h * head_stride * source_bytes;
-        }
-        prefetch_run(last, row);
-      }
+    tile.heads_inside = source.block_table == nullptr ||
+                        (dims_adjacent(source.k_addr) && source.k_addr.token_outer_stride > source.k_head_stride);
+    tile.num_blocks = 0;
+    if (tile.heads_inside) return;
+    for (int64_t i = tile.from; i < tile.to; i = round_up(begin + i + 1, source.block_size) - begin) {
+      tile.k_blocks[tile.num_blocks] = tile.k[i];
+      tile.v_blocks[tile.num_blocks++] = tile.v[i];
     }
   }
-  static void prefetch_run(const char* p, int64_t bytes) {
-    for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(p + b, 0, 2);
+
+  // The part of the next tile that this KV head's turn brings into L2, over `steps` steps of its products.
+  void prefetch_keys(const StreamTile* next, int64_t h, int64_t steps) {
+    ahead = {};
+    if (next != nullptr)
+      prefetch(*next, next->k, next->k_blocks, source.k_addr, source.k_head_stride, it.head_dim, h, steps);
+  }
+  void prefetch_values(const StreamTile* next, int64_t h, int64_t steps) {
+    ahead.finish();
+    if (next != nullptr && !latent)
+      prefetch(*next, next->v, next->v_blocks, source.v_addr, source.v_head_stride, it.head_dim_v, h, steps);
+  }
+  void prefetch(const StreamTile& next, const char* const* rows, const char* const* blocks, const KvAddressing& addr,
+                int64_t head_stride, int64_t dim, int64_t h, int64_t steps) {
+    const int64_t heads = it.num_kv_heads, count = next.to - next.from;
+    if (next.heads_inside)  // all heads of a token lie together
+      ahead.begin(rows + next.from, count, 0, ((heads - 1) * head_stride + dim) * source_bytes, h, heads, steps);
+    else if (source.block_size <= kStreamKeys)  // all heads of a block
+      ahead.begin(blocks, next.num_blocks, 0, heads * head_stride * source_bytes, h, heads, steps);
+    else  // the tile's tokens of a block and head
+      ahead.begin(blocks, next.num_blocks, h * head_stride * source_bytes, count * dim * source_bytes, 0, 1, steps);
   }
 
   // Rows of KV head h, ready to be multiplied: in place where possible.
@@ -241,10 +245,12 @@ struct StreamRun {
     }
   }
 
-  void attend_rows(const StreamTile& tile, int64_t h, Columns c) {
+  void attend_rows(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c) {
+    prefetch_keys(next, h, score_steps(m.rows, c.to - c.from));
     bind_rows(tile, tile.k, source.k_addr, source.k_head_stride, h, it.head_dim, m.k_staging, m.k_rows);
     S::scores(key_type, m.k_rows + c.from, c.to - c.from, it.head_dim, m.q + h * m.rows * m.depth, m.depth, m.rows,
-              m.s + c.from);
+              m.s + c.from, ahead);
+    prefetch_values(next, h, output_steps(m.rows, c.to - c.from, it.head_dim_v));
     softmax(tile, h, c);
     const char* const* values = m.k_rows;
     if (!latent) {
@@ -252,7 +258,8 @@ struct StreamRun {
       values = m.v_rows;
     }
     S::output(key_type, values + c.from, c.to - c.from, it.head_dim_v, m.p + c.from, m.rows,
-              m.o + h * m.rows * m.dv_padded, m.dv_padded);
+              m.o + h * m.rows * m.dv_padded, m.dv_padded, ahead);
+    ahead.finish();
   }
 
   void attend() {
@@ -261,18 +268,17 @@ struct StreamRun {
     if (first_key < last_key) find_tile(start, m.tiles[0]);
     for (int64_t begin = start, current = 0; begin < last_key; begin += kStreamKeys, current ^= 1) {
       const StreamTile& tile = m.tiles[current];
-      const bool more = begin + kStreamKeys < last_key;
-      if (more) find_tile(begin + kStreamKeys, m.tiles[current ^ 1]);
+      StreamTile* next = begin + kStreamKeys < last_key ? m.tiles + (current ^ 1) : nullptr;
+      if (next != nullptr) find_tile(begin + kStreamKeys, *next);
       const Columns c = visible_columns(tile);
+      if (c.from >= c.to) continue;
       for (int64_t h = 0; h < it.num_kv_heads; ++h) {
-        if (more) prefetch(m.tiles[current ^ 1], h);
-        if (c.from >= c.to) continue;
         if constexpr (S::kReadsPanels)
           if (panels) {
-            attend_panels(tile, h, c);
+            attend_panels(tile, next, h, c);
             continue;
           }
-        attend_rows(tile, h, c);
+        attend_rows(tile, next, h, c);
       }
     }
     for (int64_t h = 0; h < it.num_kv_heads; ++h)
@@ -281,7 +287,7 @@ struct StreamRun {
 
   // The packed cache layout: panels of 16 keys and pairs of values are multiplied where they lie. Blocks that are no
   // multiple of 16 tokens long are brought into the same form, so that the block size changes no bit.
-  void attend_panels(const StreamTile& tile, int64_t h, Columns c);
+  void attend_panels(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c);
 
   void write(int64_t h, int64_t r) {
     const int64_t row = h * m.rows + r, token = r / group, head = h * group + r % group;
@@ -300,7 +306,7 @@ struct StreamRun {
 };
 
 template <class S>
-void StreamRun<S>::attend_panels(const StreamTile& tile, int64_t h, Columns c) {
+void StreamRun<S>::attend_panels(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c) {
   if constexpr (S::kReadsPanels) {
     const bool whole_panels = source.block_size % kPanel == 0;
     const uint16_t* k[kStreamKeys / kPanel];
@@ -338,11 +344,14 @@ void StreamRun<S>::attend_panels(const StreamTile& tile, int64_t h, Columns c) {
       }
       v[j / 2] = pair;
     }
+    prefetch_keys(next, h, round_up(m.rows, 4) / 4 * it.head_dim / 8);
     S::scores_of_panels(k + c.from / kPanel, (c.to - c.from) / kPanel, it.head_dim, m.q + h * m.rows * m.depth, m.depth,
-                        m.rows, m.s + c.from);
+                        m.rows, m.s + c.from, ahead);
+    prefetch_values(next, h, output_steps(m.rows, c.to - c.from, it.head_dim_v));
     softmax(tile, h, c);
     S::output_of_pairs(v + c.from / 2, c.to - c.from, it.head_dim_v, m.p + c.from, m.rows,
-                       m.o + h * m.rows * m.dv_padded, m.dv_padded);
+                       m.o + h * m.rows * m.dv_padded, m.dv_padded, ahead);
+    ahead.finish();
   }
 }
 

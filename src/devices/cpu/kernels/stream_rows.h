@@ -9,12 +9,14 @@
 #pragma once
 
 #include "devices/cpu/kernels/engine_fma.h"
+#include "devices/cpu/kernels/prefetch.h"
 
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
 
 constexpr int64_t kStreamKeys = 64;  // keys a tile
 constexpr int kChunk = 2 * kLanes;
+constexpr int64_t kStepKeys = 4;  // keys of the output product between two steps of the prefetcher
 
 enum class ChunkOrder { kNatural, kEvenOdd, kPairs };
 
@@ -32,9 +34,10 @@ inline int64_t place_of(ChunkOrder order, int64_t i) {
 
 template <class S, DType T, int kRows>
 void stream_scores(const char* const* keys, int64_t count, int64_t dim, const typename S::Elem* q, int64_t depth,
-                   float* s) {
+                   float* s, Prefetcher& ahead) {
   constexpr int kKeys = kLanes / kRows;
   for (int64_t j = 0; j < count; j += kKeys) {
+    ahead.step();
     F32 sum[kLanes];
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) sum[i] = set1(0.0f);
@@ -60,13 +63,15 @@ void stream_scores(const char* const* keys, int64_t count, int64_t dim, const ty
 // n: elements of the last chunk that exist.
 template <class S, DType T, int kRows, int kChunks>
 inline __attribute__((always_inline)) void stream_chunks(const char* const* values, int64_t count, int64_t d, int64_t n,
-                                                         const typename S::Elem* p, float* o, int64_t o_stride) {
+                                                         const typename S::Elem* p, float* o, int64_t o_stride,
+                                                         Prefetcher& ahead) {
   F32 sum[kRows][2 * kChunks];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
     for (int c = 0; c < 2 * kChunks; ++c) sum[r][c] = load(o + r * o_stride + d + c * kLanes);
   for (int64_t t = 0; t < count; t += S::kUnit) {
+    if (t % kStepKeys == 0) ahead.step();
     typename S::Values v[2 * kChunks];
 #pragma GCC unroll 4
     for (int c = 0; c < kChunks; ++c)
@@ -85,15 +90,20 @@ inline __attribute__((always_inline)) void stream_chunks(const char* const* valu
     for (int c = 0; c < 2 * kChunks; ++c) store(o + r * o_stride + d + c * kLanes, sum[r][c]);
 }
 
+// Chunks of dims whose sums fit the registers with so many rows.
+constexpr int chunks_at_once(int rows) {
+  return kLanes == 16 ? (rows == 4 ? 2 : 4) : (rows == 4 ? 1 : rows == 2 ? 2 : 4);
+}
+
 template <class S, DType T, int kRows>
 void stream_output(const char* const* values, int64_t count, int64_t dim, const typename S::Elem* p, float* o,
-                   int64_t o_stride) {
-  constexpr int kChunks = kLanes == 16 ? (kRows == 4 ? 2 : 4) : (kRows == 4 ? 1 : kRows == 2 ? 2 : 4);
+                   int64_t o_stride, Prefetcher& ahead) {
+  constexpr int kChunks = chunks_at_once(kRows);
   int64_t d = 0;
   for (; d + kChunks * kChunk <= dim; d += kChunks * kChunk)
-    stream_chunks<S, T, kRows, kChunks>(values, count, d, kChunk, p, o, o_stride);
-  for (; d + kChunk <= dim; d += kChunk) stream_chunks<S, T, kRows, 1>(values, count, d, kChunk, p, o, o_stride);
-  if (d < dim) stream_chunks<S, T, kRows, 1>(values, count, d, dim - d, p, o, o_stride);
+    stream_chunks<S, T, kRows, kChunks>(values, count, d, kChunk, p, o, o_stride, ahead);
+  for (; d + kChunk <= dim; d += kChunk) stream_chunks<S, T, kRows, 1>(values, count, d, kChunk, p, o, o_stride, ahead);
+  if (d < dim) stream_chunks<S, T, kRows, 1>(values, count, d, dim - d, p, o, o_stride, ahead);
 }
 
 // Calls block<rows>(first row) over all rows, four, two or one at a time.
@@ -106,6 +116,21 @@ inline void for_row_blocks(int64_t rows, const Block& block) {
     r += 2;
   }
   if (r < rows) block.template operator()<1>(r);
+}
+
+// How often the products below call the prefetcher.
+inline int64_t score_steps(int64_t rows, int64_t count) {
+  int64_t steps = 0;
+  for_row_blocks(rows, [&]<int kRows>(int64_t) { steps += count * kRows / kLanes; });
+  return steps;
+}
+inline int64_t output_steps(int64_t rows, int64_t count, int64_t dim) {
+  int64_t steps = 0;
+  for_row_blocks(rows, [&]<int kRows>(int64_t) {
+    const int64_t width = chunks_at_once(kRows) * kChunk;
+    steps += (dim + width - 1) / width * count / kStepKeys;
+  });
+  return steps;
 }
 
 // Products in fp32, from the types that a machine widens cheaply; fp8 arrives as bf16, which holds it exactly.
@@ -143,18 +168,18 @@ struct FmaStream {
   static void store_p(float* p, F32 x) { store(p, x); }
 
   static void scores(DType dtype, const char* const* keys, int64_t count, int64_t dim, const float* q, int64_t depth,
-                     int64_t rows, float* s) {
+                     int64_t rows, float* s, Prefetcher& ahead) {
     with_key_type(dtype, [&]<DType T>() {
       for_row_blocks(rows, [&]<int kRows>(int64_t r) {
-        stream_scores<FmaStream, T, kRows>(keys, count, dim, q + r * depth, depth, s + r * kStreamKeys);
+        stream_scores<FmaStream, T, kRows>(keys, count, dim, q + r * depth, depth, s + r * kStreamKeys, ahead);
       });
     });
   }
   static void output(DType dtype, const char* const* values, int64_t count, int64_t dim, const float* p, int64_t rows,
-                     float* o, int64_t o_stride) {
+                     float* o, int64_t o_stride, Prefetcher& ahead) {
     with_key_type(dtype, [&]<DType T>() {
       for_row_blocks(rows, [&]<int kRows>(int64_t r) {
-        stream_output<FmaStream, T, kRows>(values, count, dim, p + r * kStreamKeys, o + r * o_stride, o_stride);
+        stream_output<FmaStream, T, kRows>(values, count, dim, p + r * kStreamKeys, o + r * o_stride, o_stride, ahead);
       });
     });
   }

@@ -59,7 +59,7 @@ inline __m512 add_pairs_in_lanes(__m512 a, __m512 b) {
 inline __m512 add_lanes(__m512 a, __m512 b) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
-inline F32 reduce_lanes(const F32 (&a)[kLanes]) {
+inline __attribute__((always_inline)) F32 reduce_lanes(const F32 (&a)[kLanes]) {
   __m512 quads[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i)

@@ -53,7 +53,7 @@ inline float reduce_max(F32 a) {
   return x > y ? x : y;
 }
 inline float reduce_add(F32 a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }
-inline F32 reduce_lanes(const F32 (&a)[kLanes]) {
+inline __attribute__((always_inline)) F32 reduce_lanes(const F32 (&a)[kLanes]) {
   F32 r;
   for (int i = 0; i < kLanes; ++i) r.v[i] = reduce_add(a[i]);
   return r;
