@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "devices/hip/emulator/emulated_device.h"
+#include "devices/hip/runtime/hip_device.h"
 #include "sextant/device.h"
 
 #ifdef SEXTANT_HAS_CUDA
@@ -35,10 +36,6 @@ DeviceReport cuda_report() {
 #endif
 }
 
-DeviceReport hip_report() {
-  return {DeviceKind::kHip, false, false, "not built in: this version has no HIP kernels", {}};
-}
-
 }  // namespace
 
 Result<std::shared_ptr<Device>> open_device(DeviceKind kind, int index) {
@@ -51,13 +48,16 @@ Result<std::shared_ptr<Device>> open_device(DeviceKind kind, int index) {
     if (index > 0) return invalid_argument(fmt::format("device index is {}; hip-emulated allows 0", index));
     return hip::make_emulated_device();
   }
+  if (kind == DeviceKind::kHip) return hip::open(index, hip::load_hip_library());
 #ifdef SEXTANT_HAS_CUDA
   if (kind == DeviceKind::kCuda) return cuda::open(index);
 #endif
-  const std::string reason = kind == DeviceKind::kCuda ? cuda_report().reason : hip_report().reason;
-  return Status(StatusCode::kUnavailable, fmt::format("device {} is not available: {}", to_string(kind), reason));
+  return Status(StatusCode::kUnavailable,
+                fmt::format("device {} is not available: {}", to_string(kind), cuda_report().reason));
 }
 
-std::vector<DeviceReport> list_devices() { return {cpu_report(), cuda_report(), hip_report(), hip::emulated_report()}; }
+std::vector<DeviceReport> list_devices() {
+  return {cpu_report(), cuda_report(), hip::report(hip::load_hip_library()), hip::emulated_report()};
+}
 
 }  // namespace sextant
