@@ -5,36 +5,13 @@
 // point to zeros: nothing past a sequence's end is ever read, so that an unwritten tail cannot reach a result.
 #pragma once
 
-#include "devices/cpu/kernels/kernel_table.h"
-#include "devices/cpu/simd/vec.h"
+#include "devices/cpu/kernels/collect.h"
 
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
 
 inline int64_t element_bytes(DType dtype) {
   return dtype == DType::kF32 ? 4 : dtype == DType::kF16 || dtype == DType::kBF16 ? 2 : 1;
-}
-
-template <class Unit>
-inline void collect_token(const KvAddressing& addr, const Unit* token, int64_t dim, Unit* dst) {
-  for (int64_t d = 0; d < dim;) {
-    const int64_t run = addr.dim_tile < dim - d ? addr.dim_tile : dim - d;
-    const Unit* src = token + (d / addr.dim_tile) * addr.dim_outer_stride;
-    if (addr.dim_inner_stride == 1)
-      for (int64_t i = 0; i < run; ++i) dst[d + i] = src[i];
-    else
-      for (int64_t i = 0; i < run; ++i) dst[d + i] = src[i * addr.dim_inner_stride];
-    d += run;
-  }
-}
-
-inline void collect(const KvAddressing& addr, int64_t bytes, const char* token, int64_t dim, char* dst) {
-  if (bytes == 4)
-    collect_token(addr, reinterpret_cast<const uint32_t*>(token), dim, reinterpret_cast<uint32_t*>(dst));
-  else if (bytes == 2)
-    collect_token(addr, reinterpret_cast<const uint16_t*>(token), dim, reinterpret_cast<uint16_t*>(dst));
-  else
-    collect_token(addr, reinterpret_cast<const uint8_t*>(token), dim, reinterpret_cast<uint8_t*>(dst));
 }
 
 inline bool dims_adjacent(const KvAddressing& a) {
@@ -89,18 +66,22 @@ inline void find_rows(const KeySource& s, const KeyTensor& t, int64_t first, int
   for (int64_t i = to > 0 ? to : 0; i < count; ++i) rows[i] = zeros;
   locate_rows(s, t, first, from, to, rows);
   if (s.block_table == nullptr || dims_adjacent(*t.addr)) return;
-  for (int64_t i = from; i < to; ++i) {
-    char* row = staging + i * t.dim * bytes;
-    collect(*t.addr, bytes, rows[i], t.dim, row);
-    rows[i] = row;
-  }
+  collect_rows(*t.addr, bytes, t.dim, from, to, staging, t.dim * bytes, rows);
 }
 
 // fp8 -> bf16, exact: every fp8 format's exponents and mantissas fit.
 inline void widen_fp8_row(DType dtype, const char* src, int64_t n, uint16_t* dst) {
   dispatch_dtype(dtype, [&]<DType T>() {
-    if constexpr (kElementBytes<T> == 1)
-      for (int64_t i = 0; i < n; i += kLanes) store_first<DType::kBF16>(dst + i, load_first<T>(src + i, n - i), n - i);
+    if constexpr (kElementBytes<T> == 1) {
+      int64_t i = 0;
+      for (; i + 2 * kLanes <= n; i += 2 * kLanes) widen_fp8_to_bf16<T>(src + i, dst + i);
+      if (i == n) return;
+      char codes[2 * kLanes] = {};
+      uint16_t wide[2 * kLanes];
+      __builtin_memcpy(codes, src + i, static_cast<size_t>(n - i));
+      widen_fp8_to_bf16<T>(codes, wide);
+      __builtin_memcpy(dst + i, wide, static_cast<size_t>(n - i) * 2);
+    }
   });
 }
 

@@ -41,7 +41,7 @@ struct StreamScratch {
   const char** v_rows;
   char* k_staging;    // [64, depth] of up to 4 bytes: rows collected from other layouts, or widened, or packed
   char* v_staging;    // [64, dv_padded]
-  char* row_staging;  // one row as it is stored
+  char* fp8_staging;  // [64, widest] rows collected before they are widened
   char* zeros;        // one row
   size_t bytes;
 
@@ -67,7 +67,7 @@ struct StreamScratch {
     v_rows = reinterpret_cast<const char**>(take(kStreamKeys, sizeof(char*)));
     k_staging = take(kStreamKeys * depth, 4);
     v_staging = take(kStreamKeys * dv_padded, 4);
-    row_staging = take(widest, 4);
+    fp8_staging = take(kStreamKeys * widest, 1);
     zeros = take(widest, 4);
     bytes = static_cast<size_t>(next - static_cast<char*>(base));
   }
@@ -181,20 +181,14 @@ struct StreamRun {
     const bool direct = source.block_table == nullptr || dims_adjacent(addr);
     for (int64_t i = 0; i < tile.from; ++i) rows[i] = m.zeros;
     for (int64_t i = tile.to; i < kStreamKeys; ++i) rows[i] = m.zeros;
-    if (direct && !fp8) {
-      for (int64_t i = tile.from; i < tile.to; ++i) rows[i] = first_head[i] + offset;
-      return;
-    }
-    const int64_t bytes = fp8 ? 2 : source_bytes;
+    for (int64_t i = tile.from; i < tile.to; ++i) rows[i] = first_head[i] + offset;
+    if (!direct)
+      collect_rows(addr, source_bytes, dim, tile.from, tile.to, fp8 ? m.fp8_staging : staging, dim * source_bytes,
+                   rows);
+    if (!fp8) return;
     for (int64_t i = tile.from; i < tile.to; ++i) {
-      char* row = staging + i * dim * bytes;
-      const char* stored = first_head[i] + offset;
-      if (!direct) {
-        char* target = fp8 ? m.row_staging : row;
-        collect(addr, source_bytes, stored, dim, target);
-        stored = target;
-      }
-      if (fp8) widen_fp8_row(source.dtype, stored, dim, reinterpret_cast<uint16_t*>(row));
+      char* row = staging + i * dim * 2;
+      widen_fp8_row(source.dtype, rows[i], dim, reinterpret_cast<uint16_t*>(row));
       rows[i] = row;
     }
   }

@@ -104,6 +104,23 @@ inline uint8_t float_to_fp8(float x) {
   return static_cast<uint8_t>(code | sign);
 }
 
+// An 8-bit code as bf16, which holds every value of these formats: normal numbers move their fields by kShift and get
+// kRebias; magnitudes below kFirstNormal are subnormal and come from a table.
+template <DType T>
+struct Fp8AsBf16 {
+  static constexpr int kShift = 7 - Fp8Format<T>::kMantissa;
+  static constexpr uint16_t kRebias = static_cast<uint16_t>((127 - Fp8Format<T>::kBias) << 7);
+  static constexpr int kFirstNormal = 1 << Fp8Format<T>::kMantissa;
+  static constexpr uint16_t kNan = 0x7fc0;
+};
+template <DType T>
+inline constexpr uint16_t subnormal_as_bf16(int magnitude) {
+  if (magnitude >= Fp8AsBf16<T>::kFirstNormal) return 0;
+  const float step =
+      __builtin_bit_cast(float, static_cast<uint32_t>(128 - Fp8Format<T>::kBias - Fp8Format<T>::kMantissa) << 23);
+  return static_cast<uint16_t>(__builtin_bit_cast(uint32_t, static_cast<float>(magnitude) * step) >> 16);
+}
+
 template <DType T>
 inline float load_element(const void* p, int64_t i) {
   if constexpr (T == DType::kF32)

@@ -118,6 +118,42 @@ inline void store_as(void* p, F32 a) {
   }
 }
 
+// 16 codes of fp8 -> bf16.
+template <DType T>
+inline void widen_fp8_to_bf16(const char* src, uint16_t* dst) {
+  using F = Fp8AsBf16<T>;
+  struct alignas(16) Table {
+    uint8_t low[16] = {}, high[16] = {};
+    constexpr Table() {
+      for (int i = 0; i < 8; ++i) {
+        low[i] = static_cast<uint8_t>(subnormal_as_bf16<T>(i) & 0xff);
+        high[i] = static_cast<uint8_t>(subnormal_as_bf16<T>(i) >> 8);
+      }
+    }
+  };
+  static constexpr Table kSubnormal;
+  const auto broadcast = [](const uint8_t* table) {
+    return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(table)));
+  };
+  const __m256i code = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(src)));
+  const __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi16(0x7f));
+  __m256i bits = _mm256_add_epi16(_mm256_slli_epi16(magnitude, F::kShift), _mm256_set1_epi16(F::kRebias));
+  const __m256i subnormal =
+      _mm256_or_si256(_mm256_shuffle_epi8(broadcast(kSubnormal.low), magnitude),
+                      _mm256_slli_epi16(_mm256_shuffle_epi8(broadcast(kSubnormal.high), magnitude), 8));
+  bits = _mm256_blendv_epi8(bits, subnormal, _mm256_cmpgt_epi16(_mm256_set1_epi16(F::kFirstNormal), magnitude));
+  if constexpr (T == DType::kF8E5M2) {  // infinity and NaN have the largest exponent
+    const __m256i special = _mm256_cmpgt_epi16(magnitude, _mm256_set1_epi16(0x7b));
+    bits = _mm256_or_si256(bits, _mm256_and_si256(special, _mm256_set1_epi16(0x7f80)));
+  } else {
+    const __m256i nan = T == DType::kF8E4M3FN ? _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f))
+                                              : _mm256_cmpeq_epi16(code, _mm256_set1_epi16(0x80));
+    bits = _mm256_blendv_epi8(bits, _mm256_set1_epi16(F::kNan), nan);
+  }
+  bits = _mm256_or_si256(bits, _mm256_and_si256(_mm256_slli_epi16(code, 8), _mm256_set1_epi16(INT16_MIN)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst), bits);
+}
+
 // rows[i] lane j -> dst[j * stride + i]
 inline void transpose_store(const F32 (&rows)[kLanes], float* dst, int64_t stride) {
   __m256 pairs[8], quads[8];

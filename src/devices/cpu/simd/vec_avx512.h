@@ -87,6 +87,31 @@ inline F32 widen_fp8(__m128i codes) {
   return {_mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(T == DType::kF8E4M3FN ? 256.0f : 128.0f))};
 }
 
+// 32 codes of fp8 -> bf16.
+template <DType T>
+inline void widen_fp8_to_bf16(const char* src, uint16_t* dst) {
+  using F = Fp8AsBf16<T>;
+  alignas(64) static constexpr uint16_t kSubnormal[32] = {
+      subnormal_as_bf16<T>(0), subnormal_as_bf16<T>(1), subnormal_as_bf16<T>(2), subnormal_as_bf16<T>(3),
+      subnormal_as_bf16<T>(4), subnormal_as_bf16<T>(5), subnormal_as_bf16<T>(6), subnormal_as_bf16<T>(7)};
+  const __m512i code = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(src)));
+  const __m512i magnitude = _mm512_and_si512(code, _mm512_set1_epi16(0x7f));
+  __m512i bits = _mm512_add_epi16(_mm512_slli_epi16(magnitude, F::kShift), _mm512_set1_epi16(F::kRebias));
+  bits = _mm512_mask_permutexvar_epi16(bits, _mm512_cmplt_epu16_mask(magnitude, _mm512_set1_epi16(F::kFirstNormal)),
+                                       magnitude, _mm512_load_si512(kSubnormal));
+  if constexpr (T == DType::kF8E5M2) {  // infinity and NaN have the largest exponent
+    const __mmask32 special = _mm512_cmpge_epu16_mask(magnitude, _mm512_set1_epi16(0x7c));
+    bits = _mm512_mask_blend_epi16(special, bits, _mm512_or_si512(bits, _mm512_set1_epi16(0x7f80)));
+  } else {
+    const __mmask32 nan = T == DType::kF8E4M3FN ? _mm512_cmpeq_epi16_mask(magnitude, _mm512_set1_epi16(0x7f))
+                                                : _mm512_cmpeq_epi16_mask(code, _mm512_set1_epi16(0x80));
+    bits = _mm512_mask_mov_epi16(bits, nan, _mm512_set1_epi16(F::kNan));
+  }
+  // bits | (code << 8 & sign)
+  bits = _mm512_ternarylogic_epi32(bits, _mm512_slli_epi16(code, 8), _mm512_set1_epi16(INT16_MIN), 0xf8);
+  _mm512_storeu_si512(dst, bits);
+}
+
 inline __m256i narrow_bf16(F32 a) {
 #ifdef __AVX512BF16__
   return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v));

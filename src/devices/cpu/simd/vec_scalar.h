@@ -93,6 +93,12 @@ inline void store_as(void* p, F32 a) {
   for (int i = 0; i < kLanes; ++i) store_element<T>(p, i, a.v[i]);
 }
 
+template <DType T>
+inline void widen_fp8_to_bf16(const char* src, uint16_t* dst) {
+  for (int i = 0; i < 2 * kLanes; ++i)
+    dst[i] = static_cast<uint16_t>(bits_of(fp8_to_float<T>(static_cast<uint8_t>(src[i]))) >> 16);
+}
+
 // rows[i] lane j -> dst[j * stride + i]
 inline void transpose_store(const F32 (&rows)[kLanes], float* dst, int64_t stride) {
   for (int j = 0; j < kLanes; ++j)
