@@ -37,7 +37,8 @@ class RocmAiterUnifiedAttn final : public MhaBackend {
 
 KvLayout tuned_layout(const DeviceInfo& device, DType cache_dtype) {
   // The CPU's matrix instructions read pairs; packing them at cache write saves packing them at every step.
-  return device.kind == DeviceKind::kCpu && cache_dtype == DType::kBF16 ? KvLayout::kPacked : KvLayout::kNHD;
+  const bool pairs = device.kind == DeviceKind::kCpu && device.has_tuned_kernels && cache_dtype == DType::kBF16;
+  return pairs ? KvLayout::kPacked : KvLayout::kNHD;
 }
 
 const Backend* rocm_aiter_unified_attn() {

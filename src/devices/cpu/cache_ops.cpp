@@ -30,14 +30,50 @@ struct TokenPlace {
   int64_t block, head, token;
 };
 
+// Calls copy(start of the group in the row, in the cache, elements) for every group of dims that share a tile. Offsets
+// in elements, found without a division an element.
+template <class Copy>
+void for_dim_groups(const KvAddressing& a, int64_t dim, const Copy& copy) {
+  const int64_t tile = a.dim_tile, outer = a.dim_outer_stride;
+  for (int64_t d = 0, at = 0; d < dim; d += tile, at += outer) copy(d, at, std::min(tile, dim - d));
+}
+
 template <class Bytes>
 void scatter_typed(const Bytes* from, Bytes* to, const TokenPlace& place, int64_t dim) {
-  for (int64_t d = 0; d < dim; ++d) to[place.address->offset(place.block, place.head, place.token, d)] = from[d];
+  const KvAddressing& a = *place.address;
+  const int64_t inner = a.dim_inner_stride;
+  to += a.offset(place.block, place.head, place.token, 0);
+  if (inner == 1 && a.dim_tile * sizeof(Bytes) == 16 && dim % a.dim_tile == 0)
+    return for_dim_groups(a, dim, [&](int64_t d, int64_t at, int64_t) { std::memcpy(to + at, from + d, 16); });
+  if (inner == 1 && a.dim_tile * sizeof(Bytes) == 4 && dim % a.dim_tile == 0)
+    return for_dim_groups(a, dim, [&](int64_t d, int64_t at, int64_t) { std::memcpy(to + at, from + d, 4); });
+  if (a.dim_tile == 1) {
+    const int64_t outer = a.dim_outer_stride;
+    for (int64_t d = 0; d < dim; ++d) to[d * outer] = from[d];
+    return;
+  }
+  for_dim_groups(a, dim, [&](int64_t d, int64_t at, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) to[at + i * inner] = from[d + i];
+  });
 }
 
 template <class Bytes>
 void collect_typed(const Bytes* from, Bytes* to, const TokenPlace& place, int64_t dim) {
-  for (int64_t d = 0; d < dim; ++d) to[d] = from[place.address->offset(place.block, place.head, place.token, d)];
+  const KvAddressing& a = *place.address;
+  const int64_t inner = a.dim_inner_stride;
+  from += a.offset(place.block, place.head, place.token, 0);
+  if (inner == 1 && a.dim_tile * sizeof(Bytes) == 16 && dim % a.dim_tile == 0)
+    return for_dim_groups(a, dim, [&](int64_t d, int64_t at, int64_t) { std::memcpy(to + d, from + at, 16); });
+  if (inner == 1 && a.dim_tile * sizeof(Bytes) == 4 && dim % a.dim_tile == 0)
+    return for_dim_groups(a, dim, [&](int64_t d, int64_t at, int64_t) { std::memcpy(to + d, from + at, 4); });
+  if (a.dim_tile == 1) {
+    const int64_t outer = a.dim_outer_stride;
+    for (int64_t d = 0; d < dim; ++d) to[d] = from[d * outer];
+    return;
+  }
+  for_dim_groups(a, dim, [&](int64_t d, int64_t at, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) to[d + i] = from[at + i * inner];
+  });
 }
 
 template <class Function>
