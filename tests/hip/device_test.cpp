@@ -39,7 +39,7 @@ int get_function(HipFunction* function, HipModule module, const char* name) {
   const std::string_view bytes(static_cast<const char*>(object->data), object->bytes);
   // The code object must hold a kernel descriptor of this name.
   if (bytes.find(std::string("\0", 1) + name + ".kd" + std::string("\0", 1)) == std::string_view::npos) return 500;
-  for (const auto& set : {ops_kernels(), portable_kernels(), mla_kernels()})
+  for (const auto& set : {ops_kernels(), portable_kernels(), mla_kernels(), decode_kernels(), forward_kernels()})
     for (const EmulatedKernel& kernel : set)
       if (kernel.name == name) {
         *function = const_cast<EmulatedKernel*>(&kernel);

@@ -18,9 +18,6 @@ constexpr int32_t kGranule = 32;              // keys of a tile
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 size_t align(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
-// As in the kernels' names.
-const char* type_name(DType dtype) { return dtype == DType::kF32 ? "f32" : dtype == DType::kF16 ? "f16" : "bf16"; }
-
 std::string portable_kernel(const AttentionPlanArgs& a) {
   const int32_t k = a.spec.head_dim, v = a.spec.value_head_dim();
   const char* dims = k <= 64 && v <= 64     ? "64_64"
@@ -96,8 +93,14 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
                                  bool vectors) {
   const LengthBounds n = find_bounds(a);
   std::vector<PlanPart> parts;
-  if (vectors) parts = tuned_parts(a, family, n);
-  if (parts.empty()) parts.push_back(portable_part(a, family, n));
+  TunedParts tuned;
+  tuned.min_left = a.filter.min_query_len;
+  if (vectors) tuned = tuned_parts(a, family, n);
+  parts = std::move(tuned.parts);
+  if (!tuned.complete) {
+    parts.push_back(portable_part(a, family, n));
+    parts.back().min_query_len = tuned.min_left;
+  }
   for (PlanPart& part : parts) set_part_split(part, a, n, chip);
   return parts;
 }
@@ -114,7 +117,10 @@ LengthBounds find_bounds(const AttentionPlanArgs& a) {
     if (!a.key_start_loc.empty()) packed = std::max<int64_t>(packed, a.key_start_loc[b + 1] - a.key_start_loc[b]);
     seq_len = std::max<int64_t>(seq_len, a.seq_lens[b]);
     n.query_len = std::max<int64_t>(n.query_len, query_len);
+    if (query_len >= a.filter.min_query_len && query_len <= a.filter.max_query_len && query_len > 0)
+      n.query_lens.push_back(query_len);
   }
+  n.open = a.bounds.max_query_len > 0 || a.bounds.max_seq_len > 0;
   n.query_len = std::min<int64_t>(std::max<int64_t>(n.query_len, a.bounds.max_query_len), a.filter.max_query_len);
   if (a.op == AttentionOp::kVarlen) {
     const bool bounded = !a.key_start_loc.empty() && a.bounds.max_seq_len == 0;

@@ -5,7 +5,7 @@
 set(SEXTANT_HIP "AUTO" CACHE STRING "GPU kernels of the HIP device: AUTO (when a compiler is found), ON, OFF")
 set_property(CACHE SEXTANT_HIP PROPERTY STRINGS AUTO ON OFF)
 set(SEXTANT_HIP_ARCHITECTURES gfx90a gfx942 gfx950 CACHE STRING "AMD GPU architectures")
-set(sextant_hip_kernels ops portable mla)
+set(sextant_hip_kernels ops portable mla decode forward)
 
 set(hip_compilers)
 if(NOT SEXTANT_HIP STREQUAL "OFF" AND (SEXTANT_HIP STREQUAL "ON" OR NOT SEXTANT_SANITIZE))

@@ -10,13 +10,24 @@ namespace sextant::hip {
 // Largest lengths that a plan serves.
 struct LengthBounds {
   int64_t tokens = 0, requests = 0;
-  int64_t query_len = 0;  // of requests that may pass the filter
-  int64_t keys = 0;       // that one request may see
+  int64_t query_len = 0;            // of requests that may pass the filter
+  int64_t keys = 0;                 // that one request may see
+  std::vector<int32_t> query_lens;  // that occur and pass the filter; may change when `open`
+  bool open = false;
 };
 LengthBounds find_bounds(const AttentionPlanArgs& args);
 
-// Parts without their splits; empty: the portable kernels take all. `args` is known to have aligned tensors.
-std::vector<PlanPart> tuned_parts(const AttentionPlanArgs& args, KernelFamily family, const LengthBounds& bounds);
+// As in the kernels' names.
+const char* type_name(DType dtype);
+
+// Parts without their splits, for tensors that are aligned; what they leave is the portable kernels'. The tuned family
+// has decode and forward kernels; paged_decode has its own kernel in both.
+struct TunedParts {
+  std::vector<PlanPart> parts;
+  int32_t min_left = 1;   // query lengths [min_left, ..] are left
+  bool complete = false;  // nothing is left
+};
+TunedParts tuned_parts(const AttentionPlanArgs& args, KernelFamily family, const LengthBounds& bounds);
 // False: the tensors of this run do not suit the kernel.
 bool suits_tuned(const PlanPart& part, const AttentionParams& params);
 

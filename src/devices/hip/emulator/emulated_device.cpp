@@ -18,7 +18,7 @@ namespace {
 constexpr ChipLimits kChip{.compute_units = 6, .num_xcds = 3};
 
 const EmulatedKernel* find_kernel(std::string_view name) {
-  for (const auto& set : {ops_kernels(), portable_kernels(), mla_kernels()})
+  for (const auto& set : {ops_kernels(), portable_kernels(), mla_kernels(), decode_kernels(), forward_kernels()})
     for (const EmulatedKernel& kernel : set)
       if (kernel.name == name) return &kernel;
   return nullptr;

@@ -62,8 +62,8 @@ struct Workgroup::Impl {
   size_t stack_count = 0;
   std::vector<FiberContext> fibers;
   std::vector<Wave> waves;
-  FiberContext scheduler;
-  alignas(64) std::array<char, kSharedBytes> shared;
+  FiberContext scheduler{};
+  alignas(64) std::array<char, kSharedBytes> shared{};
   KernelFunction kernel = nullptr;
   const void* params = nullptr;
   std::string fault;
@@ -162,7 +162,7 @@ struct Scheduler {
     for (Wave& w : g.waves)
       for (int i = 0; i < w.lanes; ++i) {
         const auto thread = static_cast<size_t>(w.first_thread + i);
-        make_fiber(g.fibers[thread], g.stacks + thread * kStackBytes, kStackBytes, entry);
+        make_fiber(g.fibers[thread], g.stacks + kStackBytes * thread, kStackBytes, entry);
       }
     const int count = static_cast<int>(g.waves.size());
     for (bool any = true; any;) {

@@ -77,11 +77,13 @@ SEXTANT_DEVICE void gemm(const GemmParams& g) {
   const int64_t m = m0 + 16 * wave + lane % 16;
   if (m >= m_end) return;
   SEXTANT_UNROLL
-  for (int n = 0; n < 4; ++n) SEXTANT_UNROLL
-  for (int e = 0; e < 4; ++e) {
-    const int64_t column = n0 + 16 * n + 4 * (lane / 16) + e;
-    if (column < n_end)
-      store_element(g.c.format, g.c.data, batch * g.c.stride[0] + m * g.c.stride[1] + column, c[n][e]);
+  for (int n = 0; n < 4; ++n) {
+    SEXTANT_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      const int64_t column = n0 + 16 * n + 4 * (lane / 16) + e;
+      if (column < n_end)
+        store_element(g.c.format, g.c.data, batch * g.c.stride[0] + m * g.c.stride[1] + column, c[n][e]);
+    }
   }
 }
 

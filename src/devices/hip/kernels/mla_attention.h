@@ -72,10 +72,12 @@ SEXTANT_DEVICE Fragment<T> mla_softmax(const AttentionParams& p, const WorkItem&
   const int lane = lane_index();
   f32x4 s[S::kSubtiles] = {};
   SEXTANT_UNROLL
-  for (int t = 0; t < S::kSubtiles; ++t) SEXTANT_UNROLL
-  for (int part = 0; part < S::kParts; ++part)
-    s[t] += *reinterpret_cast<const f32x4*>(scores + ((part * S::kRowTiles + m) * 16 + lane % 16) * S::kScoreStride +
-                                            16 * t + 4 * (lane / 16));
+  for (int t = 0; t < S::kSubtiles; ++t) {
+    SEXTANT_UNROLL
+    for (int part = 0; part < S::kParts; ++part)
+      s[t] += *reinterpret_cast<const f32x4*>(scores + ((part * S::kRowTiles + m) * 16 + lane % 16) * S::kScoreStride +
+                                              16 * t + 4 * (lane / 16));
+  }
   finish_scores<S::kSubtiles>(p, item, rule, row, key0, item.key_hi, true, s);
   scale_output(exponentiate<S::kSubtiles>(row, 8.0f, s), o);
   Floats8 weights = {};

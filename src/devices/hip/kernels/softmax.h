@@ -81,13 +81,15 @@ SEXTANT_DEVICE void finish_scores(const AttentionParams& p, const WorkItem& item
   if (p.causal != 0) last = min(last, row.position + 1);
   if (p.window > 0) first = max(first, row.position - p.window + 1);
   SEXTANT_UNROLL
-  for (int t = 0; t < kSubtiles; ++t) SEXTANT_UNROLL
-  for (int e = 0; e < 4; ++e) {
-    const int32_t key = key0 + 16 * t + 4 * group + e;
-    float x = score_log2(rule, s[t][e]);
-    if (p.alibi_slopes != nullptr) x += row.slope * static_cast<float>(key - item.request.context_len);
-    if (masked && (key >= last || key < first)) x = kNegInf;
-    s[t][e] = x;
+  for (int t = 0; t < kSubtiles; ++t) {
+    SEXTANT_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      const int32_t key = key0 + 16 * t + 4 * group + e;
+      float x = score_log2(rule, s[t][e]);
+      if (p.alibi_slopes != nullptr) x += row.slope * static_cast<float>(key - item.request.context_len);
+      if (masked && (key >= last || key < first)) x = kNegInf;
+      s[t][e] = x;
+    }
   }
 }
 
@@ -98,8 +100,10 @@ template <int kSubtiles>
 SEXTANT_DEVICE float exponentiate(RowState& row, float slack, f32x4 (&s)[kSubtiles]) {
   float top = s[0][0];
   SEXTANT_UNROLL
-  for (int t = 0; t < kSubtiles; ++t) SEXTANT_UNROLL
-  for (int e = 0; e < 4; ++e) top = max(top, s[t][e]);
+  for (int t = 0; t < kSubtiles; ++t) {
+    SEXTANT_UNROLL
+    for (int e = 0; e < 4; ++e) top = max(top, s[t][e]);
+  }
   top = max(top, shuffle_xor(top, 16));
   top = max(top, shuffle_xor(top, 32));
   const bool grows = top > row.max + slack;
@@ -108,10 +112,12 @@ SEXTANT_DEVICE float exponentiate(RowState& row, float slack, f32x4 (&s)[kSubtil
   const float factor = grows ? exp2(row.max - base) : 1.0f;
   float sum = 0;
   SEXTANT_UNROLL
-  for (int t = 0; t < kSubtiles; ++t) SEXTANT_UNROLL
-  for (int e = 0; e < 4; ++e) {
-    s[t][e] = exp2(s[t][e] - base);
-    sum += s[t][e];
+  for (int t = 0; t < kSubtiles; ++t) {
+    SEXTANT_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      s[t][e] = exp2(s[t][e] - base);
+      sum += s[t][e];
+    }
   }
   row.sum = row.sum * factor + sum;
   row.max = next;

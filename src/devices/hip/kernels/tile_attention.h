@@ -63,8 +63,10 @@ template <int kColumns>
 SEXTANT_DEVICE void scale_output(float factor, f32x4 (&o)[kColumns][4]) {
   if (ballot(factor != 1.0f) == 0) return;
   SEXTANT_UNROLL
-  for (int c = 0; c < kColumns; ++c) SEXTANT_UNROLL
-  for (int n = 0; n < 4; ++n) o[c][n] *= factor;
+  for (int c = 0; c < kColumns; ++c) {
+    SEXTANT_UNROLL
+    for (int n = 0; n < 4; ++n) o[c][n] *= factor;
+  }
 }
 
 template <class T, int DK, int DV>
