@@ -17,7 +17,11 @@ class Executor {
   virtual void parallel_for(int64_t count, const std::function<void(int64_t index, int worker)>& task) = 0;
 };
 
-// A persistent pool; the calling thread is worker 0. num_threads 0: as many as the process may use.
+// Hardware threads that the process may use (its affinity mask).
+int usable_threads();
+
+// A persistent pool; the calling thread is worker 0. Host threads that share it take turns; a call from inside one of
+// its tasks runs on that task's worker alone. num_threads 0: usable_threads().
 std::shared_ptr<Executor> make_thread_pool(int num_threads = 0);
 
 }  // namespace sextant

@@ -4,6 +4,7 @@
 #include "devices/hip/emulator/emulated_device.h"
 #include "devices/hip/runtime/hip_device.h"
 #include "sextant/device.h"
+#include "sextant/executor.h"
 
 #ifdef SEXTANT_HAS_CUDA
 #include "devices/cuda/cuda_device.h"
@@ -21,6 +22,7 @@ DeviceReport cpu_report() {
   }
   report.available = true;
   report.devices.push_back((*device)->info());
+  report.devices.back().compute_units = usable_threads();
   return report;
 }
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <vector>
 
 #include "devices/cpu/cpu_isa.h"
@@ -14,7 +15,7 @@ namespace {
 
 constexpr size_t kReadBytes = size_t{1} << 30;
 constexpr size_t kScratchBytes = 1 << 20;
-constexpr int kRepeats = 5;
+constexpr int kRepeats = 7;
 
 double seconds_of(Executor& executor, const std::function<void(int64_t, int)>& task) {
   const auto start = std::chrono::steady_clock::now();
@@ -22,26 +23,26 @@ double seconds_of(Executor& executor, const std::function<void(int64_t, int)>& t
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// Of kRepeats runs: what the machine does steadily, not its best moment.
+double median_seconds_of(Executor& executor, const std::function<void(int64_t, int)>& task) {
+  std::vector<double> seconds(kRepeats);
+  for (double& s : seconds) s = seconds_of(executor, task);
+  std::nth_element(seconds.begin(), seconds.begin() + kRepeats / 2, seconds.end());
+  return seconds[kRepeats / 2];
+}
+
 double peak_tflops(Executor& executor, const AttentionKernels& kernels) {
   const WorkerScratch scratch(executor.concurrency(), kScratchBytes);
   for (int w = 0; w < executor.concurrency(); ++w) std::memset(scratch.of(w), 0, kScratchBytes);
-  double best = 0;
-  for (int64_t iterations = 1 << 10; best == 0;) {
-    std::vector<double> operations(static_cast<size_t>(executor.concurrency()));
+  std::vector<double> operations(static_cast<size_t>(executor.concurrency()));
+  for (int64_t iterations = 1 << 10;; iterations *= 4) {
     const auto task = [&](int64_t i, int worker) {
       operations[static_cast<size_t>(i)] = kernels.peak(iterations, scratch.of(worker));
     };
-    double seconds = seconds_of(executor, task);
-    if (seconds < 0.02) {
-      iterations *= 4;
-      continue;
-    }
-    for (int r = 0; r < kRepeats; ++r) seconds = std::min(seconds, seconds_of(executor, task));
-    double total = 0;
-    for (double x : operations) total += x;
-    best = total / seconds * 1e-12;
+    if (seconds_of(executor, task) < 0.02) continue;  // also warms the clocks up
+    const double seconds = median_seconds_of(executor, task);
+    return std::accumulate(operations.begin(), operations.end(), 0.0) / seconds * 1e-12;
   }
-  return best;
 }
 
 double read_gbs(Executor& executor, const IsaKernels& kernels) {
@@ -50,14 +51,12 @@ double read_gbs(Executor& executor, const IsaKernels& kernels) {
   const int64_t workers = executor.concurrency();
   const size_t share = kReadBytes / static_cast<size_t>(workers) / 4096 * 4096;
   std::memset(data, 1, kReadBytes);
-  double best = 1e9;
   std::vector<double> sums(static_cast<size_t>(workers));  // kept, so that the reads are
-  for (int r = 0; r < kRepeats; ++r)
-    best = std::min(best, seconds_of(executor, [&](int64_t i, int) {
-                      sums[static_cast<size_t>(i)] = kernels.read_sum(data + static_cast<size_t>(i) * share, share);
-                    }));
+  const double seconds = median_seconds_of(executor, [&](int64_t i, int) {
+    sums[static_cast<size_t>(i)] = kernels.read_sum(data + static_cast<size_t>(i) * share, share);
+  });
   free_aligned(data);
-  return static_cast<double>(share) * static_cast<double>(workers) / best * 1e-9;
+  return static_cast<double>(share) * static_cast<double>(workers) / seconds * 1e-9;
 }
 
 }  // namespace

@@ -5,12 +5,12 @@
 #include <condition_variable>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "sextant/executor.h"
 
 namespace sextant {
-namespace {
 
 int usable_threads() {
 #if defined(__linux__)
@@ -21,6 +21,8 @@ int usable_threads() {
   const unsigned n = std::thread::hardware_concurrency();
   return n > 0 ? static_cast<int>(n) : 1;
 }
+
+namespace {
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -47,9 +49,15 @@ class ThreadPool final : public Executor {
 
   void parallel_for(int64_t count, const std::function<void(int64_t, int)>& task) override {
     if (count <= 0) return;
+    if (inside_.pool == this) {  // from inside a task: the other workers are busy with its siblings
+      for (int64_t i = 0; i < count; ++i) task(i, inside_.worker);
+      return;
+    }
     const std::lock_guard one_caller(callers_);
     if (count == 1 || concurrency_ == 1) {
+      const Inside outer = std::exchange(inside_, {this, 0});
       for (int64_t i = 0; i < count; ++i) task(i, 0);
+      inside_ = outer;
       return;
     }
     {
@@ -76,8 +84,17 @@ class ThreadPool final : public Executor {
   // Steps of a model follow each other within microseconds: a short spin saves the wake-up.
   static constexpr int kSpins = 2000;
 
+  // Which pool's task the thread is running, and as which worker.
+  struct Inside {
+    const ThreadPool* pool = nullptr;
+    int worker = 0;
+  };
+  static thread_local Inside inside_;
+
   void take_indices(int worker) {
+    const Inside outer = std::exchange(inside_, {this, worker});
     for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*task_)(i, worker);
+    inside_ = outer;
   }
 
   void work(int worker) {
@@ -110,6 +127,8 @@ class ThreadPool final : public Executor {
   int64_t count_ = 0;
   bool stopping_ = false;
 };
+
+thread_local ThreadPool::Inside ThreadPool::inside_;
 
 }  // namespace
 
