@@ -84,8 +84,8 @@ inline F32 tanh(F32 x) {
   p = fmadd(p, y, set1(1.33314422036e-1f));
   p = fmadd(p, y, set1(-3.33332819422e-1f));
   const F32 small = fmadd(mul(p, y), x, x);
-  // e^2a overflows from 2a = 88 on; tanh is 1 in fp32 from 9.02 on.
-  const F32 clamped = select(less(a, set1(10.0f)), a, set1(10.0f));
+  // e^2a overflows from 2a = 88 on; tanh is 1 in fp32 from 9.02 on. A NaN is not larger than 10 and stays.
+  const F32 clamped = select(less(set1(10.0f), a), set1(10.0f), a);
   const F32 e = exp2<5>(mul(clamped, set1(2.8853900817779268f)));
   const F32 large = copy_sign(sub(set1(1.0f), div(set1(2.0f), add(e, set1(1.0f)))), x);
   return select(less(a, set1(0.625f)), small, large);

@@ -1,0 +1,105 @@
+// Every ISA's kernels against the oracle, on shapes that reach each of their paths.
+#include <gtest/gtest.h>
+
+#include "devices/cpu/cpu_isa.h"
+#include "support/cases.h"
+
+namespace sextant {
+namespace {
+
+using testing::backends_for;
+using testing::make_case;
+using testing::mha_spec;
+using testing::mla_spec;
+using verify::Case;
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const cpu::IsaInfo& isa : cpu::all_isas())
+    if (isa.available) names.emplace_back(isa.name);
+  return names;
+}
+
+class CpuKernels : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    auto device = make_cpu_device({.executor = make_thread_pool(2), .isa = GetParam()});
+    ASSERT_OK(device);
+    device_ = *device;
+  }
+  void expect_right(const Case& test) {
+    const verify::CaseData data = verify::prepare(test, 11, 10);
+    for (const Backend* backend : backends_for(test.spec)) {
+      const verify::Verdict verdict = verify::run_case(*device_, *backend, data, 11);
+      EXPECT_EQ(verdict.kind, verify::Verdict::Kind::kPassed) << backend->info().name << ": " << verdict.message;
+    }
+  }
+  std::shared_ptr<Device> device_;
+};
+
+const std::vector<verify::RequestShape> kDecode = {{1, 200}, {1, 1}, {1, 63}, {0, 0}, {3, 130}, {1, 65}};
+
+// Rows a KV head: 1 to 16 by blocks of four, two and one; 17 and more go through packed tiles.
+TEST_P(CpuKernels, DecodeOfEveryGroupSize) {
+  for (int32_t group : {1, 2, 3, 7, 16, 24}) expect_right(make_case(mha_spec(2 * group, 2, 64), kDecode));
+}
+
+// Whole chunks of dims, and every kind of remainder.
+TEST_P(CpuKernels, DecodeOfEveryHeadSize) {
+  for (int32_t dim : {8, 40, 72, 96, 112, 256}) expect_right(make_case(mha_spec(8, 2, dim), kDecode));
+}
+
+TEST_P(CpuKernels, DecodeFromEveryLayoutTypeAndBlockSize) {
+  for (KvLayout layout : {KvLayout::kNHD, KvLayout::kHND, KvLayout::kSplitK, KvLayout::kShuffled, KvLayout::kPacked})
+    for (DType cache : {DType::kBF16, DType::kF8E4M3FN, DType::kF8E5M2})
+      for (int32_t block_size : {16, 5}) {
+        Case c = make_case(mha_spec(8, 4, 64), {{1, 150}, {2, 33}});
+        c.layout = layout;
+        c.use_preferred_layout = false;
+        c.cache_dtype = cache;
+        c.num_scales = 4;
+        if (cache == DType::kBF16) c.num_scales = 1;
+        c.block_size = block_size;
+        expect_right(c);
+      }
+}
+
+TEST_P(CpuKernels, DecodeInFp16AndFp32) {
+  for (DType dtype : {DType::kF16, DType::kF32}) {
+    expect_right(make_case(mha_spec(12, 4, 64, dtype), kDecode));
+    expect_right(make_case(mha_spec(12, 4, 40, dtype), kDecode));
+  }
+}
+
+TEST_P(CpuKernels, DecodeWithEveryFeature) {
+  Case c = make_case(mha_spec(8, 2, 64), kDecode);
+  c.spec.sliding_window = 50;
+  c.spec.logits_soft_cap = 3;
+  c.spec.has_alibi = true;
+  c.spec.has_sinks = true;
+  expect_right(c);
+  c.options.deterministic = true;
+  expect_right(c);
+}
+
+TEST_P(CpuKernels, LongDecodeIsSplitAndMerged) {
+  Case c = make_case(mha_spec(4, 2, 64), {{1, 4500}, {1, 900}});
+  expect_right(c);
+  c.options.deterministic = true;
+  expect_right(c);
+}
+
+TEST_P(CpuKernels, PrefillAndExtend) {
+  expect_right(make_case(mha_spec(8, 2, 64), {{130, 130}, {40, 300}, {17, 18}}));
+  expect_right(make_case(mha_spec(3, 3, 80, DType::kF32), {{70, 90}, {33, 33}}));
+}
+
+TEST_P(CpuKernels, LatentDecodeAndPrefill) {
+  for (int32_t heads : {2, 16, 20}) expect_right(make_case(mla_spec(heads), {{1, 150}, {1, 64}, {30, 50}}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, CpuKernels, ::testing::ValuesIn(available_isas()),
+                         [](const auto& name) { return name.param; });
+
+}  // namespace
+}  // namespace sextant
