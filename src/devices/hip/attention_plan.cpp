@@ -95,7 +95,7 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   std::vector<PlanPart> parts;
   TunedParts tuned;
   tuned.min_left = a.filter.min_query_len;
-  if (vectors) tuned = tuned_parts(a, family, n);
+  if (vectors) tuned = tuned_parts(a, chip, family, n);
   parts = std::move(tuned.parts);
   if (!tuned.complete) {
     parts.push_back(portable_part(a, family, n));

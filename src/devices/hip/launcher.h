@@ -13,6 +13,7 @@ namespace sextant::hip {
 struct ChipLimits {
   int compute_units = 1;
   int num_xcds = 1;  // chiplets that take workgroups in turns
+  DType native_fp8 = DType::kF8E4M3FN;
 };
 
 class Launcher {

@@ -14,10 +14,11 @@ bool tokens_together(const KvCacheSpec& cache) {
   return cache.layout == KvLayout::kSplitK || cache.layout == KvLayout::kShuffled;
 }
 
-bool decode_serves(const AttentionPlanArgs& a, KernelFamily family) {
+bool decode_serves(const AttentionPlanArgs& a, KernelFamily family, const ChipLimits& chip) {
   if (a.op != AttentionOp::kPagedDecode && !(a.op == AttentionOp::kUnified && family == KernelFamily::kTuned))
     return false;
   if (a.spec.dtype == DType::kF32 || a.cache.block_size % 4 != 0 || a.spec.group_size() > kDecodeRows) return false;
+  if (is_fp8(a.cache.dtype) && a.cache.dtype != chip.native_fp8) return false;
   if (a.spec.head_dim > kDecodeDim || a.spec.value_head_dim() > kDecodeDim) return false;
   const KvAddressing k = k_addressing(a.cache), v = v_addressing(a.cache);
   const size_t element = size_of(a.cache.dtype);
@@ -45,13 +46,13 @@ bool forward_serves(const AttentionPlanArgs& a, KernelFamily family) {
 
 const char* type_name(DType dtype) { return dtype == DType::kF32 ? "f32" : dtype == DType::kF16 ? "f16" : "bf16"; }
 
-TunedParts tuned_parts(const AttentionPlanArgs& a, KernelFamily family, const LengthBounds& n) {
+TunedParts tuned_parts(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family, const LengthBounds& n) {
   TunedParts tuned;
   tuned.min_left = a.filter.min_query_len;
   const int32_t short_len = kDecodeRows / std::max(1, a.spec.group_size());
   const bool any_short = n.open || std::any_of(n.query_lens.begin(), n.query_lens.end(),
                                                [&](int32_t length) { return length <= short_len; });
-  if (decode_serves(a, family) && any_short && a.filter.min_query_len <= short_len) {
+  if (decode_serves(a, family, chip) && any_short && a.filter.min_query_len <= short_len) {
     PlanPart part;
     part.kernel = fmt::format("decode_{}_{}_{}_{}", type_name(a.spec.dtype), kDecodeDim,
                               is_fp8(a.cache.dtype) ? "kv8" : "kv16", tokens_together(a.cache) ? "tokens" : "dims");

@@ -27,7 +27,8 @@ struct TunedParts {
   int32_t min_left = 1;   // query lengths [min_left, ..] are left
   bool complete = false;  // nothing is left
 };
-TunedParts tuned_parts(const AttentionPlanArgs& args, KernelFamily family, const LengthBounds& bounds);
+TunedParts tuned_parts(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family,
+                       const LengthBounds& bounds);
 // False: the tensors of this run do not suit the kernel.
 bool suits_tuned(const PlanPart& part, const AttentionParams& params);
 

@@ -15,7 +15,7 @@ namespace sextant::hip {
 namespace {
 
 // Few compute units, so that small tests have work that does not divide evenly.
-constexpr ChipLimits kChip{.compute_units = 6, .num_xcds = 3};
+constexpr ChipLimits kChip{.compute_units = 6, .num_xcds = 3, .native_fp8 = DType::kF8E4M3FNUZ};
 
 const EmulatedKernel* find_kernel(std::string_view name) {
   for (const auto& set : {ops_kernels(), portable_kernels(), mla_kernels(), decode_kernels(), forward_kernels()})

@@ -195,7 +195,7 @@ std::string Workgroup::run(KernelFunction kernel, const void* params, int block,
   g.order = order;
   g.fault.clear();
   g.fibers.resize(static_cast<size_t>(threads));
-  g.waves.assign(static_cast<size_t>(threads / kWaveSize), Wave{});
+  g.waves.assign(static_cast<size_t>(threads) / kWaveSize, Wave{});
   for (size_t i = 0; i < g.waves.size(); ++i) {
     g.waves[i].first_thread = static_cast<int>(i) * kWaveSize;
     g.waves[i].lanes = g.waves[i].live = kWaveSize;

@@ -32,20 +32,20 @@ struct DecodeTile {
 };
 
 template <class T>
-SEXTANT_DEVICE Fragment<T> widen_keys(Format, u32x4 words) {
+SEXTANT_DEVICE Fragment<T> widen_keys(u32x4 words) {
   return {words};
 }
 template <class T>
-SEXTANT_DEVICE Fragment<T> widen_keys(Format format, u32x2 words) {
-  return make_fragment<T>(unpack_fp8(format, words));
+SEXTANT_DEVICE Fragment<T> widen_keys(u32x2 words) {
+  return make_fragment<T>(unpack_fp8<kNativeFp8>(words));
 }
 template <class T>
-SEXTANT_DEVICE Quad<T> widen_values(Format, u32x2 words) {
+SEXTANT_DEVICE Quad<T> widen_values(u32x2 words) {
   return {words};
 }
 template <class T>
-SEXTANT_DEVICE Quad<T> widen_values(Format format, uint32_t word) {
-  const Floats8 x = unpack_fp8(format, u32x2{word, 0});
+SEXTANT_DEVICE Quad<T> widen_values(uint32_t word) {
+  const Floats8 x = unpack_fp8<kNativeFp8>(u32x2{word, 0});
   return {u32x2{pack_pair<T>(x.x[0], x.x[1]), pack_pair<T>(x.x[2], x.x[3])}};
 }
 
@@ -103,7 +103,7 @@ SEXTANT_DEVICE void load_decode_tile(const AttentionParams& p, const WorkItem& i
 SEXTANT_DEVICE uint32_t pair_mask(bool low, bool high) { return (low ? 0xffffu : 0u) | (high ? 0xffff0000u : 0u); }
 
 template <class T, int D, bool kFp8, bool kTokens>
-SEXTANT_DEVICE void multiply_decode_values(const AttentionParams& p, const WorkItem& item, int32_t key0, bool masked,
+SEXTANT_DEVICE void multiply_decode_values(const WorkItem& item, int32_t key0, bool masked,
                                            const DecodeTile<T, D, kFp8>& tile, const f32x4 (&s)[2],
                                            f32x4 (&o)[D / 64][4]) {
   const int first = key0 + 4 * (lane_index() / 16);
@@ -114,12 +114,12 @@ SEXTANT_DEVICE void multiply_decode_values(const AttentionParams& p, const WorkI
     inside[e] = !masked || (key >= item.key_lo && key < item.key_hi);
   }
   const Fragment<T> weights =
-      make_fragment<T>(Floats8{{s[0][0], s[0][1], s[0][2], s[0][3], s[1][0], s[1][1], s[1][2], s[1][3]}});
+      make_weights<T>(Floats8{{s[0][0], s[0][1], s[0][2], s[0][3], s[1][0], s[1][1], s[1][2], s[1][3]}});
   SEXTANT_UNROLL
   for (int c = 0; c < D / 64; ++c) {
     Quad<T> quads[8];
     SEXTANT_UNROLL
-    for (int e = 0; e < 8; ++e) quads[e] = widen_values<T>(p.cache_format, tile.v[c][e]);
+    for (int e = 0; e < 8; ++e) quads[e] = widen_values<T>(tile.v[c][e]);
     SEXTANT_UNROLL
     for (int n = 0; n < 4; ++n) {
       Fragment<T> v;
@@ -182,21 +182,19 @@ SEXTANT_DEVICE void join_waves(RowState& row, f32x4 (&o)[kColumns][4], char* sha
 }
 
 // Where dims lie in o: by the transposition as in the other kernels, by tokens o[c][n][r] is 64 c + 16 n + 4 group + r.
-template <bool kTokens, int kColumns>
+template <class T, bool kTokens, int kColumns>
 SEXTANT_DEVICE void store_decode_row(const RowTarget& target, int32_t head_dim, const f32x4 (&o)[kColumns][4]) {
   const int group = lane_index() / 16;
   SEXTANT_UNROLL
   for (int c = 0; c < kColumns; ++c) {
     if constexpr (!kTokens) {
-      store_output16(target, 64 * c + 16 * group, head_dim, o[c]);
+      store_output16<T>(target, 64 * c + 16 * group, head_dim, o[c]);
     } else {
       SEXTANT_UNROLL
       for (int n = 0; n < 4; ++n) {
         const int d = 64 * c + 16 * n + 4 * group;
         if (d >= head_dim) continue;
-        SEXTANT_UNROLL
-        for (int e = 0; e < 4; ++e)
-          store_element(target.format, target.data, target.offset + d + e, o[c][n][e] * target.weight);
+        store_quad<T>(target, d, o[c][n]);
       }
     }
   }
@@ -222,17 +220,17 @@ SEXTANT_DEVICE void decode_attention(const AttentionParams& p) {
     SEXTANT_UNROLL
     for (int t = 0; t < 2; ++t) {
       SEXTANT_UNROLL
-      for (int i = 0; i < D / 32; ++i) s[t] = multiply<T>(widen_keys<T>(p.cache_format, tile.k[t][i]), q[i], s[t]);
+      for (int i = 0; i < D / 32; ++i) s[t] = multiply<T>(widen_keys<T>(tile.k[t][i]), q[i], s[t]);
     }
     const bool edge = key0 < item.key_lo || key0 + kDecodeKeys > item.key_hi;
     finish_scores<2>(p, item, rule, row, key0, item.key_hi, true, s);
     scale_output(exponentiate<2>(row, 8.0f, s), o);
-    multiply_decode_values<T, D, kFp8, kTokens>(p, item, key0, edge, tile, s, o);
+    multiply_decode_values<T, D, kFp8, kTokens>(item, key0, edge, tile, s, o);
   }
   join_waves(row, o, shared);
   if (wave_index() > 0 || !row.valid) return;
   const RowTarget target = end_row(p, item, row.row, row.row - row0, row.max, row.sum, v_scale, lane_index() < 16);
-  store_decode_row<kTokens>(target, p.head_dim_v, o);
+  store_decode_row<T, kTokens>(target, p.head_dim_v, o);
 }
 
 }  // namespace sextant::hip

@@ -105,6 +105,18 @@ SEXTANT_DEVICE void store_element(Format format, void* data, int64_t index, floa
   }
 }
 
+// The chip's own format: the one that its caches hold, and that it converts by itself where it can.
+#if defined(__gfx942__) || !defined(__AMDGCN__)  // the emulated device is a gfx942
+constexpr Format kNativeFp8 = Format::kE4M3FNUZ;
+#else
+constexpr Format kNativeFp8 = Format::kE4M3FN;
+#endif
+#if defined(__gfx942__) || defined(__gfx950__)
+constexpr bool kConvertsFp8 = true;
+#else
+constexpr bool kConvertsFp8 = false;
+#endif
+
 // Eight elements as floats.
 struct Floats8 {
   float x[8];
@@ -116,7 +128,7 @@ SEXTANT_DEVICE Floats8 unpack_fp8(u32x2 raw) {
   Floats8 r;
 #ifdef __AMDGCN__
   // The chip converts two at a time what is its own format.
-  if constexpr (static_cast<int>(kFormat) - static_cast<int>(Format::kE4M3FN) + 1 == kNativeFp8 && kNativeFp8 != 0) {
+  if constexpr (kConvertsFp8 && kFormat == kNativeFp8) {
     SEXTANT_UNROLL
     for (int w = 0; w < 2; ++w) {
       const auto low = __builtin_amdgcn_cvt_pk_f32_fp8(static_cast<int>(raw[w]), false);

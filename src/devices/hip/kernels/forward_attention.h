@@ -110,7 +110,7 @@ SEXTANT_DEVICE void forward_values(const char* values, const f32x4 (&s)[kForward
     SEXTANT_UNROLL
     for (int m = 0; m < kForwardRowTiles; ++m) {
       const f32x4 a = s[m][2 * pair], b = s[m][2 * pair + 1];
-      weights[m] = make_fragment<T>(Floats8{{a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]}});
+      weights[m] = make_weights<T>(Floats8{{a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]}});
     }
     SEXTANT_UNROLL
     for (int c = 0; c < S::DV / 64; ++c) {
@@ -212,7 +212,7 @@ SEXTANT_DEVICE void forward_attention(const AttentionParams& p) {
     const int lane_group = lane_index() / 16;
     const RowTarget target = end_row(p, item, rows[m].row, rows[m].row - row0, rows[m].max, sum, 1.0f, lane_group == 0);
     SEXTANT_UNROLL
-    for (int c = 0; c < S::DV / 64; ++c) store_output16(target, 64 * c + 16 * lane_group, p.head_dim_v, o[m][c]);
+    for (int c = 0; c < S::DV / 64; ++c) store_output16<T>(target, 64 * c + 16 * lane_group, p.head_dim_v, o[m][c]);
   }
 }
 

@@ -75,15 +75,37 @@ SEXTANT_DEVICE void load_query(const AttentionParams& p, const WorkItem& item, i
   }
 }
 
+// Four dims from d on, a multiple of 4.
+template <class T>
+SEXTANT_DEVICE void store_quad(const RowTarget& target, int32_t d, f32x4 x) {
+  x *= target.weight;
+  if (sizeof(T) == 4 || target.is_f32) {
+    float* to = static_cast<float*>(target.data) + target.offset + d;
+    if (target.aligned) {
+      *reinterpret_cast<f32x4*>(to) = x;
+      return;
+    }
+    SEXTANT_UNROLL
+    for (int e = 0; e < 4; ++e) to[e] = x[e];
+  } else if constexpr (sizeof(T) == 2) {
+    T* to = static_cast<T*>(target.data) + target.offset + d;
+    const u32x2 words = {pack_pair<T>(x[0], x[1]), pack_pair<T>(x[2], x[3])};
+    if (target.aligned) {
+      *reinterpret_cast<u32x2*>(to) = words;
+      return;
+    }
+    SEXTANT_UNROLL
+    for (int e = 0; e < 4; ++e) to[e].bits = static_cast<uint16_t>(words[e / 2] >> (16 * (e % 2)));
+  }
+}
+
 // Sixteen dims of one row: o[n][r] is dim 4 r + n.
+template <class T>
 SEXTANT_DEVICE void store_output16(const RowTarget& target, int32_t d, int32_t head_dim, const f32x4 (&o)[4]) {
   SEXTANT_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    if (d + 8 * half >= head_dim) return;
-    Floats8 v;
-    SEXTANT_UNROLL
-    for (int i = 0; i < 8; ++i) v.x[i] = o[i % 4][2 * half + i / 4] * target.weight;
-    store_floats8(target.format, target.data, target.offset + d + 8 * half, v);
+  for (int r = 0; r < 4; ++r) {
+    if (d + 4 * r >= head_dim) return;
+    store_quad<T>(target, d + 4 * r, f32x4{o[0][r], o[1][r], o[2][r], o[3][r]});
   }
 }
 

@@ -46,13 +46,8 @@ struct f16 {
 
 #if defined(__gfx950__)
 constexpr bool kHasWideMfma = true;
-constexpr int kNativeFp8 = 1;  // Fp8Format::kE4M3FN
-#elif defined(__gfx942__)
-constexpr bool kHasWideMfma = false;
-constexpr int kNativeFp8 = 2;  // Fp8Format::kE4M3FNUZ
 #else
 constexpr bool kHasWideMfma = false;
-constexpr int kNativeFp8 = 0;
 #endif
 
 SEXTANT_DEVICE int thread_index() { return static_cast<int>(__builtin_amdgcn_workitem_id_x()); }
@@ -132,8 +127,6 @@ SEXTANT_DEVICE f32x4 mfma_16x16x32(f16, u32x4 a, u32x4 b, f32x4 c) {
 #define SEXTANT_NO_INLINE inline
 #define SEXTANT_UNROLL
 #define SEXTANT_KERNEL(threads, waves) inline void
-
-constexpr int kNativeFp8 = 2;  // the emulated device is a gfx942
 
 inline int thread_index() { return emulator::lane().thread; }
 inline int block_index() { return emulator::lane().block; }

@@ -83,7 +83,7 @@ SEXTANT_DEVICE Fragment<T> mla_softmax(const AttentionParams& p, const WorkItem&
   Floats8 weights = {};
   SEXTANT_UNROLL
   for (int e = 0; e < 4 * S::kSubtiles; ++e) weights.x[e] = s[e / 4][e % 4];
-  return make_fragment<T>(weights);
+  return make_weights<T>(weights);
 }
 
 template <class T, int kRowTiles>
@@ -141,7 +141,8 @@ SEXTANT_DEVICE void mla_attention(const AttentionParams& p) {
     const RowTarget target =
         end_row(p, item, rows[m].row, rows[m].row - row0, rows[m].max, sum, scale, wave == 0 && lane < 16);
     SEXTANT_UNROLL
-    for (int c = 0; c < 2; ++c) store_output16(target, 128 * wave + 64 * c + 16 * (lane / 16), p.head_dim_v, o[m][c]);
+    for (int c = 0; c < 2; ++c)
+      store_output16<T>(target, 128 * wave + 64 * c + 16 * (lane / 16), p.head_dim_v, o[m][c]);
   }
 }
 

@@ -54,7 +54,12 @@ template <class T>
 SEXTANT_DEVICE uint32_t pack_pair(float a, float b);
 template <>
 SEXTANT_DEVICE uint32_t pack_pair<bf16>(float a, float b) {
+#if defined(__gfx950__)  // one instruction there
+  using Pair = __bf16 __attribute__((vector_size(4)));
+  return bit_cast<uint32_t>(Pair{static_cast<__bf16>(a), static_cast<__bf16>(b)});
+#else
   return float_to_bf16(a) | float_to_bf16(b) << 16;
+#endif
 }
 template <>
 SEXTANT_DEVICE uint32_t pack_pair<f16>(float a, float b) {
@@ -71,6 +76,24 @@ template <>
 SEXTANT_DEVICE Fragment<float> make_fragment<float>(const Floats8& v) {
   return {f32x4{v.x[0], v.x[1], v.x[2], v.x[3]}, f32x4{v.x[4], v.x[5], v.x[6], v.x[7]}};
 }
+
+// Probabilities as operand: finite, which saves the care for NaN in the rounding to bf16.
+template <class T>
+SEXTANT_DEVICE Fragment<T> make_weights(const Floats8& v) {
+  return make_fragment<T>(v);
+}
+#if !defined(__gfx950__)
+template <>
+SEXTANT_DEVICE Fragment<bf16> make_weights<bf16>(const Floats8& v) {
+  Fragment<bf16> f;
+  SEXTANT_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t a = bits_of(v.x[2 * i]), b = bits_of(v.x[2 * i + 1]);
+    f.words[i] = high_halves(a + 0x7fffu + (a >> 16 & 1u), b + 0x7fffu + (b >> 16 & 1u));
+  }
+  return f;
+}
+#endif
 
 // Eight consecutive elements of type T at an aligned place.
 template <class T>

@@ -12,11 +12,12 @@ constexpr float kLn2 = 0.6931471805599453f;
 struct ScoreRule {
   float scale_log2;  // softmax scale x k scale (x log2 e without a softcap)
   float cap_inverse, cap_log2;
-  bool has_cap;
+  bool has_cap, is_plain;  // plain: neither softcap nor ALiBi
 };
 SEXTANT_DEVICE ScoreRule make_score_rule(const AttentionParams& p, float k_scale) {
   ScoreRule r;
   r.has_cap = p.soft_cap > 0;
+  r.is_plain = !r.has_cap && p.alibi_slopes == nullptr;
   const float scale = p.softmax_scale * k_scale;
   r.scale_log2 = r.has_cap ? scale : scale * kLog2E;
   r.cap_inverse = r.has_cap ? 1.0f / p.soft_cap : 0.0f;
@@ -24,11 +25,7 @@ SEXTANT_DEVICE ScoreRule make_score_rule(const AttentionParams& p, float k_scale
   return r;
 }
 // 1 - 2 / (e^2x + 1): absolute error near 1e-7, and the score is a sum to which only that matters.
-SEXTANT_DEVICE float tanh(float x) { return 1.0f - 2.0f / (exp2(2.0f * kLog2E * x) + 1.0f); }
-SEXTANT_DEVICE float score_log2(const ScoreRule& r, float dot) {
-  const float s = dot * r.scale_log2;
-  return r.has_cap ? r.cap_log2 * tanh(s * r.cap_inverse) : s;
-}
+SEXTANT_DEVICE float tanh(float x) { return 1.0f - 2.0f * reciprocal(exp2(2.0f * kLog2E * x) + 1.0f); }
 
 // What a finished row needs: `max` in log2 units (-inf: nothing visible), `sum` of 2^(score - max).
 // The sink joins the denominator here and only here.
@@ -72,24 +69,36 @@ SEXTANT_DEVICE RowState make_row(const AttentionParams& p, const WorkItem& item,
 }
 
 // Raw products of kKeys = 16 * kSubtiles keys to scores: element r of subtile t is key key0 + 16 t + 4 (lane / 16) + r.
+// Three passes over registers, each behind one branch that all lanes take alike: a branch an element would make most of
+// the code.
 template <int kSubtiles>
 SEXTANT_DEVICE void finish_scores(const AttentionParams& p, const WorkItem& item, const ScoreRule& rule,
                                   const RowState& row, int32_t key0, int32_t end, bool masked, f32x4 (&s)[kSubtiles]) {
-  const int group = lane_index() / 16;
-  // No score may be seen at or after `last`, nor before `first`.
+  const int32_t first_key = key0 + 4 * (lane_index() / 16);  // of this lane
+  SEXTANT_UNROLL
+  for (int t = 0; t < kSubtiles; ++t) s[t] *= rule.scale_log2;
+  if (!rule.is_plain) {
+    float distance = static_cast<float>(first_key - item.request.context_len);
+    SEXTANT_UNROLL
+    for (int t = 0; t < kSubtiles; ++t) {
+      SEXTANT_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        const float capped = rule.cap_log2 * tanh(s[t][e] * rule.cap_inverse);
+        s[t][e] = (rule.has_cap ? capped : s[t][e]) + row.slope * (distance + static_cast<float>(16 * t + e));
+      }
+    }
+  }
+  if (!masked) return;
+  // No score may be seen at or after `last`, nor before `first`; counted from this lane's first key.
   int32_t last = end, first = item.key_lo;
   if (p.causal != 0) last = min(last, row.position + 1);
   if (p.window > 0) first = max(first, row.position - p.window + 1);
+  last -= first_key;
+  first -= first_key;
   SEXTANT_UNROLL
   for (int t = 0; t < kSubtiles; ++t) {
     SEXTANT_UNROLL
-    for (int e = 0; e < 4; ++e) {
-      const int32_t key = key0 + 16 * t + 4 * group + e;
-      float x = score_log2(rule, s[t][e]);
-      if (p.alibi_slopes != nullptr) x += row.slope * static_cast<float>(key - item.request.context_len);
-      if (masked && (key >= last || key < first)) x = kNegInf;
-      s[t][e] = x;
-    }
+    for (int e = 0; e < 4; ++e) s[t][e] = 16 * t + e < last && 16 * t + e >= first ? s[t][e] : kNegInf;
   }
 }
 
@@ -132,7 +141,8 @@ SEXTANT_DEVICE float sum_over_groups(float x) {
 struct RowTarget {
   void* data;
   int64_t offset;
-  Format format;
+  bool is_f32;   // else the kernel's type
+  bool aligned;  // rows of 8 elements start on 16 bytes
   float weight;
 };
 // `tile_row`: row in the tile. Writes the LSE when `writes_lse`.
@@ -144,12 +154,12 @@ SEXTANT_DEVICE RowTarget end_row(const AttentionParams& p, const WorkItem& item,
   const RowEnd end = finish_row(row_max, sum, v_scale, final ? p.sinks : nullptr, head);
   if (final) {
     if (writes_lse && p.lse != nullptr) p.lse[head * p.lse_head_stride + token * p.lse_token_stride] = end.lse;
-    return {p.out, token * p.out_token_stride + head * p.out_head_stride, p.out_f32 != 0 ? Format::kF32 : p.format,
+    return {p.out, token * p.out_token_stride + head * p.out_head_stride, p.out_f32 != 0, p.out_aligned != 0,
             end.weight};
   }
   const int64_t partial = static_cast<int64_t>(item.index) * p.work.rows + tile_row;
   if (writes_lse) p.partial_lse[partial] = end.lse;
-  return {p.partial_out, partial * p.head_dim_v, Format::kF32, end.weight};
+  return {p.partial_out, partial * p.head_dim_v, true, true, end.weight};
 }
 
 }  // namespace sextant::hip

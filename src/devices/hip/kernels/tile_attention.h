@@ -47,7 +47,7 @@ template <class T, int kColumns, int kStride>
 SEXTANT_DEVICE void multiply_values(const T* tile, const f32x4 (&s)[2], f32x4 (&o)[kColumns][4]) {
   const int lane = lane_index();
   const Fragment<T> weights =
-      make_fragment<T>(Floats8{{s[0][0], s[0][1], s[0][2], s[0][3], s[1][0], s[1][1], s[1][2], s[1][3]}});
+      make_weights<T>(Floats8{{s[0][0], s[0][1], s[0][2], s[0][3], s[1][0], s[1][1], s[1][2], s[1][3]}});
   const T* corner = tile + 4 * (lane / 16) * kStride + 4 * (lane % 16);
   SEXTANT_UNROLL
   for (int c = 0; c < kColumns; ++c) {
@@ -125,7 +125,7 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
   const int group = lane_index() / 16;
   const RowTarget target = end_row(p, item, row.row, row.row - row0, row.max, sum, fold ? v_scale : 1.0f, group == 0);
   SEXTANT_UNROLL
-  for (int c = 0; c < DV / 64; ++c) store_output16(target, 64 * c + 16 * group, p.head_dim_v, o[c]);
+  for (int c = 0; c < DV / 64; ++c) store_output16<T>(target, 64 * c + 16 * group, p.head_dim_v, o[c]);
 }
 
 }  // namespace sextant::hip

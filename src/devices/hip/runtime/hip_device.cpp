@@ -218,7 +218,8 @@ class HipDevice final : public Device {
  private:
   std::unique_ptr<HipOps> make_ops(KernelFamily family) {
     const ChipLimits chip{.compute_units = info_.compute_units,
-                          .num_xcds = count_xcds(info_.architecture, info_.compute_units)};
+                          .num_xcds = count_xcds(info_.architecture, info_.compute_units),
+                          .native_fp8 = info_.native_fp8};
     return std::make_unique<HipOps>(fmt::format("hip/{} ({})", to_string(family), info_.architecture), chip, family,
                                     launcher_);
   }
