@@ -37,7 +37,7 @@ def find_tool(name, arch):
 
 
 def run(*command, text_in=None):
-    done = subprocess.run(command, input=text_in, capture_output=True, text=True)
+    done = subprocess.run(command, input=text_in, capture_output=True, text=True, timeout=60)
     if done.returncode != 0:
         sys.exit(f"amd_table: {' '.join(command[:3])} failed: {done.stderr.strip()[:400]}")
     return done.stdout
@@ -128,11 +128,11 @@ def predicted_fraction(kernel):
         shape = re.match(r"v_mfma_f32_(\d+x\d+x\d+)", text)
         if shape:
             busy += MFMA_CYCLES[kernel.arch][shape.group(1)]
-    # Branches and waits have no cost in the model, and their operands do not parse without the code around them.
-    text = "\n".join(line[1] for line in loop if not re.match("s_(c?branch|waitcnt|barrier|setprio|endpgm|getpc|swappc)", line[1]))
-    report = run(find_tool("llvm-mca", kernel.arch), "-mtriple=amdgcn", f"-mcpu={kernel.arch}", "--iterations=8", "-",
+    # Branches and barriers have no cost in the model, and their operands do not parse without the code around them.
+    text = "\n".join(line[1] for line in loop if not re.match("s_(c?branch|barrier|setprio|endpgm|getpc|swappc)", line[1]))
+    report = run(find_tool("llvm-mca", kernel.arch), "-mtriple=amdgcn", f"-mcpu={kernel.arch}", "--iterations=4", "-",
                  text_in=text)
-    cycles = int(re.search(r"Total Cycles: +(\d+)", report).group(1)) / 8
+    cycles = int(re.search(r"Total Cycles: +(\d+)", report).group(1)) / 4
     cycles += EXP_EXTRA_CYCLES * kernel.count("v_exp_f32", loop)
     return busy / max(cycles, busy)
 
