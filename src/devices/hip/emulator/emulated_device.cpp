@@ -53,6 +53,11 @@ class EmulatedLauncher final : public Launcher {
     const std::lock_guard lock(mutex_);
     std::mutex fault_mutex;
     std::string fault;
+    if (options_.override_kernel) {
+      const auto done = options_.override_kernel(name, workgroups, threads, params);
+      if (done && done->empty()) return Status::ok();
+      if (done) return Status(StatusCode::kInternal, fmt::format("{}: {}", name, *done));
+    }
     pool_->parallel_for(workgroups, [&](int64_t index, int worker) {
       std::string problem = groups_[static_cast<size_t>(worker)]->run(kernel->function, params, static_cast<int>(index),
                                                                       threads, options_.order, options_.wide_mfma);

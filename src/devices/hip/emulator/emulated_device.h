@@ -1,7 +1,11 @@
 // The device hip-emulated: the HIP kernels on the CPU, one lane at a time. For conformance, never for speed.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
 
 #include "devices/hip/emulator/workgroup.h"
 #include "sextant/device.h"
@@ -12,6 +16,10 @@ struct EmulatorOptions {
   int threads = 0;  // of the CPU; 0: all
   emulator::LaneOrder order = emulator::LaneOrder::kForward;
   bool wide_mfma = false;  // gfx950's 16x16x32 shapes instead of gfx942's 16x16x16
+  // For tests: runs a kernel in another way. Nothing: as ever; empty: done; else what went wrong.
+  std::function<std::optional<std::string>(std::string_view kernel, int64_t workgroups, int threads,
+                                           const void* params)>
+      override_kernel = {};
 };
 std::shared_ptr<Device> make_emulated_device(const EmulatorOptions& options = {});
 
