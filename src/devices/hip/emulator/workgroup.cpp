@@ -161,7 +161,7 @@ struct Scheduler {
   static std::string run(Impl& g) {
     for (Wave& w : g.waves)
       for (int i = 0; i < w.lanes; ++i) {
-        const auto thread = static_cast<size_t>(w.first_thread + i);
+        const size_t thread = static_cast<size_t>(w.first_thread) + static_cast<size_t>(i);
         make_fiber(g.fibers[thread], g.stacks + kStackBytes * thread, kStackBytes, entry);
       }
     const int count = static_cast<int>(g.waves.size());
