@@ -2,10 +2,12 @@
 //
 //   sextant_cpu_bench --benchmark_filter=decode/ROCM_ATTN
 //
-// Names end in the number of threads. Counters: TFLOP/s of the two products (causal), GB/s of K and V read once.
+// Names end in the number of threads. Counters: TFLOP/s of the two products (causal), GB/s of K and V read once; decode
+// also says which part that is of the speed at which the same memory is read in order, run by run in turns.
 #include <benchmark/benchmark.h>
 
-#include <cstdio>
+#include <algorithm>
+#include <chrono>
 #include <functional>
 
 #include "cpu_bench_setup.h"
@@ -16,6 +18,30 @@ namespace {
 std::shared_ptr<Device> device_of(const std::string& isa, int threads) {
   auto device = make_cpu_device({.executor = make_thread_pool(threads), .isa = isa});
   return device ? *device : nullptr;
+}
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+// Attention and a plain read of its memory in turns: machines in the cloud change their memory's speed from one second
+// to the next.
+double part_of_read_speed(const Workload& work, int threads) {
+  const auto pool = make_thread_pool(threads);
+  std::vector<double> parts;
+  for (int i = 0; i < 15; ++i) {
+    const double read = seconds_of([&] { work.read_cache(*pool); });
+    const double attention = seconds_of([&] { (void)work.run(); });
+    parts.push_back(read / attention);
+  }
+  return median(parts);
 }
 
 struct Case {
@@ -37,6 +63,7 @@ void attention(benchmark::State& state, const Case& c) {
   state.counters["TFLOP/s"] =
       benchmark::Counter(work.operations() * 1e-12, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["GB/s"] = benchmark::Counter(work.kv_bytes() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  if (c.shape.query_len == 1) state.counters["of_read_%"] = 100 * part_of_read_speed(work, c.threads);
   state.counters["workspace_MB"] = static_cast<double>(work.plan().workspace_bytes()) * 1e-6;
 }
 
@@ -98,6 +125,19 @@ void add_backends(int threads) {
   }
 }
 
+// One KV head of Llama (4 query heads) for prefill, all 8 for decode.
+void add_lengths(int threads) {
+  for (const char* name : {"TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN"}) {
+    const Backend* backend = *find_backend(name);
+    for (int32_t length = 1; length <= 1024; length *= 4)
+      add("length_decode/" + std::string(name) + "/" + std::to_string(length) + "k",
+          {"", backend, mha_spec(32, 8, 128), DType::kBF16, {1, 1, length * 1024}, threads}, attention);
+    for (int32_t length = 512; length <= 65536; length *= 2)
+      add("length_prefill/" + std::string(name) + "/" + std::to_string(length),
+          {"", backend, mha_spec(4, 1, 128), DType::kBF16, {1, length, length}, threads}, attention);
+  }
+}
+
 // The same strategy on every ISA.
 void add_isas(int threads) {
   const AttentionSpec llama = mha_spec(32, 8, 128);
@@ -115,8 +155,9 @@ void add_isas(int threads) {
 
 int main(int argc, char** argv) {
   using namespace sextant::bench;
-  for (int threads : {1, 0}) {
+  for (int threads : {1, sextant::usable_threads()}) {
     add_backends(threads);
+    add_lengths(threads);
     add_isas(threads);
     benchmark::RegisterBenchmark(("merge/" + std::to_string(threads)).c_str(),
                                  [threads](benchmark::State& state) { merge(state, threads); })

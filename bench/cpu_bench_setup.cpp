@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <utility>
 
 namespace sextant::bench {
 
@@ -137,6 +138,21 @@ Status Workload::write_cache(const Device& device) const {
   args.num_tokens = static_cast<int64_t>(slot_mapping_.size());
   args.cache = tensors_.cache;
   return device.ops(backend_.info().family).reshape_and_cache(args, {});
+}
+
+void Workload::read_cache(Executor& executor) const {
+  const KvCacheView& c = tensors_.cache;
+  for (const auto& [data, elements] : {std::pair{c.k, k_elements(cache_)}, {c.v, v_elements(cache_)}}) {
+    const int64_t words = elements * static_cast<int64_t>(size_of(cache_.dtype)) / 8, workers = executor.concurrency();
+    const auto* begin = static_cast<const uint64_t*>(data);
+    executor.parallel_for(workers, [&](int64_t i, int) {
+      uint64_t sums[8] = {};
+      for (int64_t j = words * i / workers / 8 * 8; j + 8 <= words * (i + 1) / workers; j += 8)
+        for (int l = 0; l < 8; ++l) sums[l] += begin[j + l];
+      volatile uint64_t sink = sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
+      (void)sink;
+    });
+  }
 }
 
 double Workload::operations() const {

@@ -8,6 +8,7 @@
 
 #include "sextant/backend.h"
 #include "sextant/device.h"
+#include "sextant/executor.h"
 
 namespace sextant::bench {
 
@@ -30,6 +31,8 @@ class Workload {
   const std::string& error() const { return error_; }  // empty: ready
   Status run() const { return backend_.run(*plan_, tensors_, {}); }
   Status write_cache(const Device& device) const;
+  // Reads the bytes of K and V once, in order, all workers at once.
+  void read_cache(Executor& executor) const;
   double operations() const;  // of the two products, causal
   double kv_bytes() const;    // K and V of all visible keys, once
   double written_bytes() const;

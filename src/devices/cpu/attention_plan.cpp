@@ -16,7 +16,6 @@ constexpr int64_t kSplitAlignment = 64;       // keys; a split inside a tile cos
 constexpr int64_t kMinAutoSplit = 512;        // keys
 constexpr int64_t kFixedSplit = 4096;         // keys between the split points of the deterministic mode
 constexpr double kPackingRows = 12;           // packing a key costs about as much as this many rows
-constexpr int64_t kStreamRows = 16;           // of a KV head: up to here packing K and V would cost more than it saves
 constexpr int64_t kStreamTileKeys = 64;
 constexpr int64_t kStreamTileBytes = 256 << 10;  // of one tile, all heads of an item: two of them share L2
 constexpr double kStreamReadRows = 9;            // reading a key from memory costs about as much as this many rows
@@ -37,7 +36,8 @@ int64_t first_packed_position(const AttentionPlanArgs& a, int64_t context_len) {
 
 class Planner {
  public:
-  Planner(const AttentionPlanArgs& args, int workers, CpuAttentionPlan& plan) : a_(args), workers_(workers), p_(plan) {}
+  Planner(const AttentionPlanArgs& args, const AttentionKernels& kernels, int workers, CpuAttentionPlan& plan)
+      : a_(args), kernels_(kernels), workers_(workers), p_(plan) {}
 
   void run() {
     find_visible_keys();
@@ -129,7 +129,7 @@ class Planner {
   // Decided by the request alone, so that company changes no bit. Two sources need the other kernel.
   bool streams(const TokenRun& run) const {
     return !a_.shared_prefix && a_.op != AttentionOp::kPrefixPrefill &&
-           (run.end - run.begin) * a_.spec.group_size() <= kStreamRows;
+           (run.end - run.begin) * a_.spec.group_size() <= kernels_.stream_rows;
   }
 
   // One item for as many KV heads as share a tile; fewer when nothing else would feed all workers.
@@ -245,6 +245,7 @@ class Planner {
   }
 
   const AttentionPlanArgs& a_;
+  const AttentionKernels& kernels_;
   const int workers_;
   CpuAttentionPlan& p_;
   std::vector<TokenRun> runs_;
@@ -279,7 +280,7 @@ void plan_attention_items(const AttentionPlanArgs& args, const AttentionKernels&
                 bytes = static_cast<int64_t>(element_bytes);
   plan.tile_keys = choose_tile_keys((dim + dim_v) * bytes);
   plan.item_rows = std::clamp<int64_t>(kItemRowBytes / (dim * bytes + dim_v * 4) / 32 * 32, 32, kernels.item_rows);
-  Planner(plan.args, workers, plan).run();
+  Planner(plan.args, kernels, workers, plan).run();
   int64_t rows = 1;
   for (const WorkItem& item : plan.items) {
     if (item.stream)

@@ -9,7 +9,7 @@ namespace {
 constexpr IsaKernels table() {
   IsaKernels t = {};
   t.name = "avx512_bf16";
-  t.bf16 = attention_kernels<DotEngine, DotStream>(384);
+  t.bf16 = attention_kernels<DotEngine, DotStream>(384, 16);
   return t;
 }
 }  // namespace

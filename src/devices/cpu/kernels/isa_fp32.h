@@ -9,7 +9,7 @@ namespace sextant::cpu::SEXTANT_ISA {
 namespace {
 
 template <class E, class S>
-constexpr AttentionKernels attention_kernels(int64_t item_rows) {
+constexpr AttentionKernels attention_kernels(int64_t item_rows, int64_t stream_rows) {
   return {&attention_scratch_bytes<E>,
           &attend<E>,
           &stream_scratch_bytes<S>,
@@ -19,12 +19,13 @@ constexpr AttentionKernels attention_kernels(int64_t item_rows) {
           kGemmRows,
           kGemmColumns,
           item_rows,
+          stream_rows,
           &peak_products<E>};
 }
 
 constexpr IsaKernels fp32_table(const char* name) {
   return {name,
-          attention_kernels<FmaEngine, FmaStream>(kLanes == 4 ? 192 : 384),
+          attention_kernels<FmaEngine, FmaStream>(kLanes == 4 ? 192 : 384, 16),
           {},
           &reduce_partials,
           &merge_row,

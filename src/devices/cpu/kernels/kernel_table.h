@@ -133,6 +133,8 @@ struct AttentionKernels {
   int32_t gemm_rows, gemm_columns;  // extents of a GemmItem at most
   // Query rows an item should have at most: they share each tile of keys, and stay in L2 with it.
   int64_t item_rows;
+  // Rows of a KV head up to which stream() is the faster one.
+  int64_t stream_rows;
   // Products of the innermost loop alone, operands in the first-level cache: the ceiling. Returns operations done.
   double (*peak)(int64_t iterations, void* scratch);
 };
