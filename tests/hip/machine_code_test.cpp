@@ -108,8 +108,15 @@ TEST(MachineCodeTest, Decode) {
       expect_right(*device, "ROCM_AITER_UNIFIED_ATTN", test);  // dims together
       expect_right(*device, "ROCM_ATTN", test);                // tokens together: the split-K layout
     }
-  EXPECT_EQ(code.executed(), (std::set<std::string>{"decode_bf16_128_kv16_dims", "decode_bf16_128_kv16_tokens",
-                                                    "decode_f16_128_kv16_dims", "decode_f16_128_kv16_tokens"}));
+  // The chip's own fp8, converted by its own instructions.
+  for (DType dtype : {DType::kBF16, DType::kF16}) {
+    verify::Case fp8 = small_cases(dtype, 1)[0];
+    fp8.cache_dtype = DType::kF8E4M3FNUZ;
+    fp8.num_scales = 2;
+    expect_right(*device, "ROCM_AITER_UNIFIED_ATTN", fp8);
+    expect_right(*device, "ROCM_ATTN", fp8);
+  }
+  EXPECT_EQ(code.executed().size(), 8U);  // every decode kernel
 }
 
 TEST(MachineCodeTest, Forward) {
@@ -122,7 +129,13 @@ TEST(MachineCodeTest, Forward) {
       expect_right(*device, "ROCM_AITER_UNIFIED_ATTN", test);
       if (dtype == DType::kBF16) expect_right(*device, "ROCM_AITER_FA", test);
     }
-  EXPECT_EQ(code.executed(), (std::set<std::string>{"forward_bf16_128_128", "forward_f16_128_128"}));
+  for (DType dtype : {DType::kBF16, DType::kF16}) {
+    expect_right(*device, "ROCM_AITER_FA",
+                 sextant::testing::make_case(sextant::testing::mha_spec(2, 1, 64, dtype), {{70, 150}, {5, 5}}));
+    expect_right(*device, "ROCM_AITER_MLA",
+                 sextant::testing::make_case(sextant::testing::mla_spec(2, dtype), {{20, 50}, {33, 33}}));
+  }
+  EXPECT_EQ(code.executed().size(), 6U);  // every forward kernel
 }
 
 TEST(MachineCodeTest, MissingWaitsAndBarriersShow) {

@@ -45,6 +45,11 @@ AttentionParams planned_params(const AttentionPlanArgs& args);
 Addressing to_addressing(const KvAddressing& address);
 // Elements from 8 dims to the next 8 where 8 dims lie together and aligned, else 0.
 int32_t chunk_stride(const KvAddressing& address, int32_t head_dim, const void* base, size_t element_bytes);
+// The same by tiles of 8 or 16 dims: stride 0 where it does not hold.
+struct DimTiles {
+  int32_t stride = 0, shift = 0;  // tiles of 8 << shift dims
+};
+DimTiles dim_tiles(const KvAddressing& address, int32_t head_dim, const void* base, size_t element_bytes);
 bool is_vector_aligned(const TensorView& view);  // rows of 8 elements start on 16 bytes
 
 }  // namespace sextant::hip

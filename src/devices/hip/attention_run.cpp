@@ -45,6 +45,9 @@ void set_tensors(AttentionParams& p, const HipAttentionPlan& plan, const Attenti
   p.k_addr = to_addressing(a.cache.k_addr);
   p.v_addr = to_addressing(v_addr);
   p.num_blocks = static_cast<int32_t>(a.cache.spec.num_blocks);
+  const DimTiles tiles = dim_tiles(a.cache.k_addr, p.head_dim, a.cache.k, element);
+  p.k_tile_stride = tiles.stride;
+  p.k_tile_shift = tiles.shift;
   p.k_chunk_stride = chunk_stride(a.cache.k_addr, p.head_dim, p.cache_k, element);
   p.v_chunk_stride = chunk_stride(v_addr, p.head_dim_v, p.cache_v, element);
   if (is_fp8(a.cache.spec.dtype)) {

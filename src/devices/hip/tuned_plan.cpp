@@ -14,6 +14,13 @@ bool tokens_together(const KvCacheSpec& cache) {
   return cache.layout == KvLayout::kSplitK || cache.layout == KvLayout::kShuffled;
 }
 
+// Four tokens of one dim: 8 bytes (fp8: 4) at an aligned place.
+bool has_token_quads(const Addressing& v) {
+  return v.dim_tile == 1 && v.dim_outer_stride % 4 == 0 && v.block_stride % 4 == 0 && v.head_stride % 4 == 0 &&
+         (v.token_tile == 1 ? v.token_outer_stride == 1
+                            : v.token_tile % 4 == 0 && v.token_inner_stride == 1 && v.token_outer_stride % 4 == 0);
+}
+
 bool decode_serves(const AttentionPlanArgs& a, KernelFamily family, const ChipLimits& chip) {
   if (a.op != AttentionOp::kPagedDecode && !(a.op == AttentionOp::kUnified && family == KernelFamily::kTuned))
     return false;
@@ -22,13 +29,10 @@ bool decode_serves(const AttentionPlanArgs& a, KernelFamily family, const ChipLi
   if (a.spec.head_dim > kDecodeDim || a.spec.value_head_dim() > kDecodeDim) return false;
   const KvAddressing k = k_addressing(a.cache), v = v_addressing(a.cache);
   const size_t element = size_of(a.cache.dtype);
-  if (chunk_stride(k, a.spec.head_dim, nullptr, element) == 0) return false;
+  if (dim_tiles(k, a.spec.head_dim, nullptr, element).stride == 0) return false;
   if (!tokens_together(a.cache))
     return v.token_tile == 1 && chunk_stride(v, a.spec.value_head_dim(), nullptr, element) == 8;
-  // Four tokens of one dim: 8 bytes (fp8: 4) at an aligned place.
-  return v.dim_tile == 1 && v.dim_outer_stride % 4 == 0 && v.block_stride % 4 == 0 && v.head_stride % 4 == 0 &&
-         (v.token_tile == 1 ? v.token_outer_stride == 1
-                            : v.token_tile % 4 == 0 && v.token_inner_stride == 1 && v.token_outer_stride % 4 == 0);
+  return has_token_quads(to_addressing(v));
 }
 
 bool forward_serves(const AttentionPlanArgs& a, KernelFamily family) {
@@ -87,9 +91,13 @@ bool suits_tuned(const PlanPart& part, const AttentionParams& p) {
   if (!forward && !decode) return true;
   const bool reads_cache = p.origin != KeyOrigin::kPacked, reads_packed = p.origin != KeyOrigin::kCache;
   if (p.q_aligned == 0 || (reads_packed && p.packed_aligned == 0)) return false;
+  if (decode) {
+    if (p.k_tile_stride == 0 || reinterpret_cast<uintptr_t>(p.cache_v) % 16 != 0) return false;
+    return part.kernel.ends_with("tokens") ? has_token_quads(p.v_addr)
+                                           : p.v_chunk_stride == 8 && p.v_addr.token_tile == 1;
+  }
   if (reads_cache && p.k_chunk_stride == 0) return false;
-  if (forward) return !reads_cache || (p.v_chunk_stride != 0 && p.k_addr.token_tile == 1 && p.v_addr.token_tile == 1);
-  return reinterpret_cast<uintptr_t>(p.cache_v) % 16 == 0;
+  return !reads_cache || (p.v_chunk_stride != 0 && p.k_addr.token_tile == 1 && p.v_addr.token_tile == 1);
 }
 
 }  // namespace sextant::hip

@@ -230,6 +230,10 @@ bool execute_scalar(Machine& m, Wave& w, const Instruction& in) {
     w.scc = f->second(wide ? m.read64(w, op[0], 0) : source(0), wide ? m.read64(w, op[1], 0) : source(1));
     return true;
   }
+  if (in.name == "s_bitcmp1_b32" || in.name == "s_bitcmp0_b32") {
+    w.scc = (source(0) >> (source(1) & 31) & 1) == (in.name == "s_bitcmp1_b32" ? 1U : 0U);
+    return true;
+  }
   if (in.name.starts_with("s_cmpk_")) {
     const auto f = kCompares.find(in.name.substr(7));
     if (f == kCompares.end()) return false;

@@ -5,6 +5,7 @@
 
 #include "devices/hip/emulator/mfma.h"
 #include "hip/isa/instructions.h"
+#include "reference/numbers.h"
 
 namespace sextant::hip::isa {
 
@@ -94,6 +95,12 @@ const std::unordered_map<std::string, Binary> kBinary = {
     {"v_mul_lo_u32", [](uint32_t a, uint32_t b) { return a * b; }},
     {"v_mul_hi_u32", [](uint32_t a, uint32_t b) { return static_cast<uint32_t>(uint64_t{a} * b >> 32); }},
     {"v_mul_u32_u24", [](uint32_t a, uint32_t b) { return (a & 0xffffffu) * (b & 0xffffffu); }},
+    // 16-bit results leave the upper half of the register zero.
+    {"v_mul_lo_u16", [](uint32_t a, uint32_t b) { return (a & 0xffffu) * (b & 0xffffu) & 0xffffu; }},
+    {"v_sub_u16", [](uint32_t a, uint32_t b) { return (a - b) & 0xffffu; }},
+    {"v_add_u16", [](uint32_t a, uint32_t b) { return (a + b) & 0xffffu; }},
+    {"v_lshlrev_b16", [](uint32_t a, uint32_t b) { return b << (a & 15) & 0xffffu; }},
+    {"v_lshrrev_b16", [](uint32_t a, uint32_t b) { return (b & 0xffffu) >> (a & 15); }},
     {"v_and_b32", [](uint32_t a, uint32_t b) { return a & b; }},
     {"v_or_b32", [](uint32_t a, uint32_t b) { return a | b; }},
     {"v_xor_b32", [](uint32_t a, uint32_t b) { return a ^ b; }},
@@ -133,6 +140,12 @@ const std::unordered_map<std::string, Ternary> kTernary = {
     {"v_add_lshl_u32", [](uint32_t a, uint32_t b, uint32_t c) { return (a + b) << (c & 31); }},
     {"v_and_or_b32", [](uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }},
     {"v_or3_b32", [](uint32_t a, uint32_t b, uint32_t c) { return a | b | c; }},
+    {"v_mad_u32_u24", [](uint32_t a, uint32_t b, uint32_t c) { return (a & 0xffffffu) * (b & 0xffffffu) + c; }},
+    {"v_mad_i32_i24",
+     [](uint32_t a, uint32_t b, uint32_t c) {
+       const auto low24 = [](uint32_t x) { return as_signed(x << 8) >> 8; };
+       return static_cast<uint32_t>(int64_t{low24(a)} * low24(b)) + c;
+     }},
     {"v_bfe_u32", [](uint32_t a, uint32_t b, uint32_t c) { return (a >> (b & 31)) & ((1u << (c & 31)) - 1); }},
     {"v_bfi_b32", [](uint32_t a, uint32_t b, uint32_t c) { return (a & b) | (~a & c); }},
     {"v_perm_b32", permute_bytes},
@@ -336,8 +349,21 @@ bool execute_lane_access(Machine& m, Wave& w, const Instruction& in) {
   return true;
 }
 
+// Two fp8 values of the chip's format: the low half of the word, or the high one by sdwa.
+void convert_fp8_pair(Machine& m, Wave& w, const Instruction& in, int lane) {
+  const uint32_t pair = source(m, w, in, 1, lane);
+  for (int i = 0; i < 2; ++i) {
+    const auto byte = static_cast<uint8_t>(pair >> (8 * i));
+    m.write32(w, in.operands[0], lane, as_bits(static_cast<float>(reference::load(DType::kF8E4M3FNUZ, &byte, 0))), i);
+  }
+}
+
 bool execute_lane(Machine& m, Wave& w, const Instruction& in, int lane) {
   const auto& op = in.operands;
+  if (in.name == "v_cvt_pk_f32_fp8") {
+    convert_fp8_pair(m, w, in, lane);
+    return true;
+  }
   if (const auto f = kUnary.find(in.name); f != kUnary.end()) {
     put(m, w, in, lane, f->second(source(m, w, in, 1, lane)));
   } else if (const auto g = kBinary.find(in.name); g != kBinary.end()) {

@@ -71,7 +71,9 @@ SEXTANT_DEVICE void load_decode_tile(const AttentionParams& p, const WorkItem& i
     for (int s = 0; s < Tile::kSteps; ++s) {
       const int chunk = 4 * s + group;
       // Dims past the head size read the first dims; Q has zeros there.
-      const int64_t index = row + static_cast<int64_t>(8 * chunk < p.head_dim ? chunk : 0) * p.k_chunk_stride;
+      const int inside = 8 * chunk < p.head_dim ? chunk : 0, tile_chunks = 1 << p.k_tile_shift;
+      const int64_t index =
+          row + static_cast<int64_t>(inside >> p.k_tile_shift) * p.k_tile_stride + 8 * (inside & (tile_chunks - 1));
       tile.k[t][s] = *reinterpret_cast<const typename Tile::KeyWords*>(keys + index * kElement);
     }
   }

@@ -56,6 +56,8 @@ struct AttentionParams {
   const void* cache_v;
   Addressing k_addr, v_addr;
   int32_t k_chunk_stride, v_chunk_stride;  // elements from 8 dims to the next 8; 0: not 8 contiguous, aligned dims
+  // Keys by tiles of 8 << k_tile_shift contiguous dims, k_tile_stride elements apart; 0: not so.
+  int32_t k_tile_stride, k_tile_shift;
   const float* k_scale;
   const float* v_scale;
   int32_t num_scales;
