@@ -54,12 +54,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sextant", required=True, help="the sextant program")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cases", default="", help="only cases whose name contains this")
     parser.add_argument("--seconds", type=float, default=0.5, help="for one measurement")
     parser.add_argument("--output", help="JSON file")
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     report = []
     for name, batch, shape in CASES:
+        if args.cases not in name:
+            continue
         times, ceilings = {}, []
         for _ in range(args.rounds):
             ours, measured = sextant_ms(args.sextant, batch, args.seconds)
