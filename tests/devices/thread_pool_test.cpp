@@ -48,6 +48,7 @@ TEST(ThreadPool, HostThreadsTakeTurns) {
   auto pool = make_thread_pool(3);
   std::atomic<int64_t> sum{0};
   std::vector<std::thread> hosts;
+  hosts.reserve(4);
   for (int h = 0; h < 4; ++h)
     hosts.emplace_back([&] {
       for (int round = 0; round < 50; ++round) pool->parallel_for(20, [&](int64_t i, int) { sum += i; });
