@@ -54,6 +54,7 @@ __device__ __forceinline__ uint8_t float_to_e4m3fnuz(float x) {
   if (isnan(x)) return 0x80;
   const uint8_t sign = x < 0 ? 0x80 : 0;
   const float a = fabsf(x);
+  if (a == 0) return 0;  // frexp gives zero an exponent of 0, which is that of 0.5
   if (a >= 240.0f) return sign | 0x7f;
   int exponent;
   frexpf(a, &exponent);                                 // a in [2^(exponent-1), 2^exponent)
