@@ -109,7 +109,7 @@ void set_decode_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& 
 
 // Row-tile kernels: split only where the rows alone do not fill the chip.
 void set_tile_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len, int32_t rows,
-                    const ChipLimits& chip) {
+                    int64_t wanted_blocks) {
   using Kind = SplitPolicy::Kind;
   constexpr int64_t kLeastKeys = 256;  // a partition's; fewer cost more to merge than they save
   part.grid.tiles = static_cast<int32_t>(n.tokens * a.spec.group_size() / rows + n.requests);
@@ -121,7 +121,7 @@ void set_tile_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n,
     set_fixed_split(part, a, n, kDeterministicKeys, 1, short_len, 1);
   } else if (a.split.kind == Kind::kAuto) {
     const int64_t blocks = std::max<int64_t>(1, ceil_div(n.tokens * a.spec.group_size(), rows)) * a.spec.num_kv_heads;
-    const int64_t wanted = std::min(2 * chip.sms / blocks, ceil_div(n.keys, kLeastKeys));
+    const int64_t wanted = std::min(wanted_blocks / blocks, ceil_div(n.keys, kLeastKeys));
     if (wanted > 1)
       set_fixed_split(part, a, n, static_cast<int32_t>(ceil_div(ceil_div(n.keys, wanted), 64) * 64), 1, n.query_len, 1);
   }
@@ -174,8 +174,19 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   PlanPart part;
   part.min_query_len = parts.empty() ? a.filter.min_query_len : std::max(a.filter.min_query_len, short_len + 1);
   part.max_query_len = a.filter.max_query_len;
-  part.kind = tile_serves(p) && chip.shared_bytes >= kTileSharedBytes ? KernelKind::kTile : KernelKind::kSimt;
-  set_tile_split(part, a, n, short_len, part.kind == KernelKind::kTile ? kTileRows : kSimtTileRows, chip);
+  part.max_keys = n.keys;
+  if (vectors && family == KernelFamily::kTuned && chip.compute_capability == 90 && forward_serves(p)) {
+    part.kind = KernelKind::kForward;
+    set_tile_split(part, a, n, short_len, kForwardRows, chip.sms);
+    part.next_item_offset = align(part.workspace_bytes);
+    part.workspace_bytes = part.next_item_offset + align(sizeof(int32_t));
+  } else if (tile_serves(p) && chip.shared_bytes >= kTileSharedBytes) {
+    part.kind = KernelKind::kTile;
+    set_tile_split(part, a, n, short_len, kTileRows, 2 * chip.sms);
+  } else {
+    part.kind = KernelKind::kSimt;
+    set_tile_split(part, a, n, short_len, kSimtTileRows, 2 * chip.sms);
+  }
   parts.push_back(part);
   return parts;
 }
@@ -188,6 +199,8 @@ const char* kernel_name(KernelKind kind) {
       return "mla_attention";
     case KernelKind::kMlaWgmma:
       return "mla_wgmma";
+    case KernelKind::kForward:
+      return "forward";
     case KernelKind::kTile:
       return "tile_attention";
     case KernelKind::kSimt:

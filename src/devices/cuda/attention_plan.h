@@ -20,7 +20,7 @@ struct ChipLimits {
   int64_t shared_bytes = 0;    // a block, at most
 };
 
-enum class KernelKind : uint8_t { kStream, kMla, kMlaWgmma, kTile, kSimt };
+enum class KernelKind : uint8_t { kStream, kMla, kMlaWgmma, kForward, kTile, kSimt };
 
 // One attention kernel and its reduce, over the requests whose query length lies in [min_query_len, max_query_len].
 struct PlanPart {
@@ -32,8 +32,9 @@ struct PlanPart {
   TileGrid grid;
   StreamPlan stream;
   int32_t tile_keys = 0;
+  int64_t max_keys = 0;   // of a request
   int64_t num_slots = 0;  // of partial rows under a fixed split
-  size_t partial_lse_offset = 0, tile_starts_offset = 0, workspace_bytes = 0;
+  size_t partial_lse_offset = 0, tile_starts_offset = 0, next_item_offset = 0, workspace_bytes = 0;
 };
 
 class CudaAttentionPlan final : public AttentionPlan {

@@ -64,12 +64,16 @@ bool serves(KernelKind kind, const AttentionParams& p) {
       return mla_serves(p);
     case KernelKind::kMlaWgmma:
       return mla_wgmma_serves(p);
+    case KernelKind::kForward:
+      return forward_serves(p);
     default:
       return true;
   }
 }
 
-cudaError_t launch(const PlanPart& part, const AttentionParams& p, bool overlap, cudaStream_t stream) {
+cudaError_t launch(const PlanPart& part, const AttentionParams& p, const ChipLimits& chip, char* workspace,
+                   cudaStream_t stream) {
+  const bool overlap = chip.compute_capability >= 90;
   cudaError_t error = cudaSuccess;
   switch (part.kind) {
     case KernelKind::kStream:
@@ -80,6 +84,12 @@ cudaError_t launch(const PlanPart& part, const AttentionParams& p, bool overlap,
       break;
     case KernelKind::kMlaWgmma:
       error = launch_mla_wgmma(p, part.stream, stream);
+      break;
+    case KernelKind::kForward:
+      error = launch_forward(p,
+                             {part.grid.tiles, part.grid.partitions, chip.sms, part.max_keys,
+                              reinterpret_cast<int32_t*>(workspace + part.next_item_offset)},
+                             stream);
       break;
     case KernelKind::kTile:
       error = launch_tile_attention(p, part.grid, stream);
@@ -114,8 +124,7 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
       p.tile_starts = reinterpret_cast<int32_t*>(workspace + part.tile_starts_offset);
     }
     SEXTANT_RETURN_IF_ERROR(
-        to_status(launch(part, p, chip.compute_capability >= 90, static_cast<cudaStream_t>(stream.handle)),
-                  to_string(plan.args.op)));
+        to_status(launch(part, p, chip, workspace, static_cast<cudaStream_t>(stream.handle)), to_string(plan.args.op)));
   }
   return Status::ok();
 }

@@ -23,6 +23,17 @@ constexpr int32_t kTileRows = 128;
 cudaError_t launch_tile_attention(const AttentionParams& p, TileGrid grid, cudaStream_t stream);
 bool tile_serves(const AttentionParams& p);
 
+// Hopper: wgmma, tensor-map copies, persistent blocks; 16-bit operands, head sizes up to 256 in multiples of 8.
+constexpr int32_t kForwardRows = 128;
+struct ForwardPlan {
+  int32_t tiles = 0, partitions = 1;  // as in TileGrid
+  int32_t sms = 0;
+  int64_t max_keys = 0;          // of a request
+  int32_t* next_item = nullptr;  // in the workspace
+};
+bool forward_serves(const AttentionParams& p);
+cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cudaStream_t stream);
+
 // Balanced decode: 16 or 32 query rows, keys of one request over the warps of many blocks.
 struct StreamPlan {
   int32_t rows = 16;  // a tile; 16 or 32

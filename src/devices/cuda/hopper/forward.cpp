@@ -1,0 +1,48 @@
+// Which instantiation of the forward kernel serves a problem, and in which order it works.
+#include <algorithm>
+
+#include "devices/cuda/hopper/forward_launchers.h"
+#include "devices/cuda/hopper/tensor_map.h"
+#include "devices/cuda/kernels/launchers.h"
+
+namespace sextant::cuda {
+namespace {
+
+constexpr int64_t kResidentBytes = 24 << 20;  // of keys and values in the L2 cache (50 MiB) while their rows go by
+
+int32_t heads_per_section(const AttentionParams& p, int64_t max_keys) {
+  const int64_t head_bytes = std::max<int64_t>(1, max_keys * (p.head_dim + p.head_dim_v) * 2);
+  return static_cast<int32_t>(std::clamp<int64_t>(kResidentBytes / head_bytes, 1, p.num_kv_heads));
+}
+
+}  // namespace
+
+bool forward_serves(const AttentionParams& p) {
+  const bool sizes = p.head_dim % 8 == 0 && p.head_dim_v % 8 == 0 && p.head_dim <= 256 && p.head_dim_v <= 256;
+  return p.dtype != DType::kF32 && sizes && p.q_aligned && p.packed_aligned;
+}
+
+cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cudaStream_t stream) {
+  const bool bf16 = p.dtype == DType::kBF16;
+  ForwardLauncher* launcher = bf16 ? forward_bf16_256_256 : forward_f16_256_256;
+  int32_t tile_keys = 64;
+  if (p.head_dim <= 192 && p.head_dim_v <= 128) {
+    tile_keys = 128;
+    launcher = bf16 ? forward_bf16_192_128 : forward_f16_192_128;
+    if (p.head_dim <= 128) launcher = bf16 ? forward_bf16_128_128 : forward_f16_128_128;
+    if (p.head_dim <= 64 && p.head_dim_v <= 64) launcher = bf16 ? forward_bf16_64_64 : forward_f16_64_64;
+  }
+  ForwardOrder order;
+  order.tiles = plan.tiles;
+  order.partitions = plan.partitions;
+  order.heads_per_section = heads_per_section(p, plan.max_keys);
+  order.items = plan.tiles * plan.partitions * p.num_kv_heads;
+  order.next_item = plan.next_item;
+  const cudaError_t error = cudaMemsetAsync(plan.next_item, 0, sizeof(int32_t), stream);
+  if (error != cudaSuccess) return error;
+  const bool cached = p.origin != KeyOrigin::kPacked;
+  const bool convert = cached && (p.cache_dtype != p.dtype || p.k_chunk_stride == 0 || p.v_chunk_stride == 0);
+  return launcher(p, make_forward_maps(p, tile_keys), order, convert, std::min(plan.sms, order.items), stream);
+}
+
+}  // namespace sextant::cuda

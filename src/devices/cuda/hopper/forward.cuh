@@ -1,0 +1,322 @@
+// Attention forward on Hopper for prefill, extend and mixed batches: persistent, warp-specialised, on wgmma.
+//
+//   producer (1 warpgroup)    takes work items; Q by cp.async; K and V tiles by tensor maps, a box a page
+//   (forward_load) consumers 0, 1            64 rows each: S = Q K^T, softmax in registers, O += P V with P from
+//   registers
+//
+//   one consumer              S_0 . softmax .  S_1      .  S_2      .            . epilogue
+//                                              O += P_0 V_0 .  O += P_1 V_1      O += P_n V_n
+//                                              softmax S_1     softmax S_2
+//   the two take turns:       0:  products | softmax  | products | softmax
+//                             1:             products | softmax  | products
+//
+// The products of tile t + 1's scores and tile t's output are issued together; the softmax of t + 1 runs under the
+// output product, and the other consumer's products under this one's softmax. The turn-taking is FlashAttention-3's
+// ("ping-pong", Shah et al. 2024); O is rescaled only when a row's maximum grew by more than 2^8.
+//
+// Rows are queries x heads of one KV head (row r is query r / G, head r % G), so that G heads share each loaded key.
+// Key tiles go from the last to the first: masks are needed at the ends only.
+#pragma once
+
+#include "devices/cuda/hopper/forward_load.cuh"
+#include "devices/cuda/hopper/wgmma_forward.cuh"
+
+namespace sextant::cuda {
+
+// Rows lane / 4 and lane / 4 + 8 of a warp's 16.
+struct ForwardRows {
+  int32_t low[2], limit[2];  // visible keys
+  float slope[2];            // ALiBi, log2 units
+  float max[2], sum[2];      // log2 units; this thread's share
+};
+
+// S = Q K^T of 64 rows; issued, not waited for.
+template <class S>
+__device__ __forceinline__ void issue_scores(float (&s)[S::kKeys / 2], uint32_t q_rows, uint32_t k_tile) {
+#pragma unroll
+  for (int k = 0; k < S::DK / 16; ++k)
+    wgmma_scores<typename S::T, S::kKeys>(
+        s, matrix_descriptor(q_rows + (k / 4) * S::kRows * 128 + (k % 4) * 32, 16, 1024),
+        matrix_descriptor(k_tile + (k / 4) * S::kKeys * 128 + (k % 4) * 32, 16, 1024), k > 0);
+  wgmma_commit();
+}
+
+// O += P V; issued, not waited for.
+template <class S>
+__device__ __forceinline__ void issue_values(float (&o)[S::kBlocks][S::kColumns / 2],
+                                             const uint32_t (&prob)[S::kKeys / 16][4], uint32_t v_tile) {
+#pragma unroll
+  for (int k = 0; k < S::kKeys / 16; ++k) {
+#pragma unroll
+    for (int c = 0; c < S::kBlocks; ++c)
+      wgmma_values<typename S::T, S::kColumns>(
+          o[c], prob[k],
+          matrix_descriptor(v_tile + c * (S::kColumns / 64) * S::kKeys * 128 + k * 2048, S::kKeys * 128, 1024));
+  }
+  wgmma_commit();
+}
+
+// Dots to probabilities, in place; `factor` is what O must be multiplied by.
+template <class S>
+__device__ __forceinline__ void forward_softmax(const AttentionParams& p, const ScoreRule& rule, bool masked,
+                                                int32_t key0, int32_t context_len, float (&s)[S::kKeys / 2],
+                                                ForwardRows& rows, float (&factor)[2]) {
+  constexpr float kLazyGrowth = 8.0f;
+  const int column = (threadIdx.x & 3) * 2;
+  const bool biased = rule.has_cap || p.alibi_slopes != nullptr;
+  const float scale = biased ? 1.0f : rule.scale_log2;
+  if (biased) {
+#pragma unroll
+    for (int i = 0; i < S::kKeys / 2; ++i) {
+      const int32_t position = key0 + (i / 4) * 8 + column + (i & 1);
+      s[i] = score_log2(rule, s[i]) + rows.slope[(i / 2) % 2] * static_cast<float>(position - context_len);
+    }
+  }
+  if (masked) {
+#pragma unroll
+    for (int i = 0; i < S::kKeys / 2; ++i) {
+      const int32_t position = key0 + (i / 4) * 8 + column + (i & 1);
+      if (position >= rows.limit[(i / 2) % 2] || position < rows.low[(i / 2) % 2]) s[i] = -INFINITY;
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float top = fmaxf(s[half * 2], s[half * 2 + 1]);
+#pragma unroll
+    for (int n = 1; n < S::kKeys / 8; ++n) top = fmaxf(top, fmaxf(s[n * 4 + half * 2], s[n * 4 + half * 2 + 1]));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2)) * scale;
+    const bool grows = top > rows.max[half] + kLazyGrowth;
+    const float base = grows ? top : rows.max[half];
+    factor[half] = grows ? exp2_approx(rows.max[half] - base) : 1.0f;
+    rows.max[half] = base;
+    const float shift = base == -INFINITY ? 0.0f : -base;
+    float sum = 0;
+#pragma unroll
+    for (int n = 0; n < S::kKeys / 8; ++n)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float& x = s[n * 4 + half * 2 + e];
+        x = exp2_approx(fmaf(x, scale, shift));
+        sum += x;
+      }
+    rows.sum[half] = fmaf(rows.sum[half], factor[half], sum);
+  }
+}
+
+// Scores' registers are where the A operand of the second product wants them.
+template <class S>
+__device__ __forceinline__ void pack_probabilities(const float (&s)[S::kKeys / 2], uint32_t (&prob)[S::kKeys / 16][4]) {
+#pragma unroll
+  for (int k = 0; k < S::kKeys / 16; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) prob[k][i] = pack_pair<typename S::T>(s[k * 8 + 2 * i], s[k * 8 + 2 * i + 1]);
+}
+
+template <class S>
+__device__ __forceinline__ void rescale_output(float (&o)[S::kBlocks][S::kColumns / 2], const float (&factor)[2]) {
+  if (!__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f)) return;
+#pragma unroll
+  for (int c = 0; c < S::kBlocks; ++c)
+#pragma unroll
+    for (int i = 0; i < S::kColumns / 2; ++i) o[c][i] *= factor[(i / 2) % 2];
+}
+
+// Four lanes that share a row hold two columns each of four blocks of 8; afterwards lane q holds block q whole.
+__device__ __forceinline__ void transpose_quad(uint32_t (&x)[4]) {
+  const bool upper = threadIdx.x & 2, odd = threadIdx.x & 1;
+  const uint32_t a = __shfl_xor_sync(0xffffffffu, upper ? x[0] : x[2], 2);
+  const uint32_t b = __shfl_xor_sync(0xffffffffu, upper ? x[1] : x[3], 2);
+  (upper ? x[0] : x[2]) = a;
+  (upper ? x[1] : x[3]) = b;
+  const uint32_t c = __shfl_xor_sync(0xffffffffu, odd ? x[0] : x[1], 1);
+  const uint32_t d = __shfl_xor_sync(0xffffffffu, odd ? x[2] : x[3], 1);
+  (odd ? x[0] : x[1]) = c;
+  (odd ? x[2] : x[3]) = d;
+}
+
+template <class S>
+__device__ __forceinline__ void write_forward_rows(const AttentionParams& p, const ForwardWork& w, int first_row,
+                                                   const ForwardRows& rows,
+                                                   const float (&o)[S::kBlocks][S::kColumns / 2]) {
+  using T = typename S::T;
+  const int lane = threadIdx.x & 31;
+  const float v_scale = p.origin == KeyOrigin::kCache ? value_scale(p, w.kv_head) : 1.0f;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float sum = rows.sum[half];
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    const int row = first_row + half * 8 + lane / 4;
+    const bool valid = row < w.num_rows;
+    const int32_t query = row / p.group_size, head = w.kv_head * p.group_size + row - query * p.group_size;
+    float weight = 0;
+    RowSink<T> sink;
+    if (valid)
+      sink = end_row<T>(p, w.request, w.part, w.part_index, query, head, rows.max[half], sum, v_scale, (lane & 3) == 0,
+                        &weight);
+    const bool vectors = sink.out_f32 == nullptr && (reinterpret_cast<uintptr_t>(sink.out) & 15) == 0;
+    const bool whole_warp = __all_sync(0xffffffffu, vectors);  // lanes without a row have null pointers
+#pragma unroll
+    for (int c = 0; c < S::kBlocks; ++c)
+#pragma unroll
+      for (int group = 0; group < S::kColumns / 32; ++group) {
+        const int column = c * S::kColumns + group * 32;
+        if (whole_warp) {
+          uint32_t x[4];
+#pragma unroll
+          for (int n = 0; n < 4; ++n) {
+            const int i = (group * 4 + n) * 4 + half * 2;
+            x[n] = pack_pair<T>(o[c][i] * weight, o[c][i + 1] * weight);
+          }
+          transpose_quad(x);
+          const int mine = column + (lane & 3) * 8;
+          if (valid && mine < p.head_dim_v)
+            *reinterpret_cast<uint4*>(sink.out + mine) = make_uint4(x[0], x[1], x[2], x[3]);
+        } else if (valid) {
+#pragma unroll
+          for (int n = 0; n < 4; ++n) {
+            const int i = (group * 4 + n) * 4 + half * 2, mine = column + n * 8 + (lane & 3) * 2;
+            if (mine < p.head_dim_v) sink.store_pair(mine, o[c][i] * weight, o[c][i + 1] * weight);
+          }
+        }
+      }
+  }
+}
+
+template <class S>
+__device__ __forceinline__ void consume_forward(const AttentionParams& p, char* shared,
+                                                const ForwardBarriers<S>& barriers) {
+  const int group = threadIdx.x / 128, lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
+  const int my_turn = 1 + group, other_turn = 2 - group;  // named barriers
+  const uint32_t base = shared_address(shared);
+  const auto* works = reinterpret_cast<const ForwardWork*>(shared + S::kWorkAt);
+  const auto release = [&](uint32_t barrier) {
+    if (lane == 0) barrier_arrive(barrier);
+  };
+  RingPosition<S::kStages> k_ring, v_ring;
+  RingPosition<S::kQBuffers> queries;
+  if (group == 1) named_arrive(other_turn, S::kConsumers);  // consumer 0 has the first turn
+  for (;; ++queries.count) {
+    barrier_wait(barriers.q_full(queries.index()), queries.full_parity());
+    const ForwardWork& w = works[queries.count % S::kWorkSlots];
+    if (w.tiles == kNoMoreWork) return;
+    fence_async_proxy();  // Q and key rows may have come by cp.async
+    const uint32_t q_rows = base + queries.index() * S::kQBytes + group * 64 * 128;
+    const int first_row = w.row0 + group * 64 + warp * 16;
+    const int32_t context_len = w.request.context_len;
+    const ScoreRule rule = make_score_rule(p, p.origin == KeyOrigin::kCache ? key_scale(p, w.kv_head) : 1.0f);
+    ForwardRows rows;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = first_row + half * 8 + lane / 4, query = row / p.group_size;
+      const int32_t position = context_len + query;
+      rows.limit[half] = p.causal ? min(w.end, position + 1) : w.end;
+      rows.low[half] = p.window > 0 ? max(w.begin, position - p.window + 1) : w.begin;
+      rows.slope[half] = 0;
+      if (p.alibi_slopes != nullptr && row < w.num_rows)
+        rows.slope[half] = p.alibi_slopes[w.kv_head * p.group_size + row - query * p.group_size] * kLog2E;
+      rows.max[half] = -INFINITY;
+      rows.sum[half] = 0;
+    }
+    // Tiles whose keys all of the warp's rows see need no mask.
+    const int32_t all_below = p.causal ? min(w.end, context_len + first_row / p.group_size + 1) : w.end;
+    const int32_t all_from =
+        p.window > 0 ? max(w.begin, context_len + (first_row + 15) / p.group_size - p.window + 1) : w.begin;
+    const auto softmax = [&](int t, float(&s)[S::kKeys / 2], float(&factor)[2]) {
+      const int32_t key0 = w.first + t * S::kKeys;
+      forward_softmax<S>(p, rule, key0 + S::kKeys > all_below || key0 < all_from, key0, context_len, s, rows, factor);
+    };
+
+    float o[S::kBlocks][S::kColumns / 2];
+#pragma unroll
+    for (int c = 0; c < S::kBlocks; ++c)
+#pragma unroll
+      for (int i = 0; i < S::kColumns / 2; ++i) o[c][i] = 0.0f;
+    if (w.tiles > 0) {
+      float s[S::kKeys / 2], factor[2];
+      uint32_t prob[S::kKeys / 16][4];
+      barrier_wait(barriers.k_full(k_ring.index()), k_ring.full_parity());
+      wgmma_fence();
+      issue_scores<S>(s, q_rows, base + S::kKAt + k_ring.index() * S::kKBytes);
+      wgmma_wait<0>();
+      release(barriers.k_empty(k_ring.index()));
+      ++k_ring.count;
+      softmax(w.tiles - 1, s, factor);
+      pack_probabilities<S>(s, prob);
+#pragma unroll 1
+      for (int t = w.tiles - 2; t >= 0; --t) {
+        barrier_wait(barriers.k_full(k_ring.index()), k_ring.full_parity());
+        named_wait(my_turn, S::kConsumers);
+        wgmma_fence();
+        issue_scores<S>(s, q_rows, base + S::kKAt + k_ring.index() * S::kKBytes);
+        barrier_wait(barriers.v_full(v_ring.index()), v_ring.full_parity());
+        wgmma_fence();
+        issue_values<S>(o, prob, base + S::kVAt + v_ring.index() * S::kVBytes);
+        named_arrive(other_turn, S::kConsumers);
+        wgmma_wait<1>();
+        release(barriers.k_empty(k_ring.index()));
+        ++k_ring.count;
+        softmax(t, s, factor);
+        wgmma_wait<0>();
+        release(barriers.v_empty(v_ring.index()));
+        ++v_ring.count;
+        rescale_output<S>(o, factor);
+        pack_probabilities<S>(s, prob);
+      }
+      release(barriers.q_empty(queries.index()));
+      barrier_wait(barriers.v_full(v_ring.index()), v_ring.full_parity());
+      wgmma_fence();
+      issue_values<S>(o, prob, base + S::kVAt + v_ring.index() * S::kVBytes);
+      wgmma_wait<0>();
+      release(barriers.v_empty(v_ring.index()));
+      ++v_ring.count;
+    } else {
+      release(barriers.q_empty(queries.index()));
+    }
+    write_forward_rows<S>(p, w, first_row, rows, o);
+  }
+}
+
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, 1)
+    forward(const __grid_constant__ AttentionParams p, const __grid_constant__ ForwardMaps maps,
+            const __grid_constant__ ForwardOrder order) {
+#if __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ char shared_bytes[];
+  char* shared = shared_bytes + (1024 - shared_address(shared_bytes) % 1024) % 1024;
+  const ForwardBarriers<S> barriers{shared_address(shared + S::kBarrierAt)};
+  if (threadIdx.x == 0) {
+    barriers.init();
+    fence_async_proxy();
+    if (maps.cache_tokens > 0) {
+      prefetch_tensor_map(&maps.cache_k);
+      prefetch_tensor_map(&maps.cache_v);
+    }
+    if (maps.packed) {
+      prefetch_tensor_map(&maps.packed_k);
+      prefetch_tensor_map(&maps.packed_v);
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x >= S::kConsumers) {
+    shrink_registers<56>();
+    produce_forward<S>(p, maps, order, shared, barriers);
+  } else {
+    grow_registers<224>();
+    consume_forward<S>(p, shared, barriers);
+  }
+#endif
+}
+
+template <class S>
+cudaError_t launch_forward_shape(const AttentionParams& p, const ForwardMaps& maps, const ForwardOrder& order,
+                                 int blocks, cudaStream_t stream) {
+  const cudaError_t error =
+      cudaFuncSetAttribute(forward<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
+  if (error != cudaSuccess) return error;
+  forward<S><<<blocks, S::kThreads, S::kSharedBytes, stream>>>(p, maps, order);
+  return cudaGetLastError();
+}
+
+}  // namespace sextant::cuda

@@ -1,0 +1,190 @@
+// The producer of the forward kernel: finds work, brings Q, K and V to shared memory.
+#pragma once
+
+#include "devices/cuda/hopper/forward_shape.cuh"
+
+namespace sextant::cuda {
+
+// Item of the launch order -> its work. False where the item has none (tiles are counted by an upper bound).
+template <class S>
+__device__ __forceinline__ bool find_forward_work(const AttentionParams& p, const ForwardOrder& order, int item,
+                                                  ForwardWork& w) {
+  const int section_items = order.tiles * order.partitions * order.heads_per_section;
+  const int section = item / section_items, first_head = section * order.heads_per_section;
+  const int heads = min(order.heads_per_section, p.num_kv_heads - first_head);
+  int rest = item - section * section_items;
+  w.kv_head = first_head + rest % heads;
+  rest /= heads;
+  w.part_index = rest % order.partitions;
+  const int tile = order.tiles - 1 - rest / order.partitions;
+  w.request = load_request(p, find_request(p, tile, S::kRows));
+  const Request& r = w.request;
+  const int first_tile = static_cast<int>(static_cast<int64_t>(r.query_start) * p.group_size / S::kRows) + r.index;
+  w.row0 = (tile - first_tile) * S::kRows;
+  w.num_rows = r.query_len * p.group_size;
+  if (!r.active || w.row0 >= w.num_rows) return false;
+  w.part = find_partition(p, r, w.part_index);
+  if (w.part_index >= w.part.count) return false;
+  const int32_t first_position = r.context_len + w.row0 / p.group_size;
+  const int32_t last_position = r.context_len + (min(w.row0 + S::kRows, w.num_rows) - 1) / p.group_size;
+  w.begin = w.part.begin;
+  w.end = w.part.end;
+  if (p.causal) w.end = min(w.end, last_position + 1);
+  if (p.window > 0) w.begin = max(w.begin, first_position - p.window + 1);
+  // Key tiles of a cache start where its blocks do, so that boxes never straddle two blocks.
+  w.first = p.origin == KeyOrigin::kPacked ? w.begin : w.begin / S::kKeys * S::kKeys;
+  w.tiles = w.end > w.begin ? ceil_div(w.end - w.first, S::kKeys) : 0;
+  return true;
+}
+
+template <class S>
+__device__ __forceinline__ void load_forward_queries(const AttentionParams& p, const ForwardWork& w, int thread,
+                                                     uint32_t q_tile) {
+  using T = typename S::T;
+  const int sub = thread % 8;
+#pragma unroll 2
+  for (int row = thread / 8; row < S::kRows; row += S::kProducers / 8) {
+    const bool valid = w.row0 + row < w.num_rows;
+    const int packed_row = valid ? w.row0 + row : 0;
+    const int query = packed_row / p.group_size, head = w.kv_head * p.group_size + packed_row - query * p.group_size;
+    const T* source =
+        static_cast<const T*>(p.q) + (w.request.query_start + query) * p.q_token_stride + head * p.q_head_stride;
+#pragma unroll
+    for (int chunk = sub; chunk < S::DK / 8; chunk += 8) {
+      const bool present = valid && chunk * 8 < p.head_dim;
+      cp_async_16(q_tile + block_chunk<S::kRows>(row, chunk), source + (present ? chunk * 8 : 0), present);
+    }
+  }
+}
+
+// Rows of a key tile one by one: any block size, any layout; rows outside [begin, end) become zero, so that what lies
+// in the tail of a cache block (NaN, say) is never multiplied.
+template <class S, bool kValues>
+__device__ __forceinline__ void load_rows(const AttentionParams& p, const ForwardWork& w, int32_t key0, int thread,
+                                          char* tile, float packed_scale, float cache_scale) {
+  using T = typename S::T;
+  constexpr int kColumns = kValues ? S::DV : S::DK;
+  const int dim = kValues ? p.head_dim_v : p.head_dim, sub = thread % 8;
+#pragma unroll(S::kConvert ? 1 : 4)
+  for (int row = thread / 8; row < S::kKeys; row += S::kHalf / 8) {
+    const int32_t position = key0 + row;
+    const bool valid = position >= w.begin && position < w.end;
+    const bool packed = is_packed(p, w.request, position);
+    const KeyRow found = find_key_row(p, w.request, w.kv_head, valid ? position : w.end, w.end);
+    const int64_t offset = kValues ? found.v : found.k;
+#pragma unroll
+    for (int chunk = sub; chunk < kColumns / 8; chunk += 8) {
+      const bool present = valid && chunk * 8 < dim;
+      char* to = tile + block_chunk<S::kKeys>(row, chunk);
+      if constexpr (S::kConvert) {
+        uint4 x = make_uint4(0, 0, 0, 0);
+        if (present) x = read_chunk<T>(p, packed, kValues, offset, chunk, packed ? packed_scale : cache_scale);
+        *reinterpret_cast<uint4*>(to) = x;
+      } else {
+        const T* base =
+            static_cast<const T*>(packed ? (kValues ? p.packed_v : p.packed_k) : (kValues ? p.cache_v : p.cache_k));
+        const int stride = packed ? 8 : (kValues ? p.v_chunk_stride : p.k_chunk_stride);
+        cp_async_16(shared_address(to), base + (present ? offset + chunk * stride : 0), present);
+      }
+    }
+  }
+}
+
+// Half of the producer: all key tiles of one work item, K or V.
+template <class S, bool kValues>
+__device__ __forceinline__ void load_key_tiles(const AttentionParams& p, const ForwardMaps& maps, const ForwardWork& w,
+                                               RingPosition<S::kStages>& ring, char* shared,
+                                               const ForwardBarriers<S>& barriers) {
+  constexpr int kBytes = kValues ? S::kVBytes : S::kKBytes, kBlocks = (kValues ? S::DV : S::DK) / 64;
+  const int thread = static_cast<int>(threadIdx.x) % S::kHalf;
+  const float scale = p.origin != KeyOrigin::kCacheThenPacked ? 1.0f
+                      : kValues                               ? value_scale(p, w.kv_head)
+                                                              : key_scale(p, w.kv_head);
+  const int cache_boxes = maps.cache_tokens > 0 ? S::kKeys / maps.cache_tokens * kBlocks : 0;
+  for (int t = w.tiles - 1; t >= 0; --t, ++ring.count) {
+    const int32_t key0 = w.first + t * S::kKeys;
+    char* tile = shared + (kValues ? S::kVAt : S::kKAt) + ring.index() * kBytes;
+    const uint32_t full = kValues ? barriers.v_full(ring.index()) : barriers.k_full(ring.index());
+    const uint32_t empty = kValues ? barriers.v_empty(ring.index()) : barriers.k_empty(ring.index());
+    const bool whole = !S::kConvert && key0 >= w.begin && key0 + S::kKeys <= w.end;
+    const bool all_cache = p.origin == KeyOrigin::kCache ||
+                           (p.origin == KeyOrigin::kCacheThenPacked && key0 + S::kKeys <= w.request.context_len);
+    const bool all_packed =
+        p.origin == KeyOrigin::kPacked || (p.origin == KeyOrigin::kCacheThenPacked && key0 >= w.request.context_len);
+    if (whole && all_cache && cache_boxes > 0) {
+      const int block = thread % kBlocks, token = thread / kBlocks * maps.cache_tokens;
+      int32_t table_entry = 0;
+      BlockOffset at{};
+      if (thread < cache_boxes) {  // looked up before the wait: its latency is hidden there
+        at = split_position(p, key0 + token);
+        table_entry = __ldg(p.block_table + w.request.index * p.block_table_stride + at.block);
+      }
+      barrier_wait(empty, ring.empty_parity());
+      if (thread < cache_boxes)
+        copy_box(shared_address(tile) + block * S::kKeys * 128 + token * 128, kValues ? &maps.cache_v : &maps.cache_k,
+                 block * 64, at.offset, w.kv_head, static_cast<int32_t>(clamp_block(p, table_entry)), full);
+    } else if (whole && all_packed && maps.packed) {
+      barrier_wait(empty, ring.empty_parity());
+      if (thread < kBlocks)
+        copy_box(shared_address(tile) + thread * S::kKeys * 128, kValues ? &maps.packed_v : &maps.packed_k, thread * 64,
+                 w.request.packed_start + key0 - w.request.first_packed, w.kv_head, 0, full);
+    } else {
+      barrier_wait(empty, ring.empty_parity());
+      load_rows<S, kValues>(p, w, key0, thread, tile, 1.0f, scale);
+      if constexpr (S::kConvert) {
+        fence_async_proxy();
+        barrier_arrive(full);
+      } else {
+        barrier_arrive_after_copies(full);
+      }
+      continue;
+    }
+    if (thread == 0) {
+      barrier_arrive_expect(full, kBytes);
+    } else {
+      barrier_arrive(full);
+    }
+  }
+}
+
+template <class S>
+__device__ __forceinline__ void produce_forward(const AttentionParams& p, const ForwardMaps& maps,
+                                                const ForwardOrder& order, char* shared,
+                                                const ForwardBarriers<S>& barriers) {
+  constexpr int kProducerBarrier = 3;
+  const int thread = static_cast<int>(threadIdx.x) - S::kConsumers;
+  int32_t* published_item = reinterpret_cast<int32_t*>(shared + S::kNextItemAt);
+  auto* works = reinterpret_cast<ForwardWork*>(shared + S::kWorkAt);
+  RingPosition<S::kStages> ring;
+  RingPosition<S::kQBuffers> queries;
+  for (int item = blockIdx.x;;) {
+    int32_t next = 0;
+    if (thread == 0) next = atomicAdd(order.next_item, 1) + static_cast<int32_t>(gridDim.x);
+    ForwardWork w;
+    const bool ends = item >= order.items;
+    if (ends) w.tiles = kNoMoreWork;
+    if (ends || find_forward_work<S>(p, order, item, w)) {
+      barrier_wait(barriers.q_empty(queries.index()), queries.empty_parity());
+      if (thread == 0) {
+        works[queries.count % S::kWorkSlots] = w;
+        barrier_arrive(barriers.q_full(queries.index()));
+      }
+      if (!ends) load_forward_queries<S>(p, w, thread, shared_address(shared) + queries.index() * S::kQBytes);
+      barrier_arrive_after_copies(barriers.q_full(queries.index()));
+      ++queries.count;
+      if (ends) break;
+      if (thread < S::kHalf) {
+        load_key_tiles<S, false>(p, maps, w, ring, shared, barriers);
+      } else {
+        load_key_tiles<S, true>(p, maps, w, ring, shared, barriers);
+      }
+    }
+    named_wait(kProducerBarrier, S::kProducers);  // every producer has read the item before
+    if (thread == 0) *published_item = next;
+    named_wait(kProducerBarrier, S::kProducers);
+    item = *published_item;
+  }
+  cp_async_wait<0>();
+}
+
+}  // namespace sextant::cuda
