@@ -33,7 +33,9 @@ struct BackendInfo {
 struct PlanOptions {
   bool deterministic = false;  // same bits whatever the batch, the block size and the number of cores
   bool lse_out = false;        // run() also writes RunTensors::lse
-  PlanBounds bounds;           // for graph replay with other lengths; zero: this batch's lengths
+  // For graph replay with other lengths; zero: this batch's lengths. The number of requests and of tokens stays, and so
+  // do the rows of `q` that belong to decode requests (query length <= decode_max_query_len): put them first.
+  PlanBounds bounds;
   // Requests with at most this many query tokens take the decode path (speculative decode: up to 8 and more).
   int32_t decode_max_query_len = 1;
   // Rows of the chunk workspace of ROCM_AITER_FA and of the MLA prefill; 0: the backend's own rule (docs/backends).

@@ -108,7 +108,7 @@ typedef struct sextant_batch {
 typedef struct sextant_plan_options {
   size_t size;
   int32_t deterministic, lse_out;
-  int32_t max_query_len, max_seq_len; /* bounds for graph replay; 0: this batch's lengths */
+  int32_t max_query_len, max_seq_len; /* bounds for graph replay; 0: this batch's. Decode requests keep their rows */
   int32_t decode_max_query_len;
   int64_t chunk_workspace_rows;
 } sextant_plan_options;
