@@ -32,8 +32,7 @@ Result<std::shared_ptr<Device>> open_device_named(const std::string& text) {
   }
   const size_t colon = text.find(':');
   auto kind = parse_device_kind(text.substr(0, colon));
-  if (!kind)
-    return invalid_argument(fmt::format("--device is \"{}\"; allowed: auto, cpu, cuda[:index], hip[:index]", text));
+  if (!kind) return invalid_argument(fmt::format("--device is \"{}\"; allowed: {}", text, kDeviceNames));
   int index = 0;
   if (colon != std::string::npos) {
     const char* end = text.data() + text.size();

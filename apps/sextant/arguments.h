@@ -25,6 +25,7 @@ int report(const Status& status);
 int report_warning(const std::string& message);
 void print_json(const Json& value);
 
+inline constexpr char kDeviceNames[] = "auto, cpu, cuda[:index], hip[:index], hip-emulated";
 // "auto" (the first accelerator, else the CPU), "cpu", "cuda", "cuda:1", "hip".
 Result<std::shared_ptr<Device>> open_device_named(const std::string& text);
 std::string device_name(const DeviceInfo& info);  // "cpu", "cuda:1"

@@ -233,7 +233,7 @@ void add_bench_verb(CLI::App& app, Action& action) {
   list("--model", a->models, "Built-in names or config.json files");
   list("--batch", a->batches, "Batches, comma-separated");
   list("--backends", a->backends, "all, or names");
-  verb->add_option("--device", a->device, "auto, cpu, cuda[:index], hip[:index]")->capture_default_str();
+  verb->add_option("--device", a->device, kDeviceNames)->capture_default_str();
   verb->add_option("--dtype", a->shape.dtype, "Of queries, keys and values: auto, fp32, fp16, bf16")
       ->capture_default_str();
   verb->add_option("--kv-cache-dtype", a->shape.kv_cache_dtype, "auto, fp8, fp8_e4m3fn, fp8_e4m3fnuz, fp8_e5m2")

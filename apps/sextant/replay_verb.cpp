@@ -131,7 +131,7 @@ void add_replay_verb(CLI::App& app, Action& action) {
   verb->add_option("--seconds", a->options.seconds, "Stop after this long, shared by the models; 0: never")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  verb->add_option("--device", a->device, "auto, cpu, cuda[:index], hip[:index]")->capture_default_str();
+  verb->add_option("--device", a->device, kDeviceNames)->capture_default_str();
   verb->add_option("--dtype", a->shape.dtype, "Of queries, keys and values: auto, fp32, fp16, bf16")
       ->capture_default_str();
   verb->add_option("--kv-cache-dtype", a->shape.kv_cache_dtype, "auto, fp8, fp8_e4m3fn, fp8_e4m3fnuz, fp8_e5m2")

@@ -134,7 +134,7 @@ void add_select_verb(CLI::App& app, Action& action) {
   auto arguments = std::make_shared<SelectArguments>();
   verb->add_option("--model", arguments->model, "A built-in model's name, a config.json, or a folder that holds one")
       ->required();
-  verb->add_option("--device", arguments->device, "auto, cpu, cuda[:index], hip[:index]")->capture_default_str();
+  verb->add_option("--device", arguments->device, kDeviceNames)->capture_default_str();
   verb->add_option("--dtype", arguments->shape.dtype, "Of queries, keys and values: auto, fp32, fp16, bf16")
       ->capture_default_str();
   verb->add_option("--kv-cache-dtype", arguments->shape.kv_cache_dtype, "auto, fp8, fp8_e4m3fn, fp8_e4m3fnuz, fp8_e5m2")

@@ -105,7 +105,7 @@ void add_verify_verb(CLI::App& app, Action& action) {
   auto arguments = std::make_shared<VerifyArguments>();
   verb->add_option("--onnx", arguments->onnx, "Folder of the ONNX Attention node tests (cases.json, node/)");
   verb->add_option("--goldens", arguments->goldens, "Folder of recorded attention tensors (*.safetensors)");
-  verb->add_option("--device", arguments->device, "auto, cpu, cuda[:index], hip[:index]")->capture_default_str();
+  verb->add_option("--device", arguments->device, kDeviceNames)->capture_default_str();
   verb->add_option("--backends", arguments->backends, "all, or names")
       ->delimiter(',')
       ->allow_extra_args(false)

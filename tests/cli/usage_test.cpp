@@ -34,7 +34,7 @@ TEST(Usage, NamesFieldValueAndWhatIsAllowed) {
     return run.err;
   };
   EXPECT_EQ(message_of("select --model Llama-3.1-8B --device gpu"),
-            "sextant: --device is \"gpu\"; allowed: auto, cpu, cuda[:index], hip[:index]\n");
+            "sextant: --device is \"gpu\"; allowed: auto, cpu, cuda[:index], hip[:index], hip-emulated\n");
   EXPECT_EQ(message_of("select --model Llama-3.1-8B --device cuda:x"),
             "sextant: --device is \"cuda:x\"; allowed after the colon: a device index from 0\n");
   EXPECT_EQ(message_of("select --model Llama-3.1-8B --device cpu --dtype int8"),
@@ -59,6 +59,21 @@ TEST(Usage, NamesFieldValueAndWhatIsAllowed) {
       std::string::npos);
   EXPECT_NE(message_of("replay --dry-run --max-num-seqs 0").find("max_num_seqs is 0; allowed: >= 1"),
             std::string::npos);
+}
+
+// What `doctor` says about a device that cannot be used here is what opening it says.
+TEST(Usage, DoctorSaysWhyADeviceIsMissing) {
+  const nlohmann::json devices = run_cli("doctor --json").json()["devices"];
+  ASSERT_EQ(devices.size(), 4u);
+  for (const nlohmann::json& device : devices) {
+    const std::string kind = device["kind"], reason = device["reason"];
+    EXPECT_EQ(device["available"].get<bool>(), reason.empty()) << device;
+    EXPECT_EQ(device["available"].get<bool>(), !device["devices"].empty()) << device;
+    if (device["available"].get<bool>()) continue;
+    const CliRun run = run_cli("select --model Llama-3.1-8B --device " + kind);
+    EXPECT_EQ(run.exit_code, 1);
+    EXPECT_NE(run.err.find(reason), std::string::npos) << run.err;
+  }
 }
 
 TEST(Usage, FailsWhereADeviceIsMissing) {
