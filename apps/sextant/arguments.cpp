@@ -20,7 +20,8 @@ int report_warning(const std::string& message) {
 void print_json(const Json& value) { fmt::print("{}\n", value.dump(2, ' ', false, Json::error_handler_t::replace)); }
 
 std::string device_name(const DeviceInfo& info) {
-  return info.kind == DeviceKind::kCpu ? to_string(info.kind) : fmt::format("{}:{}", to_string(info.kind), info.index);
+  const bool one_of_many = info.kind == DeviceKind::kCuda || info.kind == DeviceKind::kHip;
+  return one_of_many ? fmt::format("{}:{}", to_string(info.kind), info.index) : to_string(info.kind);
 }
 
 Result<std::shared_ptr<Device>> open_device_named(const std::string& text) {

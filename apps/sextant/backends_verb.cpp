@@ -20,7 +20,7 @@ struct BackendRow {
   const Backend* backend;
   std::vector<std::string> devices;                          // where it runs
   std::vector<std::pair<std::string, std::string>> why_not;  // device, reason
-  std::vector<FeatureProbe> features;                        // on the first device where it runs
+  std::vector<std::vector<FeatureProbe>> features;           // on each of these devices
 };
 
 std::string joined(const std::vector<std::string>& texts, const char* separator = "; ") {
@@ -46,7 +46,7 @@ BackendRow examine(const Backend& backend, const std::vector<DeviceReport>& repo
         row.why_not.emplace_back(name, joined(reasons));
         continue;
       }
-      if (row.devices.empty()) row.features = probe_features(backend, **device);
+      row.features.push_back(probe_features(backend, **device));
       row.devices.push_back(name);
     }
   }
@@ -55,17 +55,21 @@ BackendRow examine(const Backend& backend, const std::vector<DeviceReport>& repo
 
 Json to_json(const BackendRow& row) {
   const BackendInfo& info = row.backend->info();
-  Json features = Json::array(), missing = Json::array(), why_not = Json::array();
-  for (const FeatureProbe& probe : row.features) {
-    if (probe.served)
-      features.push_back(probe.feature);
-    else
-      missing.push_back({{"feature", probe.feature}, {"reasons", probe.reasons}});
-  }
+  Json features = Json::array(), missing = Json::array(), why_not = Json::array(), by_device = Json::object();
+  for (size_t i = 0; i < row.devices.size(); ++i)
+    for (const FeatureProbe& probe : row.features[i]) {
+      by_device[row.devices[i]][probe.feature] = probe.served;
+      if (i > 0) continue;
+      if (probe.served)
+        features.push_back(probe.feature);
+      else
+        missing.push_back({{"feature", probe.feature}, {"reasons", probe.reasons}});
+    }
   for (const auto& [device, reason] : row.why_not) why_not.push_back({{"device", device}, {"reason", reason}});
   return {{"name", info.name},      {"category", to_string(info.category)}, {"enable", info.enable()},
           {"devices", row.devices}, {"kernels", to_string(info.family)},    {"strategy", info.strategy},
-          {"features", features},   {"features_missing", missing},          {"why_not", why_not}};
+          {"features", features},   {"features_missing", missing},          {"features_by_device", by_device},
+          {"why_not", why_not}};
 }
 
 void print_rows(const std::vector<BackendRow>& rows) {
@@ -80,7 +84,8 @@ void print_rows(const std::vector<BackendRow>& rows) {
   Table features({{"name"}, {"strategy and features"}});
   for (const BackendRow& row : rows) {
     std::vector<std::string> served, missing;
-    for (const FeatureProbe& probe : row.features) (probe.served ? served : missing).push_back(probe.feature);
+    if (!row.features.empty())
+      for (const FeatureProbe& probe : row.features.front()) (probe.served ? served : missing).push_back(probe.feature);
     std::string text = row.backend->info().strategy;
     if (!served.empty()) text += "\nserves: " + joined(served, ", ");
     if (!missing.empty()) text += "\ndoes not serve: " + joined(missing, ", ");
