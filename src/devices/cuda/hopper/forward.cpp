@@ -1,5 +1,6 @@
 // Which instantiation of the forward kernel serves a problem, and in which order it works.
 #include <algorithm>
+#include <cstdint>
 
 #include "devices/cuda/hopper/forward_launchers.h"
 #include "devices/cuda/hopper/tensor_map.h"
@@ -19,18 +20,24 @@ int32_t heads_per_section(const AttentionParams& p, int64_t max_keys) {
 
 bool forward_serves(const AttentionParams& p) {
   const bool sizes = p.head_dim % 8 == 0 && p.head_dim_v % 8 == 0 && p.head_dim <= 256 && p.head_dim_v <= 256;
-  return p.dtype != DType::kF32 && sizes && p.q_aligned && p.packed_aligned;
+  const bool out_aligned =
+      reinterpret_cast<uintptr_t>(p.out) % 16 == 0 && p.out_token_stride % 8 == 0 && p.out_head_stride % 8 == 0;
+  return p.dtype != DType::kF32 && sizes && p.q_aligned && p.packed_aligned && out_aligned;
 }
 
 cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cudaStream_t stream) {
   const bool bf16 = p.dtype == DType::kBF16;
+  ForwardTile tile{256, 256, 64};
   ForwardLauncher* launcher = bf16 ? forward_bf16_256_256 : forward_f16_256_256;
-  int32_t tile_keys = 64;
-  if (p.head_dim <= 192 && p.head_dim_v <= 128) {
-    tile_keys = 128;
+  if (p.head_dim <= 64 && p.head_dim_v <= 64) {
+    tile = {64, 64, 128};
+    launcher = bf16 ? forward_bf16_64_64 : forward_f16_64_64;
+  } else if (p.head_dim <= 128 && p.head_dim_v <= 128) {
+    tile = {128, 128, 128};
+    launcher = bf16 ? forward_bf16_128_128 : forward_f16_128_128;
+  } else if (p.head_dim <= 192 && p.head_dim_v <= 128) {
+    tile = {192, 128, 128};
     launcher = bf16 ? forward_bf16_192_128 : forward_f16_192_128;
-    if (p.head_dim <= 128) launcher = bf16 ? forward_bf16_128_128 : forward_f16_128_128;
-    if (p.head_dim <= 64 && p.head_dim_v <= 64) launcher = bf16 ? forward_bf16_64_64 : forward_f16_64_64;
   }
   ForwardOrder order;
   order.tiles = plan.tiles;
@@ -42,7 +49,7 @@ cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cu
   if (error != cudaSuccess) return error;
   const bool cached = p.origin != KeyOrigin::kPacked;
   const bool convert = cached && (p.cache_dtype != p.dtype || p.k_chunk_stride == 0 || p.v_chunk_stride == 0);
-  return launcher(p, make_forward_maps(p, tile_keys), order, convert, std::min(plan.sms, order.items), stream);
+  return launcher(p, make_forward_maps(p, tile), order, convert, std::min(plan.sms, order.items), stream);
 }
 
 }  // namespace sextant::cuda

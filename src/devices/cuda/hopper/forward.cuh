@@ -1,21 +1,22 @@
 // Attention forward on Hopper for prefill, extend and mixed batches: persistent, warp-specialised, on wgmma.
 //
-//   producer (1 warpgroup)    takes work items; Q by cp.async; K and V tiles by tensor maps, a box a page
-//   (forward_load) consumers 0, 1            64 rows each: S = Q K^T, softmax in registers, O += P V with P from
-//   registers
+//   producer, half a warpgroup   takes work items, brings Q and K tiles (forward_load.cuh)
+//   producer, the other half     follows with V tiles
+//   consumers 0 and 1            64 rows each: S = Q K^T, softmax in registers, O += P V with P from registers
 //
-//   one consumer              S_0 . softmax .  S_1      .  S_2      .            . epilogue
-//                                              O += P_0 V_0 .  O += P_1 V_1      O += P_n V_n
-//                                              softmax S_1     softmax S_2
-//   the two take turns:       0:  products | softmax  | products | softmax
-//                             1:             products | softmax  | products
+//   a consumer:  S_0 | softmax | S_1, O += P_0 V_0 | softmax | S_2, O += P_1 V_1 | softmax | ... | O += P_n V_n | store
+//   the other:       S_0 | softmax | S_1, O += P_0 V_0 | softmax | ...
 //
-// The products of tile t + 1's scores and tile t's output are issued together; the softmax of t + 1 runs under the
-// output product, and the other consumer's products under this one's softmax. The turn-taking is FlashAttention-3's
-// ("ping-pong", Shah et al. 2024); O is rescaled only when a row's maximum grew by more than 2^8.
+// One consumer's softmax runs under the other's products. With kTurns they take turns at the matrix unit by barrier, as
+// FlashAttention-3's do ("ping-pong", Shah et al. 2024): 2 to 7 % faster for head sizes 64, 192 and 256, 2 to 3 %
+// slower for 128. O is rescaled only when a row's maximum grew by more than 2^8.
 //
 // Rows are queries x heads of one KV head (row r is query r / G, head r % G), so that G heads share each loaded key.
 // Key tiles go from the last to the first: masks are needed at the ends only.
+//
+// Shared memory. Q: blocks of 64 columns, [128 rows][128 bytes]. K and V: groups of 8 keys, in a group blocks of 64
+// columns, [8 keys][128 bytes]. So one box of the tensor map brings the whole of a page's K, and wgmma's strides are
+// the same wherever the page boundaries lie. All of it swizzled by 128 bytes.
 #pragma once
 
 #include "devices/cuda/hopper/forward_load.cuh"
@@ -30,14 +31,20 @@ struct ForwardRows {
   float max[2], sum[2];      // log2 units; this thread's share
 };
 
+// Moving a descriptor by `bytes` is one addition, which costs less than making another; addresses never carry.
+__device__ __forceinline__ uint64_t move_descriptor(uint64_t descriptor, int bytes) {
+  const uint32_t low = static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(bytes >> 4);
+  return (descriptor & 0xffffffff00000000u) | low;
+}
+
 // S = Q K^T of 64 rows; issued, not waited for.
 template <class S>
-__device__ __forceinline__ void issue_scores(float (&s)[S::kKeys / 2], uint32_t q_rows, uint32_t k_tile) {
+__device__ __forceinline__ void issue_scores(float (&s)[S::kKeys / 2], uint64_t q_rows, uint32_t k_tile) {
+  const uint64_t keys = matrix_descriptor(k_tile, 16, S::DK / 64 * 1024);
 #pragma unroll
   for (int k = 0; k < S::DK / 16; ++k)
-    wgmma_scores<typename S::T, S::kKeys>(
-        s, matrix_descriptor(q_rows + (k / 4) * S::kRows * 128 + (k % 4) * 32, 16, 1024),
-        matrix_descriptor(k_tile + (k / 4) * S::kKeys * 128 + (k % 4) * 32, 16, 1024), k > 0);
+    wgmma_scores<typename S::T, S::kKeys>(s, move_descriptor(q_rows, (k / 4) * S::kRows * 128 + (k % 4) * 32),
+                                          move_descriptor(keys, (k / 4) * 1024 + (k % 4) * 32), k > 0);
   wgmma_commit();
 }
 
@@ -45,31 +52,41 @@ __device__ __forceinline__ void issue_scores(float (&s)[S::kKeys / 2], uint32_t 
 template <class S>
 __device__ __forceinline__ void issue_values(float (&o)[S::kBlocks][S::kColumns / 2],
                                              const uint32_t (&prob)[S::kKeys / 16][4], uint32_t v_tile) {
+  constexpr int kGroupBytes = S::DV / 64 * 1024;
+  const uint64_t values = matrix_descriptor(v_tile, 1024, kGroupBytes);
 #pragma unroll
-  for (int k = 0; k < S::kKeys / 16; ++k) {
+  for (int k = 0; k < S::kKeys / 16; ++k)
 #pragma unroll
     for (int c = 0; c < S::kBlocks; ++c)
       wgmma_values<typename S::T, S::kColumns>(
-          o[c], prob[k],
-          matrix_descriptor(v_tile + c * (S::kColumns / 64) * S::kKeys * 128 + k * 2048, S::kKeys * 128, 1024));
-  }
+          o[c], prob[k], move_descriptor(values, c * (S::kColumns / 64) * 1024 + k * 2 * kGroupBytes));
   wgmma_commit();
 }
 
-// Dots to probabilities, in place; `factor` is what O must be multiplied by.
+// The softcap of score_log2 without branches; the absolute error, a few 1e-7 of the cap, is what counts in a score.
+__device__ __forceinline__ float capped_score(const ScoreRule& rule, float dot) {
+  const float x = dot * rule.scale_log2 * rule.cap_inverse;
+  return rule.cap_log2 * (1.0f - __fdividef(2.0f, 1.0f + exp2_approx(x * (2.0f * kLog2E))));
+}
+
+// Softcap, ALiBi and masks; scores are scaled where the first two apply.
 template <class S>
-__device__ __forceinline__ void forward_softmax(const AttentionParams& p, const ScoreRule& rule, bool masked,
-                                                int32_t key0, int32_t context_len, float (&s)[S::kKeys / 2],
-                                                ForwardRows& rows, float (&factor)[2]) {
-  constexpr float kLazyGrowth = 8.0f;
+__device__ __forceinline__ void adjust_scores(const AttentionParams& p, const ScoreRule& rule, bool masked,
+                                              int32_t key0, int32_t context_len, float (&s)[S::kKeys / 2],
+                                              const ForwardRows& rows) {
   const int column = (threadIdx.x & 3) * 2;
-  const bool biased = rule.has_cap || p.alibi_slopes != nullptr;
-  const float scale = biased ? 1.0f : rule.scale_log2;
-  if (biased) {
+  if (rule.has_cap) {
+#pragma unroll
+    for (float& x : s) x = capped_score(rule, x);
+  } else if (p.alibi_slopes != nullptr) {
+#pragma unroll
+    for (float& x : s) x *= rule.scale_log2;
+  }
+  if (p.alibi_slopes != nullptr) {
 #pragma unroll
     for (int i = 0; i < S::kKeys / 2; ++i) {
       const int32_t position = key0 + (i / 4) * 8 + column + (i & 1);
-      s[i] = score_log2(rule, s[i]) + rows.slope[(i / 2) % 2] * static_cast<float>(position - context_len);
+      s[i] = fmaf(rows.slope[(i / 2) % 2], static_cast<float>(position - context_len), s[i]);
     }
   }
   if (masked) {
@@ -79,11 +96,25 @@ __device__ __forceinline__ void forward_softmax(const AttentionParams& p, const 
       if (position >= rows.limit[(i / 2) % 2] || position < rows.low[(i / 2) % 2]) s[i] = -INFINITY;
     }
   }
+}
+
+// Dots to probabilities, in place; `factor` is what O must be multiplied by. kPlain: nothing but the scale.
+template <class S, bool kPlain>
+__device__ __forceinline__ void forward_softmax(const AttentionParams& p, const ScoreRule& rule, bool masked,
+                                                int32_t key0, int32_t context_len, float (&s)[S::kKeys / 2],
+                                                ForwardRows& rows, float (&factor)[2]) {
+  constexpr float kLazyGrowth = 8.0f;
+  const float scale = !kPlain && (rule.has_cap || p.alibi_slopes != nullptr) ? 1.0f : rule.scale_log2;
+  if constexpr (!kPlain) adjust_scores<S>(p, rule, masked, key0, context_len, s, rows);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float top = fmaxf(s[half * 2], s[half * 2 + 1]);
+    float tops[4];  // short chains
 #pragma unroll
-    for (int n = 1; n < S::kKeys / 8; ++n) top = fmaxf(top, fmaxf(s[n * 4 + half * 2], s[n * 4 + half * 2 + 1]));
+    for (int n = 0; n < 4; ++n) tops[n] = fmaxf(s[n * 4 + half * 2], s[n * 4 + half * 2 + 1]);
+#pragma unroll
+    for (int n = 4; n < S::kKeys / 8; ++n)
+      tops[n % 4] = fmaxf(tops[n % 4], fmaxf(s[n * 4 + half * 2], s[n * 4 + half * 2 + 1]));
+    float top = fmaxf(fmaxf(tops[0], tops[1]), fmaxf(tops[2], tops[3]));
     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2)) * scale;
     const bool grows = top > rows.max[half] + kLazyGrowth;
@@ -142,70 +173,76 @@ __device__ __forceinline__ void write_forward_rows(const AttentionParams& p, con
   using T = typename S::T;
   const int lane = threadIdx.x & 31;
   const float v_scale = p.origin == KeyOrigin::kCache ? value_scale(p, w.kv_head) : 1.0f;
+  float weight[2];
+  RowSink<T> sink[2];
+  bool valid[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float sum = rows.sum[half];
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
     const int row = first_row + half * 8 + lane / 4;
-    const bool valid = row < w.num_rows;
+    valid[half] = row < w.num_rows;
     const int32_t query = row / p.group_size, head = w.kv_head * p.group_size + row - query * p.group_size;
-    float weight = 0;
-    RowSink<T> sink;
-    if (valid)
-      sink = end_row<T>(p, w.request, w.part, w.part_index, query, head, rows.max[half], sum, v_scale, (lane & 3) == 0,
-                        &weight);
-    const bool vectors = sink.out_f32 == nullptr && (reinterpret_cast<uintptr_t>(sink.out) & 15) == 0;
-    const bool whole_warp = __all_sync(0xffffffffu, vectors);  // lanes without a row have null pointers
+    weight[half] = 0;
+    if (valid[half])
+      sink[half] = end_row<T>(p, w.request, w.part, w.part_index, query, head, rows.max[half], sum, v_scale,
+                              (lane & 3) == 0, &weight[half]);
+  }
+  if (p.out_f32 || w.part.count > 1) {
 #pragma unroll
     for (int c = 0; c < S::kBlocks; ++c)
 #pragma unroll
-      for (int group = 0; group < S::kColumns / 32; ++group) {
-        const int column = c * S::kColumns + group * 32;
-        if (whole_warp) {
-          uint32_t x[4];
-#pragma unroll
-          for (int n = 0; n < 4; ++n) {
-            const int i = (group * 4 + n) * 4 + half * 2;
-            x[n] = pack_pair<T>(o[c][i] * weight, o[c][i + 1] * weight);
-          }
-          transpose_quad(x);
-          const int mine = column + (lane & 3) * 8;
-          if (valid && mine < p.head_dim_v)
-            *reinterpret_cast<uint4*>(sink.out + mine) = make_uint4(x[0], x[1], x[2], x[3]);
-        } else if (valid) {
-#pragma unroll
-          for (int n = 0; n < 4; ++n) {
-            const int i = (group * 4 + n) * 4 + half * 2, mine = column + n * 8 + (lane & 3) * 2;
-            if (mine < p.head_dim_v) sink.store_pair(mine, o[c][i] * weight, o[c][i + 1] * weight);
-          }
-        }
+      for (int i = 0; i < S::kColumns / 2; i += 2) {
+        const int half = (i / 2) % 2, column = c * S::kColumns + (i / 4) * 8 + (lane & 3) * 2;
+        if (valid[half] && column < p.head_dim_v)
+          *reinterpret_cast<float2*>(sink[half].out_f32 + column) =
+              make_float2(o[c][i] * weight[half], o[c][i + 1] * weight[half]);
       }
+    return;
   }
+#pragma unroll
+  for (int c = 0; c < S::kBlocks; ++c)
+#pragma unroll
+    for (int group = 0; group < S::kColumns / 32; ++group)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t x[4];
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          const int i = (group * 4 + n) * 4 + half * 2;
+          x[n] = pack_pair<T>(o[c][i] * weight[half], o[c][i + 1] * weight[half]);
+        }
+        transpose_quad(x);
+        const int column = c * S::kColumns + group * 32 + (lane & 3) * 8;
+        if (valid[half] && column < p.head_dim_v)
+          *reinterpret_cast<uint4*>(sink[half].out + column) = make_uint4(x[0], x[1], x[2], x[3]);
+      }
 }
 
 template <class S>
 __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* shared,
                                                 const ForwardBarriers<S>& barriers) {
   const int group = threadIdx.x / 128, lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
-  const int my_turn = 1 + group, other_turn = 2 - group;  // named barriers
   const uint32_t base = shared_address(shared);
   const auto* works = reinterpret_cast<const ForwardWork*>(shared + S::kWorkAt);
   const auto release = [&](uint32_t barrier) {
     if (lane == 0) barrier_arrive(barrier);
   };
+  const int my_turn = kFirstTurnBarrier + group, other_turn = kFirstTurnBarrier + 1 - group;
+  if (S::kTurns && group == 1) named_arrive(other_turn, S::kConsumers);  // consumer 0 has the first turn
   RingPosition<S::kStages> k_ring, v_ring;
   RingPosition<S::kQBuffers> queries;
-  if (group == 1) named_arrive(other_turn, S::kConsumers);  // consumer 0 has the first turn
   for (;; ++queries.count) {
     barrier_wait(barriers.q_full(queries.index()), queries.full_parity());
     const ForwardWork& w = works[queries.count % S::kWorkSlots];
     if (w.tiles == kNoMoreWork) return;
     fence_async_proxy();  // Q and key rows may have come by cp.async
-    const uint32_t q_rows = base + queries.index() * S::kQBytes + group * 64 * 128;
+    const uint64_t q_rows = matrix_descriptor(base + queries.index() * S::kQBytes + group * 64 * 128, 16, 1024);
     const int first_row = w.row0 + group * 64 + warp * 16;
     const int32_t context_len = w.request.context_len;
     const ScoreRule rule = make_score_rule(p, p.origin == KeyOrigin::kCache ? key_scale(p, w.kv_head) : 1.0f);
+    const bool biased = rule.has_cap || p.alibi_slopes != nullptr;
     ForwardRows rows;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -219,13 +256,14 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
       rows.max[half] = -INFINITY;
       rows.sum[half] = 0;
     }
-    // Tiles whose keys all of the warp's rows see need no mask.
-    const int32_t all_below = p.causal ? min(w.end, context_len + first_row / p.group_size + 1) : w.end;
-    const int32_t all_from =
-        p.window > 0 ? max(w.begin, context_len + (first_row + 15) / p.group_size - p.window + 1) : w.begin;
-    const auto softmax = [&](int t, float(&s)[S::kKeys / 2], float(&factor)[2]) {
+    // Tiles whose keys all of the consumer's rows see need no mask.
+    const int32_t first_query = (w.row0 + group * 64) / p.group_size,
+                  last_query = (w.row0 + group * 64 + 63) / p.group_size;
+    const int32_t all_below = p.causal ? min(w.end, context_len + first_query + 1) : w.end;
+    const int32_t all_from = p.window > 0 ? max(w.begin, context_len + last_query - p.window + 1) : w.begin;
+    const auto is_plain = [&](int t) {
       const int32_t key0 = w.first + t * S::kKeys;
-      forward_softmax<S>(p, rule, key0 + S::kKeys > all_below || key0 < all_from, key0, context_len, s, rows, factor);
+      return !biased && key0 + S::kKeys <= all_below && key0 >= all_from;
     };
 
     float o[S::kBlocks][S::kColumns / 2];
@@ -242,27 +280,35 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
       wgmma_wait<0>();
       release(barriers.k_empty(k_ring.index()));
       ++k_ring.count;
-      softmax(w.tiles - 1, s, factor);
+      forward_softmax<S, false>(p, rule, true, w.first + (w.tiles - 1) * S::kKeys, context_len, s, rows, factor);
       pack_probabilities<S>(s, prob);
-#pragma unroll 1
-      for (int t = w.tiles - 2; t >= 0; --t) {
+      // One instance with masks and biases, one without: free of branches, its instructions interleave best.
+      const auto step = [&](int t, auto plain) {
         barrier_wait(barriers.k_full(k_ring.index()), k_ring.full_parity());
-        named_wait(my_turn, S::kConsumers);
+        if constexpr (S::kTurns) named_wait(my_turn, S::kConsumers);
         wgmma_fence();
         issue_scores<S>(s, q_rows, base + S::kKAt + k_ring.index() * S::kKBytes);
         barrier_wait(barriers.v_full(v_ring.index()), v_ring.full_parity());
         wgmma_fence();
         issue_values<S>(o, prob, base + S::kVAt + v_ring.index() * S::kVBytes);
-        named_arrive(other_turn, S::kConsumers);
+        if constexpr (S::kTurns) named_arrive(other_turn, S::kConsumers);
         wgmma_wait<1>();
         release(barriers.k_empty(k_ring.index()));
         ++k_ring.count;
-        softmax(t, s, factor);
+        forward_softmax<S, decltype(plain)::value>(p, rule, true, w.first + t * S::kKeys, context_len, s, rows, factor);
         wgmma_wait<0>();
         release(barriers.v_empty(v_ring.index()));
         ++v_ring.count;
         rescale_output<S>(o, factor);
         pack_probabilities<S>(s, prob);
+      };
+#pragma unroll 1
+      for (int t = w.tiles - 2; t >= 0; --t) {
+        if (is_plain(t)) {
+          step(t, std::true_type{});
+        } else {
+          step(t, std::false_type{});
+        }
       }
       release(barriers.q_empty(queries.index()));
       barrier_wait(barriers.v_full(v_ring.index()), v_ring.full_parity());
@@ -289,19 +335,20 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   if (threadIdx.x == 0) {
     barriers.init();
     fence_async_proxy();
-    if (maps.cache_tokens > 0) {
-      prefetch_tensor_map(&maps.cache_k);
-      prefetch_tensor_map(&maps.cache_v);
-    }
-    if (maps.packed) {
-      prefetch_tensor_map(&maps.packed_k);
-      prefetch_tensor_map(&maps.packed_v);
-    }
+    for (const KeyMap* map : {&maps.cache, &maps.packed})
+      if (map->tokens > 0) {
+        prefetch_tensor_map(&map->k);
+        prefetch_tensor_map(&map->v);
+      }
   }
   __syncthreads();
   if (threadIdx.x >= S::kConsumers) {
     shrink_registers<56>();
-    produce_forward<S>(p, maps, order, shared, barriers);
+    if (threadIdx.x < S::kConsumers + S::kHalf) {
+      lead_forward<S>(p, maps, order, shared, barriers);
+    } else {
+      follow_forward<S>(p, maps, shared, barriers);
+    }
   } else {
     grow_registers<224>();
     consume_forward<S>(p, shared, barriers);

@@ -3,10 +3,13 @@
 
 namespace sextant::cuda {
 
+template <bool kConvert>
+using Shape = ForwardShape<__half, 192, 128, 128, 1, true, kConvert>;
+
 cudaError_t forward_f16_192_128(const AttentionParams& p, const ForwardMaps& maps, const ForwardOrder& order,
                                 bool convert, int blocks, cudaStream_t stream) {
-  return convert ? launch_forward_shape<ForwardShape<__half, 192, 128, 128, 1, true>>(p, maps, order, blocks, stream)
-                 : launch_forward_shape<ForwardShape<__half, 192, 128, 128, 1, false>>(p, maps, order, blocks, stream);
+  return convert ? launch_forward_shape<Shape<true>>(p, maps, order, blocks, stream)
+                 : launch_forward_shape<Shape<false>>(p, maps, order, blocks, stream);
 }
 
 }  // namespace sextant::cuda

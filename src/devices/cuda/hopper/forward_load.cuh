@@ -29,6 +29,9 @@ __device__ __forceinline__ bool find_forward_work(const AttentionParams& p, cons
   const int32_t last_position = r.context_len + (min(w.row0 + S::kRows, w.num_rows) - 1) / p.group_size;
   w.begin = w.part.begin;
   w.end = w.part.end;
+  w.data_end = p.origin == KeyOrigin::kPacked
+                   ? r.first_packed + __ldg(p.key_start_loc + r.index + 1) - __ldg(p.key_start_loc + r.index)
+                   : static_cast<int32_t>(min(static_cast<int64_t>(r.context_len) + r.query_len, p.key_end));
   if (p.causal) w.end = min(w.end, last_position + 1);
   if (p.window > 0) w.begin = max(w.begin, first_position - p.window + 1);
   // Key tiles of a cache start where its blocks do, so that boxes never straddle two blocks.
@@ -37,13 +40,21 @@ __device__ __forceinline__ bool find_forward_work(const AttentionParams& p, cons
   return true;
 }
 
+// The leading half brings Q: a box a column block, or row by row.
 template <class S>
-__device__ __forceinline__ void load_forward_queries(const AttentionParams& p, const ForwardWork& w, int thread,
-                                                     uint32_t q_tile) {
+__device__ __forceinline__ void load_forward_queries(const AttentionParams& p, const ForwardMaps& maps,
+                                                     const ForwardWork& w, int thread, uint32_t q_tile, uint32_t full) {
   using T = typename S::T;
+  if (maps.queries) {
+    if (thread < S::DK / 64)
+      copy_box(q_tile + thread * S::kRows * 128, &maps.q, thread * 64, 0, w.request.query_start + w.row0 / p.group_size,
+               w.kv_head, full);
+    if (thread == 0) barrier_arrive_all(full, S::kHalf, S::kQBytes);
+    return;
+  }
   const int sub = thread % 8;
-#pragma unroll 2
-  for (int row = thread / 8; row < S::kRows; row += S::kProducers / 8) {
+#pragma unroll 1
+  for (int row = thread / 8; row < S::kRows; row += S::kHalf / 8) {
     const bool valid = w.row0 + row < w.num_rows;
     const int packed_row = valid ? w.row0 + row : 0;
     const int query = packed_row / p.group_size, head = w.kv_head * p.group_size + packed_row - query * p.group_size;
@@ -52,9 +63,10 @@ __device__ __forceinline__ void load_forward_queries(const AttentionParams& p, c
 #pragma unroll
     for (int chunk = sub; chunk < S::DK / 8; chunk += 8) {
       const bool present = valid && chunk * 8 < p.head_dim;
-      cp_async_16(q_tile + block_chunk<S::kRows>(row, chunk), source + (present ? chunk * 8 : 0), present);
+      cp_async_16(q_tile + query_chunk<S::kRows>(row, chunk), source + (present ? chunk * 8 : 0), present);
     }
   }
+  barrier_arrive_after_copies(full);
 }
 
 // Rows of a key tile one by one: any block size, any layout; rows outside [begin, end) become zero, so that what lies
@@ -75,7 +87,7 @@ __device__ __forceinline__ void load_rows(const AttentionParams& p, const Forwar
 #pragma unroll
     for (int chunk = sub; chunk < kColumns / 8; chunk += 8) {
       const bool present = valid && chunk * 8 < dim;
-      char* to = tile + block_chunk<S::kKeys>(row, chunk);
+      char* to = tile + key_chunk<kColumns>(row, chunk);
       if constexpr (S::kConvert) {
         uint4 x = make_uint4(0, 0, 0, 0);
         if (present) x = read_chunk<T>(p, packed, kValues, offset, chunk, packed ? packed_scale : cache_scale);
@@ -90,29 +102,42 @@ __device__ __forceinline__ void load_rows(const AttentionParams& p, const Forwar
   }
 }
 
+// One box: whole tokens of one KV head.
+template <bool kValues>
+__device__ __forceinline__ void copy_keys(const KeyMap& map, uint32_t shared, int32_t token, int32_t kv_head,
+                                          int32_t block, uint32_t barrier) {
+  const int32_t column_block = kv_head * (kValues ? map.v_head_blocks : map.k_head_blocks);
+  const int32_t outer = kv_head * (kValues ? map.v_head_outer : map.k_head_outer) +
+                        block * (kValues ? map.v_block_outer : map.k_block_outer);
+  copy_box(shared, kValues ? &map.v : &map.k, 0, token, column_block, 0, outer, barrier);
+}
+
 // Half of the producer: all key tiles of one work item, K or V.
-template <class S, bool kValues>
+// `claim` is called once, when the last tile's turn comes: late enough that the items are shared out evenly, early
+// enough that its latency lies under the wait for a free buffer.
+template <class S, bool kValues, class Claim>
 __device__ __forceinline__ void load_key_tiles(const AttentionParams& p, const ForwardMaps& maps, const ForwardWork& w,
                                                RingPosition<S::kStages>& ring, char* shared,
-                                               const ForwardBarriers<S>& barriers) {
-  constexpr int kBytes = kValues ? S::kVBytes : S::kKBytes, kBlocks = (kValues ? S::DV : S::DK) / 64;
+                                               const ForwardBarriers<S>& barriers, Claim claim) {
+  constexpr int kBytes = kValues ? S::kVBytes : S::kKBytes, kKeyBytes = kBytes / S::kKeys;
   const int thread = static_cast<int>(threadIdx.x) % S::kHalf;
   const float scale = p.origin != KeyOrigin::kCacheThenPacked ? 1.0f
                       : kValues                               ? value_scale(p, w.kv_head)
                                                               : key_scale(p, w.kv_head);
-  const int cache_boxes = maps.cache_tokens > 0 ? S::kKeys / maps.cache_tokens * kBlocks : 0;
+  const int cache_boxes = maps.cache.tokens > 0 ? S::kKeys / maps.cache.tokens : 0;
   for (int t = w.tiles - 1; t >= 0; --t, ++ring.count) {
+    if (t == 0) claim();
     const int32_t key0 = w.first + t * S::kKeys;
     char* tile = shared + (kValues ? S::kVAt : S::kKAt) + ring.index() * kBytes;
     const uint32_t full = kValues ? barriers.v_full(ring.index()) : barriers.k_full(ring.index());
     const uint32_t empty = kValues ? barriers.v_empty(ring.index()) : barriers.k_empty(ring.index());
-    const bool whole = !S::kConvert && key0 >= w.begin && key0 + S::kKeys <= w.end;
+    const bool whole = !S::kConvert && key0 >= w.begin && key0 + S::kKeys <= w.data_end;
     const bool all_cache = p.origin == KeyOrigin::kCache ||
                            (p.origin == KeyOrigin::kCacheThenPacked && key0 + S::kKeys <= w.request.context_len);
     const bool all_packed =
         p.origin == KeyOrigin::kPacked || (p.origin == KeyOrigin::kCacheThenPacked && key0 >= w.request.context_len);
     if (whole && all_cache && cache_boxes > 0) {
-      const int block = thread % kBlocks, token = thread / kBlocks * maps.cache_tokens;
+      const int token = thread * maps.cache.tokens;
       int32_t table_entry = 0;
       BlockOffset at{};
       if (thread < cache_boxes) {  // looked up before the wait: its latency is hidden there
@@ -121,13 +146,13 @@ __device__ __forceinline__ void load_key_tiles(const AttentionParams& p, const F
       }
       barrier_wait(empty, ring.empty_parity());
       if (thread < cache_boxes)
-        copy_box(shared_address(tile) + block * S::kKeys * 128 + token * 128, kValues ? &maps.cache_v : &maps.cache_k,
-                 block * 64, at.offset, w.kv_head, static_cast<int32_t>(clamp_block(p, table_entry)), full);
-    } else if (whole && all_packed && maps.packed) {
+        copy_keys<kValues>(maps.cache, shared_address(tile) + token * kKeyBytes, at.offset, w.kv_head,
+                           static_cast<int32_t>(clamp_block(p, table_entry)), full);
+    } else if (whole && all_packed && maps.packed.tokens > 0) {
       barrier_wait(empty, ring.empty_parity());
-      if (thread < kBlocks)
-        copy_box(shared_address(tile) + thread * S::kKeys * 128, kValues ? &maps.packed_v : &maps.packed_k, thread * 64,
-                 w.request.packed_start + key0 - w.request.first_packed, w.kv_head, 0, full);
+      if (thread == 0)
+        copy_keys<kValues>(maps.packed, shared_address(tile), w.request.packed_start + key0 - w.request.first_packed,
+                           w.kv_head, 0, full);
     } else {
       barrier_wait(empty, ring.empty_parity());
       load_rows<S, kValues>(p, w, key0, thread, tile, 1.0f, scale);
@@ -139,50 +164,69 @@ __device__ __forceinline__ void load_key_tiles(const AttentionParams& p, const F
       }
       continue;
     }
-    if (thread == 0) {
-      barrier_arrive_expect(full, kBytes);
-    } else {
-      barrier_arrive(full);
-    }
+    if (thread == 0) barrier_arrive_all(full, S::kHalf, kBytes);
   }
 }
 
+// The leading half finds the work, brings Q and K. It looks for the next item while the consumers still work on the
+// last two key tiles of this one.
 template <class S>
-__device__ __forceinline__ void produce_forward(const AttentionParams& p, const ForwardMaps& maps,
-                                                const ForwardOrder& order, char* shared,
-                                                const ForwardBarriers<S>& barriers) {
-  constexpr int kProducerBarrier = 3;
-  const int thread = static_cast<int>(threadIdx.x) - S::kConsumers;
+__device__ __forceinline__ void lead_forward(const AttentionParams& p, const ForwardMaps& maps,
+                                             const ForwardOrder& order, char* shared,
+                                             const ForwardBarriers<S>& barriers) {
+  const int thread = static_cast<int>(threadIdx.x) % S::kHalf;
   int32_t* published_item = reinterpret_cast<int32_t*>(shared + S::kNextItemAt);
   auto* works = reinterpret_cast<ForwardWork*>(shared + S::kWorkAt);
   RingPosition<S::kStages> ring;
   RingPosition<S::kQBuffers> queries;
-  for (int item = blockIdx.x;;) {
-    int32_t next = 0;
+  int32_t next = 0;
+  const auto claim = [&] {
     if (thread == 0) next = atomicAdd(order.next_item, 1) + static_cast<int32_t>(gridDim.x);
+  };
+  for (int item = blockIdx.x;;) {
     ForwardWork w;
     const bool ends = item >= order.items;
     if (ends) w.tiles = kNoMoreWork;
     if (ends || find_forward_work<S>(p, order, item, w)) {
+      const uint32_t full = barriers.q_full(queries.index());
       barrier_wait(barriers.q_empty(queries.index()), queries.empty_parity());
       if (thread == 0) {
         works[queries.count % S::kWorkSlots] = w;
-        barrier_arrive(barriers.q_full(queries.index()));
+        barrier_arrive(full);
       }
-      if (!ends) load_forward_queries<S>(p, w, thread, shared_address(shared) + queries.index() * S::kQBytes);
-      barrier_arrive_after_copies(barriers.q_full(queries.index()));
+      if (ends) {
+        barrier_arrive(full);
+        break;
+      }
+      load_forward_queries<S>(p, maps, w, thread, shared_address(shared) + queries.index() * S::kQBytes, full);
       ++queries.count;
-      if (ends) break;
-      if (thread < S::kHalf) {
-        load_key_tiles<S, false>(p, maps, w, ring, shared, barriers);
-      } else {
-        load_key_tiles<S, true>(p, maps, w, ring, shared, barriers);
-      }
+      load_key_tiles<S, false>(p, maps, w, ring, shared, barriers, claim);
+      if (w.tiles == 0) claim();
+    } else {
+      claim();
     }
-    named_wait(kProducerBarrier, S::kProducers);  // every producer has read the item before
+    named_wait(kLeaderBarrier, S::kHalf);  // all have read the item before
     if (thread == 0) *published_item = next;
-    named_wait(kProducerBarrier, S::kProducers);
+    named_wait(kLeaderBarrier, S::kHalf);
     item = *published_item;
+  }
+  cp_async_wait<0>();
+}
+
+// The other half follows with V.
+template <class S>
+__device__ __forceinline__ void follow_forward(const AttentionParams& p, const ForwardMaps& maps, char* shared,
+                                               const ForwardBarriers<S>& barriers) {
+  const auto* works = reinterpret_cast<const ForwardWork*>(shared + S::kWorkAt);
+  RingPosition<S::kStages> ring;
+  RingPosition<S::kQBuffers> queries;
+  for (;; ++queries.count) {
+    barrier_wait(barriers.q_full(queries.index()), queries.full_parity());
+    const ForwardWork w = works[queries.count % S::kWorkSlots];
+    if (w.tiles == kNoMoreWork) break;
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(barriers.q_empty(queries.index()));
+    load_key_tiles<S, true>(p, maps, w, ring, shared, barriers, [] {});
   }
   cp_async_wait<0>();
 }

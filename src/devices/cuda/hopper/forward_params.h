@@ -7,12 +7,20 @@
 
 namespace sextant::cuda {
 
-// How the tensor-map copies see K and V: dims {head_dim, token, KV head, block} of the cache and {head_dim, token,
-// KV head, 1} of packed rows. A box is 64 columns of some tokens, swizzled by 128 bytes.
+// How the tensor-map copies see the tensors. K and V: dims {64 columns, token, column block, 8 tokens, outer}, where a
+// box is whole tokens of one KV head: groups of 8, in them blocks of 64 columns. The head is an offset in `column
+// block` or in `outer`.
+struct KeyMap {
+  CUtensorMap k, v;
+  int32_t tokens = 0;  // of a box: a power of two that divides the block size; 0: no such copies
+  int32_t k_head_blocks = 0, v_head_blocks = 0;  // of `column block`, from a head to the next
+  int32_t k_head_outer = 0, v_head_outer = 0;    // of `outer`, from a head to the next
+  int32_t k_block_outer = 0, v_block_outer = 0;  // of `outer`, from a cache block to the next
+};
 struct ForwardMaps {
-  CUtensorMap cache_k, cache_v, packed_k, packed_v;
-  int32_t cache_tokens = 0;  // of a box of the cache: a power of two that divides the block size; 0: no such copies
-  bool packed = false;       // a box of packed rows is a whole key tile
+  KeyMap cache, packed;
+  CUtensorMap q;  // dims {head_dim, head of the group, query, KV head}; a box is 64 columns of a row tile
+  bool queries = false;
 };
 
 // The order of the work items: sections of KV heads whose keys stay in the L2 cache together; in a section the last

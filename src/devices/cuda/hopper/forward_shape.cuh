@@ -14,22 +14,26 @@ namespace sextant::cuda {
 struct ForwardWork {
   int32_t tiles;  // key tiles; kNoMoreWork: the end
   int32_t first, begin, end;
+  int32_t data_end;  // keys up to here are there, though not all may be seen
   int32_t row0, num_rows, kv_head, part_index;
   Request request;
   Partition part;
 };
 constexpr int32_t kNoMoreWork = -1;
 
-template <class T_, int kDk, int kDv, int kKeys_, int kQBuffers_, bool kConvert_>
+// Named barriers; 0 is __syncthreads.
+constexpr int kFirstTurnBarrier = 1, kLeaderBarrier = 3;
+
+template <class T_, int kDk, int kDv, int kKeys_, int kQBuffers_, bool kTurns_, bool kConvert_>
 struct ForwardShape {
   using T = T_;
   static constexpr int DK = kDk, DV = kDv, kRows = 128, kKeys = kKeys_, kStages = 2, kQBuffers = kQBuffers_;
+  static constexpr bool kTurns = kTurns_;      // the consumers take turns at the matrix unit
   static constexpr bool kConvert = kConvert_;  // keys pass through registers, whatever their type
   static constexpr int kColumns = DV == 64 ? 64 : 128, kBlocks = DV / kColumns;  // O is computed in blocks of columns
   static constexpr int kConsumers = 256, kProducers = 128, kThreads = kConsumers + kProducers;
   static constexpr int kHalf = kProducers / 2;  // producer threads that load K; as many load V
 
-  // Everything lies in blocks of 64 columns, 128 bytes a row, swizzled as wgmma and the tensor maps have it.
   static constexpr int kQBytes = kRows * DK * 2, kKBytes = kKeys * DK * 2, kVBytes = kKeys * DV * 2;
   static constexpr int kKAt = kQBuffers * kQBytes, kVAt = kKAt + kStages * kKBytes, kWorkAt = kVAt + kStages * kVBytes;
   static constexpr int kWorkSlots = 4;  // the producer is at most kQBuffers + 1 items ahead
@@ -59,8 +63,8 @@ struct ForwardBarriers {
       barrier_init(v_empty(i), kConsumerWarps);
     }
     for (int i = 0; i < S::kQBuffers; ++i) {
-      barrier_init(q_full(i), S::kProducers + 1);
-      barrier_init(q_empty(i), kConsumerWarps);
+      barrier_init(q_full(i), S::kHalf + 1);                     // the work, and Q by half a producer
+      barrier_init(q_empty(i), kConsumerWarps + S::kHalf / 32);  // and the half that loads V
     }
   }
 };
@@ -74,10 +78,15 @@ struct RingPosition {
   __device__ __forceinline__ uint32_t empty_parity() const { return full_parity() ^ 1; }  // passes at once at first
 };
 
-// Byte offset of 16-byte chunk `chunk` of a row in blocks of kBlockRows rows x 64 columns.
-template <int kBlockRows>
-__device__ __forceinline__ uint32_t block_chunk(int row, int chunk) {
-  return static_cast<uint32_t>((chunk >> 3) * kBlockRows * 128 + row * 128 + (((chunk & 7) ^ (row & 7)) << 4));
+// Byte offset of 16-byte chunk `chunk` of a row of Q, and of a key in a tile of kColumns columns.
+template <int kRows>
+__device__ __forceinline__ uint32_t query_chunk(int row, int chunk) {
+  return static_cast<uint32_t>((chunk >> 3) * kRows * 128 + row * 128 + (((chunk & 7) ^ (row & 7)) << 4));
+}
+template <int kColumns>
+__device__ __forceinline__ uint32_t key_chunk(int key, int chunk) {
+  return static_cast<uint32_t>((key >> 3) * (kColumns / 64) * 1024 + (chunk >> 3) * 1024 + (key & 7) * 128 +
+                               (((chunk & 7) ^ (key & 7)) << 4));
 }
 
 }  // namespace sextant::cuda

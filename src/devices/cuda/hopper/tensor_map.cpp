@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "devices/cuda/kernels/launchers.h"
 #include "sextant/types.h"
 
 namespace sextant::cuda {
@@ -25,32 +26,82 @@ Encode find_encode() {
   return reinterpret_cast<Encode>(entry);
 }
 
-// 16-bit elements [outer][head][token][head_dim]; strides in elements.
-struct KeyTensor {
-  const void* base;
-  int64_t head_dim, tokens, heads, outer;
-  int64_t token_stride, head_stride, outer_stride;
-};
-
-bool make_map(CUtensorMap* map, DType dtype, const KeyTensor& t, int32_t box_tokens) {
+// 16-bit elements, the first dimension contiguous; strides of the others in elements.
+template <int kRank>
+bool make_map(CUtensorMap* map, DType dtype, const void* base, const int64_t (&dims)[kRank],
+              const int64_t (&strides)[kRank - 1], const int32_t (&box)[kRank]) {
   static const Encode encode = find_encode();
-  const auto bytes = [](int64_t stride) { return static_cast<cuuint64_t>(stride) * 2; };
-  if (encode == nullptr || reinterpret_cast<uintptr_t>(t.base) % 16 != 0) return false;
-  for (const int64_t stride : {t.token_stride, t.head_stride, t.outer_stride})
-    if (stride <= 0 || stride % 8 != 0 || stride >= int64_t{1} << 39) return false;
-  const cuuint64_t dims[4] = {static_cast<cuuint64_t>(t.head_dim), static_cast<cuuint64_t>(t.tokens),
-                              static_cast<cuuint64_t>(t.heads), static_cast<cuuint64_t>(t.outer)};
-  const cuuint64_t strides[3] = {bytes(t.token_stride), bytes(t.head_stride), bytes(t.outer_stride)};
-  const cuuint32_t box[4] = {64, static_cast<cuuint32_t>(box_tokens), 1, 1}, steps[4] = {1, 1, 1, 1};
+  if (encode == nullptr || reinterpret_cast<uintptr_t>(base) % 16 != 0) return false;
+  cuuint64_t sizes[kRank], bytes[kRank - 1];
+  cuuint32_t boxes[kRank], steps[kRank];
+  for (int i = 0; i < kRank; ++i) {
+    sizes[i] = static_cast<cuuint64_t>(dims[i]);
+    boxes[i] = static_cast<cuuint32_t>(box[i]);
+    steps[i] = 1;
+  }
+  for (int i = 0; i + 1 < kRank; ++i) {
+    if (strides[i] <= 0 || strides[i] % 8 != 0 || strides[i] >= int64_t{1} << 39) return false;
+    bytes[i] = static_cast<cuuint64_t>(strides[i]) * 2;
+  }
   const auto type = dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  return encode(map, type, 4, const_cast<void*>(t.base), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+  return encode(map, type, kRank, const_cast<void*>(base), sizes, bytes, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-KeyTensor cache_tensor(const AttentionParams& p, const void* base, const KvAddressing& a, int32_t head_dim) {
-  return {base,          head_dim,      p.block_size, p.num_kv_heads, p.num_blocks, a.token_outer_stride,
+// Tokens of one KV head: [outer][token][head_dim]; strides in elements.
+struct Keys {
+  const void* base;
+  int64_t head_dim, num_heads, tokens, outer;
+  int64_t token_stride, head_stride, outer_stride;
+};
+
+struct HeadOffsets {
+  int32_t* head_blocks;
+  int32_t* head_outer;
+  int32_t* block_outer;
+};
+
+// Such a box cannot fill columns beyond head_dim with zeros: head sizes are whole blocks of 64.
+bool make_key_map(CUtensorMap* map, const HeadOffsets& offsets, DType dtype, const Keys& t, int32_t box_tokens) {
+  const int64_t blocks = t.head_dim / 64;
+  int64_t column_blocks = blocks, outer = t.outer, outer_stride = t.outer_stride;
+  if (t.head_stride == t.head_dim) {  // heads lie one after the other in a token
+    column_blocks = blocks * t.num_heads;
+    *offsets.head_blocks = static_cast<int32_t>(blocks);
+    *offsets.block_outer = 1;
+  } else if (t.head_stride > 0 && t.outer_stride % t.head_stride == 0) {
+    *offsets.head_outer = 1;
+    *offsets.block_outer = static_cast<int32_t>(t.outer_stride / t.head_stride);
+    outer = (t.outer - 1) * (t.outer_stride / t.head_stride) + t.num_heads;
+    outer_stride = t.head_stride;
+  } else {
+    return false;
+  }
+  return make_map<5>(map, dtype, t.base, {64, t.tokens, column_blocks, std::max<int64_t>(1, t.tokens / 8), outer},
+                     {t.token_stride, 64, 8 * t.token_stride, outer_stride},
+                     {64, 8, static_cast<int32_t>(blocks), box_tokens / 8, 1});
+}
+
+bool make_key_maps(KeyMap* maps, DType dtype, const Keys& k, const Keys& v, int32_t box_tokens) {
+  const bool made =
+      make_key_map(&maps->k, {&maps->k_head_blocks, &maps->k_head_outer, &maps->k_block_outer}, dtype, k, box_tokens) &&
+      make_key_map(&maps->v, {&maps->v_head_blocks, &maps->v_head_outer, &maps->v_block_outer}, dtype, v, box_tokens);
+  maps->tokens = made ? box_tokens : 0;
+  return made;
+}
+
+Keys cache_keys(const AttentionParams& p, const void* base, const KvAddressing& a, int32_t head_dim) {
+  return {base,          head_dim,      p.num_kv_heads, p.block_size, p.num_blocks, a.token_outer_stride,
           a.head_stride, a.block_stride};
+}
+
+// Row r of a tile is query r / G, head r % G.
+bool make_query_map(CUtensorMap* map, const AttentionParams& p) {
+  if (kForwardRows % p.group_size != 0 || !p.q_aligned) return false;
+  return make_map<4>(map, p.dtype, p.q, {p.head_dim, p.group_size, p.num_tokens, p.num_kv_heads},
+                     {p.q_head_stride, p.q_token_stride, p.group_size * p.q_head_stride},
+                     {64, p.group_size, kForwardRows / p.group_size, 1});
 }
 
 // Rows of one token lie together, 8 dims after 8 dims.
@@ -61,25 +112,25 @@ constexpr int64_t kManyTokens = int64_t{1} << 31;
 
 }  // namespace
 
-ForwardMaps make_forward_maps(const AttentionParams& p, int32_t tile_keys) {
+ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile) {
   ForwardMaps maps{};
+  maps.queries = make_query_map(&maps.q, p);
+  if (p.head_dim != tile.head_dim || p.head_dim_v != tile.head_dim_v) return maps;  // padding is for copies by row
   if (p.origin != KeyOrigin::kPacked && p.cache_dtype == p.dtype && is_plain(p.k_addr, p.k_chunk_stride) &&
       is_plain(p.v_addr, p.v_chunk_stride)) {
-    const int32_t tokens = std::min(tile_keys, p.block_size & -p.block_size);
-    if (tokens >= 8 &&  // a swizzle pattern's rows
-        make_map(&maps.cache_k, p.dtype, cache_tensor(p, p.cache_k, p.k_addr, p.head_dim), tokens) &&
-        make_map(&maps.cache_v, p.dtype, cache_tensor(p, p.cache_v, p.v_addr, p.head_dim_v), tokens))
-      maps.cache_tokens = tokens;
+    const int32_t tokens = std::min(tile.keys, p.block_size & -p.block_size);
+    if (tokens >= 8)  // a swizzle pattern's rows
+      make_key_maps(&maps.cache, p.dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim),
+                    cache_keys(p, p.cache_v, p.v_addr, p.head_dim_v), tokens);
   }
   if (p.origin != KeyOrigin::kCache && p.packed_aligned) {
+    // A head's rows as if there were no end to them; heads are the outer dimension.
     const auto packed = [&](const void* base, int32_t head_dim, int64_t token_stride, int64_t head_stride) {
-      return KeyTensor{base, head_dim, kManyTokens, p.num_kv_heads, 1, token_stride, head_stride, token_stride};
+      return Keys{base, head_dim, p.num_kv_heads, kManyTokens, 1, token_stride, head_stride, head_stride};
     };
-    maps.packed =
-        make_map(&maps.packed_k, p.dtype,
-                 packed(p.packed_k, p.head_dim, p.packed_k_token_stride, p.packed_k_head_stride), tile_keys) &&
-        make_map(&maps.packed_v, p.dtype,
-                 packed(p.packed_v, p.head_dim_v, p.packed_v_token_stride, p.packed_v_head_stride), tile_keys);
+    make_key_maps(&maps.packed, p.dtype,
+                  packed(p.packed_k, p.head_dim, p.packed_k_token_stride, p.packed_k_head_stride),
+                  packed(p.packed_v, p.head_dim_v, p.packed_v_token_stride, p.packed_v_head_stride), tile.keys);
   }
   return maps;
 }

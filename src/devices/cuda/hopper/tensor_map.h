@@ -5,8 +5,13 @@
 
 namespace sextant::cuda {
 
-// Maps for the tensors of `p` where their layout and alignment allow it; key tiles of `tile_keys`. What has no map is
-// copied row by row.
-ForwardMaps make_forward_maps(const AttentionParams& p, int32_t tile_keys);
+// Tile sizes of an instantiation: head sizes as padded, keys.
+struct ForwardTile {
+  int32_t head_dim, head_dim_v, keys;
+};
+
+// Maps for the tensors of `p` where their layout, alignment and head sizes allow it. What has no map is copied row by
+// row.
+ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile);
 
 }  // namespace sextant::cuda
