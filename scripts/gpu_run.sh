@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds, verifies and times the CUDA device on a machine with an NVIDIA GPU, and prints a short table last.
 #   scripts/gpu_run.sh [--prebuilt folder] [--sanitize] [--bench-only text] [--no-verify]
-# `folder` holds the programs sextant and cuda_bench (and shared libraries that they need), built elsewhere.
+# `folder` holds the programs sextant, cuda_bench and sextant_cuda_tests (and shared libraries that they need), built elsewhere.
 # Full logs go to $OUT, or to build/gpu.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -32,6 +32,13 @@ fi
 status=0
 if [ $verify = 1 ]; then
   timeout 240 "$bin/sextant" verify --device cuda > "$logs/verify.txt" 2>&1 || status=1
+  tests=$bin/sextant_cuda_tests
+  [ -n "$prebuilt" ] || tests=build/release/tests/sextant_cuda_tests
+  if [ -x "$tests" ]; then
+    timeout 240 "$tests" > "$logs/tests.txt" 2>&1 || status=1
+  else
+    echo "not run: no $tests" > "$logs/tests.txt"
+  fi
 fi
 if [ $sanitize = 1 ]; then
   for tool in memcheck racecheck; do
@@ -49,6 +56,7 @@ done
 
 echo "== verify"
 [ -f "$logs/verify.txt" ] && head -c 3500 "$logs/verify.txt"
+[ -f "$logs/tests.txt" ] && { echo "== tests (graphs, determinism, wrong ids)"; grep -E '^\[  (PASSED|FAILED|SKIPPED)|^not run' "$logs/tests.txt" | head -20; }
 [ -f "$logs/sanitize.txt" ] && { echo "== sanitize"; cat "$logs/sanitize.txt"; }
 echo "== bench"
 cut -c1-130 "$logs/bench.txt"
