@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "devices/cuda/kernels/cache_kernels.h"
 
@@ -107,6 +108,50 @@ void set_decode_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& 
   part.stream.grid = dim3(part.grid.tiles, a.spec.num_kv_heads, part.grid.partitions);
 }
 
+// Decode by clusters where its blocks, all equally long, fill the chip about as well as the balanced list does: what it
+// saves is the search in that list and the second kernel. Times are estimates from bytes.
+bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
+                    const ChipLimits& chip) {
+  constexpr double kMemory = 3.0e12, kSmMost = 8e10;             // bytes/s: of the chip, of one SM
+  constexpr double kClusterStart = 4e-6, kBalancedStart = 9e-6;  // s: what does not shrink with the keys
+  constexpr int64_t kBlockShared = 226 * 1024, kHalfBlockShared = 113 * 1024, kMostRequests = 65535;
+  if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || !cluster_serves(p) || n.any_long ||
+      a.shared_prefix || p.group_size * n.query_len > kClusterRows || n.requests > kMostRequests ||
+      chip.shared_bytes < kBlockShared)
+    return false;
+  const bool graph = a.bounds.max_seq_len > 0;  // lengths of now say nothing about those to come
+  double all_keys = 0, longest = 0;
+  for (int32_t seq_len : a.seq_lens) {
+    int64_t keys = graph ? n.keys : std::min<int64_t>(n.keys, std::max<int64_t>(0, seq_len - a.key_begin));
+    keys = std::max<int64_t>(keys, 1);
+    all_keys += static_cast<double>(keys);
+    longest = std::max(longest, static_cast<double>(keys));
+  }
+  const double key_bytes = static_cast<double>(p.head_dim + p.head_dim_v) * static_cast<double>(size_of(p.cache_dtype));
+  const double all_bytes = all_keys * key_bytes * p.num_kv_heads;
+  double best = kBalancedStart + all_bytes / kMemory;
+  bool chosen = false;
+  for (int32_t size = 1; size <= chip.most_cluster_blocks; size *= 2) {
+    const double blocks = static_cast<double>(n.requests) * p.num_kv_heads * size;
+    const bool one_a_sm = blocks <= chip.sms || p.head_dim > 128;
+    const double slots = chip.sms * (one_a_sm ? 1.0 : 2.0), waves = std::ceil(blocks / slots);
+    const double rate = std::min(kMemory / std::min(blocks, slots), one_a_sm ? kSmMost : kSmMost / 2);
+    const double average = all_keys / static_cast<double>(n.requests) * key_bytes / size / rate;
+    const double time =
+        kClusterStart + std::max(all_bytes / kMemory, (waves - 1) * average + longest * key_bytes / size / rate);
+    if (time >= best || (size > 1 && longest < size * kClusterTileKeys / 2)) continue;
+    best = time;
+    chosen = true;
+    part.cluster.size = size;
+    part.cluster.shared_bytes = static_cast<int32_t>(one_a_sm ? kBlockShared : kHalfBlockShared);
+  }
+  if (!chosen) return false;
+  part.kind = KernelKind::kCluster;
+  const int64_t most = *std::max_element(a.seq_lens.begin(), a.seq_lens.end());
+  part.cluster.known_blocks = static_cast<int32_t>(ceil_div(most, p.block_size));
+  return true;
+}
+
 // Row-tile kernels: split only where the rows alone do not fill the chip.
 void set_tile_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len, int32_t rows,
                     int64_t wanted_blocks) {
@@ -136,9 +181,9 @@ std::vector<PlanPart> plan_mla(const AttentionPlanArgs& a, const AttentionParams
   part.kind = KernelKind::kMla;
   part.stream.rows = rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
   part.tile_keys = kMlaTileKeys;
-  if (family == KernelFamily::kTuned && chip.compute_capability == 90 && part.stream.rows == 64 &&
-      mla_wgmma_serves(p)) {
+  if (family == KernelFamily::kTuned && chip.compute_capability == 90 && mla_wgmma_serves(p)) {
     part.kind = KernelKind::kMlaWgmma;
+    part.stream.rows = kMlaWgmmaRows;
     part.tile_keys = kMlaWgmmaTileKeys;
   }
   set_decode_split(part, a, n, short_len, 1, chip);
@@ -167,7 +212,8 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
     const int64_t rows = group * std::min<int64_t>(n.query_len, short_len);
     part.stream.rows = rows <= 16 || wide ? 16 : 32;
     part.tile_keys = stream_tile_keys(p);
-    set_decode_split(part, a, n, short_len, stream_blocks_per_sm(p, part.stream.rows), chip);
+    if (family != KernelFamily::kTuned || chip.compute_capability != 90 || !choose_cluster(part, a, p, n, chip))
+      set_decode_split(part, a, n, short_len, stream_blocks_per_sm(p, part.stream.rows), chip);
     parts.push_back(part);
   }
   if (!parts.empty() && !n.any_long) return parts;
@@ -195,6 +241,8 @@ const char* kernel_name(KernelKind kind) {
   switch (kind) {
     case KernelKind::kStream:
       return "stream_attention";
+    case KernelKind::kCluster:
+      return "cluster_decode";
     case KernelKind::kMla:
       return "mla_attention";
     case KernelKind::kMlaWgmma:
@@ -210,6 +258,9 @@ const char* kernel_name(KernelKind kind) {
 }
 
 std::string describe(const PlanPart& part, int32_t num_kv_heads) {
+  if (part.kind == KernelKind::kCluster)
+    return fmt::format("cluster_decode (clusters of {}, {} KiB a block)", part.cluster.size,
+                       part.cluster.shared_bytes / 1024);
   if (part.balanced)
     return fmt::format("{} ({} rows, balanced over {} blocks, {}-key tiles) + reduce", kernel_name(part.kind),
                        part.stream.rows, part.stream.grid.x, part.tile_keys);

@@ -16,11 +16,12 @@ namespace sextant::cuda {
 // What planning needs to know of the chip.
 struct ChipLimits {
   int sms = 0;
-  int compute_capability = 0;  // 90 for sm_90
-  int64_t shared_bytes = 0;    // a block, at most
+  int compute_capability = 0;   // 90 for sm_90
+  int64_t shared_bytes = 0;     // a block, at most
+  int most_cluster_blocks = 8;  // 16 where the chip can run as many such clusters at once as it has GPCs
 };
 
-enum class KernelKind : uint8_t { kStream, kMla, kMlaWgmma, kForward, kTile, kSimt };
+enum class KernelKind : uint8_t { kStream, kCluster, kMla, kMlaWgmma, kForward, kTile, kSimt };
 
 // One attention kernel and its reduce, over the requests whose query length lies in [min_query_len, max_query_len].
 struct PlanPart {
@@ -31,6 +32,7 @@ struct PlanPart {
   FixedSplit split;
   TileGrid grid;
   StreamPlan stream;
+  ClusterPlan cluster;
   int32_t tile_keys = 0;
   int64_t max_keys = 0;   // of a request
   int64_t num_slots = 0;  // of partial rows under a fixed split

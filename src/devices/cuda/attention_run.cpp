@@ -60,6 +60,8 @@ bool serves(KernelKind kind, const AttentionParams& p) {
     case KernelKind::kStream:
       return p.q_aligned && stream_serves(p) && reinterpret_cast<uintptr_t>(p.cache_k) % 16 == 0 &&
              reinterpret_cast<uintptr_t>(p.cache_v) % 16 == 0;
+    case KernelKind::kCluster:
+      return cluster_serves(p);
     case KernelKind::kMla:
       return mla_serves(p);
     case KernelKind::kMlaWgmma:
@@ -78,6 +80,9 @@ cudaError_t launch(const PlanPart& part, const AttentionParams& p, const ChipLim
   switch (part.kind) {
     case KernelKind::kStream:
       error = launch_stream_attention(p, part.stream, stream);
+      break;
+    case KernelKind::kCluster:
+      error = launch_cluster_decode(p, part.cluster, stream);
       break;
     case KernelKind::kMla:
       error = launch_mla_attention(p, part.stream, stream);

@@ -133,6 +133,10 @@ Result<std::shared_ptr<Device>> open(int index) {
   chip.sms = info->compute_units;
   chip.compute_capability = major * 10 + minor;
   chip.shared_bytes = shared;
+  if (chip.compute_capability == 90) {
+    SEXTANT_RETURN_IF_ERROR(to_status(cudaSetDevice(index), "cudaSetDevice"));
+    chip.most_cluster_blocks = most_cluster_blocks();
+  }
   return std::shared_ptr<Device>(std::make_shared<CudaDevice>(std::move(info).value(), chip));
 }
 

@@ -102,16 +102,6 @@ __device__ __forceinline__ void load_rows(const AttentionParams& p, const Forwar
   }
 }
 
-// One box: whole tokens of one KV head.
-template <bool kValues>
-__device__ __forceinline__ void copy_keys(const KeyMap& map, uint32_t shared, int32_t token, int32_t kv_head,
-                                          int32_t block, uint32_t barrier) {
-  const int32_t column_block = kv_head * (kValues ? map.v_head_blocks : map.k_head_blocks);
-  const int32_t outer = kv_head * (kValues ? map.v_head_outer : map.k_head_outer) +
-                        block * (kValues ? map.v_block_outer : map.k_block_outer);
-  copy_box(shared, kValues ? &map.v : &map.k, 0, token, column_block, 0, outer, barrier);
-}
-
 // Half of the producer: all key tiles of one work item, K or V.
 // `claim` is called once, when the last tile's turn comes: late enough that the items are shared out evenly, early
 // enough that its latency lies under the wait for a free buffer.
@@ -146,13 +136,13 @@ __device__ __forceinline__ void load_key_tiles(const AttentionParams& p, const F
       }
       barrier_wait(empty, ring.empty_parity());
       if (thread < cache_boxes)
-        copy_keys<kValues>(maps.cache, shared_address(tile) + token * kKeyBytes, at.offset, w.kv_head,
-                           static_cast<int32_t>(clamp_block(p, table_entry)), full);
+        copy_key_box<kValues>(maps.cache, shared_address(tile) + token * kKeyBytes, at.offset, w.kv_head,
+                              static_cast<int32_t>(clamp_block(p, table_entry)), full);
     } else if (whole && all_packed && maps.packed.tokens > 0) {
       barrier_wait(empty, ring.empty_parity());
       if (thread == 0)
-        copy_keys<kValues>(maps.packed, shared_address(tile), w.request.packed_start + key0 - w.request.first_packed,
-                           w.kv_head, 0, full);
+        copy_key_box<kValues>(maps.packed, shared_address(tile), w.request.packed_start + key0 - w.request.first_packed,
+                              w.kv_head, 0, full);
     } else {
       barrier_wait(empty, ring.empty_parity());
       load_rows<S, kValues>(p, w, key0, thread, tile, 1.0f, scale);

@@ -1,8 +1,7 @@
 // Tile sizes and shared memory of the forward kernel, and what its two halves tell each other.
 #pragma once
 
-#include "devices/cuda/hopper/forward_params.h"
-#include "devices/cuda/hopper/tma.cuh"
+#include "devices/cuda/hopper/key_boxes.cuh"
 #include "devices/cuda/hopper/wgmma.cuh"
 #include "devices/cuda/kernels/key_rows.cuh"
 #include "devices/cuda/kernels/softmax.cuh"
@@ -78,15 +77,10 @@ struct RingPosition {
   __device__ __forceinline__ uint32_t empty_parity() const { return full_parity() ^ 1; }  // passes at once at first
 };
 
-// Byte offset of 16-byte chunk `chunk` of a row of Q, and of a key in a tile of kColumns columns.
+// Byte offset of 16-byte chunk `chunk` of a row of Q.
 template <int kRows>
 __device__ __forceinline__ uint32_t query_chunk(int row, int chunk) {
   return static_cast<uint32_t>((chunk >> 3) * kRows * 128 + row * 128 + (((chunk & 7) ^ (row & 7)) << 4));
-}
-template <int kColumns>
-__device__ __forceinline__ uint32_t key_chunk(int key, int chunk) {
-  return static_cast<uint32_t>((key >> 3) * (kColumns / 64) * 1024 + (chunk >> 3) * 1024 + (key & 7) * 128 +
-                               (((chunk & 7) ^ (key & 7)) << 4));
 }
 
 }  // namespace sextant::cuda

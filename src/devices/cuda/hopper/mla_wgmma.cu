@@ -1,4 +1,5 @@
 #include "devices/cuda/hopper/mla_wgmma.cuh"
+#include "devices/cuda/hopper/tensor_map.h"
 #include "devices/cuda/kernels/launchers.h"
 
 namespace sextant::cuda {
@@ -10,7 +11,7 @@ cudaError_t launch(const AttentionParams& p, dim3 grid, cudaStream_t stream) {
   const cudaError_t error =
       cudaFuncSetAttribute(mla_wgmma<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
   if (error != cudaSuccess) return error;
-  mla_wgmma<T><<<grid, S::kThreads, S::kSharedBytes, stream>>>(p);
+  mla_wgmma<T><<<grid, S::kThreads, S::kSharedBytes, stream>>>(p, make_cache_map(p, S::kKeys));
   return cudaGetLastError();
 }
 

@@ -1,17 +1,20 @@
-// MLA decode for many heads on wgmma: 64 query rows x 576, tiles of 64 keys, O [64][512] in the registers of two
-// warpgroups.
+// MLA decode on wgmma: 64 query rows x 576, tiles of 64 keys, O [64][512] in the registers of two warpgroups.
 //
-//   producer (1 warpgroup)   rows of the latent cache -> K ring of 2 tiles, by cp.async: any page size
+//   producer (1 warpgroup)   rows of the latent cache -> K ring of 2 tiles: a tensor-map box a page, or rows by
+//   cp.async
+//                            (page sizes that 8 does not divide, the ends of requests)
 //   consumer w in {0, 1}     S_w = Q K^T for keys 32w..32w+31 | row maxima meet in shared memory | P_w to shared memory
 //                            O_w += P V for columns 256w..256w+255
 //
 //   tile t:   full[t] --> S_w --> maxima --bar--> P_w --bar--> O_w --> empty[t]
 //   ring:     tile t + 1 arrives while tile t is computed
 //
-// Q, K and P lie in blocks of 64 columns, 128 bytes a row, swizzled as wgmma wants them. V is the first 8 blocks of K
-// read MN-major, so that nothing is transposed. The work list is that of kernels/work_list.cuh.
+// Q and P lie in blocks of 64 columns, 128 bytes a row; K as key_boxes.cuh says; all swizzled as wgmma wants them. V is
+// the first 8 column blocks of K read MN-major, so that nothing is transposed. The work list is that of
+// kernels/work_list.cuh.
 #pragma once
 
+#include "devices/cuda/hopper/key_boxes.cuh"
 #include "devices/cuda/hopper/wgmma.cuh"
 #include "devices/cuda/kernels/key_rows.cuh"
 #include "devices/cuda/kernels/softmax.cuh"
@@ -23,7 +26,8 @@ struct MlaWgmmaShape {
   static constexpr int kRows = 64, kKeys = 64, DK = 576, DV = 512;
   static constexpr int kBlocks = DK / 64, kBlockBytes = 64 * 128;  // 64 rows x 64 columns
   static constexpr int kTileBytes = kBlocks * kBlockBytes, kStages = 2;
-  static constexpr int kConsumers = 256, kThreads = 384;
+  static constexpr int kGroupBytes = kBlocks * 1024;  // of 8 keys
+  static constexpr int kConsumers = 256, kThreads = 384, kProducers = kThreads - kConsumers;
   // Q | K ring | P | maxima, sums [2][64] each | barriers and scratch
   static constexpr int kRingAt = kTileBytes, kProbAt = kRingAt + kStages * kTileBytes, kStatAt = kProbAt + kBlockBytes;
   static constexpr int kBarrierAt = kStatAt + 4 * 64 * 4, kScratchAt = kBarrierAt + 64;
@@ -35,54 +39,94 @@ __device__ __forceinline__ uint32_t block_offset(int row, int chunk) {
                                (((chunk & 7) ^ (row & 7)) << 4));
 }
 
+struct MlaRing {
+  uint32_t data, barriers;
+  __device__ __forceinline__ uint32_t tile(int n) const {
+    return data + n % MlaWgmmaShape::kStages * MlaWgmmaShape::kTileBytes;
+  }
+  __device__ __forceinline__ uint32_t full(int n) const { return barriers + 8 * (n % MlaWgmmaShape::kStages); }
+  __device__ __forceinline__ uint32_t empty(int n) const {
+    return barriers + 8 * (MlaWgmmaShape::kStages + n % MlaWgmmaShape::kStages);
+  }
+  static __device__ __forceinline__ uint32_t full_parity(int n) { return (n / MlaWgmmaShape::kStages) & 1; }
+  static __device__ __forceinline__ uint32_t empty_parity(int n) { return full_parity(n) ^ 1; }
+};
+
+// Tiles of a range, the n-th into buffer n. Rows that came by cp.async are announced one tile late, so that the next
+// tile's copies start before them, but never while this thread waits for a free buffer.
 template <class T>
-__device__ __forceinline__ void mla_produce(const AttentionParams& p, const TileRange& range, TileCursor cursor,
-                                            uint32_t ring, uint32_t barriers) {
+__device__ __forceinline__ void mla_produce(const AttentionParams& p, const KeyMap& map, const TileRange& range,
+                                            TileCursor cursor, const MlaRing& ring) {
   using S = MlaWgmmaShape;
   const int thread = static_cast<int>(threadIdx.x) - S::kConsumers, sub = thread % 8, row0 = thread / 8;
-  int64_t rows[4];
-  bool valid[4];
-  const auto look_up = [&]() {
-    const int32_t key0 = cursor.request.key_lo + cursor.tile * S::kKeys;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int32_t position = key0 + row0 + 16 * i;
-      valid[i] = position < cursor.request.key_hi;
-      rows[i] = find_key_row(p, cursor.request, 0, position, cursor.request.key_hi).k;
-    }
-  };
-  look_up();
+  const int boxes = map.tokens > 0 ? S::kKeys / map.tokens : 0;
   const T* base = static_cast<const T*>(p.cache_k) + sub * 8;
-  for (int32_t x = range.begin; x < range.end; ++x) {
-    const int n = x - range.begin, stage = n % S::kStages;
-    if (n >= S::kStages) barrier_wait(barriers + 8 * (S::kStages + stage), (n / S::kStages - 1) & 1);
-    const uint32_t tile = ring + stage * S::kTileBytes;
+  int unannounced = -1;
+  const auto announce = [&] {
+    if (unannounced < 0) return;
+    fence_async_proxy();
+    barrier_arrive(ring.full(unannounced));
+    unannounced = -1;
+  };
+  for (int n = 0; n < range.end - range.begin; ++n) {
+    const Request& r = cursor.request;
+    const int32_t key0 = r.key_lo + cursor.tile * S::kKeys;
+    const bool boxed = boxes > 0 && key0 + S::kKeys <= r.key_hi && key0 % map.tokens == 0;
+    const uint32_t tile = ring.tile(n);
+    if (boxed) {
+      cp_async_wait<0>();
+      announce();
+      if (thread < 32) {
+        const int32_t position = key0 + thread * map.tokens;
+        BlockOffset at{};
+        int32_t entry = 0;
+        if (thread < boxes) {  // looked up before the wait: its latency is hidden there
+          at = split_position(p, position);
+          entry = __ldg(p.block_table + r.index * p.block_table_stride + at.block);
+        }
+        barrier_wait(ring.empty(n), ring.empty_parity(n));
+        if (thread == 0) barrier_arrive_all(ring.full(n), S::kProducers, S::kTileBytes);
+        if (thread < boxes)
+          copy_key_box<false>(map, tile + thread * map.tokens * (S::DK * 2), at.offset, 0,
+                              static_cast<int32_t>(clamp_block(p, entry)), ring.full(n));
+        __syncwarp();
+      }
+    } else {
+      int64_t rows[4];
+      bool valid[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+      for (int i = 0; i < 4; ++i) {
+        const int32_t position = key0 + row0 + 16 * i;
+        valid[i] = position < r.key_hi;
+        rows[i] = find_key_row(p, r, 0, position, r.key_hi).k;
+      }
+      if (!barrier_passed(ring.empty(n), ring.empty_parity(n))) {
+        cp_async_wait<0>();
+        announce();
+        barrier_wait(ring.empty(n), ring.empty_parity(n));
+      }
 #pragma unroll
-      for (int block = 0; block < S::kBlocks; ++block)
-        cp_async_16(tile + block_offset(row0 + 16 * i, block * 8 + sub), base + (valid[i] ? rows[i] + block * 64 : 0),
-                    valid[i]);
-    cp_async_commit();
-    if (x + 1 < range.end) {
-      cursor.advance(p, S::kRows, S::kKeys);
-      look_up();
-    }
-    if (n > 0) {
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int block = 0; block < S::kBlocks; ++block)
+          cp_async_16(tile + key_chunk<S::DK>(row0 + 16 * i, block * 8 + sub),
+                      base + (valid[i] ? rows[i] + block * 64 : 0), valid[i]);
+      cp_async_commit();
       cp_async_wait<1>();
-      fence_async_proxy();
-      barrier_arrive(barriers + 8 * ((n - 1) % S::kStages));
+      announce();
+      unannounced = n;
     }
+    if (n + 1 < range.end - range.begin) cursor.advance(p, S::kRows, S::kKeys);
   }
   cp_async_wait<0>();
-  fence_async_proxy();
-  barrier_arrive(barriers + 8 * ((range.end - range.begin - 1) % S::kStages));
+  announce();
 }
 
 template <class T>
 __device__ __forceinline__ void mla_load_query_blocks(const AttentionParams& p, const TileCursor& c, char* q_tile) {
   using S = MlaWgmmaShape;
   const int num_rows = c.request.query_len * p.group_size;
+#pragma unroll 6
   for (int i = threadIdx.x; i < S::kRows * S::DK / 8; i += S::kConsumers) {
     const int tile_row = i / (S::DK / 8), chunk = i % (S::DK / 8), row = c.row_tile * S::kRows + tile_row;
     uint4 x = make_uint4(0, 0, 0, 0);
@@ -193,11 +237,11 @@ __device__ __forceinline__ void mla_write_rows(const AttentionParams& p, const B
 
 template <class T>
 __device__ __forceinline__ void mla_consume(const AttentionParams& p, const BlockWork& work, TileCursor done,
-                                            char* shared, uint32_t barriers) {
+                                            char* shared, const MlaRing& ring) {
   using S = MlaWgmmaShape;
   const TileRange& range = work.range;
   const int group = threadIdx.x / 128, lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
-  const uint32_t q_tile = shared_address(shared), ring = q_tile + S::kRingAt, prob_tile = q_tile + S::kProbAt;
+  const uint32_t q_tile = shared_address(shared), prob_tile = q_tile + S::kProbAt;
   float* maxima = reinterpret_cast<float*>(shared + S::kStatAt);  // [2][64]
   float* sums = maxima + 128;                                     // [2][64]
   const ScoreRule rule = make_score_rule(p, key_scale(p, 0));
@@ -205,7 +249,7 @@ __device__ __forceinline__ void mla_consume(const AttentionParams& p, const Bloc
   MlaRows rows;
   int32_t first_tile = done.tile;
   for (int32_t x = range.begin; x < range.end; ++x) {
-    const int n = x - range.begin, stage = n % S::kStages;
+    const int n = x - range.begin;
     if (n == 0 || done.tile == 0) {
       first_tile = done.tile;
       named_barrier<1, S::kConsumers>();  // the other warpgroup may still read Q and the sums
@@ -223,15 +267,16 @@ __device__ __forceinline__ void mla_consume(const AttentionParams& p, const Bloc
       for (int i = 0; i < 128; ++i) o[i] = 0.0f;
       named_barrier<1, S::kConsumers>();
     }
-    barrier_wait(barriers + 8 * stage, (n / S::kStages) & 1);
-    const uint32_t tile = ring + stage * S::kTileBytes;
+    barrier_wait(ring.full(n), ring.full_parity(n));
+    const uint32_t tile = ring.tile(n);
     float s[16];
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < S::DK / 16; ++k) {
-      const uint32_t at = (k / 4) * S::kBlockBytes + (k % 4) * 32;
-      wgmma_m64n32k16<T>(s, matrix_descriptor(q_tile + at, 16, 1024),
-                         matrix_descriptor(tile + at + group * 32 * 128, 16, 1024), k > 0);
+      const uint32_t column = (k % 4) * 32;
+      wgmma_m64n32k16<T>(
+          s, matrix_descriptor(q_tile + (k / 4) * S::kBlockBytes + column, 16, 1024),
+          matrix_descriptor(tile + group * 4 * S::kGroupBytes + (k / 4) * 1024 + column, 16, S::kGroupBytes), k > 0);
     }
     wgmma_commit();
     wgmma_wait<0>();
@@ -246,11 +291,11 @@ __device__ __forceinline__ void mla_consume(const AttentionParams& p, const Bloc
 #pragma unroll
     for (int k = 0; k < S::kKeys / 16; ++k)
       wgmma_m64n256k16<T>(o, matrix_descriptor(prob_tile + k * 32, 16, 1024),
-                          matrix_descriptor(tile + group * 4 * S::kBlockBytes + k * 16 * 128, S::kBlockBytes, 1024),
+                          matrix_descriptor(tile + group * 4 * 1024 + k * 2 * S::kGroupBytes, 1024, S::kGroupBytes),
                           true);
     wgmma_commit();
     wgmma_wait<0>();
-    barrier_arrive(barriers + 8 * (S::kStages + stage));
+    if (lane == 0) barrier_arrive(ring.empty(n));
     const bool ends = done.tile + 1 == done.counts.tiles;
     if (ends || x + 1 == range.end) mla_write_rows<T>(p, work, done, first_tile, ends, rows, sums, o);
     if (x + 1 < range.end) done.advance(p, S::kRows, S::kKeys);
@@ -258,18 +303,20 @@ __device__ __forceinline__ void mla_consume(const AttentionParams& p, const Bloc
 }
 
 template <class T>
-__global__ void __launch_bounds__(MlaWgmmaShape::kThreads, 1) mla_wgmma(const AttentionParams p) {
+__global__ void __launch_bounds__(MlaWgmmaShape::kThreads, 1)
+    mla_wgmma(const __grid_constant__ AttentionParams p, const __grid_constant__ KeyMap map) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
   using S = MlaWgmmaShape;
   extern __shared__ char shared_bytes[];
   char* shared = shared_bytes + (1024 - shared_address(shared_bytes) % 1024) % 1024;
-  const uint32_t barriers = shared_address(shared + S::kBarrierAt);
+  const MlaRing ring{shared_address(shared + S::kRingAt), shared_address(shared + S::kBarrierAt)};
   launch_dependents();
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < S::kStages; ++stage) {
-      barrier_init(barriers + 8 * stage, S::kThreads - S::kConsumers);   // full
-      barrier_init(barriers + 8 * (S::kStages + stage), S::kConsumers);  // empty
+      barrier_init(ring.full(stage), S::kProducers);
+      barrier_init(ring.empty(stage), S::kConsumers / 32);
     }
+    if (map.tokens > 0) prefetch_tensor_map(&map.k);
     fence_async_proxy();
   }
   TileCursor cursor;
@@ -278,11 +325,11 @@ __global__ void __launch_bounds__(MlaWgmmaShape::kThreads, 1) mla_wgmma(const At
   __syncthreads();
   if (work.range.begin == work.range.end) return;
   if (threadIdx.x >= S::kConsumers) {
-    shrink_registers<72>();
-    mla_produce<T>(p, work.range, cursor, shared_address(shared + S::kRingAt), barriers);
+    shrink_registers<104>();
+    mla_produce<T>(p, map, work.range, cursor, ring);
   } else {
-    grow_registers<216>();
-    mla_consume<T>(p, work, cursor, shared, barriers);
+    grow_registers<200>();
+    mla_consume<T>(p, work, cursor, shared, ring);
   }
 #endif
 }

@@ -112,17 +112,22 @@ constexpr int64_t kManyTokens = int64_t{1} << 31;
 
 }  // namespace
 
+KeyMap make_cache_map(const AttentionParams& p, int32_t tile_keys) {
+  KeyMap map{};
+  const int32_t tokens = std::min(tile_keys, p.block_size & -p.block_size);
+  const bool plain = is_plain(p.k_addr, p.k_chunk_stride) && is_plain(p.v_addr, p.v_chunk_stride);
+  if (p.cache_dtype == p.dtype && plain && p.head_dim % 64 == 0 && p.head_dim_v % 64 == 0 &&
+      tokens >= 8)  // a swizzle pattern's rows
+    make_key_maps(&map, p.dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim),
+                  cache_keys(p, p.cache_v, p.v_addr, p.head_dim_v), tokens);
+  return map;
+}
+
 ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile) {
   ForwardMaps maps{};
   maps.queries = make_query_map(&maps.q, p);
   if (p.head_dim != tile.head_dim || p.head_dim_v != tile.head_dim_v) return maps;  // padding is for copies by row
-  if (p.origin != KeyOrigin::kPacked && p.cache_dtype == p.dtype && is_plain(p.k_addr, p.k_chunk_stride) &&
-      is_plain(p.v_addr, p.v_chunk_stride)) {
-    const int32_t tokens = std::min(tile.keys, p.block_size & -p.block_size);
-    if (tokens >= 8)  // a swizzle pattern's rows
-      make_key_maps(&maps.cache, p.dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim),
-                    cache_keys(p, p.cache_v, p.v_addr, p.head_dim_v), tokens);
-  }
+  if (p.origin != KeyOrigin::kPacked) maps.cache = make_cache_map(p, tile.keys);
   if (p.origin != KeyOrigin::kCache && p.packed_aligned) {
     // A head's rows as if there were no end to them; heads are the outer dimension.
     const auto packed = [&](const void* base, int32_t head_dim, int64_t token_stride, int64_t head_stride) {

@@ -46,11 +46,22 @@ cudaError_t launch_stream_attention(const AttentionParams& p, const StreamPlan& 
 cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& plan, int32_t tile_keys, bool overlap,
                                    cudaStream_t stream);
 
+// Hopper: decode of up to 16 query rows a KV head by clusters of blocks; no partial results in memory.
+constexpr int32_t kClusterRows = 16, kClusterTileKeys = 64;
+struct ClusterPlan {
+  int32_t size = 1;          // blocks that share a request and KV head
+  int32_t shared_bytes = 0;  // of a block, at most
+  int32_t known_blocks = 0;  // entries that each row of block_table has
+};
+bool cluster_serves(const AttentionParams& p);
+int most_cluster_blocks();  // of the current device, compute capability 9.0
+cudaError_t launch_cluster_decode(const AttentionParams& p, const ClusterPlan& plan, cudaStream_t stream);
+
 // MLA decode over a latent cache of 576 / 512.
 constexpr int32_t kMlaTileKeys = 32;
 bool mla_serves(const AttentionParams& p);
 cudaError_t launch_mla_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
-constexpr int32_t kMlaWgmmaTileKeys = 64;
+constexpr int32_t kMlaWgmmaRows = 64, kMlaWgmmaTileKeys = 64;
 bool mla_wgmma_serves(const AttentionParams& p);
 cudaError_t launch_mla_wgmma(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
 

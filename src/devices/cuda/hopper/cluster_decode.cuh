@@ -1,0 +1,340 @@
+// Decode on Hopper: a cluster of blocks for each request and KV head, merged without leaving the chip.
+//
+//   grid      (cluster size, KV heads, requests): no work list to search, no second kernel that merges
+//   block r   takes tiles r, r + size, r + 2 * size, ... of 64 keys each
+//   producer  one warp: looks up 32 boxes (pages, or parts of them) at once, brings K and V by tensor-map copies
+//   consumers four warps, 16 keys of each tile each; the G heads times the query tokens are the 16 rows of mma.sync
+//
+//   lengths, first block ids --> K, V boxes --> S, softmax, O += P V --> warps merge --> cluster merges --> out
+//
+// What decides a short decode is the chain of waits for memory. So the first block ids are fetched together with the
+// lengths that say whether they are needed, and the partial results meet in the cluster's shared memory.
+#pragma once
+
+#include "devices/cuda/hopper/cluster.cuh"
+#include "devices/cuda/hopper/key_boxes.cuh"
+#include "devices/cuda/hopper/wgmma.cuh"
+#include "devices/cuda/kernels/launchers.h"
+#include "devices/cuda/portable/stream_attention.cuh"
+
+namespace sextant::cuda {
+
+template <class T_, int kDim_>
+struct ClusterShape {
+  using T = T_;
+  using Tq = T_;
+  static constexpr KvBits kBits = KvBits::k16;
+  static constexpr bool kFp8 = false;
+  static constexpr int kElement = 2, kDim = kDim_, DV = kDim_, kRowTiles = 1, kRows = 16;
+  static constexpr int kWarps = 4, kConsumers = 32 * kWarps, kThreads = kConsumers + 32;
+  static constexpr int kKeys = 16, kTileKeys = kWarps * kKeys;  // of a warp, of a tile
+  static constexpr int kChunks = kDim * 2 / 16;
+  static constexpr int kTileBytes = kTileKeys * kDim * 2, kStageBytes = 2 * kTileBytes;  // K, then V
+  static constexpr int kPartColumns = kDim + 8;  // floats; rows of a fragment then hit different banks
+  static constexpr int kPartBytes = kRows * kPartColumns * 4;
+  static constexpr int kMostStages = 8;
+  static constexpr int kLeastStages = 2;
+  static_assert(kWarps * kPartBytes <= kLeastStages * kStageBytes, "partial results reuse the ring");
+  // Statistics [kWarps][2][16], the block's own [16][2], barriers.
+  static constexpr int kStatBytes = kWarps * 2 * 16 * 4, kBlockStatBytes = 16 * 2 * 4,
+                       kBarrierBytes = 2 * kMostStages * 8;
+  static constexpr int kFixedBytes = kStatBytes + kBlockStatBytes + kBarrierBytes + 1024;  // the swizzle wants 1 KiB
+
+  static __device__ __forceinline__ uint32_t offset(int row, int chunk) { return key_chunk<kDim>(row, chunk); }
+  static __device__ __forceinline__ int column(int n, int e) { return n * 8 + (threadIdx.x & 3) * 2 + (e & 1); }
+};
+
+// Tiles of one block: every `size`-th of the request's, which start at `first`.
+struct ClusterTiles {
+  Request request;
+  int32_t kv_head, first, count, rank, size;
+  __device__ __forceinline__ int32_t key0(int j) const { return first + (rank + j * size) * 64; }
+};
+
+struct StageRing {
+  uint32_t data, barriers;
+  int stages;
+  __device__ __forceinline__ uint32_t full(int stage) const { return barriers + 8 * stage; }
+  __device__ __forceinline__ uint32_t empty(int stage) const { return barriers + 8 * (stages + stage); }
+};
+
+// `guessed`: the block id of this lane's box in the first batch, or -1.
+template <class S>
+__device__ __forceinline__ void produce_tiles(const AttentionParams& p, const KeyMap& map, const ClusterTiles& w,
+                                              const StageRing& ring, int32_t guessed) {
+  const int lane = threadIdx.x & 31, boxes = S::kTileKeys / map.tokens, tiles_at_once = 32 / boxes;
+  const int my_tile = lane / boxes, my_box = lane % boxes;
+  const int32_t lo = w.request.key_lo, hi = w.request.key_hi;
+  const auto box_position = [&](int j0) { return w.key0(j0 + my_tile) + my_box * map.tokens; };
+  const auto look_up = [&](int j0) {
+    const int32_t position = box_position(j0);
+    if (j0 + my_tile >= w.count || position >= hi || position + map.tokens <= lo) return 0;
+    return __ldg(p.block_table + w.request.index * p.block_table_stride + split_position(p, position).block);
+  };
+  int32_t entry = guessed >= 0 ? guessed : look_up(0);
+  int stage = 0;
+  uint32_t parity = 1;  // the first round finds the buffers empty
+  for (int j0 = 0; j0 < w.count; j0 += tiles_at_once) {
+    const int32_t next_entry = look_up(j0 + tiles_at_once);
+    const BlockOffset at = split_position(p, box_position(j0));
+    const auto block = static_cast<int32_t>(clamp_block(p, entry));
+    for (int j = 0; j < tiles_at_once && j0 + j < w.count; ++j) {
+      const int32_t key0 = w.key0(j0 + j);
+      const int first_box = lo > key0 ? (lo - key0) / map.tokens : 0;
+      const int end_box = min(boxes, ceil_div(hi - key0, map.tokens));
+      barrier_wait(ring.empty(stage), parity);
+      const uint32_t full = ring.full(stage), tile = ring.data + stage * S::kStageBytes;
+      if (lane == 0)
+        barrier_arrive_expect(full, static_cast<uint32_t>((end_box - first_box) * 2 * map.tokens * S::kDim * 2));
+      if (my_tile == j && my_box >= first_box && my_box < end_box) {
+        const uint32_t to = tile + my_box * map.tokens * S::kDim * 2;
+        copy_key_box<false>(map, to, at.offset, w.kv_head, block, full);
+        copy_key_box<true>(map, to + S::kTileBytes, at.offset, w.kv_head, block, full);
+      }
+      __syncwarp();
+      if (++stage == ring.stages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+    entry = next_entry;
+  }
+}
+
+// Rows of V outside [lo, hi) become zero: they may hold anything, NaN too, and 0 * NaN is NaN.
+template <class S>
+__device__ __forceinline__ void clear_unseen_values(char* values, int32_t key0, int32_t lo, int32_t hi) {
+  const int lane = threadIdx.x & 31;
+  for (int i = lane; i < S::kKeys * S::kChunks; i += 32) {
+    const int row = i / S::kChunks;
+    if (key0 + row < lo || key0 + row >= hi)
+      *reinterpret_cast<uint4*>(values + S::offset(row, i % S::kChunks)) = make_uint4(0, 0, 0, 0);
+  }
+  fence_async_proxy();  // the buffer's next content comes by asynchronous copies
+  __syncwarp();
+}
+
+template <class S>
+__device__ __forceinline__ void consume_tiles(const AttentionParams& p, const ClusterTiles& w, const StageRing& ring,
+                                              char* ring_data, RowState<1>& rows, float (&o)[1][S::kDim / 8][4]) {
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  const Request& r = w.request;
+  TileCursor cursor;
+  cursor.request = r;
+  cursor.row_tile = 0;
+  cursor.kv_head = w.kv_head;
+  QueryTile<S> q;
+  load_query_tile<S>(p, cursor, q);
+  const ScoreRule rule = make_score_rule(p, 1.0f);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = half * 8 + lane / 4;
+    rows.position[0][half] = r.context_len + row / p.group_size;
+    rows.slope[0][half] = 0;
+    if (p.alibi_slopes != nullptr)
+      rows.slope[0][half] = p.alibi_slopes[w.kv_head * p.group_size + row % p.group_size] * kLog2E;
+    rows.max[0][half] = -INFINITY;
+    rows.sum[0][half] = 0;
+  }
+#pragma unroll
+  for (int n = 0; n < S::kDim / 8; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) o[0][n][e] = 0.0f;
+  constexpr int kWarpBytes = S::kKeys * S::kDim * 2;
+  int stage = 0;
+  uint32_t parity = 0;
+  for (int j = 0; j < w.count; ++j) {
+    barrier_wait(ring.full(stage), parity);
+    char* keys = ring_data + stage * S::kStageBytes + warp * kWarpBytes;
+    char* values = keys + S::kTileBytes;
+    const int32_t key0 = w.key0(j) + warp * S::kKeys;
+    if (key0 < r.key_hi && key0 + S::kKeys > r.key_lo) {
+      const bool edge = key0 + S::kKeys > r.key_hi || key0 < r.key_lo;
+      if (edge) clear_unseen_values<S>(values, key0, r.key_lo, r.key_hi);
+      float s[1][S::kKeys / 8][4];
+      stream_scores<S>(q, keys, s);
+      const bool masked = edge || (r.query_len > 1 && (p.causal || p.window > 0));
+      softmax_tile<S>(p, r, rule, key0, r.key_hi, masked, s, rows, o);
+      stream_values<S>(s, shared_address(values), o);
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(ring.empty(stage));
+    if (++stage == ring.stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+}
+
+// The four warps' parts meet in shared memory: row sums of the block at `part`, [16][kPartColumns], and (max, sum) of
+// each row at `block_stats`. Fixed order, so that the bits do not depend on timing.
+template <class S>
+__device__ __forceinline__ void merge_block(char* ring_data, float* stats, float2* block_stats, int num_rows,
+                                            RowState<1>& rows, const float (&o)[1][S::kDim / 8][4]) {
+  constexpr int kConsumersBarrier = 1, kUnits = S::kDim / 4;
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  float* parts = reinterpret_cast<float*>(ring_data);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float sum = rows.sum[0][half];
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    if ((lane & 3) == 0) {
+      stats[warp * 32 + half * 8 + lane / 4] = rows.max[0][half];
+      stats[warp * 32 + 16 + half * 8 + lane / 4] = sum;
+    }
+  }
+  named_wait(kConsumersBarrier, S::kConsumers);  // the ring is read no more
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = half * 8 + lane / 4;
+    if (row >= num_rows) continue;
+    float* to = parts + (warp * S::kRows + row) * S::kPartColumns;
+#pragma unroll
+    for (int n = 0; n < S::kDim / 8; ++n)
+      *reinterpret_cast<float2*>(to + S::column(n, 0)) = make_float2(o[0][n][2 * half], o[0][n][2 * half + 1]);
+  }
+  named_wait(kConsumersBarrier, S::kConsumers);
+  for (int u = threadIdx.x; u < num_rows * kUnits; u += S::kConsumers) {
+    const int row = u / kUnits, column = u % kUnits * 4;
+    float top = -INFINITY, total = 0;
+#pragma unroll
+    for (int i = 0; i < S::kWarps; ++i) top = fmaxf(top, stats[i * 32 + row]);
+    const float base = top == -INFINITY ? 0.0f : top;
+    float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int i = 0; i < S::kWarps; ++i) {
+      const float weight = exp2_approx(stats[i * 32 + row] - base);
+      const float4 x = *reinterpret_cast<const float4*>(parts + (i * S::kRows + row) * S::kPartColumns + column);
+      total += weight * stats[i * 32 + 16 + row];
+      sum.x += weight * x.x;
+      sum.y += weight * x.y;
+      sum.z += weight * x.z;
+      sum.w += weight * x.w;
+    }
+    *reinterpret_cast<float4*>(parts + row * S::kPartColumns + column) = sum;  // read by this thread alone before
+    if (column == 0) block_stats[row] = make_float2(top, total);
+  }
+}
+
+// The blocks' parts meet: each block ends its share of the rows' columns.
+template <class S>
+__device__ __forceinline__ void merge_cluster(const AttentionParams& p, const ClusterTiles& w, const char* ring_data,
+                                              const float2* block_stats, int num_rows) {
+  constexpr int kUnits = S::kDim / 4;
+  const uint32_t parts = shared_address(ring_data), stats = shared_address(block_stats);
+  for (int u = static_cast<int>(threadIdx.x) * w.size + w.rank; u < num_rows * kUnits; u += S::kConsumers * w.size) {
+    const int row = u / kUnits, column = u % kUnits * 4;
+    float top = -INFINITY, total = 0;
+#pragma unroll 8
+    for (int i = 0; i < w.size; ++i) top = fmaxf(top, load_remote_float2(remote_address(stats + row * 8, i)).x);
+    const float base = top == -INFINITY ? 0.0f : top;
+    float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+    for (int i = 0; i < w.size; ++i) {
+      const float2 state = load_remote_float2(remote_address(stats + row * 8, i));
+      const float4 x = load_remote_float4(remote_address(parts + (row * S::kPartColumns + column) * 4, i));
+      const float weight = exp2_approx(state.x - base);
+      total += weight * state.y;
+      sum.x += weight * x.x;
+      sum.y += weight * x.y;
+      sum.z += weight * x.z;
+      sum.w += weight * x.w;
+    }
+    const int32_t token = w.request.query_start + row / p.group_size,
+                  head = w.kv_head * p.group_size + row % p.group_size;
+    const RowEnd end = finish_row(top, total, 1.0f, p.sinks, head);
+    if (column == 0) store_lse(p, token, head, end.lse);
+    const RowSink<typename S::T> sink = output_row<typename S::T>(p, token, head);
+    sink.store_pair(column, sum.x * end.weight, sum.y * end.weight);
+    sink.store_pair(column + 2, sum.z * end.weight, sum.w * end.weight);
+  }
+}
+
+// `known_blocks`: entries of a block_table row that exist whatever the current length is; 0: guess nothing.
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, S::kDim == 256 ? 1 : 2)
+    cluster_decode(const __grid_constant__ AttentionParams p, const __grid_constant__ KeyMap map, int stages,
+                   int known_blocks) {
+#if __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ char shared_bytes[];
+  char* shared = shared_bytes + (1024 - shared_address(shared_bytes) % 1024) % 1024;
+  char* fixed = shared + stages * S::kStageBytes;
+  float* stats = reinterpret_cast<float*>(fixed);
+  auto* block_stats = reinterpret_cast<float2*>(fixed + S::kStatBytes);
+  const StageRing ring{shared_address(shared), shared_address(fixed + S::kStatBytes + S::kBlockStatBytes), stages};
+  const bool produces = threadIdx.x >= S::kConsumers;
+  ClusterTiles w;
+  w.rank = static_cast<int32_t>(blockIdx.x);  // the cluster is the whole of x
+  w.size = static_cast<int32_t>(gridDim.x);
+  w.kv_head = static_cast<int32_t>(blockIdx.y);
+  int32_t guessed = -1;
+  if (produces && p.window == 0 && p.key_begin == 0 && known_blocks > 0) {
+    const int lane = threadIdx.x & 31, boxes = S::kTileKeys / map.tokens;
+    const int position = (w.rank + lane / boxes * w.size) * S::kTileKeys + lane % boxes * map.tokens;
+    const int block = split_position(p, position).block;
+    if (block < known_blocks) guessed = __ldg(p.block_table + blockIdx.z * p.block_table_stride + block);
+  }
+  w.request = load_request(p, static_cast<int>(blockIdx.z));
+  if (threadIdx.x == 0) {
+    prefetch_tensor_map(&map.k);
+    prefetch_tensor_map(&map.v);
+    for (int i = 0; i < stages; ++i) {
+      barrier_init(ring.full(i), 1);
+      barrier_init(ring.empty(i), S::kWarps);
+    }
+    fence_async_proxy();
+  }
+  __syncthreads();
+  if (!w.request.active) return;  // the whole cluster
+  const int32_t lo = w.request.key_lo, hi = w.request.key_hi;
+  w.first = lo / S::kTileKeys * S::kTileKeys;
+  const int32_t tiles = hi > lo ? ceil_div(hi - w.first, S::kTileKeys) : 0;
+  w.count = tiles > w.rank ? ceil_div(tiles - w.rank, w.size) : 0;
+  const int num_rows = w.request.query_len * p.group_size;
+  if (produces) {
+    produce_tiles<S>(p, map, w, ring, guessed);
+  } else {
+    RowState<1> rows;
+    float o[1][S::kDim / 8][4];
+    consume_tiles<S>(p, w, ring, shared, rows, o);
+    merge_block<S>(shared, stats, block_stats, num_rows, rows, o);
+  }
+  cluster_barrier();
+  if (!produces) merge_cluster<S>(p, w, shared, block_stats, num_rows);
+  cluster_barrier();  // no block ends while another reads its shared memory
+#endif
+}
+
+inline cudaLaunchAttribute cluster_attribute(int size) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(size);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  return attribute;
+}
+
+template <class S>
+cudaError_t launch_cluster_shape(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
+                                 cudaStream_t stream) {
+  const int room = plan.shared_bytes - S::kFixedBytes;
+  const int stages = room / S::kStageBytes < S::kMostStages ? room / S::kStageBytes : S::kMostStages;
+  if (stages < S::kLeastStages) return cudaErrorInvalidConfiguration;
+  const int bytes = stages * S::kStageBytes + S::kFixedBytes;
+  cudaError_t error = cudaFuncSetAttribute(cluster_decode<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error == cudaSuccess && plan.size > 8)
+    error = cudaFuncSetAttribute(cluster_decode<S>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute attribute = cluster_attribute(plan.size);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(plan.size), static_cast<unsigned>(p.num_kv_heads),
+                        static_cast<unsigned>(p.num_requests));
+  config.blockDim = dim3(S::kThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, cluster_decode<S>, p, map, stages, plan.known_blocks);
+}
+
+}  // namespace sextant::cuda
