@@ -21,19 +21,16 @@ mkdir -p "$logs"
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader | tee "$logs/machine.txt"
 
 if [ -n "$prebuilt" ]; then
-  bin=$prebuilt
+  sextant=$prebuilt/sextant bench=$prebuilt/cuda_bench tests=$prebuilt/sextant_cuda_tests
   export LD_LIBRARY_PATH="$PWD/$prebuilt:${LD_LIBRARY_PATH:-}"
 else
-  cmake --preset release -DSEXTANT_CUDA=ON --log-level=WARNING && cmake --build build/release > "$logs/build.txt" 2>&1 || { tail -20 "$logs/build.txt"; exit 1; }
-  bin=build/release/bin
-  [ -x "$bin/sextant" ] || bin=$(dirname "$(find build/release -name sextant -type f -perm -u+x | head -1)")
+  { cmake --preset bench -DSEXTANT_CUDA=ON --log-level=WARNING && cmake --build build/bench; } > "$logs/build.txt" 2>&1 || { tail -20 "$logs/build.txt"; exit 1; }
+  sextant=build/bench/apps/sextant/sextant bench=build/bench/bench/cuda_bench tests=build/bench/tests/sextant_cuda_tests
 fi
 
 status=0
 if [ $verify = 1 ]; then
-  timeout 240 "$bin/sextant" verify --device cuda > "$logs/verify.txt" 2>&1 || status=1
-  tests=$bin/sextant_cuda_tests
-  [ -n "$prebuilt" ] || tests=build/release/tests/sextant_cuda_tests
+  timeout 240 "$sextant" verify --device cuda > "$logs/verify.txt" 2>&1 || status=1
   if [ -x "$tests" ]; then
     timeout 240 "$tests" > "$logs/tests.txt" 2>&1 || status=1
   else
@@ -42,7 +39,7 @@ if [ $verify = 1 ]; then
 fi
 if [ $sanitize = 1 ]; then
   for tool in memcheck racecheck; do
-    timeout 200 compute-sanitizer --tool $tool --error-exitcode 9 "$bin/sextant" verify --device cuda --reduced > "$logs/$tool.txt" 2>&1
+    timeout 200 compute-sanitizer --tool $tool --error-exitcode 9 "$sextant" verify --device cuda --reduced > "$logs/$tool.txt" 2>&1
     echo "$tool: exit $? $(grep -c '=========.*Error\|=========.*Invalid\|=========.*hazard' "$logs/$tool.txt") reports; $(tail -1 "$logs/$tool.txt")" >> "$logs/sanitize.txt"
   done
 fi
@@ -51,7 +48,7 @@ groups=("copy" "_" "gemm" "decode 32" "decode 8" "decode 64" "decode page" "deco
 [ -n "$only" ] && groups=("$only")
 : > "$logs/bench.txt"
 for group in "${groups[@]}"; do
-  timeout 100 "$bin/cuda_bench" --only "$group" 2>&1 | grep -v -e ' attention cases, 0 wrong' -e '^NVIDIA' >> "$logs/bench.txt" || status=1
+  timeout 100 "$bench" --only "$group" 2>&1 | grep -v -e ' attention cases, 0 wrong' -e '^NVIDIA' >> "$logs/bench.txt" || status=1
 done
 
 echo "== verify"

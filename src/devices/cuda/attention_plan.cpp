@@ -22,8 +22,9 @@ size_t align(size_t bytes) { return (bytes + 255) / 256 * 256; }
 // Largest lengths that the plan serves.
 struct Bounds {
   int64_t tokens = 0, requests = 0;
-  int64_t query_len = 0;  // of requests that may pass the filter
-  int64_t keys = 0;       // that one request may see
+  int64_t query_len = 0;        // of requests that may pass the filter
+  int64_t short_query_len = 0;  // of those no longer than a decode kernel takes
+  int64_t keys = 0;             // that one request may see
   bool any_short = false, any_long = false;
 };
 
@@ -39,7 +40,9 @@ Bounds find_bounds(const AttentionPlanArgs& a, int32_t short_len) {
     n.query_len = std::max<int64_t>(n.query_len, query_len);
     if (query_len < a.filter.min_query_len || query_len > a.filter.max_query_len) continue;
     (query_len <= short_len ? n.any_short : n.any_long) = true;
+    if (query_len <= short_len) n.short_query_len = std::max<int64_t>(n.short_query_len, query_len);
   }
+  n.short_query_len = std::max<int64_t>(n.short_query_len, std::min(a.bounds.max_query_len, short_len));
   n.query_len = std::min<int64_t>(std::max<int64_t>(n.query_len, a.bounds.max_query_len), a.filter.max_query_len);
   if (a.op == AttentionOp::kVarlen) {
     const bool bounded = !a.key_start_loc.empty() && a.bounds.max_seq_len == 0;
@@ -108,38 +111,57 @@ void set_decode_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& 
   part.stream.grid = dim3(part.grid.tiles, a.spec.num_kv_heads, part.grid.partitions);
 }
 
-// Decode by clusters where its blocks, all equally long, fill the chip about as well as the balanced list does: what it
-// saves is the search in that list and the second kernel. Times are estimates from bytes.
+// Estimates of what a part of a batch costs a chip that has all of its memory or matrix units for it.
+constexpr double kMemoryRate = 3.0e12;  // bytes/s
+constexpr double kMatrixRate = 6.0e14;  // FLOP/s
+
+// Keys that the requests of one part see, all heads alike.
+struct PartKeys {
+  double requests = 0, sum = 0, longest = 0;
+  double pairs = 0;  // of queries and keys
+};
+PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_query_len, int64_t max_query_len) {
+  const bool graph = a.bounds.max_seq_len > 0;  // lengths of now say nothing about those to come
+  PartKeys part;
+  for (size_t b = 0; b < a.seq_lens.size(); ++b) {
+    const int64_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b];
+    if (query_len < min_query_len || query_len > max_query_len) continue;
+    const auto keys = static_cast<double>(
+        std::clamp<int64_t>(graph ? n.keys : a.seq_lens[b] - a.key_begin, 1, std::max<int64_t>(1, n.keys)));
+    part.requests += 1;
+    part.sum += keys;
+    part.longest = std::max(part.longest, keys);
+    part.pairs += static_cast<double>(query_len) * (keys - (a.spec.causal ? static_cast<double>(query_len) / 2 : 0.0));
+  }
+  return part;
+}
+
+// Decode by clusters where its blocks, all about equally long, fill the chip as well as the balanced list does: what it
+// saves is the search in that list and the second kernel.
 bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
-                    const ChipLimits& chip) {
-  constexpr double kMemory = 3.0e12, kSmMost = 8e10;             // bytes/s: of the chip, of one SM
+                    const ChipLimits& chip, int sms) {
+  constexpr double kSmRate = 8e10;                               // bytes/s that one SM can take
   constexpr double kClusterStart = 4e-6, kBalancedStart = 9e-6;  // s: what does not shrink with the keys
   constexpr int64_t kBlockShared = 226 * 1024, kHalfBlockShared = 113 * 1024, kMostRequests = 65535;
-  if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || !cluster_serves(p) || n.any_long ||
-      a.shared_prefix || p.group_size * n.query_len > kClusterRows || n.requests > kMostRequests ||
-      chip.shared_bytes < kBlockShared)
+  if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || a.shared_prefix || !cluster_serves(p) ||
+      p.group_size * n.short_query_len > kClusterRows || n.requests > kMostRequests || chip.shared_bytes < kBlockShared)
     return false;
-  const bool graph = a.bounds.max_seq_len > 0;  // lengths of now say nothing about those to come
-  double all_keys = 0, longest = 0;
-  for (int32_t seq_len : a.seq_lens) {
-    int64_t keys = graph ? n.keys : std::min<int64_t>(n.keys, std::max<int64_t>(0, seq_len - a.key_begin));
-    keys = std::max<int64_t>(keys, 1);
-    all_keys += static_cast<double>(keys);
-    longest = std::max(longest, static_cast<double>(keys));
-  }
+  const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
+  if (keys.requests == 0) return false;
   const double key_bytes = static_cast<double>(p.head_dim + p.head_dim_v) * static_cast<double>(size_of(p.cache_dtype));
-  const double all_bytes = all_keys * key_bytes * p.num_kv_heads;
-  double best = kBalancedStart + all_bytes / kMemory;
+  const double memory_time = keys.sum * key_bytes * p.num_kv_heads / kMemoryRate;
+  double best = kBalancedStart + memory_time;
   bool chosen = false;
   for (int32_t size = 1; size <= chip.most_cluster_blocks; size *= 2) {
-    const double blocks = static_cast<double>(n.requests) * p.num_kv_heads * size;
-    const bool one_a_sm = blocks <= chip.sms || p.head_dim > 128;
-    const double slots = chip.sms * (one_a_sm ? 1.0 : 2.0), waves = std::ceil(blocks / slots);
-    const double rate = std::min(kMemory / std::min(blocks, slots), one_a_sm ? kSmMost : kSmMost / 2);
-    const double average = all_keys / static_cast<double>(n.requests) * key_bytes / size / rate;
+    if (size > 1 && keys.longest < size * kClusterTileKeys / 2) break;
+    const double blocks = keys.requests * p.num_kv_heads * size;
+    const bool one_a_sm = blocks <= sms || p.head_dim > 128;
+    const double slots = sms * (one_a_sm ? 1.0 : 2.0), waves = std::ceil(blocks / slots);
+    const double rate = std::min(kMemoryRate / std::min(blocks, slots), one_a_sm ? kSmRate : kSmRate / 2);
+    const double average = keys.sum / keys.requests * key_bytes / size / rate;
     const double time =
-        kClusterStart + std::max(all_bytes / kMemory, (waves - 1) * average + longest * key_bytes / size / rate);
-    if (time >= best || (size > 1 && longest < size * kClusterTileKeys / 2)) continue;
+        kClusterStart + std::max(memory_time, (waves - 1) * average + keys.longest * key_bytes / size / rate);
+    if (time >= best) continue;
     best = time;
     chosen = true;
     part.cluster.size = size;
@@ -147,9 +169,23 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   }
   if (!chosen) return false;
   part.kind = KernelKind::kCluster;
+  part.max_query_len = std::min(part.max_query_len, kClusterRows / p.group_size);
   const int64_t most = *std::max_element(a.seq_lens.begin(), a.seq_lens.end());
   part.cluster.known_blocks = static_cast<int32_t>(ceil_div(most, p.block_size));
   return true;
+}
+
+// SMs that the long requests' kernel should have beside a decode that memory limits anyway; all where that would make
+// it the slower of the two.
+int share_of_long_part(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
+                       const ChipLimits& chip) {
+  const double decode = count_keys(a, n, a.filter.min_query_len, short_len).sum * p.num_kv_heads *
+                        static_cast<double>(p.head_dim + p.head_dim_v) * static_cast<double>(size_of(p.cache_dtype)) /
+                        kMemoryRate;
+  const double pairs = count_keys(a, n, short_len + 1, a.filter.max_query_len).pairs;
+  const double matrix = 2.0 * pairs * p.num_heads * (p.head_dim + p.head_dim_v) / kMatrixRate;
+  constexpr double kMostShare = 0.3;  // the others still take all that memory gives
+  return matrix <= kMostShare * decode ? std::max(1, static_cast<int>(chip.sms * matrix / decode + 1)) : chip.sms;
 }
 
 // Row-tile kernels: split only where the rows alone do not fill the chip.
@@ -203,17 +239,24 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   const bool wide = std::max(p.head_dim, p.head_dim_v) > 128;
   const bool streams =
       vectors && stream_serves(p) && chip.shared_bytes >= (wide ? kWideStreamSharedBytes : kStreamSharedBytes);
+  const bool hopper = family == KernelFamily::kTuned && chip.compute_capability == 90;
+  const bool forward = vectors && hopper && forward_serves(p);
   std::vector<PlanPart> parts;
+  int long_sms = chip.sms;
   if (streams && n.any_short) {
     PlanPart part;
     part.kind = KernelKind::kStream;
     part.min_query_len = a.filter.min_query_len;
     part.max_query_len = n.any_long ? std::min(short_len, a.filter.max_query_len) : a.filter.max_query_len;
-    const int64_t rows = group * std::min<int64_t>(n.query_len, short_len);
+    const int64_t rows = group * n.short_query_len;
     part.stream.rows = rows <= 16 || wide ? 16 : 32;
     part.tile_keys = stream_tile_keys(p);
-    if (family != KernelFamily::kTuned || chip.compute_capability != 90 || !choose_cluster(part, a, p, n, chip))
+    if (n.any_long && forward) long_sms = share_of_long_part(a, p, n, short_len, chip);
+    const int sms = long_sms < chip.sms ? chip.sms - long_sms : chip.sms;
+    if (!hopper || !choose_cluster(part, a, p, n, chip, sms)) {
       set_decode_split(part, a, n, short_len, stream_blocks_per_sm(p, part.stream.rows), chip);
+      long_sms = chip.sms;
+    }
     parts.push_back(part);
   }
   if (!parts.empty() && !n.any_long) return parts;
@@ -221,7 +264,8 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   part.min_query_len = parts.empty() ? a.filter.min_query_len : std::max(a.filter.min_query_len, short_len + 1);
   part.max_query_len = a.filter.max_query_len;
   part.max_keys = n.keys;
-  if (vectors && family == KernelFamily::kTuned && chip.compute_capability == 90 && forward_serves(p)) {
+  part.sms = long_sms;
+  if (forward) {
     part.kind = KernelKind::kForward;
     set_tile_split(part, a, n, short_len, kForwardRows, chip.sms);
     part.next_item_offset = align(part.workspace_bytes);
@@ -233,7 +277,13 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
     part.kind = KernelKind::kSimt;
     set_tile_split(part, a, n, short_len, kSimtTileRows, 2 * chip.sms);
   }
-  parts.push_back(part);
+  // The cluster kernel may run beside the forward kernel: neither reads what the other writes.
+  if (!parts.empty() && parts[0].kind == KernelKind::kCluster && part.kind == KernelKind::kForward && !part.reduces) {
+    parts[0].cluster.beside_previous = true;
+    parts.insert(parts.begin(), part);
+  } else {
+    parts.push_back(part);
+  }
   return parts;
 }
 

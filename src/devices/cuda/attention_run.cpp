@@ -92,7 +92,7 @@ cudaError_t launch(const PlanPart& part, const AttentionParams& p, const ChipLim
       break;
     case KernelKind::kForward:
       error = launch_forward(p,
-                             {part.grid.tiles, part.grid.partitions, chip.sms, part.max_keys,
+                             {part.grid.tiles, part.grid.partitions, part.sms, part.max_keys,
                               reinterpret_cast<int32_t*>(workspace + part.next_item_offset)},
                              stream);
       break;

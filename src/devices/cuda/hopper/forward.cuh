@@ -332,6 +332,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   extern __shared__ char shared_bytes[];
   char* shared = shared_bytes + (1024 - shared_address(shared_bytes) % 1024) % 1024;
   const ForwardBarriers<S> barriers{shared_address(shared + S::kBarrierAt)};
+  launch_dependents();
   if (threadIdx.x == 0) {
     barriers.init();
     fence_async_proxy();

@@ -49,9 +49,10 @@ cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& p
 // Hopper: decode of up to 16 query rows a KV head by clusters of blocks; no partial results in memory.
 constexpr int32_t kClusterRows = 16, kClusterTileKeys = 64;
 struct ClusterPlan {
-  int32_t size = 1;          // blocks that share a request and KV head
-  int32_t shared_bytes = 0;  // of a block, at most
-  int32_t known_blocks = 0;  // entries that each row of block_table has
+  int32_t size = 1;              // blocks that share a request and KV head
+  int32_t shared_bytes = 0;      // of a block, at most
+  int32_t known_blocks = 0;      // entries that each row of block_table has
+  bool beside_previous = false;  // may start while the kernel before it in the stream runs
 };
 bool cluster_serves(const AttentionParams& p);
 int most_cluster_blocks();  // of the current device, compute capability 9.0
