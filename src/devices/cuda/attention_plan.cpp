@@ -140,8 +140,9 @@ PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_que
 // saves is the search in that list and the second kernel.
 bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
                     const ChipLimits& chip, int sms) {
-  constexpr double kSmRate = 8e10;                               // bytes/s that one SM can take
-  constexpr double kClusterStart = 4e-6, kBalancedStart = 9e-6;  // s: what does not shrink with the keys
+  // Measured on H100: what one SM takes by tensor-map copies (bytes/s); what does not shrink with the keys (s); and the
+  // rate of the balanced list.
+  constexpr double kSmRate = 4e10, kClusterStart = 5e-6, kBalancedStart = 12e-6, kBalancedRate = 2.88e12;
   constexpr int64_t kBlockShared = 226 * 1024, kHalfBlockShared = 113 * 1024, kMostRequests = 65535;
   if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || a.shared_prefix || !cluster_serves(p) ||
       p.group_size * n.short_query_len > kClusterRows || n.requests > kMostRequests || chip.shared_bytes < kBlockShared)
@@ -149,18 +150,24 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
   if (keys.requests == 0) return false;
   const double key_bytes = static_cast<double>(p.head_dim + p.head_dim_v) * static_cast<double>(size_of(p.cache_dtype));
-  const double memory_time = keys.sum * key_bytes * p.num_kv_heads / kMemoryRate;
-  double best = kBalancedStart + memory_time;
+  const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
+  double best = kBalancedStart + all_bytes / kBalancedRate;
   bool chosen = false;
-  for (int32_t size = 1; size <= chip.most_cluster_blocks; size *= 2) {
+  for (int32_t size = 1; size <= kMostClusterBlocks; ++size) {
     if (size > 1 && keys.longest < size * kClusterTileKeys / 2) break;
-    const double blocks = keys.requests * p.num_kv_heads * size;
-    const bool one_a_sm = blocks <= sms || p.head_dim > 128;
-    const double slots = sms * (one_a_sm ? 1.0 : 2.0), waves = std::ceil(blocks / slots);
-    const double rate = std::min(kMemoryRate / std::min(blocks, slots), one_a_sm ? kSmRate : kSmRate / 2);
-    const double average = keys.sum / keys.requests * key_bytes / size / rate;
-    const double time =
-        kClusterStart + std::max(memory_time, (waves - 1) * average + keys.longest * key_bytes / size / rate);
+    const double at_once = std::min<double>(chip.clusters_at_once[static_cast<size_t>(size)], sms / size);
+    if (at_once < 1) continue;
+    // One block an SM has all of its shared memory for copies in flight; two hide each other's start and end.
+    const bool one_a_sm = pairs <= at_once || p.head_dim > 128;
+    const double slots = at_once * (one_a_sm ? 1.0 : 2.0), full_waves = std::floor(pairs / slots);
+    const double rest = pairs - full_waves * slots, block_rate = one_a_sm ? kSmRate : kSmRate / 2;
+    const double pair_bytes = all_bytes / pairs, longest_bytes = keys.longest * key_bytes;
+    const auto wave = [&](double clusters, double bytes) {
+      return std::max(clusters * bytes / kMemoryRate, bytes / size / block_rate);
+    };
+    double time = kClusterStart + full_waves * wave(slots, pair_bytes);
+    if (rest > 0) time += wave(rest, pair_bytes);
+    time += std::max(0.0, longest_bytes - pair_bytes) / size / block_rate;
     if (time >= best) continue;
     best = time;
     chosen = true;

@@ -16,9 +16,9 @@ namespace sextant::cuda {
 // What planning needs to know of the chip.
 struct ChipLimits {
   int sms = 0;
-  int compute_capability = 0;   // 90 for sm_90
-  int64_t shared_bytes = 0;     // a block, at most
-  int most_cluster_blocks = 8;  // 16 where the chip can run as many such clusters at once as it has GPCs
+  int compute_capability = 0;  // 90 for sm_90
+  int64_t shared_bytes = 0;    // a block, at most
+  ClusterLimits clusters_at_once{};
 };
 
 enum class KernelKind : uint8_t { kStream, kCluster, kMla, kMlaWgmma, kForward, kTile, kSimt };

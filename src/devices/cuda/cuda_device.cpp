@@ -135,7 +135,7 @@ Result<std::shared_ptr<Device>> open(int index) {
   chip.shared_bytes = shared;
   if (chip.compute_capability == 90) {
     SEXTANT_RETURN_IF_ERROR(to_status(cudaSetDevice(index), "cudaSetDevice"));
-    chip.most_cluster_blocks = most_cluster_blocks();
+    chip.clusters_at_once = find_cluster_limits();
   }
   return std::shared_ptr<Device>(std::make_shared<CudaDevice>(std::move(info).value(), chip));
 }

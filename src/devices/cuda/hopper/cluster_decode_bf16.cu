@@ -15,24 +15,25 @@ cudaError_t cluster_decode_bf16(const AttentionParams& p, const KeyMap& map, con
   }
 }
 
-// 16 where as many clusters of 16 as H100 has GPCs run at once, a block an SM; else the portable 8.
-int most_cluster_blocks() {
+ClusterLimits find_cluster_limits() {
   using S = ClusterShape<__nv_bfloat16, 128>;
-  constexpr int kSize = 16, kGpcs = 8, kShared = 6 * S::kStageBytes + S::kFixedBytes;
-  int clusters = 0;
-  cudaLaunchAttribute attribute = cluster_attribute(kSize);
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(kSize, kGpcs);
-  config.blockDim = dim3(S::kThreads);
-  config.dynamicSmemBytes = kShared;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  const bool known =
-      cudaFuncSetAttribute(cluster_decode<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared) == cudaSuccess &&
-      cudaFuncSetAttribute(cluster_decode<S>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) == cudaSuccess &&
-      cudaOccupancyMaxActiveClusters(&clusters, cluster_decode<S>, &config) == cudaSuccess;
-  if (!known) cudaGetLastError();
-  return known && clusters >= kGpcs ? kSize : 8;
+  constexpr int kShared = 6 * S::kStageBytes + S::kFixedBytes;
+  ClusterLimits limits{};
+  cudaFuncSetAttribute(cluster_decode<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  cudaFuncSetAttribute(cluster_decode<S>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  for (int size = 1; size <= kMostClusterBlocks; ++size) {
+    cudaLaunchAttribute attribute = cluster_attribute(size);
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(size));
+    config.blockDim = dim3(S::kThreads);
+    config.dynamicSmemBytes = kShared;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    if (cudaOccupancyMaxActiveClusters(&limits[static_cast<size_t>(size)], cluster_decode<S>, &config) != cudaSuccess)
+      limits[static_cast<size_t>(size)] = 0;
+  }
+  cudaGetLastError();  // sizes that the device does not have are not an error
+  return limits;
 }
 
 }  // namespace sextant::cuda

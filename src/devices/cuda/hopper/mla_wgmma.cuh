@@ -126,15 +126,20 @@ template <class T>
 __device__ __forceinline__ void mla_load_query_blocks(const AttentionParams& p, const TileCursor& c, char* q_tile) {
   using S = MlaWgmmaShape;
   const int num_rows = c.request.query_len * p.group_size;
-#pragma unroll 6
-  for (int i = threadIdx.x; i < S::kRows * S::DK / 8; i += S::kConsumers) {
-    const int tile_row = i / (S::DK / 8), chunk = i % (S::DK / 8), row = c.row_tile * S::kRows + tile_row;
-    uint4 x = make_uint4(0, 0, 0, 0);
-    if (row < num_rows)
-      x = __ldg(reinterpret_cast<const uint4*>(static_cast<const T*>(p.q) +
-                                               (c.request.query_start + row / p.group_size) * p.q_token_stride +
-                                               (row % p.group_size) * p.q_head_stride + chunk * 8));
-    *reinterpret_cast<uint4*>(q_tile + block_offset(tile_row, chunk)) = x;
+  constexpr int kChunks = S::DK / 8, kWarps = S::kConsumers / 32;
+  const int lane = threadIdx.x & 31;
+#pragma unroll 4
+  for (int tile_row = threadIdx.x / 32; tile_row < S::kRows; tile_row += kWarps) {
+    const int row = c.row_tile * S::kRows + tile_row;
+    const int32_t query = row / p.group_size;
+    const T* from = static_cast<const T*>(p.q) + (c.request.query_start + query) * p.q_token_stride +
+                    (row - query * p.group_size) * p.q_head_stride;
+#pragma unroll
+    for (int chunk = lane; chunk < kChunks; chunk += 32) {
+      uint4 x = make_uint4(0, 0, 0, 0);
+      if (row < num_rows) x = __ldg(reinterpret_cast<const uint4*>(from + chunk * 8));
+      *reinterpret_cast<uint4*>(q_tile + block_offset(tile_row, chunk)) = x;
+    }
   }
 }
 
@@ -228,10 +233,8 @@ __device__ __forceinline__ void mla_write_rows(const AttentionParams& p, const B
       sink.out_f32 = p.partial_out + partial * MlaWgmmaShape::DV;
       if (writes_lse) p.partial_lse[partial] = end.lse;
     }
-#pragma unroll
-    for (int n = 0; n < 32; ++n)
-      sink.store_pair(group * 256 + n * 8 + (lane & 3) * 2, o[n * 4 + half * 2] * end.weight,
-                      o[n * 4 + half * 2 + 1] * end.weight);
+    sink.template store_pairs<32, 8>(group * 256 + (lane & 3) * 2, end.weight,
+                                     [&](int n, int e) { return o[n * 4 + half * 2 + e]; });
   }
 }
 

@@ -1,6 +1,8 @@
 // Every kernel's host entry. Each returns the launch's error and nothing else happens on the host.
 #pragma once
 
+#include <array>
+
 #include "devices/cuda/kernels/params.h"
 
 namespace sextant::cuda {
@@ -55,7 +57,10 @@ struct ClusterPlan {
   bool beside_previous = false;  // may start while the kernel before it in the stream runs
 };
 bool cluster_serves(const AttentionParams& p);
-int most_cluster_blocks();  // of the current device, compute capability 9.0
+// Clusters of each size that run at once on the current device (compute capability 9.0), a block an SM.
+constexpr int kMostClusterBlocks = 16;
+using ClusterLimits = std::array<int, kMostClusterBlocks + 1>;
+ClusterLimits find_cluster_limits();
 cudaError_t launch_cluster_decode(const AttentionParams& p, const ClusterPlan& plan, cudaStream_t stream);
 
 // MLA decode over a latent cache of 576 / 512.

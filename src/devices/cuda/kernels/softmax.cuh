@@ -84,6 +84,29 @@ struct RowSink {
     store(d, x);
     store(d + 1, y);
   }
+  // kCount pairs, kStep apart from d on, of value(i, 0 or 1) * weight. How they can be stored is decided once.
+  template <int kCount, int kStep, class Value>
+  __device__ __forceinline__ void store_pairs(int d, float weight, Value value) const {
+    if (out_f32 != nullptr && (reinterpret_cast<uintptr_t>(out_f32) & 7) == 0) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i)
+        *reinterpret_cast<float2*>(out_f32 + d + i * kStep) = make_float2(value(i, 0) * weight, value(i, 1) * weight);
+      return;
+    }
+    if constexpr (sizeof(T) == 2) {
+      if (out_f32 == nullptr && (reinterpret_cast<uintptr_t>(out) & 3) == 0) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i)
+          *reinterpret_cast<uint32_t*>(out + d + i * kStep) = pack_pair<T>(value(i, 0) * weight, value(i, 1) * weight);
+        return;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      store(d + i * kStep, value(i, 0) * weight);
+      store(d + i * kStep + 1, value(i, 1) * weight);
+    }
+  }
 };
 template <class T>
 __device__ __forceinline__ RowSink<T> output_row(const AttentionParams& p, int32_t token, int32_t head) {
