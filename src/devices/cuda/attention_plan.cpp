@@ -226,8 +226,10 @@ std::vector<PlanPart> plan_mla(const AttentionPlanArgs& a, const AttentionParams
   part.tile_keys = kMlaTileKeys;
   if (family == KernelFamily::kTuned && chip.compute_capability == 90 && mla_wgmma_serves(p)) {
     part.kind = KernelKind::kMlaWgmma;
-    part.stream.rows = kMlaWgmmaRows;
+    part.stream.rows = rows <= kMlaTransposedRows ? kMlaTransposedRows : kMlaWgmmaRows;
     part.tile_keys = kMlaWgmmaTileKeys;
+    if (part.stream.rows == kMlaTransposedRows)
+      part.max_query_len = std::min(part.max_query_len, kMlaTransposedRows / a.spec.num_heads);
   }
   set_decode_split(part, a, n, short_len, 1, chip);
   return {part};

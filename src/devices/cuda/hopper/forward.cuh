@@ -31,12 +31,6 @@ struct ForwardRows {
   float max[2], sum[2];      // log2 units; this thread's share
 };
 
-// Moving a descriptor by `bytes` is one addition, which costs less than making another; addresses never carry.
-__device__ __forceinline__ uint64_t move_descriptor(uint64_t descriptor, int bytes) {
-  const uint32_t low = static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(bytes >> 4);
-  return (descriptor & 0xffffffff00000000u) | low;
-}
-
 // S = Q K^T of 64 rows; issued, not waited for.
 template <class S>
 __device__ __forceinline__ void issue_scores(float (&s)[S::kKeys / 2], uint64_t q_rows, uint32_t k_tile) {

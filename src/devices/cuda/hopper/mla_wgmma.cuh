@@ -14,22 +14,16 @@
 // kernels/work_list.cuh.
 #pragma once
 
-#include "devices/cuda/hopper/key_boxes.cuh"
-#include "devices/cuda/hopper/wgmma.cuh"
-#include "devices/cuda/kernels/key_rows.cuh"
+#include "devices/cuda/hopper/mla_ring.cuh"
 #include "devices/cuda/kernels/softmax.cuh"
-#include "devices/cuda/kernels/work_list.cuh"
 
 namespace sextant::cuda {
 
-struct MlaWgmmaShape {
-  static constexpr int kRows = 64, kKeys = 64, DK = 576, DV = 512;
-  static constexpr int kBlocks = DK / 64, kBlockBytes = 64 * 128;  // 64 rows x 64 columns
-  static constexpr int kTileBytes = kBlocks * kBlockBytes, kStages = 2;
-  static constexpr int kGroupBytes = kBlocks * 1024;  // of 8 keys
-  static constexpr int kConsumers = 256, kThreads = 384, kProducers = kThreads - kConsumers;
+struct MlaWgmmaShape : MlaTile {
+  static constexpr int kRows = 64, kBlockBytes = 64 * 128;  // of Q and P: 64 rows x 64 columns
   // Q | K ring | P | maxima, sums [2][64] each | barriers and scratch
-  static constexpr int kRingAt = kTileBytes, kProbAt = kRingAt + kStages * kTileBytes, kStatAt = kProbAt + kBlockBytes;
+  static constexpr int kRingAt = kBlocks * kBlockBytes, kProbAt = kRingAt + kStages * kTileBytes,
+                       kStatAt = kProbAt + kBlockBytes;
   static constexpr int kBarrierAt = kStatAt + 4 * 64 * 4, kScratchAt = kBarrierAt + 64;
   static constexpr int kSharedBytes = kScratchAt + 128 + 1024;  // the swizzle wants 1 KiB alignment
 };
@@ -37,89 +31,6 @@ struct MlaWgmmaShape {
 __device__ __forceinline__ uint32_t block_offset(int row, int chunk) {
   return static_cast<uint32_t>((chunk >> 3) * MlaWgmmaShape::kBlockBytes + row * 128 +
                                (((chunk & 7) ^ (row & 7)) << 4));
-}
-
-struct MlaRing {
-  uint32_t data, barriers;
-  __device__ __forceinline__ uint32_t tile(int n) const {
-    return data + n % MlaWgmmaShape::kStages * MlaWgmmaShape::kTileBytes;
-  }
-  __device__ __forceinline__ uint32_t full(int n) const { return barriers + 8 * (n % MlaWgmmaShape::kStages); }
-  __device__ __forceinline__ uint32_t empty(int n) const {
-    return barriers + 8 * (MlaWgmmaShape::kStages + n % MlaWgmmaShape::kStages);
-  }
-  static __device__ __forceinline__ uint32_t full_parity(int n) { return (n / MlaWgmmaShape::kStages) & 1; }
-  static __device__ __forceinline__ uint32_t empty_parity(int n) { return full_parity(n) ^ 1; }
-};
-
-// Tiles of a range, the n-th into buffer n. Rows that came by cp.async are announced one tile late, so that the next
-// tile's copies start before them, but never while this thread waits for a free buffer.
-template <class T>
-__device__ __forceinline__ void mla_produce(const AttentionParams& p, const KeyMap& map, const TileRange& range,
-                                            TileCursor cursor, const MlaRing& ring) {
-  using S = MlaWgmmaShape;
-  const int thread = static_cast<int>(threadIdx.x) - S::kConsumers, sub = thread % 8, row0 = thread / 8;
-  const int boxes = map.tokens > 0 ? S::kKeys / map.tokens : 0;
-  const T* base = static_cast<const T*>(p.cache_k) + sub * 8;
-  int unannounced = -1;
-  const auto announce = [&] {
-    if (unannounced < 0) return;
-    fence_async_proxy();
-    barrier_arrive(ring.full(unannounced));
-    unannounced = -1;
-  };
-  for (int n = 0; n < range.end - range.begin; ++n) {
-    const Request& r = cursor.request;
-    const int32_t key0 = r.key_lo + cursor.tile * S::kKeys;
-    const bool boxed = boxes > 0 && key0 + S::kKeys <= r.key_hi && key0 % map.tokens == 0;
-    const uint32_t tile = ring.tile(n);
-    if (boxed) {
-      cp_async_wait<0>();
-      announce();
-      if (thread < 32) {
-        const int32_t position = key0 + thread * map.tokens;
-        BlockOffset at{};
-        int32_t entry = 0;
-        if (thread < boxes) {  // looked up before the wait: its latency is hidden there
-          at = split_position(p, position);
-          entry = __ldg(p.block_table + r.index * p.block_table_stride + at.block);
-        }
-        barrier_wait(ring.empty(n), ring.empty_parity(n));
-        if (thread == 0) barrier_arrive_all(ring.full(n), S::kProducers, S::kTileBytes);
-        if (thread < boxes)
-          copy_key_box<false>(map, tile + thread * map.tokens * (S::DK * 2), at.offset, 0,
-                              static_cast<int32_t>(clamp_block(p, entry)), ring.full(n));
-        __syncwarp();
-      }
-    } else {
-      int64_t rows[4];
-      bool valid[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int32_t position = key0 + row0 + 16 * i;
-        valid[i] = position < r.key_hi;
-        rows[i] = find_key_row(p, r, 0, position, r.key_hi).k;
-      }
-      if (!barrier_passed(ring.empty(n), ring.empty_parity(n))) {
-        cp_async_wait<0>();
-        announce();
-        barrier_wait(ring.empty(n), ring.empty_parity(n));
-      }
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int block = 0; block < S::kBlocks; ++block)
-          cp_async_16(tile + key_chunk<S::DK>(row0 + 16 * i, block * 8 + sub),
-                      base + (valid[i] ? rows[i] + block * 64 : 0), valid[i]);
-      cp_async_commit();
-      cp_async_wait<1>();
-      announce();
-      unannounced = n;
-    }
-    if (n + 1 < range.end - range.begin) cursor.advance(p, S::kRows, S::kKeys);
-  }
-  cp_async_wait<0>();
-  announce();
 }
 
 template <class T>
@@ -240,7 +151,7 @@ __device__ __forceinline__ void mla_write_rows(const AttentionParams& p, const B
 
 template <class T>
 __device__ __forceinline__ void mla_consume(const AttentionParams& p, const BlockWork& work, TileCursor done,
-                                            char* shared, const MlaRing& ring) {
+                                            char* shared, const MlaRing<MlaWgmmaShape>& ring) {
   using S = MlaWgmmaShape;
   const TileRange& range = work.range;
   const int group = threadIdx.x / 128, lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
@@ -312,13 +223,10 @@ __global__ void __launch_bounds__(MlaWgmmaShape::kThreads, 1)
   using S = MlaWgmmaShape;
   extern __shared__ char shared_bytes[];
   char* shared = shared_bytes + (1024 - shared_address(shared_bytes) % 1024) % 1024;
-  const MlaRing ring{shared_address(shared + S::kRingAt), shared_address(shared + S::kBarrierAt)};
+  const MlaRing<S> ring{shared_address(shared + S::kRingAt), shared_address(shared + S::kBarrierAt)};
   launch_dependents();
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < S::kStages; ++stage) {
-      barrier_init(ring.full(stage), S::kProducers);
-      barrier_init(ring.empty(stage), S::kConsumers / 32);
-    }
+    ring.init(S::kConsumers / 32);
     if (map.tokens > 0) prefetch_tensor_map(&map.k);
     fence_async_proxy();
   }
@@ -329,7 +237,7 @@ __global__ void __launch_bounds__(MlaWgmmaShape::kThreads, 1)
   if (work.range.begin == work.range.end) return;
   if (threadIdx.x >= S::kConsumers) {
     shrink_registers<104>();
-    mla_produce<T>(p, map, work.range, cursor, ring);
+    mla_produce<S, T>(p, map, work.range, cursor, ring);
   } else {
     grow_registers<200>();
     mla_consume<T>(p, work, cursor, shared, ring);

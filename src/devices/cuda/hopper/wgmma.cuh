@@ -16,6 +16,12 @@ __device__ __forceinline__ uint64_t matrix_descriptor(uint32_t shared, uint32_t 
          static_cast<uint64_t>(stride >> 4) << 32 | uint64_t{1} << 62;
 }
 
+// Moving a descriptor by `bytes` is one addition, which costs less than making another; addresses never carry.
+__device__ __forceinline__ uint64_t move_descriptor(uint64_t descriptor, int bytes) {
+  const uint32_t low = static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(bytes >> 4);
+  return (descriptor & 0xffffffff00000000u) | low;
+}
+
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int kPending>
@@ -82,6 +88,28 @@ __device__ __forceinline__ void shrink_registers() {
       : "l"(a), "l"(b), "r"(accumulate ? 1 : 0))
 template <class T>
 __device__ __forceinline__ void wgmma_m64n32k16(float (&d)[16], uint64_t a, uint64_t b, bool accumulate) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+#define SEXTANT_TYPE "bf16"
+    SEXTANT_WGMMA;
+#undef SEXTANT_TYPE
+  } else {
+#define SEXTANT_TYPE "f16"
+    SEXTANT_WGMMA;
+#undef SEXTANT_TYPE
+  }
+}
+#undef SEXTANT_WGMMA
+
+// d[64 x 16] (+)= a[64 x 16] * b[16 x 16]; b K-major, a K-major or (kTransposeA) M-major: its rows are k.
+#define SEXTANT_WGMMA                                                                                  \
+  asm volatile(                                                                                        \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\n"                                                     \
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32." SEXTANT_TYPE "." SEXTANT_TYPE                      \
+      " {%0, %1, %2, %3, %4, %5, %6, %7}, %8, %9, p, 1, 1, %11, 0;\n}\n"                               \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]) \
+      : "l"(a), "l"(b), "r"(accumulate ? 1 : 0), "n"(kTransposeA ? 1 : 0))
+template <class T, bool kTransposeA>
+__device__ __forceinline__ void wgmma_m64n16k16(float (&d)[8], uint64_t a, uint64_t b, bool accumulate) {
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {
 #define SEXTANT_TYPE "bf16"
     SEXTANT_WGMMA;

@@ -67,7 +67,8 @@ cudaError_t launch_cluster_decode(const AttentionParams& p, const ClusterPlan& p
 constexpr int32_t kMlaTileKeys = 32;
 bool mla_serves(const AttentionParams& p);
 cudaError_t launch_mla_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
-constexpr int32_t kMlaWgmmaRows = 64, kMlaWgmmaTileKeys = 64;
+// Hopper: rows of the matrix tile, which for few rows is transposed.
+constexpr int32_t kMlaWgmmaRows = 64, kMlaTransposedRows = 16, kMlaWgmmaTileKeys = 64;
 bool mla_wgmma_serves(const AttentionParams& p);
 cudaError_t launch_mla_wgmma(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
 
