@@ -1,4 +1,5 @@
 // Which instantiation of stream_attention serves a problem.
+#include "devices/cuda/kernels/cache_kernels.h"
 #include "devices/cuda/kernels/launchers.h"
 #include "devices/cuda/portable/stream_launchers.h"
 
@@ -13,19 +14,6 @@ bool is_native_fp8(DType dtype) { return dtype == DType::kF8E4M3FN || dtype == D
 
 // Elements of 16 bytes.
 int32_t vector_elements(const AttentionParams& p) { return static_cast<int32_t>(16 / size_of(p.cache_dtype)); }
-
-// Elements from 16 bytes of a token's dims to the next 16 bytes; 0 where dims do not lie so.
-int32_t vector_stride(const KvAddressing& a, int32_t dims, int32_t n) {
-  if (dims % n != 0 || a.block_stride % n != 0 || a.head_stride % n != 0 || a.token_outer_stride % n != 0 ||
-      (a.token_tile > 1 && a.token_inner_stride % n != 0))
-    return 0;
-  if (a.dim_tile == 1) return a.dim_outer_stride == 1 ? n : 0;
-  if (a.dim_inner_stride != 1 || a.dim_tile % n != 0) return 0;
-  if (a.dim_outer_stride == a.dim_tile) return n;
-  return a.dim_tile == n && a.dim_outer_stride % n == 0 && a.dim_outer_stride < (int64_t{1} << 31)
-             ? static_cast<int32_t>(a.dim_outer_stride)
-             : 0;
-}
 
 // Elements from 16 bytes of a dim's tokens to the next 16 bytes; 0 where tokens do not lie so.
 int32_t run_stride(const KvAddressing& a, int32_t block_size, int32_t n) {
