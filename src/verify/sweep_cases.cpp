@@ -100,6 +100,32 @@ void add_caches(std::vector<Case>& cases) {
       c.block_size = block_size;
       cases.push_back(c);
     }
+  // Tokens of a dim together in V, as decode kernels read them: windows and lengths that end inside 16 bytes of tokens.
+  for (KvLayout layout : {KvLayout::kSplitK, KvLayout::kShuffled}) {
+    Case c = base(fmt::format("decode, layout {}", to_string(layout)), mha(8, 2, 128, DType::kBF16),
+                  {{1, 1}, {1, 17}, {4, 300}, {1, 65}, {8, 203}});
+    c.layout = layout;
+    c.use_preferred_layout = false;
+    c.options.decode_max_query_len = 8;
+    cases.push_back(c);
+    c.name += ", block_size 24, window 37 and sinks";
+    c.block_size = 24;
+    c.spec.sliding_window = 37;
+    c.spec.has_sinks = true;
+    cases.push_back(c);
+    for (DType fp8 : {DType::kF8E4M3FN, DType::kF8E5M2}) {
+      Case f = base(fmt::format("decode, layout {}, {} cache, block_size 48", to_string(layout), to_string(fp8)),
+                    mha(6, 2, 64, DType::kF16), {{1, 1}, {1, 17}, {4, 300}, {1, 77}, {1, 131}});
+      f.layout = layout;
+      f.use_preferred_layout = false;
+      f.block_size = 48;
+      f.cache_dtype = fp8;
+      f.num_scales = 2;
+      f.options.decode_max_query_len = 4;
+      f.spec.sliding_window = 101;
+      cases.push_back(f);
+    }
+  }
   for (DType fp8 : {DType::kF8E4M3FN, DType::kF8E4M3FNUZ, DType::kF8E5M2})
     for (int32_t scales : {1, 2}) {
       Case c = base(fmt::format("{} cache, {} scale(s)", to_string(fp8), scales), mha(8, 2, 64, DType::kBF16), kRagged);

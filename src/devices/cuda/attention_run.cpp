@@ -122,6 +122,7 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
     p.max_query_len = part.max_query_len;
     p.balanced = part.balanced;
     p.split = part.split;
+    p.key_align = part.kind == KernelKind::kStream ? stream_key_align(p) : 1;
     auto* workspace = static_cast<char*>(args.workspace);
     if (part.reduces) {
       p.partial_out = reinterpret_cast<float*>(workspace);

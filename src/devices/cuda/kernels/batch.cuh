@@ -44,6 +44,7 @@ __device__ __forceinline__ Request load_request(const AttentionParams& p, int b)
   hi = min(hi, p.key_end);
   if (p.causal) hi = min(hi, static_cast<int64_t>(r.context_len) + r.query_len);
   if (p.window > 0) lo = max(lo, static_cast<int64_t>(r.context_len) - p.window + 1);
+  lo &= -static_cast<int64_t>(p.key_align);
   r.key_lo = static_cast<int32_t>(lo);
   r.key_hi = static_cast<int32_t>(max(lo, hi));
   return r;

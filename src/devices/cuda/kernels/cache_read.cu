@@ -1,6 +1,6 @@
 // gather_cache, context_chunk_offsets and copy_blocks.
 #include "devices/cuda/kernels/cache_kernels.h"
-#include "devices/cuda/kernels/chunks.cuh"
+#include "devices/cuda/kernels/row_moves.cuh"
 
 namespace sextant::cuda {
 namespace {
@@ -13,7 +13,7 @@ struct GatherPart {
   const float* scale;
   void* out;
   int64_t token_stride, head_stride;
-  int32_t heads, chunks;
+  int32_t heads, dim, chunks;
   bool vectors;
 };
 struct GatherKernelArgs {
@@ -26,24 +26,67 @@ struct GatherKernelArgs {
   DType cache_dtype, out_dtype;
 };
 
-// A warp finds the request of one row; then the block copies its 8 rows together.
-__global__ void __launch_bounds__(kThreads) gather_rows(const GatherKernelArgs a) {
-  __shared__ int64_t block_of[kWarps];
-  __shared__ int32_t token_of[kWarps];
+struct GatheredRows {
+  int64_t first;  // of the block's rows
+  int rows;
+  int64_t row_of[2][kWarps];  // of each row, head 0, in both caches
+};
+// A warp finds the request of one row and the row's place; then the block copies its rows together. False: no rows.
+__device__ __forceinline__ bool find_rows(const GatherKernelArgs& a, GatheredRows& shared) {
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kWarps,
                 total = min(a.max_rows, static_cast<int64_t>(a.key_start_loc[a.num_requests]));
-  if (first >= total) return;
-  const int warp = threadIdx.x / 32;
-  if (first + warp < total) {
-    const int b = find_start_index(a.key_start_loc, a.num_requests, static_cast<int32_t>(first + warp));
-    const int64_t position = a.chunk_begin + first + warp - a.key_start_loc[b];
-    const int64_t logical = position / a.block_size;
-    const uint32_t block = static_cast<uint32_t>(a.block_table[b * a.block_table_stride + logical]);
-    block_of[warp] = min(block, static_cast<uint32_t>(a.num_blocks - 1));
-    token_of[warp] = static_cast<int32_t>(position - logical * a.block_size);
+  if (first >= total) return false;
+  const int rows = static_cast<int>(min(static_cast<int64_t>(kWarps), total - first));
+  for (int row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
+    const int b = find_start_index(a.key_start_loc, a.num_requests, static_cast<int32_t>(first + row));
+    const int64_t position = a.chunk_begin + first + row - a.key_start_loc[b];
+    const int64_t logical = static_cast<uint64_t>(position) / static_cast<uint32_t>(a.block_size);
+    const uint32_t block = min(static_cast<uint32_t>(a.block_table[b * a.block_table_stride + logical]),
+                               static_cast<uint32_t>(a.num_blocks - 1));
+    const int32_t token = static_cast<int32_t>(position - logical * a.block_size);
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      if (a.parts[i].heads > 0) shared.row_of[i][row] = cache_row(a.parts[i].address, block, 0, token);
+  }
+  if (threadIdx.x == 0) {
+    shared.first = first;
+    shared.rows = rows;
   }
   __syncthreads();
-  const int rows = static_cast<int>(min(static_cast<int64_t>(kWarps), total - first));
+  return true;
+}
+
+// Rows of 16-byte chunks on both sides, by 16 bytes of the cache.
+template <class Move>
+__global__ void __launch_bounds__(kThreads) gather_vectors(const GatherKernelArgs a) {
+  __shared__ GatheredRows shared;
+  if (!find_rows(a, shared)) return;
+  const int chunks0 = a.parts[0].dim / Move::kElements, chunks1 = a.parts[1].dim / Move::kElements;
+  const int items0 = a.parts[0].heads * chunks0, items = items0 + a.parts[1].heads * chunks1;
+  const ItemThread thread = find_item(items);
+  if (thread.step == 0) return;
+  for (int i = thread.item; i < items; i += static_cast<int>(blockDim.x)) {
+    const bool second = i >= items0;
+    const GatherPart& part = a.parts[second ? 1 : 0];
+    const int item = second ? i - items0 : i, chunks = second ? chunks1 : chunks0;
+    const int head = item / chunks;
+    const int32_t d = (item - head * chunks) * Move::kElements;
+    const int64_t from = head * part.address.head_stride + cache_dim(part.address, d);
+    const int64_t to = shared.first * part.token_stride + head * part.head_stride + d;
+    const float scale = part.scale != nullptr ? __ldg(part.scale + (a.num_scales > 1 ? head : 0)) : 1.0f;
+    move_item<Move>(
+        part.cache, part.out, thread.row, shared.rows, thread.step, scale,
+        [&](int row) { return from + shared.row_of[second ? 1 : 0][row]; },
+        [&](int row) { return to + row * part.token_stride; });
+  }
+}
+
+// Any types, layouts and alignments.
+__global__ void __launch_bounds__(kThreads) gather_rows(const GatherKernelArgs a) {
+  __shared__ GatheredRows shared;
+  if (!find_rows(a, shared)) return;
+  const int64_t first = shared.first;
+  const int rows = shared.rows;
   const uint32_t items0 = a.parts[0].heads * a.parts[0].chunks, items = items0 + a.parts[1].heads * a.parts[1].chunks;
 #pragma unroll 4
   for (uint32_t i = threadIdx.x; i < rows * items; i += kThreads) {
@@ -54,7 +97,8 @@ __global__ void __launch_bounds__(kThreads) gather_rows(const GatherKernelArgs a
     if (second) item -= items0;
     const uint32_t head = item / part.chunks;
     const int32_t d = static_cast<int32_t>(item - head * part.chunks) * (part.vectors ? 8 : 1);
-    const int64_t from = cache_row(part.address, block_of[row], head, token_of[row]) + cache_dim(part.address, d);
+    const int64_t from =
+        shared.row_of[second ? 1 : 0][row] + head * part.address.head_stride + cache_dim(part.address, d);
     const int64_t to = (first + row) * part.token_stride + head * part.head_stride + d;
     const bool fp8 = is_fp8(a.cache_dtype);
     const float scale = fp8 && part.scale != nullptr ? __ldg(part.scale + (a.num_scales > 1 ? head : 0)) : 1.0f;
@@ -81,9 +125,38 @@ GatherPart make_part(const TensorView& out, const void* cache, const KvAddressin
   part.token_stride = out.stride[0];
   part.head_stride = out.stride[1];
   part.heads = spec.num_kv_heads;
+  part.dim = dim;
   part.vectors = is_vector_aligned(out) && chunk_stride(address, dim, cache, size_of(spec.dtype)) > 0;
   part.chunks = part.vectors ? dim / 8 : dim;
   return part;
+}
+
+using GatherKernel = void (*)(GatherKernelArgs);
+template <class T>
+GatherKernel pick_gather(DType cache_dtype) {
+  switch (cache_dtype) {
+    case DType::kF8E4M3FN:
+      return gather_vectors<MoveFromFp8<T, __NV_E4M3>>;
+    case DType::kF8E5M2:
+      return gather_vectors<MoveFromFp8<T, __NV_E5M2>>;
+    default:
+      return gather_vectors<MoveHalves>;
+  }
+}
+// The kernel that moves 16 bytes of the cache at a time, where it serves; and its items a row.
+GatherKernel vector_kernel(const GatherKernelArgs& a, int64_t* items) {
+  const bool fp8 = a.cache_dtype == DType::kF8E4M3FN || a.cache_dtype == DType::kF8E5M2;
+  if (a.out_dtype == DType::kF32 || (!fp8 && a.cache_dtype != a.out_dtype)) return nullptr;
+  const int n = fp8 ? 16 : 8;
+  *items = 0;
+  for (const GatherPart& part : a.parts) {
+    if (part.heads == 0) continue;
+    if (!part.vectors || vector_stride(part.address, part.dim, n) == 0 ||
+        reinterpret_cast<uintptr_t>(part.cache) % 16 != 0)
+      return nullptr;
+    *items += static_cast<int64_t>(part.heads) * (part.dim / n);
+  }
+  return a.out_dtype == DType::kBF16 ? pick_gather<__nv_bfloat16>(a.cache_dtype) : pick_gather<__half>(a.cache_dtype);
 }
 
 // One block: an exclusive prefix sum over the requests, 1024 at a time.
@@ -196,7 +269,13 @@ cudaError_t launch_gather_cache(const GatherCacheArgs& args, cudaStream_t stream
   a.num_scales = args.cache.num_scales;
   a.cache_dtype = spec.dtype;
   a.out_dtype = args.k.dtype;
-  gather_rows<<<static_cast<unsigned>((args.max_rows + kWarps - 1) / kWarps), kThreads, 0, stream>>>(a);
+  const auto blocks = static_cast<unsigned>((args.max_rows + kWarps - 1) / kWarps);
+  int64_t items = 0;
+  if (const GatherKernel kernel = vector_kernel(a, &items)) {
+    kernel<<<blocks, threads_for(items), 0, stream>>>(a);
+  } else {
+    gather_rows<<<blocks, kThreads, 0, stream>>>(a);
+  }
   return cudaGetLastError();
 }
 

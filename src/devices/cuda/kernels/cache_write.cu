@@ -1,7 +1,11 @@
 // reshape_and_cache and concat_and_cache_mla: new tokens into the paged cache, one launch for keys and values.
-// A block takes a few tokens; a thread moves 8 elements at a time where the layout keeps 8 dims together, else one.
+// A block takes a few tokens. Where the layout keeps 16 bytes of dims together and source and cache are 16-bit, or the
+// cache is fp8, cache_write_rows moves them by 16 bytes of the cache; all else goes through cache_write by 8 elements
+// or one at a time.
+#include <algorithm>
+
 #include "devices/cuda/kernels/cache_kernels.h"
-#include "devices/cuda/kernels/chunks.cuh"
+#include "devices/cuda/kernels/row_moves.cuh"
 
 namespace sextant::cuda {
 
@@ -14,6 +18,18 @@ int32_t chunk_stride(const KvAddressing& a, int32_t head_dim, const void* base, 
   if (a.dim_inner_stride != 1 || a.dim_tile % 8 != 0) return 0;
   if (a.dim_outer_stride == a.dim_tile) return 8;
   return a.dim_tile == 8 && a.dim_outer_stride % 8 == 0 && a.dim_outer_stride < (int64_t{1} << 31)
+             ? static_cast<int32_t>(a.dim_outer_stride)
+             : 0;
+}
+
+int32_t vector_stride(const KvAddressing& a, int32_t dims, int32_t n) {
+  if (dims % n != 0 || a.block_stride % n != 0 || a.head_stride % n != 0 || a.token_outer_stride % n != 0 ||
+      (a.token_tile > 1 && a.token_inner_stride % n != 0))
+    return 0;
+  if (a.dim_tile == 1) return a.dim_outer_stride == 1 ? n : 0;
+  if (a.dim_inner_stride != 1 || a.dim_tile % n != 0) return 0;
+  if (a.dim_outer_stride == a.dim_tile) return n;
+  return a.dim_tile == n && a.dim_outer_stride % n == 0 && a.dim_outer_stride < (int64_t{1} << 31)
              ? static_cast<int32_t>(a.dim_outer_stride)
              : 0;
 }
@@ -85,6 +101,41 @@ __global__ void __launch_bounds__(kThreads) cache_write(const WriteArgs a) {
   }
 }
 
+constexpr int kMaxTokens = 64;  // of a block of cache_write_rows
+
+template <class Move>
+__global__ void __launch_bounds__(kThreads) cache_write_rows(const WriteArgs a) {
+  __shared__ int64_t row_of[2][kMaxTokens];  // of each token, head 0, in both caches; -1: a bad slot
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * a.tokens_a_block;
+  const int tokens = static_cast<int>(min(static_cast<int64_t>(a.tokens_a_block), a.num_tokens - first));
+  if (static_cast<int>(threadIdx.x) < tokens) {
+    const int64_t slot = __ldg(a.slot_mapping + first + threadIdx.x);
+    const bool valid = slot >= 0 && slot < a.num_slots;
+    const int64_t block = static_cast<uint64_t>(valid ? slot : 0) / static_cast<uint32_t>(a.block_size);
+    const int32_t token = static_cast<int32_t>((valid ? slot : 0) - block * a.block_size);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) row_of[i][threadIdx.x] = valid ? cache_row(a.parts[i].address, block, 0, token) : -1;
+  }
+  __syncthreads();
+  const int chunks0 = a.parts[0].dim / Move::kElements, chunks1 = a.parts[1].dim / Move::kElements;
+  const int items0 = a.parts[0].heads * chunks0, items = items0 + a.parts[1].heads * chunks1;
+  const ItemThread thread = find_item(items);
+  if (thread.step == 0) return;
+  for (int i = thread.item; i < items; i += static_cast<int>(blockDim.x)) {
+    const int second = i >= items0 ? 1 : 0, item = second ? i - items0 : i;
+    const WritePart& part = a.parts[second];
+    const int head = item / (second ? chunks1 : chunks0);
+    const int32_t d = (item - head * (second ? chunks1 : chunks0)) * Move::kElements;
+    const int64_t from = first * part.token_stride + head * part.head_stride + d;
+    const int64_t to = head * part.address.head_stride + cache_dim(part.address, part.dim_begin + d);
+    const float scale = part.scale != nullptr ? __ldg(part.scale + (a.num_scales > 1 ? head : 0)) : 1.0f;
+    move_item<Move>(
+        part.source, part.cache, thread.row, tokens, thread.step, scale,
+        [&](int row) { return from + row * part.token_stride; },
+        [&](int row) { return row_of[second][row] < 0 ? int64_t{-1} : row_of[second][row] + to; });
+  }
+}
+
 WritePart make_part(const TensorView& source, int32_t heads, int32_t dim, int32_t dim_begin, void* cache,
                     const KvAddressing& address, const float* scale, const KvCacheSpec& spec) {
   WritePart part{};
@@ -104,6 +155,39 @@ WritePart make_part(const TensorView& source, int32_t heads, int32_t dim, int32_
   return part;
 }
 
+// `wanted` tokens a block, but never so few blocks that SMs idle.
+int64_t spread_tokens(int64_t num_tokens, int64_t wanted) {
+  const int64_t spread = num_tokens / 1024;
+  return std::max<int64_t>(1, std::min(wanted, spread));
+}
+
+// Elements that cache_write_rows moves at a time: 16 bytes of the cache; 0 where cache_write must serve.
+int items_together(const WriteArgs& a) {
+  const bool fp8 = a.cache_dtype == DType::kF8E4M3FN || a.cache_dtype == DType::kF8E5M2;
+  if (!fp8 && a.cache_dtype != DType::kF16 && a.cache_dtype != DType::kBF16) return 0;
+  const int n = fp8 ? 16 : 8;
+  for (const WritePart& part : a.parts)
+    if (!part.vectors || part.dtype == DType::kF32 || part.dtype != a.parts[0].dtype || part.dim_begin % n != 0 ||
+        vector_stride(part.address, part.dim, n) == 0 || reinterpret_cast<uintptr_t>(part.cache) % 16 != 0)
+      return 0;
+  return n;
+}
+
+using RowsKernel = void (*)(WriteArgs);
+RowsKernel pick_rows_kernel(const WriteArgs& a) {
+  const bool bf16 = a.parts[0].dtype == DType::kBF16;
+  switch (a.cache_dtype) {
+    case DType::kF8E4M3FN:
+      return bf16 ? cache_write_rows<MoveToFp8<__nv_bfloat16, __NV_E4M3>>
+                  : cache_write_rows<MoveToFp8<__half, __NV_E4M3>>;
+    case DType::kF8E5M2:
+      return bf16 ? cache_write_rows<MoveToFp8<__nv_bfloat16, __NV_E5M2>>
+                  : cache_write_rows<MoveToFp8<__half, __NV_E5M2>>;
+    default:
+      return cache_write_rows<MoveHalves>;
+  }
+}
+
 cudaError_t launch(WriteArgs& a, const KvCacheView& cache, const int64_t* slots, int64_t num_tokens,
                    cudaStream_t stream) {
   a.slot_mapping = slots;
@@ -112,11 +196,22 @@ cudaError_t launch(WriteArgs& a, const KvCacheView& cache, const int64_t* slots,
   a.block_size = cache.spec.block_size;
   a.num_scales = cache.num_scales;
   a.cache_dtype = cache.spec.dtype;
-  // About four items a thread, but never so few blocks that SMs idle.
+  if (const int n = items_together(a)) {
+    const int64_t items = (static_cast<int64_t>(a.parts[0].heads) * a.parts[0].dim +
+                           static_cast<int64_t>(a.parts[1].heads) * a.parts[1].dim) /
+                          n;
+    const int threads = threads_for(items);
+    const int64_t together = items < threads ? threads / items : 1;
+    a.tokens_a_block = static_cast<int32_t>(spread_tokens(num_tokens, std::min<int64_t>(4 * together, kMaxTokens)));
+    const int64_t blocks = (num_tokens + a.tokens_a_block - 1) / a.tokens_a_block;
+    const RowsKernel kernel = pick_rows_kernel(a);
+    kernel<<<static_cast<unsigned>(blocks), threads, 0, stream>>>(a);
+    return cudaGetLastError();
+  }
+  // About four items a thread.
   const int64_t items = static_cast<int64_t>(a.parts[0].heads) * a.parts[0].chunks +
                         static_cast<int64_t>(a.parts[1].heads) * a.parts[1].chunks;
-  const int64_t wanted = 4 * kThreads / items, spread = num_tokens / 1024;
-  a.tokens_a_block = static_cast<int32_t>(wanted < 1 || spread < 1 ? 1 : wanted < spread ? wanted : spread);
+  a.tokens_a_block = static_cast<int32_t>(spread_tokens(num_tokens, 4 * kThreads / items));
   const int64_t blocks = (num_tokens + a.tokens_a_block - 1) / a.tokens_a_block;
   cache_write<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(a);
   return cudaGetLastError();

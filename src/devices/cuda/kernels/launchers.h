@@ -44,6 +44,7 @@ struct StreamPlan {
 bool stream_serves(const AttentionParams& p);
 int stream_blocks_per_sm(const AttentionParams& p, int32_t rows);
 int32_t stream_tile_keys(const AttentionParams& p);
+int32_t stream_key_align(const AttentionParams& p);  // for AttentionParams::key_align
 cudaError_t launch_stream_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
 cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& plan, int32_t tile_keys, bool overlap,
                                    cudaStream_t stream);

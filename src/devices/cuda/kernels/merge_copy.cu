@@ -1,6 +1,6 @@
 // merge_attn_states and copy_pad.
 #include "devices/cuda/kernels/cache_kernels.h"
-#include "devices/cuda/kernels/chunks.cuh"
+#include "devices/cuda/kernels/row_moves.cuh"
 
 namespace sextant::cuda {
 namespace {
@@ -17,7 +17,84 @@ __device__ __forceinline__ bool token_passes(const MergeAttnStatesArgs& a, int32
           (a.filter.context == RequestFilter::Context::kSome) == (seq_len > query_len));
 }
 
-// A block takes one token; its threads take (head, 8 dims) each, or (head, dim) where rows are not aligned.
+__device__ __forceinline__ float& lse_at(const TensorView& lse, int head, int32_t token) {
+  return static_cast<float*>(lse.data)[head * lse.stride[0] + token * lse.stride[1]];
+}
+
+// Outputs of one 16-bit type in aligned rows. A block takes 2^shift tokens, so that their LSEs, which lie token by
+// token, fill sectors. First the weights of all its (token, head), one a thread, which also writes the merged LSE: that
+// may alias an input. Then the outputs, 8 dims a thread at a time; a batch's loads come before its stores, because the
+// compiler must assume that outputs alias, too.
+constexpr int kMaxStates = 1024;  // (token, head) whose weights are in shared memory at a time
+template <class T>
+__global__ void __launch_bounds__(kThreads) merge_halves(const MergeAttnStatesArgs a, int shift) {
+  constexpr int kBatch = 4;
+  __shared__ float2 weights[kMaxStates];  // [token][head]: of prefix and suffix
+  __shared__ bool passes[kWarps];
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  const int heads = static_cast<int>(a.out.shape[1]), chunks = static_cast<int>(a.out.shape[2]) / 8;
+  const int32_t token0 = static_cast<int32_t>(blockIdx.x) << shift;
+  const int tokens = min(1 << shift, static_cast<int>(a.out.shape[0]) - token0);
+  if (warp < tokens) {
+    const bool pass = token_passes(a, token0 + warp);
+    if (lane == 0) passes[warp] = pass;
+  }
+  __syncthreads();
+  for (int head0 = 0; head0 < heads; head0 += kMaxStates >> shift) {
+    const int part = min(heads - head0, kMaxStates >> shift);
+    for (int i = threadIdx.x; i < part << shift; i += kThreads) {
+      const int t = i & ((1 << shift) - 1), h = i >> shift;
+      if (t >= tokens || !passes[t]) continue;
+      float p = lse_at(a.prefix_lse, head0 + h, token0 + t), s = lse_at(a.suffix_lse, head0 + h, token0 + t);
+      if (p == INFINITY) p = -INFINITY;
+      if (s == INFINITY) s = -INFINITY;
+      const float top = fmaxf(p, s), base = top == -INFINITY ? 0.0f : top;
+      const float wp = expf(p - base), ws = expf(s - base), sum = wp + ws;
+      const float inverse = sum == 0 ? 0.0f : 1.0f / sum;
+      weights[t * part + h] = make_float2(wp * inverse, ws * inverse);
+      if (a.lse.data != nullptr) lse_at(a.lse, head0 + h, token0 + t) = top == -INFINITY ? top : logf(sum) + top;
+    }
+    __syncthreads();
+    const int items = tokens * part * chunks;
+    for (int i0 = threadIdx.x; i0 < items; i0 += kBatch * kThreads) {
+      uint4 x[kBatch], y[kBatch];
+      float2 w[kBatch];
+      T* to[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        const uint32_t i = static_cast<uint32_t>(i0 + j * kThreads), row = i / static_cast<uint32_t>(chunks);
+        const uint32_t t = row / static_cast<uint32_t>(part);
+        to[j] = nullptr;
+        x[j] = y[j] = make_uint4(0, 0, 0, 0);
+        if (static_cast<int>(i) >= items || !passes[t]) continue;
+        const int64_t token = token0 + static_cast<int32_t>(t), head = head0 + static_cast<int>(row - t * part);
+        const int32_t d = static_cast<int32_t>(i - row * chunks) * 8;
+        to[j] = static_cast<T*>(a.out.data) + token * a.out.stride[0] + head * a.out.stride[1] + d;
+        w[j] = weights[row];
+        // A state of weight 0 may hold anything; 0 * NaN must not reach the result.
+        if (w[j].x != 0)
+          x[j] = *reinterpret_cast<const uint4*>(static_cast<const T*>(a.prefix_out.data) +
+                                                 token * a.prefix_out.stride[0] + head * a.prefix_out.stride[1] + d);
+        if (w[j].y != 0)
+          y[j] = *reinterpret_cast<const uint4*>(static_cast<const T*>(a.suffix_out.data) +
+                                                 token * a.suffix_out.stride[0] + head * a.suffix_out.stride[1] + d);
+      }
+      const auto merge = [](uint32_t u, uint32_t v, float2 weight) {
+        const float2 p = unpack_pair<T>(u), s = unpack_pair<T>(v);
+        return pack_pair<T>(p.x * weight.x + s.x * weight.y, p.y * weight.x + s.y * weight.y);
+      };
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j)
+        if (to[j] != nullptr)
+          *reinterpret_cast<uint4*>(to[j]) = make_uint4(merge(x[j].x, y[j].x, w[j]), merge(x[j].y, y[j].y, w[j]),
+                                                        merge(x[j].z, y[j].z, w[j]), merge(x[j].w, y[j].w, w[j]));
+    }
+    __syncthreads();  // the next heads' weights
+  }
+}
+
+// Any types and alignments. A block takes one token; its threads take (head, 8 dims) each, or (head, dim) where rows
+// are not aligned.
 template <bool kVectors>
 __global__ void __launch_bounds__(kThreads) merge_states(const MergeAttnStatesArgs a) {
   const int32_t token = blockIdx.x;
@@ -96,7 +173,20 @@ __global__ void __launch_bounds__(kThreads) copy_pad(const CopyPadArgs a, bool v
 
 cudaError_t launch_merge_attn_states(const MergeAttnStatesArgs& args, cudaStream_t stream) {
   const auto tokens = static_cast<unsigned>(args.out.shape[0]);
-  if (is_vector_aligned(args.prefix_out) && is_vector_aligned(args.suffix_out) && is_vector_aligned(args.out)) {
+  const bool vectors =
+      is_vector_aligned(args.prefix_out) && is_vector_aligned(args.suffix_out) && is_vector_aligned(args.out);
+  const DType dtype = args.out.dtype;
+  if (vectors && (dtype == DType::kF16 || dtype == DType::kBF16) && args.prefix_out.dtype == dtype &&
+      args.suffix_out.dtype == dtype) {
+    int shift = 3;  // 8 tokens, a sector of LSEs, unless that leaves SMs idle
+    while (shift > 0 && tokens >> shift < 1024) --shift;
+    const unsigned blocks = (tokens + (1u << shift) - 1) >> shift;
+    if (dtype == DType::kF16) {
+      merge_halves<__half><<<blocks, kThreads, 0, stream>>>(args, shift);
+    } else {
+      merge_halves<__nv_bfloat16><<<blocks, kThreads, 0, stream>>>(args, shift);
+    }
+  } else if (vectors) {
     merge_states<true><<<tokens, kThreads, 0, stream>>>(args);
   } else {
     merge_states<false><<<tokens, kThreads, 0, stream>>>(args);

@@ -44,6 +44,8 @@ struct AttentionParams {
   KvAddressing k_addr, v_addr;
   int32_t k_chunk_stride = 0,
           v_chunk_stride = 0;  // elements from 8 dims to the next 8; 0: not 8 contiguous, aligned dims
+  int32_t k_vector_stride = 0, v_vector_stride = 0;  // elements from 16 bytes of a token's dims to the next 16; 0: no
+  int32_t v_run_stride = 0;                          // elements from 16 bytes of a dim's tokens to the next 16; 0: no
   const float* k_scale = nullptr;
   const float* v_scale = nullptr;
   int32_t num_scales = 1;
@@ -73,6 +75,7 @@ struct AttentionParams {
   bool values_in_keys = false;  // latent cache: V is the first head_dim_v columns of K
   KeyOrigin origin = KeyOrigin::kCache;
   int64_t key_begin = 0, key_end = 0;
+  int32_t key_align = 1;  // a request's first key is rounded down to a multiple of this power of two
 
   int32_t min_query_len = 1, max_query_len = 0;
   int8_t context_filter = 0;  // 0 any, 1 none, 2 some

@@ -1,6 +1,14 @@
-// Merges partial attention results: a warp per row, weights from the partial LSEs. Launched so that its blocks may
-// start while the attention kernel drains (sm_90), hence the wait at the top: even a block with nothing to do must not
-// end before it.
+// Merges partial attention results: weights from the partial LSEs, then a weighted sum.
+//
+//   item   128 columns of one row: four floats a lane
+//   few    up to kAlone partials: a warp merges its item alone, no barrier
+//   many   the warps of a block share out an item's partials and meet in shared memory
+//   order  of every sum is fixed by the indices, so that bits do not depend on timing
+//
+// Time here is latency: what the inputs alone decide is worked out before the wait for the attention kernel, and the
+// partial rows are asked for before their weights are known. Launched so that blocks may start while the attention
+// kernel drains (sm_90): even a block with nothing to do must not end before the wait. The attention kernel itself is
+// launched after everything before it has ended, so its inputs may be read ahead of the wait.
 #include "devices/cuda/kernels/launchers.h"
 #include "devices/cuda/kernels/softmax.cuh"
 #include "devices/cuda/kernels/work_list.cuh"
@@ -8,62 +16,162 @@
 namespace sextant::cuda {
 namespace {
 
-constexpr int kThreads = 128, kWarps = kThreads / 32;
+constexpr int kColumns = 128;
+constexpr int kAlone = 8;           // partials that a warp merges alone
+constexpr int kWeights = 512;       // in shared memory at a time
+constexpr int kFewWarps = 4;        // of a block when rows have few partials ..
+constexpr int kManyWarps = 8;       // .. and many
+constexpr int kManyExpected = 6;    // partials a row from which on blocks have kManyWarps and one item
+constexpr int64_t kMaxGrid = 4096;  // blocks; each then loops over items
 
-// Row `row_of(i)` of partial i, i in [0, count); row_of < 0: nothing there.
-template <class T, class RowOf>
-__device__ __forceinline__ void merge_row(const AttentionParams& p, int count, RowOf row_of, int32_t token,
-                                          int32_t head) {
-  const int lane = threadIdx.x & 31;
-  float max = -INFINITY, sum = 0;
-  for (int i = lane; i < count; i += 32) {
-    const int64_t row = row_of(i);
-    const float lse = row < 0 ? -INFINITY : p.partial_lse[row] * kLog2E;
-    if (lse > max) {
-      sum = sum * exp2f(max - lse) + 1.0f;
-      max = lse;
-    } else if (lse > -INFINITY) {
-      sum += exp2f(lse - max);
-    }
-  }
+// One row to merge and its partials: row_of(i), i in [0, count), is the index of partial i; < 0: nothing there.
+template <class RowOf>
+struct Partials {
+  int32_t count;
+  RowOf row_of;
+};
+
+__device__ __forceinline__ float warp_max(float x) {
 #pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) {
-    const float other_max = __shfl_xor_sync(0xffffffffu, max, offset),
-                other_sum = __shfl_xor_sync(0xffffffffu, sum, offset);
-    const float top = fmaxf(max, other_max);
-    const float base = top == -INFINITY ? 0.0f : top;
-    // Written so that both lanes of a pair compute the same bits.
-    const float a = sum * exp2f(max - base), b = other_sum * exp2f(other_max - base);
-    sum = (lane & offset) ? b + a : a + b;
-    max = top;
-  }
+  for (int offset = 16; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
+  return x;
+}
+// Addition commutes bit by bit, so all lanes get the same bits.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
+  return x;
+}
+
+template <class RowOf>
+__device__ __forceinline__ float load_lse(const AttentionParams& p, const Partials<RowOf>& from, int i) {
+  const int64_t row = i < from.count ? from.row_of(i) : -1;
+  return row < 0 ? -INFINITY : p.partial_lse[row] * kLog2E;
+}
+template <class RowOf>
+__device__ __forceinline__ float4 load_part(const AttentionParams& p, const Partials<RowOf>& from, int i, int d) {
+  const int64_t row = i < from.count && d < p.head_dim_v ? from.row_of(i) : -1;
+  if (row < 0) return make_float4(0, 0, 0, 0);
+  return *reinterpret_cast<const float4*>(p.partial_out + row * p.head_dim_v + d);
+}
+// A part of weight 0 may hold anything; 0 * NaN must not reach the result.
+__device__ __forceinline__ void add_part(float4& acc, float weight, const float4& x) {
+  if (weight == 0) return;
+  acc.x += weight * x.x;
+  acc.y += weight * x.y;
+  acc.z += weight * x.z;
+  acc.w += weight * x.w;
+}
+
+// `max` and `sum`: of the row, in log2 units and relative to `max`.
+template <class T>
+__device__ __forceinline__ void store_item(const AttentionParams& p, int32_t token, int32_t head, int d0, float max,
+                                           float sum, const float4& acc) {
+  const int lane = threadIdx.x & 31, d = d0 + lane * 4;
   const RowEnd end = finish_row(max, sum, 1.0f, p.sinks, head);
-  if (lane == 0) store_lse(p, token, head, end.lse);
+  if (lane == 0 && d0 == 0) store_lse(p, token, head, end.lse);
+  if (d >= p.head_dim_v) return;
   const RowSink<T> sink = output_row<T>(p, token, head);
+  sink.store_pair(d, acc.x * end.weight, acc.y * end.weight);
+  sink.store_pair(d + 2, acc.z * end.weight, acc.w * end.weight);
+}
+
+template <class T, class RowOf>
+__device__ __forceinline__ void merge_alone(const AttentionParams& p, const Partials<RowOf>& from, int32_t token,
+                                            int32_t head, int d0) {
+  const int lane = threadIdx.x & 31;
+  const float lse = load_lse(p, from, lane);
+  float4 x[kAlone];
+#pragma unroll
+  for (int i = 0; i < kAlone; ++i) x[i] = load_part(p, from, i, d0 + lane * 4);
+  const float max = warp_max(lse), weight = exp2f(lse - (max == -INFINITY ? 0.0f : max)), sum = warp_sum(weight);
+  float4 acc = make_float4(0, 0, 0, 0);
+#pragma unroll
+  for (int i = 0; i < kAlone; ++i) add_part(acc, __shfl_sync(0xffffffffu, weight, i), x[i]);
+  store_item<T>(p, token, head, d0, max, sum, acc);
+}
+
+template <int kWarps>
+struct MergeShared {
+  float weights[kWeights];
+  float max[kWarps], sum[kWarps];
+  float4 parts[kWarps][32];
+};
+// All threads of the block call it for the same item.
+template <class T, int kWarps, class RowOf>
+__device__ __forceinline__ void merge_together(const AttentionParams& p, const Partials<RowOf>& from, int32_t token,
+                                               int32_t head, int d0, MergeShared<kWarps>& shared) {
+  constexpr int kInFlight = kWarps == kManyWarps ? 16 : 8;  // partial rows that a warp asks for at a time
+  constexpr int kThreads = 32 * kWarps, kStep = kWarps * kInFlight;
+  static_assert(kWeights % kStep == 0 && kWeights % kThreads == 0);
+  const int lane = threadIdx.x & 31, warp = threadIdx.x / 32, d = d0 + lane * 4;
+  float4 x[kInFlight];
+#pragma unroll
+  for (int j = 0; j < kInFlight; ++j) x[j] = load_part(p, from, warp + j * kWarps, d);
+  float max = -INFINITY;
+  for (int i = threadIdx.x; i < from.count; i += kThreads) {
+    const float lse = load_lse(p, from, i);
+    if (i < kWeights) shared.weights[i] = lse;
+    max = fmaxf(max, lse);
+  }
+  max = warp_max(max);
+  if (lane == 0) shared.max[warp] = max;
+  __syncthreads();
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) max = fmaxf(max, shared.max[w]);
   const float base = max == -INFINITY ? 0.0f : max;
-  for (int d0 = 0; d0 < p.head_dim_v; d0 += 128) {
-    const int d = d0 + lane * 4;
-    float4 acc = make_float4(0, 0, 0, 0);
-    for (int i0 = 0; i0 < count; i0 += 32) {
-      const int64_t row = i0 + lane < count ? row_of(i0 + lane) : -1;
-      const float weight = row < 0 ? 0.0f : exp2f(p.partial_lse[row] * kLog2E - base) * end.weight;
-      const int here = min(32, count - i0);
-#pragma unroll 8
-      for (int i = 0; i < here; ++i) {
-        const float w = __shfl_sync(0xffffffffu, weight, i);
-        const int64_t from = __shfl_sync(0xffffffffu, row, i);
-        if (w != 0 && d < p.head_dim_v) {
-          const float4 x = *reinterpret_cast<const float4*>(p.partial_out + from * p.head_dim_v + d);
-          acc.x += w * x.x;
-          acc.y += w * x.y;
-          acc.z += w * x.z;
-          acc.w += w * x.w;
-        }
-      }
+  float sum = 0;
+  float4 acc = make_float4(0, 0, 0, 0);
+  for (int first = 0; first < from.count; first += kWeights) {
+    const int last = min(from.count, first + kWeights);
+    if (first > 0) __syncthreads();  // the weights before these are used up
+    for (int i = first + threadIdx.x; i < last; i += kThreads) {
+      const float weight = exp2f((first == 0 ? shared.weights[i] : load_lse(p, from, i)) - base);
+      shared.weights[i - first] = weight;
+      sum += weight;
     }
-    if (d < p.head_dim_v) {
-      sink.store_pair(d, acc.x, acc.y);
-      sink.store_pair(d + 2, acc.z, acc.w);
+    __syncthreads();
+    for (int i = first + warp; i < last; i += kStep) {
+      if (i != warp) {
+#pragma unroll
+        for (int j = 0; j < kInFlight; ++j) x[j] = load_part(p, from, i + j * kWarps, d);
+      }
+#pragma unroll
+      for (int j = 0; j < kInFlight; ++j)
+        if (i + j * kWarps < last) add_part(acc, shared.weights[i - first + j * kWarps], x[j]);
+    }
+  }
+  sum = warp_sum(sum);
+  if (lane == 0) shared.sum[warp] = sum;
+  shared.parts[warp][lane] = acc;
+  __syncthreads();
+  if (warp == 0) {
+#pragma unroll
+    for (int w = 1; w < kWarps; ++w) {
+      sum += shared.sum[w];
+      add_part(acc, 1.0f, shared.parts[w][lane]);
+    }
+    store_item<T>(p, token, head, d0, max, sum, acc);
+  }
+  __syncthreads();  // the next item writes what warp 0 reads
+}
+
+// Merges `rows` rows that share their number of partials. place_of(row) -> (token, head), from_of(row) -> its Partials.
+// Item i of a row-major [rows][column chunks] goes to a warp, or to a block where there are many partials.
+template <class T, int kWarps, class PlaceOf, class FromOf>
+__device__ __forceinline__ void merge_rows(const AttentionParams& p, int rows, int count, PlaceOf place_of,
+                                           FromOf from_of) {
+  __shared__ MergeShared<kWarps> shared;
+  const int chunks = ceil_div(p.head_dim_v, kColumns), items = rows * chunks;
+  if (count <= kAlone) {
+    for (int i = blockIdx.y * kWarps + threadIdx.x / 32; i < items; i += gridDim.y * kWarps) {
+      const int2 at = place_of(i / chunks);
+      merge_alone<T>(p, from_of(i / chunks), at.x, at.y, i % chunks * kColumns);
+    }
+  } else {
+    for (int i = blockIdx.y; i < items; i += gridDim.y) {
+      const int2 at = place_of(i / chunks);
+      merge_together<T, kWarps>(p, from_of(i / chunks), at.x, at.y, i % chunks * kColumns, shared);
     }
   }
 }
@@ -82,87 +190,172 @@ __device__ __forceinline__ int find_start(const int32_t* starts, int count, int3
   return begin;
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) reduce_fixed(const AttentionParams p, int64_t num_slots) {
-  wait_for_previous_kernel();
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  const int64_t slot = index / p.num_heads;
-  const int32_t head = static_cast<int32_t>(index % p.num_heads);
-  if (slot >= num_slots) return;
-  const int b = p.split.compact_slots ? static_cast<int>(slot / p.split.max_query_len)
-                                      : find_start(p.query_start_loc, p.num_requests, static_cast<int32_t>(slot));
+// Grid: (partial slots, groups of items).
+template <class T, int kWarps>
+__global__ void __launch_bounds__(32 * kWarps) reduce_fixed(const AttentionParams p) {
+  const int32_t slot = blockIdx.x;
+  const int b =
+      p.split.compact_slots ? slot / p.split.max_query_len : find_start(p.query_start_loc, p.num_requests, slot);
   const Request r = load_request(p, b);
-  const int32_t query =
-      static_cast<int32_t>(p.split.compact_slots ? slot % p.split.max_query_len : slot - r.query_start);
-  if (!r.active || query >= r.query_len || query < 0) return;
+  const int32_t query = p.split.compact_slots ? slot % p.split.max_query_len : slot - r.query_start;
   int32_t size;
   const int32_t count = partition_count(p, r, &size);
-  if (count == 1) return;
-  const int64_t first = partial_row(p, r, query, head);
-  merge_row<T>(p, count, [first](int i) { return first + i; }, r.query_start + query, head);
+  wait_for_previous_kernel();
+  if (!r.active || query >= r.query_len || query < 0 || count == 1) return;
+  const auto place_of = [&](int head) { return make_int2(r.query_start + query, head); };
+  const auto from_of = [&](int head) {
+    const int64_t first = partial_row(p, r, query, head);
+    const auto row_of = [first](int i) { return first + i; };
+    return Partials<decltype(row_of)>{count, row_of};
+  };
+  merge_rows<T, kWarps>(p, p.num_heads, count, place_of, from_of);
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads) reduce_balanced(const AttentionParams p, int rows, int keys) {
+// Where one (request, row tile, KV head) lies in the row of all tiles.
+struct Segment {
+  Request request;
+  int32_t row_tile, kv_head;
+  int32_t first, last;  // tiles
+  int32_t total;        // tiles of the batch
+};
+// The last segment of a block's range: the only one that can begin there and end in a later block.
+__device__ __forceinline__ bool find_segment_of_block(const AttentionParams& p, int block, int blocks, int rows,
+                                                      int keys, Segment& s) {
   wait_for_previous_kernel();
-  const int blocks = gridDim.x, block = blockIdx.x;
-  const int32_t total = p.tile_starts[p.num_requests];
-  const TileRange range = block_range(block, blocks, total);
-  if (range.begin == range.end || range.end == total) return;
+  s.total = p.tile_starts[p.num_requests];
+  const TileRange range = block_range(block, blocks, s.total);
+  if (range.begin == range.end || range.end == s.total) return false;
   const int b = find_start(p.tile_starts, p.num_requests, range.end - 1);
-  const Request r = load_request(p, b);
-  const TileCounts counts = count_tiles(p, r, rows, keys);
+  s.request = load_request(p, b);
+  const TileCounts counts = count_tiles(p, s.request, rows, keys);
   const int32_t start = p.tile_starts[b], segment = (range.end - 1 - start) / counts.tiles;
-  const int32_t first = start + segment * counts.tiles, last = first + counts.tiles - 1;
-  if (last < range.end || first < range.begin) return;
-  const int last_block = static_cast<int>(((static_cast<int64_t>(last) + 1) * blocks - 1) / total);
-  const int row_tile = segment / p.num_kv_heads, kv_head = segment % p.num_kv_heads;
-  const int tile_row = blockIdx.y * kWarps + threadIdx.x / 32, row = row_tile * rows + tile_row;
-  if (row >= r.query_len * p.group_size) return;
-  const int32_t token = r.query_start + row / p.group_size, head = kv_head * p.group_size + row % p.group_size;
-  auto row_of = [&](int i) -> int64_t {
-    const TileRange other = block_range(block + i, blocks, total);
-    if (other.begin == other.end) return -1;
-    return static_cast<int64_t>(2 * (block + i) + (i == 0 ? 1 : 0)) * rows + tile_row;
+  s.first = start + segment * counts.tiles;
+  s.last = s.first + counts.tiles - 1;
+  s.row_tile = segment / p.num_kv_heads;
+  s.kv_head = segment % p.num_kv_heads;
+  return s.first >= range.begin && s.last >= range.end;
+}
+// Segment `unit` of [row tiles over all requests, at most][num_kv_heads].
+__device__ __forceinline__ bool find_segment(const AttentionParams& p, int unit, int rows, int keys, Segment& s) {
+  const int tile = unit / p.num_kv_heads, lane = threadIdx.x & 31;
+  const int b = find_request(p, tile, rows);
+  s.kv_head = unit - tile * p.num_kv_heads;
+  s.request = load_request(p, b);
+  const TileCounts counts = count_tiles(p, s.request, rows, keys);
+  s.row_tile =
+      tile - static_cast<int>(static_cast<int64_t>(s.request.query_start) * p.group_size / rows) - s.request.index;
+  int32_t start;
+  if (p.num_requests <= 32) {  // cheaper than to wait for the attention kernel's list
+    const int32_t tiles = lane < p.num_requests ? tiles_of_request(p, load_request(p, lane), rows, keys) : 0;
+    start = __reduce_add_sync(0xffffffffu, lane < b ? tiles : 0);
+    s.total = __reduce_add_sync(0xffffffffu, tiles);
+    wait_for_previous_kernel();
+  } else {
+    wait_for_previous_kernel();
+    start = p.tile_starts[b];
+    s.total = p.tile_starts[p.num_requests];
+  }
+  s.first = start + (s.row_tile * p.num_kv_heads + s.kv_head) * counts.tiles;
+  s.last = s.first + counts.tiles - 1;
+  return s.request.active && s.row_tile >= 0 && s.row_tile < counts.row_tiles;
+}
+
+// Grid: (segments, groups of items), or where there are more segments than blocks of the attention kernel: (those
+// blocks, groups of items).
+template <class T, int kWarps>
+__global__ void __launch_bounds__(32 * kWarps)
+    reduce_balanced(const AttentionParams p, int blocks, bool by_segment, int rows, int keys) {
+  Segment s;
+  const bool found = by_segment ? find_segment(p, blockIdx.x, rows, keys, s)
+                                : find_segment_of_block(p, blockIdx.x, blocks, rows, keys, s);
+  if (!found) return;
+  const auto block_of = [&](int32_t tile) {  // whose range holds the tile
+    return static_cast<int>(((static_cast<int64_t>(tile) + 1) * blocks - 1) / s.total);
   };
-  merge_row<T>(p, last_block - block + 1, row_of, token, head);
+  const int first_block = block_of(s.first), count = block_of(s.last) - first_block + 1;
+  if (count == 1) return;  // whole: written by its block
+  const int32_t live_rows = min(rows, s.request.query_len * p.group_size - s.row_tile * rows);
+  const auto place_of = [&](int tile_row) {
+    const int row = s.row_tile * rows + tile_row;
+    return make_int2(s.request.query_start + row / p.group_size, s.kv_head * p.group_size + row % p.group_size);
+  };
+  const auto from_of = [&](int tile_row) {
+    const auto row_of = [&s, first_block, blocks, rows, tile_row](int i) -> int64_t {
+      if (s.total < blocks) {  // else no range is empty
+        const TileRange range = block_range(first_block + i, blocks, s.total);
+        if (range.begin == range.end) return -1;
+      }
+      return static_cast<int64_t>(2 * (first_block + i) + (i == 0 ? 1 : 0)) * rows + tile_row;
+    };
+    return Partials<decltype(row_of)>{count, row_of};
+  };
+  merge_rows<T, kWarps>(p, live_rows, count, place_of, from_of);
+}
+
+// A grid of `units` x enough blocks for `items` a unit.
+dim3 make_grid(int64_t units, int64_t items, int items_a_block) {
+  const int64_t wanted = (items + items_a_block - 1) / items_a_block, most = kMaxGrid / units;
+  return {static_cast<unsigned>(units), static_cast<unsigned>(wanted < most ? wanted : most < 1 ? 1 : most)};
 }
 
 template <class... Parameters, class... Arguments>
-cudaError_t launch_after(void (*kernel)(Parameters...), dim3 grid, bool overlap, cudaStream_t stream,
+cudaError_t launch_after(void (*kernel)(Parameters...), dim3 grid, int warps, bool overlap, cudaStream_t stream,
                          Arguments... arguments) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(static_cast<unsigned>(32 * warps));
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = overlap ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
+template <int kWarps>
+cudaError_t launch_fixed(const AttentionParams& p, dim3 grid, bool overlap, cudaStream_t stream) {
+  switch (p.dtype) {
+    case DType::kF32:
+      return launch_after(reduce_fixed<float, kWarps>, grid, kWarps, overlap, stream, p);
+    case DType::kF16:
+      return launch_after(reduce_fixed<__half, kWarps>, grid, kWarps, overlap, stream, p);
+    default:
+      return launch_after(reduce_fixed<__nv_bfloat16, kWarps>, grid, kWarps, overlap, stream, p);
+  }
+}
+template <int kWarps>
+cudaError_t launch_balanced(const AttentionParams& p, dim3 grid, int blocks, bool by_segment, int rows, int keys,
+                            bool overlap, cudaStream_t stream) {
+  return p.dtype == DType::kF16 ? launch_after(reduce_balanced<__half, kWarps>, grid, kWarps, overlap, stream, p,
+                                               blocks, by_segment, rows, keys)
+                                : launch_after(reduce_balanced<__nv_bfloat16, kWarps>, grid, kWarps, overlap, stream, p,
+                                               blocks, by_segment, rows, keys);
+}
+
+int64_t column_chunks(const AttentionParams& p) { return (p.head_dim_v + kColumns - 1) / kColumns; }
+
 }  // namespace
 
 cudaError_t launch_reduce_fixed(const AttentionParams& p, int64_t num_slots, bool overlap, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>((num_slots * p.num_heads + kWarps - 1) / kWarps));
-  switch (p.dtype) {
-    case DType::kF32:
-      return launch_after(reduce_fixed<float>, grid, overlap, stream, p, num_slots);
-    case DType::kF16:
-      return launch_after(reduce_fixed<__half>, grid, overlap, stream, p, num_slots);
-    default:
-      return launch_after(reduce_fixed<__nv_bfloat16>, grid, overlap, stream, p, num_slots);
-  }
+  const int64_t items = p.num_heads * column_chunks(p);
+  if (p.split.max_partitions >= kManyExpected && num_slots * items <= kMaxGrid)
+    return launch_fixed<kManyWarps>(p, make_grid(num_slots, items, 1), overlap, stream);
+  return launch_fixed<kFewWarps>(p, make_grid(num_slots, items, kFewWarps), overlap, stream);
 }
 
 cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& plan, int32_t tile_keys, bool overlap,
                                    cudaStream_t stream) {
-  const dim3 grid(plan.grid.x, (plan.rows + kWarps - 1) / kWarps);
-  return p.dtype == DType::kF16
-             ? launch_after(reduce_balanced<__half>, grid, overlap, stream, p, plan.rows, tile_keys)
-             : launch_after(reduce_balanced<__nv_bfloat16>, grid, overlap, stream, p, plan.rows, tile_keys);
+  const auto blocks = static_cast<int64_t>(plan.grid.x);
+  const int64_t tiles = static_cast<int64_t>(p.num_tokens) * p.group_size / plan.rows + p.num_requests;
+  const int64_t segments = tiles * p.num_kv_heads, items = plan.rows * column_chunks(p);
+  const bool by_segment = segments < blocks;
+  const int64_t units = by_segment ? segments : blocks;
+  if (units * kManyExpected <= blocks)
+    return launch_balanced<kManyWarps>(p, make_grid(units, items, 1), static_cast<int>(blocks), by_segment, plan.rows,
+                                       tile_keys, overlap, stream);
+  return launch_balanced<kFewWarps>(p, make_grid(units, items, kFewWarps), static_cast<int>(blocks), by_segment,
+                                    plan.rows, tile_keys, overlap, stream);
 }
 
 }  // namespace sextant::cuda

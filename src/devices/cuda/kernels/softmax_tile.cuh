@@ -5,6 +5,16 @@
 
 namespace sextant::cuda {
 
+// Key of column `column` of key tile n: in order, unless the shape deals keys otherwise.
+template <class S>
+__device__ __forceinline__ int key_of_column(int n, int column) {
+  if constexpr (requires { S::key_of(0, 0); }) {
+    return S::key_of(n, column);
+  } else {
+    return n * 8 + column;
+  }
+}
+
 // What a thread knows of the rows it owns: rows lane / 4 and lane / 4 + 8 of each 16-row tile.
 template <int kRowTiles>
 struct RowState {
@@ -32,7 +42,7 @@ __device__ __forceinline__ void softmax_tile(const AttentionParams& p, const Req
       for (int n = 0; n < S::kKeys / 8; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const int32_t position = key0 + n * 8 + (lane & 3) * 2 + (e & 1);
+          const int32_t position = key0 + key_of_column<S>(n, (lane & 3) * 2 + (e & 1));
           float x = s[m][n][e];
           if (biased) x = score_log2(rule, x) + rows.slope[m][e / 2] * static_cast<float>(position - r.context_len);
           if (masked && (position >= end || !is_visible(p, rows.position[m][e / 2], position))) x = -INFINITY;

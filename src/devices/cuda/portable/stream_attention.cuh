@@ -1,8 +1,7 @@
 // Decode at memory speed: few query rows against many keys.
 //
 //   rows     the G heads of a KV head times 1..8 query tokens fill a matrix tile of 16 or 32 rows
-//   warps    each of the 4 warps streams its own keys of a tile (kWarpKeys each) through its own ring of shared memory:
-//   no
+//   warps    each of the 4 warps streams its own keys of a tile (kKeys each) through its own ring of shared memory: no
 //            block barrier in the loop, and the copies of the next segment start while the last one is being merged
 //   balance  kernels/work_list.cuh: every block gets the same number of tiles
 //   bytes    a warp keeps kStages tiles in flight; two blocks an SM hold 192 KiB in flight, several times what latency
@@ -10,161 +9,146 @@
 //            bandwidth asks for
 //
 // fp8 keys and values stay fp8 in shared memory and become fp16 in registers, exactly; the queries become fp16 too,
-// each row scaled by a power of two so that none overflows. A k step of the matrix product may take the dims in any
-// order if Q and K agree, so a thread takes 4 consecutive bytes of K where fp16 would take two pairs. For V,
-// ldmatrix.trans moves pairs of bytes: a byte permute then separates even and odd dims, which land in two accumulators.
+// each row scaled by a power of two so that none overflows. A k step of the first product may take the dims in any
+// order if Q and K agree, so a thread takes 16 consecutive bytes of K for four steps, where fp16 would take eight
+// pairs. For V, ldmatrix.trans moves pairs of bytes: a byte permute then separates even and odd dims, which land in two
+// accumulators.
+//
+// Where 16 bytes of V hold tokens of one dim, the tile in shared memory is V transposed, which the second product reads
+// without ldmatrix.trans and fp8 without permutes.
 #pragma once
 
 #include "devices/cuda/kernels/softmax_tile.cuh"
 #include "devices/cuda/kernels/work_list.cuh"
+#include "devices/cuda/portable/stream_copy.cuh"
+#include "devices/cuda/portable/stream_shape.cuh"
 
 namespace sextant::cuda {
 
-enum class KvBits : uint8_t { k16, kE4M3, kE5M2 };
-
-template <class Tq_, KvBits kBits_, int kDim_, int kRowTiles_>
-struct StreamShape {
-  using Tq = Tq_;  // queries and output
-  static constexpr KvBits kBits = kBits_;
-  using T = std::conditional_t<kBits_ == KvBits::k16, Tq_, __half>;  // operands of the products
-  static constexpr bool kFp8 = kBits != KvBits::k16;
-  static constexpr int kElement = kFp8 ? 1 : 2;
-  static constexpr int kDim = kDim_, DV = kDim_, kRowTiles = kRowTiles_, kRows = 16 * kRowTiles_;
-  static constexpr int kWarps = 4, kThreads = 128;
-  static constexpr int kRowBytes = kDim * kElement, kChunks = kRowBytes / 16;
-  static constexpr int kKeys = kRowBytes <= 128 ? 32 : 16;  // of a warp's tile
-  static constexpr int kTileKeys = kWarps * kKeys;
-  static constexpr int kStageBytes = 2 * kKeys * kRowBytes;
-  static constexpr int kStages = kStageBytes <= 4096 ? 5 : 3;
-  static constexpr int kRingBytes = kWarps * kStages * kStageBytes;
-  static constexpr int kMergeBytes = 2 * 16 * kDim * 4, kStatBytes = kWarps * 2 * 16 * 4;
-  static constexpr int kSharedBytes = kRingBytes + kMergeBytes + kStatBytes;
-  static constexpr int kBlocksPerSm = kDim == 256 ? 1 : 2;
-  static constexpr int kSwizzleShift = kRowBytes == 64 ? 1 : 0, kSwizzleMask = kRowBytes == 64 ? 3 : 7;
-
-  static __device__ __forceinline__ uint32_t offset(int row, int chunk) {
-    return static_cast<uint32_t>(row * kRowBytes + ((chunk ^ ((row >> kSwizzleShift) & kSwizzleMask)) << 4));
-  }
-  // Column of element e of accumulator n.
-  static __device__ __forceinline__ int column(int n, int e) {
-    const int t = threadIdx.x & 3;
-    return kFp8 ? (n / 2) * 16 + t * 4 + (e & 1) * 2 + (n & 1) : n * 8 + t * 2 + (e & 1);
-  }
-};
-
-template <KvBits kBits>
-__device__ __forceinline__ uint32_t fp8_pair(uint32_t pair) {
-  return kBits == KvBits::kE4M3 ? e4m3_pair_to_f16(pair) : e5m2_pair_to_f16(pair);
+// Row `row` of a segment's row tile; null past its end.
+template <class S>
+__device__ __forceinline__ const typename S::Tq* query_row(const AttentionParams& p, const TileCursor& c, int row) {
+  row += c.row_tile * S::kRows;
+  if (row >= c.request.query_len * p.group_size) return nullptr;
+  return static_cast<const typename S::Tq*>(p.q) + (c.request.query_start + row / p.group_size) * p.q_token_stride +
+         (c.kv_head * p.group_size + row % p.group_size) * p.q_head_stride;
 }
 
-// What the copies of one warp tile need. The block id is looked up one tile ahead of its use.
-struct KeyLookup {
-  int32_t first, position;  // of the warp's tile; of this lane's key
-  int32_t block, offset;
-};
+// 16-bit fragment of row tile m and k step `k` of a segment's queries, straight from global memory.
 template <class S>
-__device__ __forceinline__ KeyLookup look_up_keys(const AttentionParams& p, const TileCursor& c) {
-  KeyLookup k;
-  k.first = c.request.key_lo + c.tile * S::kTileKeys + static_cast<int>(threadIdx.x / 32) * S::kKeys;
-  k.position = k.first + static_cast<int>(threadIdx.x & 31) % S::kKeys;
-  k.block = 0;
-  k.offset = 0;
-  if (k.position < c.request.key_hi) {
-    const BlockOffset at = split_position(p, k.position);
-    k.offset = at.offset;
-    k.block = __ldg(p.block_table + c.request.index * p.block_table_stride + at.block);
-  }
-  return k;
-}
-
-template <class S>
-__device__ __forceinline__ void copy_keys(const AttentionParams& p, const TileCursor& c, const KeyLookup& k,
-                                          uint32_t stage) {
-  constexpr int kRowsACopy = 32 / (S::kChunks < 32 ? S::kChunks : 32);
-  const int lane = threadIdx.x & 31, chunk = lane % S::kChunks, sub_row = lane / S::kChunks;
-  const int64_t block = clamp_block(p, k.block);
-  const int64_t k_row = token_offset(p.k_addr, block, c.kv_head, k.offset);
-  const int64_t v_row = token_offset(p.v_addr, block, c.kv_head, k.offset);
-  const bool k_column = chunk * (16 / S::kElement) < p.head_dim, v_column = chunk * (16 / S::kElement) < p.head_dim_v;
-  constexpr int kScale = S::kFp8 ? 2 : 1;  // a 16-byte chunk holds 16 fp8 dims: two steps of 8
-  const char* k_base = static_cast<const char*>(p.cache_k) + chunk * p.k_chunk_stride * kScale * S::kElement;
-  const char* v_base = static_cast<const char*>(p.cache_v) + chunk * p.v_chunk_stride * kScale * S::kElement;
+__device__ __forceinline__ void load_query_step(const AttentionParams& p, const TileCursor& c, int m, int k,
+                                                uint32_t (&a)[4]) {
+  const int lane = threadIdx.x & 31;
 #pragma unroll
-  for (int i = 0; i < S::kKeys / kRowsACopy; ++i) {
-    const int row = i * kRowsACopy + sub_row;
-    const int64_t from = __shfl_sync(0xffffffffu, k_row, row);
-    const bool valid = k.first + row < c.request.key_hi && k_column;
-    cp_async_16(stage + S::offset(row, chunk), valid ? k_base + from * S::kElement : p.cache_k, valid);
+  for (int half = 0; half < 2; ++half) {
+    const typename S::Tq* source = query_row<S>(p, c, m * 16 + half * 8 + lane / 4);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int d = k * 16 + j * 8 + (lane & 3) * 2;
+      a[j * 2 + half] = source != nullptr && d < p.head_dim ? *reinterpret_cast<const uint32_t*>(source + d) : 0;
+    }
+  }
+}
+
+// All fragments of row tile m, and for fp8 the power of two that each row was divided by.
+template <class S>
+__device__ __forceinline__ void load_queries(const AttentionParams& p, const TileCursor& c, int m,
+                                             uint32_t (&a)[S::kDim / 16][4], float (&factor)[2]) {
+  using Tq = typename S::Tq;
+  factor[0] = factor[1] = 1.0f;
+  if constexpr (!S::kFp8) {
+#pragma unroll
+    for (int k = 0; k < S::kDim / 16; ++k) load_query_step<S>(p, c, m, k, a[k]);
+    return;
   }
 #pragma unroll
-  for (int i = 0; i < S::kKeys / kRowsACopy; ++i) {
-    const int row = i * kRowsACopy + sub_row;
-    const int64_t from = __shfl_sync(0xffffffffu, v_row, row);
-    const bool valid = k.first + row < c.request.key_hi && v_column;
-    cp_async_16(stage + S::kKeys * S::kRowBytes + S::offset(row, chunk),
-                valid ? v_base + from * S::kElement : p.cache_v, valid);
+  for (int half = 0; half < 2; ++half) {
+    const Tq* source = query_row<S>(p, c, m * 16 + half * 8 + static_cast<int>(threadIdx.x & 31) / 4);
+    uint2 raw[S::kDim / 16];
+    float largest = 0;
+#pragma unroll
+    for (int k = 0; k < S::kDim / 16; ++k) {
+      const int d = S::fp8_dim(k);
+      raw[k] = make_uint2(0, 0);
+      if (source != nullptr && d < p.head_dim) raw[k] = *reinterpret_cast<const uint2*>(source + d);
+      const Tq* x = reinterpret_cast<const Tq*>(&raw[k]);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) largest = fmaxf(largest, fabsf(to_float(x[e])));
+    }
+    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+    float down = 1.0f;
+    if (largest > 0 && largest < INFINITY) {
+      const int exponent = min(max((__float_as_int(largest) >> 23) - 127, -100), 100);
+      down = __int_as_float((127 - exponent) << 23);
+      factor[half] = __int_as_float((127 + exponent) << 23);
+    }
+#pragma unroll
+    for (int k = 0; k < S::kDim / 16; ++k) {
+      const Tq* x = reinterpret_cast<const Tq*>(&raw[k]);
+      a[k][half] = pack_pair<__half>(to_float(x[0]) * down, to_float(x[1]) * down);
+      a[k][2 + half] = pack_pair<__half>(to_float(x[2]) * down, to_float(x[3]) * down);
+    }
   }
 }
 
-// Query fragments of one segment, straight from global memory, and for fp8 the power of two that each row was divided
-// by.
-template <class S>
+// A segment's queries: in every warp's registers, or once in shared memory, where they use the room of the merge.
+template <class S, bool kShared = S::kSharedQueries>
 struct QueryTile {
   uint32_t a[S::kRowTiles][S::kDim / 16][4];
-  float factor[S::kRowTiles][2];
+  float scale[S::kRowTiles][2];
+
+  __device__ __forceinline__ void load(const AttentionParams& p, const TileCursor& c, char*) {
+#pragma unroll
+    for (int m = 0; m < S::kRowTiles; ++m) load_queries<S>(p, c, m, a[m], scale[m]);
+  }
+  __device__ __forceinline__ void fragment(int m, int k, uint32_t (&x)[4]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[i] = a[m][k][i];
+  }
+  __device__ __forceinline__ float factor(int m, int half) const { return scale[m][half]; }
 };
 template <class S>
-__device__ __forceinline__ void load_query_tile(const AttentionParams& p, const TileCursor& c, QueryTile<S>& q) {
-  using Tq = typename S::Tq;
-  const int lane = threadIdx.x & 31, t = lane & 3;
-  const int num_rows = c.request.query_len * p.group_size;
-#pragma unroll
-  for (int m = 0; m < S::kRowTiles; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = c.row_tile * S::kRows + m * 16 + half * 8 + lane / 4;
-      const bool valid = row < num_rows;
-      const int at = valid ? row : 0;
-      const Tq* source = static_cast<const Tq*>(p.q) + (c.request.query_start + at / p.group_size) * p.q_token_stride +
-                         (c.kv_head * p.group_size + at % p.group_size) * p.q_head_stride;
-      q.factor[m][half] = 1.0f;
-      if constexpr (!S::kFp8) {
-#pragma unroll
-        for (int k = 0; k < S::kDim / 16; ++k)
-#pragma unroll
-          for (int j = 0; j < 2; ++j) {
-            const int d = k * 16 + j * 8 + t * 2;
-            q.a[m][k][j * 2 + half] = valid && d < p.head_dim ? *reinterpret_cast<const uint32_t*>(source + d) : 0;
-          }
-      } else {
-        uint2 raw[S::kDim / 16];
-        float largest = 0;
-#pragma unroll
-        for (int k = 0; k < S::kDim / 16; ++k) {
-          const int d = k * 16 + t * 4;
-          raw[k] = make_uint2(0, 0);
-          if (valid && d < p.head_dim) raw[k] = *reinterpret_cast<const uint2*>(source + d);
-          const Tq* x = reinterpret_cast<const Tq*>(&raw[k]);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) largest = fmaxf(largest, fabsf(to_float(x[e])));
-        }
-        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-        float down = 1.0f;
-        if (largest > 0 && largest < INFINITY) {
-          const int exponent = min(max((__float_as_int(largest) >> 23) - 127, -100), 100);
-          down = __int_as_float((127 - exponent) << 23);
-          q.factor[m][half] = __int_as_float((127 + exponent) << 23);
-        }
-#pragma unroll
-        for (int k = 0; k < S::kDim / 16; ++k) {
-          const Tq* x = reinterpret_cast<const Tq*>(&raw[k]);
-          q.a[m][k][half] = pack_pair<__half>(to_float(x[0]) * down, to_float(x[1]) * down);
-          q.a[m][k][2 + half] = pack_pair<__half>(to_float(x[2]) * down, to_float(x[3]) * down);
-        }
+struct QueryTile<S, true> {
+  static constexpr int kSteps = S::kDim / 16;
+  static_assert(S::kRowTiles * 32 * (kSteps * 16 + 8) <= S::kMergeBytes && S::kRowTiles <= S::kWarps);
+  const char* shared;  // fragments [row tile][k step][lane] of 16 bytes, then factors [row tile][lane] of 8
+
+  // All warps call it, after the last merge and before the next tile.
+  __device__ __forceinline__ void load(const AttentionParams& p, const TileCursor& c, char* room) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+    shared = room;
+    uint4* fragments = reinterpret_cast<uint4*>(room);
+    if constexpr (!S::kFp8) {
+#pragma unroll 4
+      for (int i = warp; i < S::kRowTiles * kSteps; i += S::kWarps) {
+        uint32_t a[4];
+        load_query_step<S>(p, c, i / kSteps, i % kSteps, a);
+        fragments[i * 32 + lane] = make_uint4(a[0], a[1], a[2], a[3]);
       }
+    } else if (warp < S::kRowTiles) {
+      uint32_t a[kSteps][4];
+      float scale[2];
+      load_queries<S>(p, c, warp, a, scale);
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k)
+        fragments[(warp * kSteps + k) * 32 + lane] = make_uint4(a[k][0], a[k][1], a[k][2], a[k][3]);
+      reinterpret_cast<float2*>(room + S::kRowTiles * kSteps * 512)[warp * 32 + lane] = make_float2(scale[0], scale[1]);
     }
-}
+    __syncthreads();
+  }
+  __device__ __forceinline__ void fragment(int m, int k, uint32_t (&x)[4]) const {
+    const uint4 a = reinterpret_cast<const uint4*>(shared)[(m * kSteps + k) * 32 + (threadIdx.x & 31)];
+    x[0] = a.x;
+    x[1] = a.y;
+    x[2] = a.z;
+    x[3] = a.w;
+  }
+  __device__ __forceinline__ float factor(int m, int half) const {
+    return reinterpret_cast<const float*>(shared +
+                                          S::kRowTiles * kSteps * 512)[(m * 32 + (threadIdx.x & 31)) * 2 + half];
+  }
+};
 
 template <class S>
 __device__ __forceinline__ void stream_scores(const QueryTile<S>& q, const char* k_tile,
@@ -177,37 +161,74 @@ __device__ __forceinline__ void stream_scores(const QueryTile<S>& q, const char*
     for (int n = 0; n < S::kKeys / 8; ++n)
 #pragma unroll
       for (int e = 0; e < 4; ++e) s[m][n][e] = 0.0f;
+  if constexpr (!S::kFp8) {
 #pragma unroll
-  for (int k = 0; k < S::kDim / 16; ++k)
+    for (int k = 0; k < S::kDim / 16; ++k) {
+      uint32_t a[S::kRowTiles][4];
 #pragma unroll
-    for (int n = 0; n < S::kKeys / 16; ++n) {
-      uint32_t b[4];
-      if constexpr (!S::kFp8) {
-        ldmatrix_x4(
-            b, shared_address(k_tile) + S::offset(n * 16 + (lane >> 4) * 8 + (lane & 7), k * 2 + ((lane >> 3) & 1)));
-      } else {
+      for (int m = 0; m < S::kRowTiles; ++m) q.fragment(m, k, a[m]);
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const uint32_t x =
-              *reinterpret_cast<const uint32_t*>(k_tile + S::offset(n * 16 + j * 8 + lane / 4, k) + (lane & 3) * 4);
-          b[j * 2] = fp8_pair<S::kBits>(x & 0xffff);
-          b[j * 2 + 1] = fp8_pair<S::kBits>(x >> 16);
+      for (int n = 0; n < S::kKeys / 16; ++n) {
+        uint32_t b[4];
+        ldmatrix_x4(b, shared_address(k_tile) +
+                           S::key_offset(n * 16 + (lane >> 4) * 8 + (lane & 7), k * 2 + ((lane >> 3) & 1)));
+#pragma unroll
+        for (int m = 0; m < S::kRowTiles; ++m) {
+          mma_16816<T>(s[m][2 * n], a[m], b[0], b[1]);
+          mma_16816<T>(s[m][2 * n + 1], a[m], b[2], b[3]);
         }
       }
+    }
+  } else {
 #pragma unroll
-      for (int m = 0; m < S::kRowTiles; ++m) {
-        mma_16816<T>(s[m][2 * n], q.a[m][k], b[0], b[1]);
-        mma_16816<T>(s[m][2 * n + 1], q.a[m][k], b[2], b[3]);
+    for (int j = 0; j < S::kDim / 64; ++j) {
+      uint4 x[S::kKeys / 8];
+#pragma unroll
+      for (int n = 0; n < S::kKeys / 8; ++n)
+        x[n] = *reinterpret_cast<const uint4*>(k_tile + S::key_offset(S::key_of(n, lane / 4), j * 4 + (lane & 3)));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        uint32_t a[S::kRowTiles][4];
+#pragma unroll
+        for (int m = 0; m < S::kRowTiles; ++m) q.fragment(m, j * 4 + i, a[m]);
+#pragma unroll
+        for (int n = 0; n < S::kKeys / 8; ++n) {
+          uint32_t b0, b1;
+          convert_word<S::kBits>(i == 0 ? x[n].x : i == 1 ? x[n].y : i == 2 ? x[n].z : x[n].w, b0, b1);
+#pragma unroll
+          for (int m = 0; m < S::kRowTiles; ++m) mma_16816<T>(s[m][n], a[m], b0, b1);
+        }
       }
     }
-  if constexpr (S::kFp8) {
 #pragma unroll
     for (int m = 0; m < S::kRowTiles; ++m)
 #pragma unroll
       for (int n = 0; n < S::kKeys / 8; ++n)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) s[m][n][e] *= q.factor[m][e / 2];
+        for (int e = 0; e < 4; ++e) s[m][n][e] *= q.factor(m, e / 2);
   }
+}
+
+// Adds the products with 16 keys' values to the accumulators of 32 / kElement dims: `r` as ldmatrix left it.
+template <class S>
+__device__ __forceinline__ void add_values(const uint32_t (&a)[S::kRowTiles][4], const uint32_t (&r)[4], int d,
+                                           float (&o)[S::kRowTiles][S::kDim / 8][4]) {
+  using T = typename S::T;
+#pragma unroll
+  for (int c = 0; c < 2; ++c)
+#pragma unroll
+    for (int m = 0; m < S::kRowTiles; ++m) {
+      if constexpr (!S::kFp8) {
+        mma_16816<T>(o[m][2 * d + c], a[m], r[2 * c], r[2 * c + 1]);
+      } else {
+        uint32_t even[2], odd[2];
+        convert_word_apart<S::kBits>(r[2 * c], even[0], odd[0]);
+        convert_word_apart<S::kBits>(r[2 * c + 1], even[1], odd[1]);
+        const int n = 2 * (2 * d + c);
+        mma_16816<T>(o[m][n], a[m], even[0], even[1]);
+        mma_16816<T>(o[m][n + 1], a[m], odd[0], odd[1]);
+      }
+    }
 }
 
 template <class S>
@@ -225,24 +246,32 @@ __device__ __forceinline__ void stream_values(const float (&s)[S::kRowTiles][S::
       a[m][2] = pack_pair<T>(s[m][2 * k + 1][0], s[m][2 * k + 1][1]);
       a[m][3] = pack_pair<T>(s[m][2 * k + 1][2], s[m][2 * k + 1][3]);
     }
+    uint32_t r[4];
+    if constexpr (!S::kTokens) {
 #pragma unroll
-    for (int d = 0; d < S::kChunks / 2; ++d) {  // two 16-byte chunks a step
-      uint32_t r[4];
-      ldmatrix_x4_trans(r, v_tile + S::offset(k * 16 + ((lane >> 3) & 1) * 8 + (lane & 7), d * 2 + (lane >> 4)));
+      for (int d = 0; d < S::kChunks / 2; ++d) {  // two 16-byte chunks a step
+        ldmatrix_x4_trans(r,
+                          v_tile + S::value_offset(k * 16 + ((lane >> 3) & 1) * 8 + (lane & 7), d * 2 + (lane >> 4)));
+        add_values<S>(a, r, d, o);
+      }
+    } else if constexpr (!S::kFp8) {
 #pragma unroll
-      for (int c = 0; c < 2; ++c)
+      for (int d = 0; d < S::kDim / 16; ++d) {  // 16 dims a step, 8 keys a chunk
+        ldmatrix_x4(r, v_tile + S::run_offset(d * 16 + (lane >> 4) * 8 + (lane & 7), k * 2 + ((lane >> 3) & 1)));
+        add_values<S>(a, r, d, o);
+      }
+    } else {
 #pragma unroll
-        for (int m = 0; m < S::kRowTiles; ++m) {
-          if constexpr (!S::kFp8) {
-            mma_16816<T>(o[m][2 * d + c], a[m], r[2 * c], r[2 * c + 1]);
-          } else {
-            const int n = 2 * (2 * d + c);
-            mma_16816<T>(o[m][n], a[m], fp8_pair<S::kBits>(__byte_perm(r[2 * c], 0, 0x4420)),
-                         fp8_pair<S::kBits>(__byte_perm(r[2 * c + 1], 0, 0x4420)));
-            mma_16816<T>(o[m][n + 1], a[m], fp8_pair<S::kBits>(__byte_perm(r[2 * c], 0, 0x4431)),
-                         fp8_pair<S::kBits>(__byte_perm(r[2 * c + 1], 0, 0x4431)));
-          }
+      for (int d = 0; d < S::kDim / 32; ++d) {  // 32 dims a step, 16 keys a chunk
+        ldmatrix_x4(r, v_tile + S::run_offset(d * 32 + lane, k));
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          uint32_t b0, b1;
+          convert_word<S::kBits>(r[c], b0, b1);
+#pragma unroll
+          for (int m = 0; m < S::kRowTiles; ++m) mma_16816<T>(o[m][d * 4 + c], a[m], b0, b1);
         }
+      }
     }
   }
 }
@@ -298,6 +327,7 @@ __device__ __forceinline__ void merge_warps(char* merge_shared, float (&max)[2],
         o[n][1] += x.y;
         o[n][2] += x.z;
         o[n][3] += x.w;
+        if (n % 8 == 7) __syncwarp();  // no more loads ahead than registers
       }
     }
     __syncthreads();
@@ -346,7 +376,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) stream_attention
     const Request& r = done.request;
     if (x == range.begin || done.tile == 0) {
       first_tile = done.tile;
-      load_query_tile<S>(p, done, q);
+      q.load(p, done, merge_shared);
       rule = make_score_rule(p, key_scale(p, done.kv_head));
 #pragma unroll
       for (int m = 0; m < S::kRowTiles; ++m) {
@@ -370,10 +400,18 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) stream_attention
     __syncwarp();
     const int32_t key0 = r.key_lo + done.tile * S::kTileKeys + warp * S::kKeys;
     if (key0 < r.key_hi) {
-      const char* tile = ring + stage * S::kStageBytes;
+      char* tile = ring + stage * S::kStageBytes;
       float s[S::kRowTiles][S::kKeys / 8][4];
       stream_scores<S>(q, tile, s);
-      const bool masked = key0 + S::kKeys > r.key_hi || (r.query_len > 1 && (p.causal || p.window > 0));
+      bool masked = key0 + S::kKeys > r.key_hi || (r.query_len > 1 && (p.causal || p.window > 0));
+      if constexpr (S::kTokens) {
+        const int32_t visible = first_visible(p, r);
+        if (key0 < visible || key0 + S::kKeys > r.key_hi) {
+          masked = true;
+          clear_tokens<S>(tile + S::kKeys * S::kRowBytes, key0, visible, r.key_hi);
+          __syncwarp();
+        }
+      }
       softmax_tile<S>(p, r, rule, key0, r.key_hi, masked, s, rows, o);
       stream_values<S>(s, shared_address(tile) + S::kKeys * S::kRowBytes, o);
     }
@@ -408,7 +446,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) stream_attention
             const float x0 = o[m][n][2 * half] * end.weight, x1 = o[m][n][2 * half + 1] * end.weight;
             const int column = S::column(n, 0);
             if (column >= p.head_dim_v) continue;
-            if constexpr (S::kFp8) {
+            if constexpr (S::kSplitsPairs) {
               sink.store(column, x0);
               sink.store(column + 2, x1);
             } else {
