@@ -19,16 +19,13 @@
 
 namespace sextant::cuda {
 
+// The products are those of stream_attention; tiles, and where their chunks lie, are this kernel's own.
 template <class T_, int kDim_>
-struct ClusterShape {
-  using T = T_;
-  using Tq = T_;
-  static constexpr KvBits kBits = KvBits::k16;
-  static constexpr bool kFp8 = false;
-  static constexpr int kElement = 2, kDim = kDim_, DV = kDim_, kRowTiles = 1, kRows = 16;
-  static constexpr int kWarps = 4, kConsumers = 32 * kWarps, kThreads = kConsumers + 32;
+struct ClusterShape : StreamShape<T_, KvBits::k16, kDim_, 1> {
+  static constexpr int kDim = kDim_, kRows = 16, kWarps = 4, kConsumers = 32 * kWarps, kThreads = kConsumers + 32;
   static constexpr int kKeys = 16, kTileKeys = kWarps * kKeys;  // of a warp, of a tile
   static constexpr int kChunks = kDim * 2 / 16;
+  static constexpr bool kSharedQueries = false;
   static constexpr int kTileBytes = kTileKeys * kDim * 2, kStageBytes = 2 * kTileBytes;  // K, then V
   static constexpr int kPartColumns = kDim + 8;  // floats; rows of a fragment then hit different banks
   static constexpr int kPartBytes = kRows * kPartColumns * 4;
@@ -40,8 +37,8 @@ struct ClusterShape {
                        kBarrierBytes = 2 * kMostStages * 8;
   static constexpr int kFixedBytes = kStatBytes + kBlockStatBytes + kBarrierBytes + 1024;  // the swizzle wants 1 KiB
 
-  static __device__ __forceinline__ uint32_t offset(int row, int chunk) { return key_chunk<kDim>(row, chunk); }
-  static __device__ __forceinline__ int column(int n, int e) { return n * 8 + (threadIdx.x & 3) * 2 + (e & 1); }
+  static __device__ __forceinline__ uint32_t key_offset(int row, int chunk) { return key_chunk<kDim>(row, chunk); }
+  static __device__ __forceinline__ uint32_t value_offset(int row, int chunk) { return key_chunk<kDim>(row, chunk); }
 };
 
 // Tiles of one block: every `size`-th of the request's, which start at `first`.
@@ -108,7 +105,7 @@ __device__ __forceinline__ void clear_unseen_values(char* values, int32_t key0, 
   for (int i = lane; i < S::kKeys * S::kChunks; i += 32) {
     const int row = i / S::kChunks;
     if (key0 + row < lo || key0 + row >= hi)
-      *reinterpret_cast<uint4*>(values + S::offset(row, i % S::kChunks)) = make_uint4(0, 0, 0, 0);
+      *reinterpret_cast<uint4*>(values + S::value_offset(row, i % S::kChunks)) = make_uint4(0, 0, 0, 0);
   }
   fence_async_proxy();  // the buffer's next content comes by asynchronous copies
   __syncwarp();
@@ -124,7 +121,7 @@ __device__ __forceinline__ void consume_tiles(const AttentionParams& p, const Cl
   cursor.row_tile = 0;
   cursor.kv_head = w.kv_head;
   QueryTile<S> q;
-  load_query_tile<S>(p, cursor, q);
+  q.load(p, cursor, nullptr);
   const ScoreRule rule = make_score_rule(p, 1.0f);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
