@@ -110,6 +110,9 @@ struct AttentionPlanArgs {
   bool deterministic = false;
   bool lse_out = false;
   DType out_dtype = DType::kBF16;  // spec.dtype or kF32
+  // The result is merged with the attention state (state_out, state_lse) of the run, as merge_attn_states would, in the
+  // kernel's epilogue. Only where Ops::merges_state() says so.
+  bool merge_state = false;
 };
 inline constexpr int64_t kKeysAfterContext = -1;
 
@@ -141,6 +144,9 @@ struct AttentionArgs {
   const float* sinks = nullptr;         // [Hq]
   const float* alibi_slopes = nullptr;  // [Hq]
   void* workspace = nullptr;            // at least plan.workspace_bytes(), 256-byte aligned
+  // With merge_state: over other keys than this op's. state_out may be `out`; state_lse is not `lse`.
+  TensorView state_out;  // fp32 [T, Hq, Dv], last stride 1
+  TensorView state_lse;  // fp32 [Hq, T], natural logarithm
 };
 
 // ---------------------------------------------------------------------------------------------------
@@ -169,6 +175,9 @@ struct GatherCacheArgs {
   int64_t max_rows = 0;  // rows of k, v: an upper bound of key_start_loc[B]
   TensorView k;          // out [max_rows, Hkv, D]; kLatent: [max_rows, 1, D]
   TensorView v;          // out [max_rows, Hkv, Dv]; kLatent: absent
+  // The op before it in the stream writes nothing that this one reads, and reads nothing that it writes: a device may
+  // let the two overlap. What follows still waits for both.
+  bool beside_previous = false;
 };
 
 // merge_attn_states: out = softmax-weighted sum of two attention states over disjoint keys (arXiv:2501.01005,
@@ -219,6 +228,10 @@ class Ops {
   virtual ~Ops() = default;
   virtual std::string name() const = 0;  // "cpu/tuned (amx)", "cuda/portable (sm_80)"
   virtual Status supports(const AttentionPlanArgs& args) const = 0;
+  // Whether plan_attention takes these args with merge_state, which saves the passes of merge_attn_states.
+  virtual bool merges_state(const AttentionPlanArgs& args) const { return false; }
+  // Whether ops with beside_previous really overlap: only then are two buffers better than one.
+  virtual bool overlaps() const { return false; }
   virtual Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args) const = 0;
   virtual Status run_attention(const AttentionPlan& plan, const AttentionArgs& args, Stream stream) const = 0;
   virtual Status reshape_and_cache(const ReshapeAndCacheArgs& args, Stream stream) const = 0;

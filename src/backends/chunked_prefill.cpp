@@ -55,10 +55,10 @@ Result<ChunkedPrefill> ChunkedPrefill::make(const Ops& ops, const PlanRequest& r
   if (!p.chunks_.empty()) {
     const TokenRun tokens = cover(token_runs(request.batch, p.extend_filter_));
     const int64_t heads = request.spec.num_heads, dim = request.spec.value_head_dim();
-    p.key_start_loc_ = layout.take(static_cast<size_t>(p.num_requests_ + 1) * sizeof(int32_t));
-    p.new_state_ = take_state(layout, tokens, request.batch.num_tokens(), heads, dim);
-    p.context_state_ = take_state(layout, tokens, request.batch.num_tokens(), heads, dim);
-    if (p.chunks_.size() > 1) p.chunk_state_ = take_state(layout, tokens, request.batch.num_tokens(), heads, dim);
+    p.key_start_loc_ = layout.take(p.chunks_.size() * static_cast<size_t>(p.num_requests_ + 1) * sizeof(int32_t));
+    p.state_ = take_state(layout, tokens, request.batch.num_tokens(), heads, dim);
+    if (!p.merges_ || p.chunks_.size() > 1)
+      p.chunk_state_ = take_state(layout, tokens, request.batch.num_tokens(), heads, dim);
   }
   return p;
 }
@@ -99,7 +99,13 @@ Status ChunkedPrefill::plan_chunks(const PlanRequest& request, const ChunkedPref
     if (extend_filter_.context == Context::kAny) extend_filter_.context = Context::kSome;
     return Status::ok();
   }
-  chunk_len_ = std::clamp<int64_t>(config.workspace_rows / static_cast<int64_t>(lens.size()), 1, longest);
+  int64_t rows_a_buffer = config.workspace_rows;
+  const auto requests = static_cast<int64_t>(lens.size());
+  if (ops_->overlaps() && rows_a_buffer / requests < longest) {
+    buffers_ = 2;
+    rows_a_buffer /= 2;
+  }
+  chunk_len_ = std::clamp<int64_t>(rows_a_buffer / requests, 1, longest);
 
   AttentionPlanArgs args = plan_args(AttentionOp::kVarlen, request);
   args.filter = extend_filter_;
@@ -108,6 +114,9 @@ Status ChunkedPrefill::plan_chunks(const PlanRequest& request, const ChunkedPref
   args.lse_out = true;
   args.out_dtype = DType::kF32;
   args.split = config.split;
+  args.merge_state = true;
+  merges_ = ops_->merges_state(args);
+  args.merge_state = merges_;
   const int64_t first_visible = first_visible_key(request, extend_filter_);
   std::vector<int32_t> key_start_loc(request.batch.query_start_loc.size());
   for (int64_t begin = 0; begin < longest; begin += chunk_len_) {
@@ -124,45 +133,77 @@ Status ChunkedPrefill::plan_chunks(const PlanRequest& request, const ChunkedPref
     args.key_begin = config.key_begin + begin;
     args.max_packed_keys = rows;
     args.key_start_loc = key_start_loc;
+    if (merges_ && begin + chunk_len_ >= longest) {  // the last one writes the result
+      args.out_dtype = config.out_dtype;
+      args.lse_out = config.lse_out;
+    }
     auto plan = ops_->plan_attention(args);
     if (!plan) return plan.status();
     chunks_.push_back({args.key_begin, rows, std::move(plan).value()});
     chunk_rows_ = std::max(chunk_rows_, rows);
   }
   if (!chunks_.empty())
-    steps_.push_back(fmt::format(
-        "extend, context: {} chunks of {} keys a request, {} rows at most; each: load, {}, merge_attn_states",
-        chunks_.size(), chunk_len_, chunk_rows_, chunks_.front().plan->describe()));
+    steps_.push_back(
+        fmt::format("extend, context: {} chunks of {} keys a request, {} rows at most, {}; each: load, {}, {}",
+                    chunks_.size(), chunk_len_, chunk_rows_, buffers_ == 2 ? "two buffers" : "one buffer",
+                    chunks_.front().plan->describe(), merges_ ? "merged in its epilogue" : "merge_attn_states"));
   return Status::ok();
 }
 
-Status ChunkedPrefill::run_chunk(const Chunk& chunk, const StateRegion& state, const RunTensors& tensors,
-                                 const LoadChunk& load_chunk, Stream stream) const {
-  auto* key_start_loc = static_cast<int32_t*>(key_start_loc_.at(tensors.workspace));
-  SEXTANT_RETURN_IF_ERROR(ops_->context_chunk_offsets({tensors.query_start_loc, tensors.seq_lens, num_requests_,
-                                                       extend_filter_, chunk.begin, chunk_len_, key_start_loc},
-                                                      stream));
-  auto keys = load_chunk({chunk.begin, chunk.rows, key_start_loc});
+ContextChunk ChunkedPrefill::context_chunk(size_t index, const RunTensors& tensors) const {
+  auto* offsets = static_cast<int32_t*>(key_start_loc_.at(tensors.workspace));
+  return {chunks_[index].begin, chunks_[index].rows, offsets + index * static_cast<size_t>(num_requests_ + 1),
+          buffers_ == 2 ? static_cast<int>(index % 2) : 0, buffers_ == 2 && index > 0};
+}
+
+Status ChunkedPrefill::find_offsets(const RunTensors& tensors, Stream stream) const {
+  auto* offsets = static_cast<int32_t*>(key_start_loc_.at(tensors.workspace));
+  for (const Chunk& chunk : chunks_) {
+    SEXTANT_RETURN_IF_ERROR(ops_->context_chunk_offsets(
+        {tensors.query_start_loc, tensors.seq_lens, num_requests_, extend_filter_, chunk.begin, chunk_len_, offsets},
+        stream));
+    offsets += num_requests_ + 1;
+  }
+  return Status::ok();
+}
+
+TensorView ChunkedPrefill::final_out(const RunTensors& tensors) const {
+  return slice(tensors.out, 0, 0, state_.num_tokens);
+}
+TensorView ChunkedPrefill::final_lse(const RunTensors& tensors) const {
+  return lse_out_ ? slice(tensors.lse, 1, 0, state_.num_tokens) : TensorView{};
+}
+
+Status ChunkedPrefill::attend_chunk(size_t index, const RunTensors& tensors, const ChunkLoader& loader,
+                                    Stream stream) const {
+  const ContextChunk chunk = context_chunk(index, tensors);
+  auto keys = loader.keys(chunk);
   if (!keys) return keys.status();
+  const bool last = index + 1 == chunks_.size();
   AttentionArgs args = run_args(tensors);
   args.k = keys->k;
   args.v = keys->v;
-  args.key_start_loc = key_start_loc;
-  args.out = state.out_view(tensors.workspace);
-  args.lse = state.lse_view(tensors.workspace);
+  args.key_start_loc = chunk.key_start_loc;
   args.workspace = op_workspace_.at(tensors.workspace);
-  return ops_->run_attention(*chunk.plan, args, stream);
+  const StateRegion& to = merges_ && index % 2 == 1 ? state_ : chunk_state_;
+  if (merges_) {
+    const StateRegion& from = index % 2 == 0 ? state_ : chunk_state_;
+    args.state_out = from.out_view(tensors.workspace);
+    args.state_lse = from.lse_view(tensors.workspace);
+  }
+  args.out = merges_ && last ? final_out(tensors) : to.out_view(tensors.workspace);
+  args.lse = merges_ && last ? final_lse(tensors) : to.lse_view(tensors.workspace);
+  return ops_->run_attention(*chunks_[index].plan, args, stream);
 }
 
-Status ChunkedPrefill::merge(const StateRegion& prefix, const StateRegion& suffix, const TensorView& out,
-                             const TensorView& lse, const RunTensors& tensors, Stream stream) const {
+Status ChunkedPrefill::merge(const StateRegion& chunk, bool last, const RunTensors& tensors, Stream stream) const {
   MergeAttnStatesArgs args;
-  args.prefix_out = prefix.out_view(tensors.workspace);
-  args.prefix_lse = prefix.lse_view(tensors.workspace);
-  args.suffix_out = suffix.out_view(tensors.workspace);
-  args.suffix_lse = suffix.lse_view(tensors.workspace);
-  args.out = out;
-  args.lse = lse;
+  args.prefix_out = chunk.out_view(tensors.workspace);
+  args.prefix_lse = chunk.lse_view(tensors.workspace);
+  args.suffix_out = state_.out_view(tensors.workspace);
+  args.suffix_lse = state_.lse_view(tensors.workspace);
+  args.out = last ? final_out(tensors) : args.suffix_out;
+  args.lse = last ? final_lse(tensors) : args.suffix_lse;
   args.query_start_loc = tensors.query_start_loc;
   args.seq_lens = tensors.seq_lens;
   args.num_requests = num_requests_;
@@ -170,7 +211,7 @@ Status ChunkedPrefill::merge(const StateRegion& prefix, const StateRegion& suffi
   return ops_->merge_attn_states(args, stream);
 }
 
-Status ChunkedPrefill::run(const RunTensors& tensors, const PackedKeys& new_keys, const LoadChunk& load_chunk,
+Status ChunkedPrefill::run(const RunTensors& tensors, const PackedKeys& new_keys, const ChunkLoader& loader,
                            Stream stream) const {
   AttentionArgs args = run_args(tensors);
   args.k = new_keys.k;
@@ -180,18 +221,18 @@ Status ChunkedPrefill::run(const RunTensors& tensors, const PackedKeys& new_keys
   if (direct_) SEXTANT_RETURN_IF_ERROR(ops_->run_attention(*direct_, args, stream));
   if (chunks_.empty()) return Status::ok();
 
-  args.out = new_state_.out_view(tensors.workspace);
-  args.lse = new_state_.lse_view(tensors.workspace);
+  SEXTANT_RETURN_IF_ERROR(find_offsets(tensors, stream));
+  args.out = state_.out_view(tensors.workspace);
+  args.lse = state_.lse_view(tensors.workspace);
   SEXTANT_RETURN_IF_ERROR(ops_->run_attention(*new_tokens_, args, stream));
+  SEXTANT_RETURN_IF_ERROR(loader.gather(context_chunk(0, tensors)));
   for (size_t c = 0; c < chunks_.size(); ++c) {
-    SEXTANT_RETURN_IF_ERROR(run_chunk(chunks_[c], c == 0 ? context_state_ : chunk_state_, tensors, load_chunk, stream));
-    if (c > 0)
-      SEXTANT_RETURN_IF_ERROR(merge(context_state_, chunk_state_, context_state_.out_view(tensors.workspace),
-                                    context_state_.lse_view(tensors.workspace), tensors, stream));
+    SEXTANT_RETURN_IF_ERROR(attend_chunk(c, tensors, loader, stream));
+    const bool last = c + 1 == chunks_.size();
+    if (!last) SEXTANT_RETURN_IF_ERROR(loader.gather(context_chunk(c + 1, tensors)));
+    if (!merges_) SEXTANT_RETURN_IF_ERROR(merge(chunk_state_, last, tensors, stream));
   }
-  const TensorView out = slice(tensors.out, 0, 0, new_state_.num_tokens);
-  const TensorView lse = lse_out_ ? slice(tensors.lse, 1, 0, new_state_.num_tokens) : TensorView{};
-  return merge(context_state_, new_state_, out, lse, tensors, stream);
+  return Status::ok();
 }
 
 }  // namespace sextant

@@ -1,11 +1,13 @@
 // Prefill and extend over packed keys, as ROCM_AITER_FA and the MLA backends do it.
 //
 //   requests without context:  varlen_attention(new tokens, causal) ------------------------------------------> out
-//   requests with context:     varlen_attention(new tokens, causal) -> new state -------------------+
-//                              for each chunk of the context:                                       |
-//                                context_chunk_offsets -> load keys -> varlen_attention -> chunk state
-//                                merge_attn_states(context state, chunk state) -> context state     |
-//                              merge_attn_states(context state, new state) <------------------------+ --------> out
+//   requests with context:     varlen_attention(new tokens, causal) -> state
+//                              for each chunk of the context:
+//                                load keys -> varlen_attention, not causal -> chunk state
+//                                merge_attn_states(state, chunk state) -> state, or after the last chunk ------> out
+//
+// Where the ops merge in attention's epilogue, the chunk state and the merge's passes are saved. Where ops overlap,
+// keys are loaded into two buffers in turn: those of the next chunk while this one's attention ends.
 //
 // Where the keys of a chunk come from is the caller's: gathered K and V, or an up-projected latent.
 #pragma once
@@ -28,8 +30,13 @@ struct ContextChunk {
   int64_t begin = 0;                       // first key position of the chunk, in every request
   int64_t rows = 0;                        // keys of the chunk, all requests together, at most
   const int32_t* key_start_loc = nullptr;  // device [B + 1]
+  int buffer = 0;                          // 0 or 1
+  bool beside_previous = false;            // the gather may overlap the op before it
 };
-using LoadChunk = std::function<Result<PackedKeys>(const ContextChunk&)>;
+struct ChunkLoader {
+  std::function<Status(const ContextChunk&)> gather;            // out of the cache, into chunk.buffer
+  std::function<Result<PackedKeys>(const ContextChunk&)> keys;  // of a gathered chunk
+};
 
 struct ChunkedPrefillConfig {
   int64_t key_begin = 0;  // context keys from here on (a shared prefix is somebody else's)
@@ -46,11 +53,12 @@ class ChunkedPrefill {
                                      WorkspaceLayout& layout);
 
   bool empty() const { return !direct_ && !new_tokens_; }
-  int64_t chunk_rows() const { return chunk_rows_; }  // rows that load_chunk must provide for at most
+  int64_t chunk_rows() const { return chunk_rows_; }  // rows of a buffer that the loader must provide for at most
+  int buffers() const { return buffers_; }
   const std::vector<std::string>& steps() const { return steps_; }
 
   // `new_keys` are indexed by token of the batch. `tensors.out` / `lse` are written for the prefill requests only.
-  Status run(const RunTensors& tensors, const PackedKeys& new_keys, const LoadChunk& load_chunk, Stream stream) const;
+  Status run(const RunTensors& tensors, const PackedKeys& new_keys, const ChunkLoader& loader, Stream stream) const;
 
  private:
   struct Chunk {
@@ -60,10 +68,12 @@ class ChunkedPrefill {
   };
   Status plan_new_tokens(const PlanRequest& request, const ChunkedPrefillConfig& config);
   Status plan_chunks(const PlanRequest& request, const ChunkedPrefillConfig& config);
-  Status run_chunk(const Chunk& chunk, const StateRegion& state, const RunTensors& tensors, const LoadChunk& load_chunk,
-                   Stream stream) const;
-  Status merge(const StateRegion& prefix, const StateRegion& suffix, const TensorView& out, const TensorView& lse,
-               const RunTensors& tensors, Stream stream) const;
+  ContextChunk context_chunk(size_t index, const RunTensors& tensors) const;
+  Status find_offsets(const RunTensors& tensors, Stream stream) const;
+  Status attend_chunk(size_t index, const RunTensors& tensors, const ChunkLoader& loader, Stream stream) const;
+  Status merge(const StateRegion& chunk, bool last, const RunTensors& tensors, Stream stream) const;
+  TensorView final_out(const RunTensors& tensors) const;
+  TensorView final_lse(const RunTensors& tensors) const;
 
   const Ops* ops_ = nullptr;
   int32_t num_requests_ = 0;
@@ -74,8 +84,10 @@ class ChunkedPrefill {
   std::vector<Chunk> chunks_;
   int64_t chunk_len_ = 0;
   int64_t chunk_rows_ = 0;
+  int buffers_ = 1;
+  bool merges_ = false;  // attention merges in its epilogue
   Region op_workspace_, key_start_loc_;
-  StateRegion new_state_, context_state_, chunk_state_;
+  StateRegion state_, chunk_state_;  // with merges_: by turns the state so far and the state with one more chunk
   std::vector<std::string> steps_;
 };
 

@@ -74,7 +74,9 @@ Result<std::unique_ptr<MlaPrefillPath>> MlaPrefillPath::make(const Ops& ops, con
   path->projected_ = layout.take(static_cast<size_t>(rows * heads * (m.qk_nope_head_dim + m.v_head_dim) * element));
   path->k_ = layout.take(static_cast<size_t>(rows * heads * request.spec.head_dim * element));
   path->v_padded_ = layout.take(static_cast<size_t>(rows * heads * padded_dim * element));
-  path->latent_ = layout.take(static_cast<size_t>(path->attention_.chunk_rows() * request.cache.head_dim * element));
+  for (int i = 0; i < path->attention_.buffers(); ++i)
+    path->latent_[i] =
+        layout.take(static_cast<size_t>(path->attention_.chunk_rows() * request.cache.head_dim * element));
   path->out_padded_ = layout.take(static_cast<size_t>(path->tokens_.size() * heads * padded_dim * element));
   path->gemm_workspace_ =
       layout.take(ops.gemm_workspace_bytes(rows, heads * (m.qk_nope_head_dim + m.v_head_dim), m.kv_lora_rank));
@@ -116,10 +118,12 @@ Status MlaPrefillPath::up_project(const TensorView& latent, const TensorView& k_
   return ops_->copy_pad({slice(projected, 2, m.qk_nope_head_dim, m.v_head_dim), keys.v}, stream);
 }
 
-Result<PackedKeys> MlaPrefillPath::load_chunk(const ContextChunk& chunk, const RunTensors& tensors,
-                                              Stream stream) const {
-  const int64_t dim = tensors.cache.spec.head_dim, rank = spec_.mla.kv_lora_rank;
-  const TensorView latent = make_view(latent_.at(tensors.workspace), spec_.dtype, {chunk.rows, 1, dim});
+TensorView MlaPrefillPath::latent_view(const ContextChunk& chunk, const RunTensors& tensors) const {
+  return make_view(latent_[chunk.buffer].at(tensors.workspace), spec_.dtype,
+                   {chunk.rows, 1, tensors.cache.spec.head_dim});
+}
+
+Status MlaPrefillPath::gather_chunk(const ContextChunk& chunk, const RunTensors& tensors, Stream stream) const {
   GatherCacheArgs gather;
   gather.cache = tensors.cache;
   gather.block_table = tensors.block_table;
@@ -128,9 +132,15 @@ Result<PackedKeys> MlaPrefillPath::load_chunk(const ContextChunk& chunk, const R
   gather.key_start_loc = chunk.key_start_loc;
   gather.chunk_begin = chunk.begin;
   gather.max_rows = chunk.rows;
-  gather.k = latent;
-  SEXTANT_RETURN_IF_ERROR(ops_->gather_cache(gather, stream));
-  const TensorView rows = make_view(latent.data, spec_.dtype, {chunk.rows, dim});
+  gather.beside_previous = chunk.beside_previous;
+  gather.k = latent_view(chunk, tensors);
+  return ops_->gather_cache(gather, stream);
+}
+
+Result<PackedKeys> MlaPrefillPath::project_chunk(const ContextChunk& chunk, const RunTensors& tensors,
+                                                 Stream stream) const {
+  const int64_t dim = tensors.cache.spec.head_dim, rank = spec_.mla.kv_lora_rank;
+  const TensorView rows = make_view(latent_view(chunk, tensors).data, spec_.dtype, {chunk.rows, dim});
   const TokenRun run{0, chunk.rows};
   const PackedKeys keys = keys_view(tensors, run, chunk.rows);
   SEXTANT_RETURN_IF_ERROR(up_project(slice(rows, 1, 0, rank), slice(rows, 1, rank, dim - rank), keys,
@@ -150,8 +160,9 @@ Status MlaPrefillPath::launch(const RunTensors& tensors, Stream stream) const {
   if (pads_values())
     heads.out =
         token_view(out_padded_, tensors.workspace, spec_.dtype, tokens_, num_tokens_, spec_.num_heads, value_dim_);
-  const auto load = [&](const ContextChunk& chunk) { return load_chunk(chunk, tensors, stream); };
-  SEXTANT_RETURN_IF_ERROR(attention_.run(heads, keys, load, stream));
+  const ChunkLoader loader = {[&](const ContextChunk& chunk) { return gather_chunk(chunk, tensors, stream); },
+                              [&](const ContextChunk& chunk) { return project_chunk(chunk, tensors, stream); }};
+  SEXTANT_RETURN_IF_ERROR(attention_.run(heads, keys, loader, stream));
   return pads_values() ? copy_outputs(heads.out, tensors, stream) : Status::ok();
 }
 

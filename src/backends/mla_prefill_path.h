@@ -26,7 +26,9 @@ class MlaPrefillPath {
   // Views of the workspace: `rows` rows, of which those of `run` exist.
   TensorView projected_view(const RunTensors& tensors, TokenRun run, int64_t rows) const;  // [rows, N, nope + v]
   PackedKeys keys_view(const RunTensors& tensors, TokenRun run, int64_t rows) const;
-  Result<PackedKeys> load_chunk(const ContextChunk& chunk, const RunTensors& tensors, Stream stream) const;
+  TensorView latent_view(const ContextChunk& chunk, const RunTensors& tensors) const;  // [rows, 1, rank + rope]
+  Status gather_chunk(const ContextChunk& chunk, const RunTensors& tensors, Stream stream) const;
+  Result<PackedKeys> project_chunk(const ContextChunk& chunk, const RunTensors& tensors, Stream stream) const;
   Status copy_outputs(const TensorView& padded, const RunTensors& tensors, Stream stream) const;
 
   const Ops* ops_ = nullptr;
@@ -37,7 +39,7 @@ class MlaPrefillPath {
   std::vector<TokenRun> runs_;
   TokenRun tokens_;
   ChunkedPrefill attention_;
-  Region projected_, k_, v_padded_, latent_, out_padded_, gemm_workspace_;
+  Region projected_, k_, v_padded_, latent_[2], out_padded_, gemm_workspace_;
 };
 
 // varlen_attention's view of an MLA request: N KV heads of sizes nope + rope and value_dim.

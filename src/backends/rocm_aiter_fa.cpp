@@ -27,11 +27,21 @@ class ThreePaths final : public MainPath {
       SEXTANT_RETURN_IF_ERROR(ops->run_attention(*decode, args, stream));
     }
     if (prefill.empty()) return Status::ok();
-    const auto load_chunk = [&](const ContextChunk& chunk) { return gather(chunk, tensors, stream); };
-    return prefill.run(tensors, {tensors.k, tensors.v}, load_chunk, stream);
+    const ChunkLoader loader = {
+        [&](const ContextChunk& chunk) { return gather(chunk, tensors, stream); },
+        [&](const ContextChunk& chunk) { return Result<PackedKeys>(chunk_keys(chunk, tensors)); }};
+    return prefill.run(tensors, {tensors.k, tensors.v}, loader, stream);
   }
 
-  Result<PackedKeys> gather(const ContextChunk& chunk, const RunTensors& tensors, Stream stream) const {
+  PackedKeys chunk_keys(const ContextChunk& chunk, const RunTensors& tensors) const {
+    const auto view = [&](const Region& region, int32_t dim) {
+      return make_view(region.at(tensors.workspace), spec.dtype, {chunk.rows, spec.num_kv_heads, dim});
+    };
+    const Buffer& to = buffers[static_cast<size_t>(chunk.buffer)];
+    return {view(to.k, spec.head_dim), view(to.v, spec.value_head_dim())};
+  }
+
+  Status gather(const ContextChunk& chunk, const RunTensors& tensors, Stream stream) const {
     GatherCacheArgs args;
     args.cache = tensors.cache;
     args.block_table = tensors.block_table;
@@ -40,18 +50,23 @@ class ThreePaths final : public MainPath {
     args.key_start_loc = chunk.key_start_loc;
     args.chunk_begin = chunk.begin;
     args.max_rows = chunk.rows;
-    args.k = make_view(k.at(tensors.workspace), spec.dtype, {chunk.rows, spec.num_kv_heads, spec.head_dim});
-    args.v = make_view(v.at(tensors.workspace), spec.dtype, {chunk.rows, spec.num_kv_heads, spec.value_head_dim()});
-    SEXTANT_RETURN_IF_ERROR(ops->gather_cache(args, stream));
-    return PackedKeys{args.k, args.v};
+    args.beside_previous = chunk.beside_previous;
+    const PackedKeys keys = chunk_keys(chunk, tensors);
+    args.k = keys.k;
+    args.v = keys.v;
+    return ops->gather_cache(args, stream);
   }
 
+  struct Buffer {
+    Region k, v;
+  };
   const Ops* ops = nullptr;
   AttentionSpec spec;
   int32_t num_requests = 0;
   AttentionPlanPtr decode;
   ChunkedPrefill prefill;
-  Region decode_workspace, k, v;
+  Region decode_workspace;
+  Buffer buffers[2];
 };
 
 class RocmAiterFa final : public MhaBackend {
@@ -100,8 +115,9 @@ class RocmAiterFa final : public MhaBackend {
     paths->prefill = std::move(prefill).value();
     const auto row_bytes =
         static_cast<size_t>(paths->prefill.chunk_rows() * request.spec.num_kv_heads) * size_of(request.spec.dtype);
-    paths->k = layout.take(row_bytes * static_cast<size_t>(request.spec.head_dim));
-    paths->v = layout.take(row_bytes * static_cast<size_t>(request.spec.value_head_dim()));
+    for (int i = 0; i < paths->prefill.buffers(); ++i)
+      paths->buffers[i] = {layout.take(row_bytes * static_cast<size_t>(request.spec.head_dim)),
+                           layout.take(row_bytes * static_cast<size_t>(request.spec.value_head_dim()))};
     paths->steps.insert(paths->steps.end(), paths->prefill.steps().begin(), paths->prefill.steps().end());
     return std::unique_ptr<MainPath>(std::move(paths));
   }

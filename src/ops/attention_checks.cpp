@@ -127,6 +127,17 @@ Status check(const AttentionPlanArgs& p, const AttentionArgs& a) {
     if (a.lse.shape[1] < tokens)
       return invalid_argument(fmt::format("lse is {}; allowed: at least {} columns", to_string(a.lse), tokens));
   }
+  if (p.merge_state) {
+    SEXTANT_RETURN_IF_ERROR(check_shape("state_out", a.state_out, {kAnyExtent, s.num_heads, s.value_head_dim()}));
+    SEXTANT_RETURN_IF_ERROR(check_rows("state_out", a.state_out, tokens));
+    SEXTANT_RETURN_IF_ERROR(check_dtype("state_out", a.state_out, {DType::kF32}));
+    SEXTANT_RETURN_IF_ERROR(check_last_stride("state_out", a.state_out));
+    SEXTANT_RETURN_IF_ERROR(check_shape("state_lse", a.state_lse, {s.num_heads, kAnyExtent}));
+    SEXTANT_RETURN_IF_ERROR(check_dtype("state_lse", a.state_lse, {DType::kF32}));
+    if (a.state_lse.shape[1] < tokens)
+      return invalid_argument(
+          fmt::format("state_lse is {}; allowed: at least {} columns", to_string(a.state_lse), tokens));
+  }
   if (reads_cache(p.op)) {
     SEXTANT_RETURN_IF_ERROR(check_pointer("block_table", a.block_table));
     if (p.cache.num_blocks > 0) SEXTANT_RETURN_IF_ERROR(check_pointer("cache.k", a.cache.k));

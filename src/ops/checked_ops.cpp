@@ -72,6 +72,9 @@ Status check_block_mapping(const CopyBlocksArgs& args) {
 
 Result<AttentionPlanPtr> CheckedOps::plan_attention(const AttentionPlanArgs& args) const {
   SEXTANT_RETURN_IF_ERROR(check(args));
+  if (args.merge_state && !inner_->merges_state(args))
+    return unsupported(fmt::format("merge_state is set; {} does not merge in {}: call merge_attn_states",
+                                   inner_->name(), to_string(args.op)));
   auto plan = inner_->plan_attention(args);
   if (!plan) return plan.status();
   return AttentionPlanPtr(std::make_shared<CheckedPlan>(std::move(plan).value(), args));

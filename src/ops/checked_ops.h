@@ -17,6 +17,8 @@ class CheckedOps final : public Ops {
   const Ops& inner() const { return *inner_; }
   std::string name() const override { return inner_->name(); }
   Status supports(const AttentionPlanArgs& args) const override { return inner_->supports(args); }
+  bool merges_state(const AttentionPlanArgs& args) const override { return inner_->merges_state(args); }
+  bool overlaps() const override { return inner_->overlaps(); }
   Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args) const override;
   Status run_attention(const AttentionPlan& plan, const AttentionArgs& args, Stream stream) const override;
   Status reshape_and_cache(const ReshapeAndCacheArgs& args, Stream stream) const override;

@@ -23,6 +23,14 @@ void set_tensors(AttentionParams& p, const CudaAttentionPlan& plan, const Attent
     p.lse_head_stride = a.lse.stride[0];
     p.lse_token_stride = a.lse.stride[1];
   }
+  if (plan.args.merge_state) {
+    p.state_out = static_cast<const float*>(a.state_out.data);
+    p.state_token_stride = a.state_out.stride[0];
+    p.state_head_stride = a.state_out.stride[1];
+    p.state_lse = static_cast<const float*>(a.state_lse.data);
+    p.state_lse_head_stride = a.state_lse.stride[0];
+    p.state_lse_token_stride = a.state_lse.stride[1];
+  }
   p.query_start_loc = a.query_start_loc;
   p.seq_lens = a.seq_lens;
   p.key_start_loc = a.key_start_loc;

@@ -16,6 +16,8 @@ class CudaOps final : public Ops {
 
   std::string name() const override { return name_; }
   Status supports(const AttentionPlanArgs& args) const override { return supports_attention(args, chip_); }
+  bool merges_state(const AttentionPlanArgs& args) const override { return args.op == AttentionOp::kVarlen; }
+  bool overlaps() const override { return chip_.compute_capability >= 90; }
   Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args) const override;
   Status run_attention(const AttentionPlan& plan, const AttentionArgs& args, Stream stream) const override;
   Status reshape_and_cache(const ReshapeAndCacheArgs& args, Stream stream) const override;

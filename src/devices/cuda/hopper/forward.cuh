@@ -191,7 +191,7 @@ __device__ __forceinline__ void write_forward_rows(const AttentionParams& p, con
         const int half = (i / 2) % 2, column = c * S::kColumns + (i / 4) * 8 + (lane & 3) * 2;
         if (valid[half] && column < p.head_dim_v)
           *reinterpret_cast<float2*>(sink[half].out_f32 + column) =
-              make_float2(o[c][i] * weight[half], o[c][i + 1] * weight[half]);
+              sink[half].joined_pair(column, o[c][i] * weight[half], o[c][i + 1] * weight[half]);
       }
     return;
   }
@@ -204,8 +204,10 @@ __device__ __forceinline__ void write_forward_rows(const AttentionParams& p, con
         uint32_t x[4];
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
-          const int i = (group * 4 + n) * 4 + half * 2;
-          x[n] = pack_pair<T>(o[c][i] * weight[half], o[c][i + 1] * weight[half]);
+          const int i = (group * 4 + n) * 4 + half * 2, d = c * S::kColumns + (group * 4 + n) * 8 + (lane & 3) * 2;
+          float2 pair = make_float2(o[c][i] * weight[half], o[c][i + 1] * weight[half]);
+          if (d < p.head_dim_v) pair = sink[half].joined_pair(d, pair.x, pair.y);
+          x[n] = pack_pair<T>(pair.x, pair.y);
         }
         transpose_quad(x);
         const int column = c * S::kColumns + group * 32 + (lane & 3) * 8;
@@ -338,14 +340,14 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x >= S::kConsumers) {
-    shrink_registers<56>();
+    shrink_registers<S::kConvert ? 104 : 88>();
     if (threadIdx.x < S::kConsumers + S::kHalf) {
       lead_forward<S>(p, maps, order, shared, barriers);
     } else {
       follow_forward<S>(p, maps, shared, barriers);
     }
   } else {
-    grow_registers<224>();
+    grow_registers<S::kConvert ? 200 : 208>();
     consume_forward<S>(p, shared, barriers);
   }
 #endif

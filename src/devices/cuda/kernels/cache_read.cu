@@ -1,5 +1,6 @@
 // gather_cache, context_chunk_offsets and copy_blocks.
 #include "devices/cuda/kernels/cache_kernels.h"
+#include "devices/cuda/kernels/launch.cuh"
 #include "devices/cuda/kernels/row_moves.cuh"
 
 namespace sextant::cuda {
@@ -58,8 +59,7 @@ __device__ __forceinline__ bool find_rows(const GatherKernelArgs& a, GatheredRow
 
 // Rows of 16-byte chunks on both sides, by 16 bytes of the cache.
 template <class Move>
-__global__ void __launch_bounds__(kThreads) gather_vectors(const GatherKernelArgs a) {
-  __shared__ GatheredRows shared;
+__device__ __forceinline__ void gather_vector_rows(const GatherKernelArgs& a, GatheredRows& shared) {
   if (!find_rows(a, shared)) return;
   const int chunks0 = a.parts[0].dim / Move::kElements, chunks1 = a.parts[1].dim / Move::kElements;
   const int items0 = a.parts[0].heads * chunks0, items = items0 + a.parts[1].heads * chunks1;
@@ -82,8 +82,7 @@ __global__ void __launch_bounds__(kThreads) gather_vectors(const GatherKernelArg
 }
 
 // Any types, layouts and alignments.
-__global__ void __launch_bounds__(kThreads) gather_rows(const GatherKernelArgs a) {
-  __shared__ GatheredRows shared;
+__device__ __forceinline__ void gather_any_rows(const GatherKernelArgs& a, GatheredRows& shared) {
   if (!find_rows(a, shared)) return;
   const int64_t first = shared.first;
   const int rows = shared.rows;
@@ -113,6 +112,19 @@ __global__ void __launch_bounds__(kThreads) gather_rows(const GatherKernelArgs a
       store_chunk(a.out_dtype, part.out, to, c);
     }
   }
+}
+
+// They may run beside the kernel before them, whose end comes before that of every block here.
+template <class Move>
+__global__ void __launch_bounds__(kThreads) gather_vectors(const GatherKernelArgs a) {
+  __shared__ GatheredRows shared;
+  gather_vector_rows<Move>(a, shared);
+  wait_for_previous_kernel();
+}
+__global__ void __launch_bounds__(kThreads) gather_rows(const GatherKernelArgs a) {
+  __shared__ GatheredRows shared;
+  gather_any_rows(a, shared);
+  wait_for_previous_kernel();
 }
 
 GatherPart make_part(const TensorView& out, const void* cache, const KvAddressing& address, const float* scale,
@@ -271,12 +283,9 @@ cudaError_t launch_gather_cache(const GatherCacheArgs& args, cudaStream_t stream
   a.out_dtype = args.k.dtype;
   const auto blocks = static_cast<unsigned>((args.max_rows + kWarps - 1) / kWarps);
   int64_t items = 0;
-  if (const GatherKernel kernel = vector_kernel(a, &items)) {
-    kernel<<<blocks, threads_for(items), 0, stream>>>(a);
-  } else {
-    gather_rows<<<blocks, kThreads, 0, stream>>>(a);
-  }
-  return cudaGetLastError();
+  const GatherKernel kernel = vector_kernel(a, &items);
+  return launch_after(kernel != nullptr ? kernel : gather_rows, dim3(blocks),
+                      kernel != nullptr ? threads_for(items) : kThreads, args.beside_previous, stream, a);
 }
 
 cudaError_t launch_context_chunk_offsets(const ContextChunkOffsetsArgs& args, cudaStream_t stream) {

@@ -62,6 +62,11 @@ struct AttentionParams {
   bool packed_aligned = false;  // rows start on 16 bytes
   bool q_aligned = false;
 
+  const float* state_out = nullptr;  // [T, Hq, Dv]; the result is merged with this state; null: with none
+  const float* state_lse = nullptr;  // [Hq, T]
+  int64_t state_token_stride = 0, state_head_stride = 0;
+  int64_t state_lse_head_stride = 0, state_lse_token_stride = 0;
+
   const float* sinks = nullptr;         // [Hq]
   const float* alibi_slopes = nullptr;  // [Hq]
 

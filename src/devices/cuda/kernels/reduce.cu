@@ -9,6 +9,7 @@
 // partial rows are asked for before their weights are known. Launched so that blocks may start while the attention
 // kernel drains (sm_90): even a block with nothing to do must not end before the wait. The attention kernel itself is
 // launched after everything before it has ended, so its inputs may be read ahead of the wait.
+#include "devices/cuda/kernels/launch.cuh"
 #include "devices/cuda/kernels/launchers.h"
 #include "devices/cuda/kernels/softmax.cuh"
 #include "devices/cuda/kernels/work_list.cuh"
@@ -68,10 +69,11 @@ template <class T>
 __device__ __forceinline__ void store_item(const AttentionParams& p, int32_t token, int32_t head, int d0, float max,
                                            float sum, const float4& acc) {
   const int lane = threadIdx.x & 31, d = d0 + lane * 4;
-  const RowEnd end = finish_row(max, sum, 1.0f, p.sinks, head);
+  RowEnd end = finish_row(max, sum, 1.0f, p.sinks, head);
+  RowSink<T> sink = output_row<T>(p, token, head);
+  join_state(p, token, head, end, sink);
   if (lane == 0 && d0 == 0) store_lse(p, token, head, end.lse);
   if (d >= p.head_dim_v) return;
-  const RowSink<T> sink = output_row<T>(p, token, head);
   sink.store_pair(d, acc.x * end.weight, acc.y * end.weight);
   sink.store_pair(d + 2, acc.z * end.weight, acc.w * end.weight);
 }
@@ -298,39 +300,24 @@ dim3 make_grid(int64_t units, int64_t items, int items_a_block) {
   return {static_cast<unsigned>(units), static_cast<unsigned>(wanted < most ? wanted : most < 1 ? 1 : most)};
 }
 
-template <class... Parameters, class... Arguments>
-cudaError_t launch_after(void (*kernel)(Parameters...), dim3 grid, int warps, bool overlap, cudaStream_t stream,
-                         Arguments... arguments) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(32 * warps));
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, arguments...);
-}
-
 template <int kWarps>
 cudaError_t launch_fixed(const AttentionParams& p, dim3 grid, bool overlap, cudaStream_t stream) {
   switch (p.dtype) {
     case DType::kF32:
-      return launch_after(reduce_fixed<float, kWarps>, grid, kWarps, overlap, stream, p);
+      return launch_after(reduce_fixed<float, kWarps>, grid, 32 * kWarps, overlap, stream, p);
     case DType::kF16:
-      return launch_after(reduce_fixed<__half, kWarps>, grid, kWarps, overlap, stream, p);
+      return launch_after(reduce_fixed<__half, kWarps>, grid, 32 * kWarps, overlap, stream, p);
     default:
-      return launch_after(reduce_fixed<__nv_bfloat16, kWarps>, grid, kWarps, overlap, stream, p);
+      return launch_after(reduce_fixed<__nv_bfloat16, kWarps>, grid, 32 * kWarps, overlap, stream, p);
   }
 }
 template <int kWarps>
 cudaError_t launch_balanced(const AttentionParams& p, dim3 grid, int blocks, bool by_segment, int rows, int keys,
                             bool overlap, cudaStream_t stream) {
-  return p.dtype == DType::kF16 ? launch_after(reduce_balanced<__half, kWarps>, grid, kWarps, overlap, stream, p,
+  return p.dtype == DType::kF16 ? launch_after(reduce_balanced<__half, kWarps>, grid, 32 * kWarps, overlap, stream, p,
                                                blocks, by_segment, rows, keys)
-                                : launch_after(reduce_balanced<__nv_bfloat16, kWarps>, grid, kWarps, overlap, stream, p,
-                                               blocks, by_segment, rows, keys);
+                                : launch_after(reduce_balanced<__nv_bfloat16, kWarps>, grid, 32 * kWarps, overlap,
+                                               stream, p, blocks, by_segment, rows, keys);
 }
 
 int64_t column_chunks(const AttentionParams& p) { return (p.head_dim_v + kColumns - 1) / kColumns; }

@@ -57,12 +57,25 @@ __device__ __forceinline__ void store_lse(const AttentionParams& p, int32_t toke
   if (p.lse != nullptr) p.lse[head * p.lse_head_stride + token * p.lse_token_stride] = lse;
 }
 
-// Where a row goes: the output, or a partial result.
+// Where a row goes: the output, perhaps merged with a state's row, or a partial result.
 template <class T>
 struct RowSink {
   T* out = nullptr;
   float* out_f32 = nullptr;
+  const float* state = nullptr;
+  float state_weight = 0;
+  // x joined by the state's element. A state of weight 0 may hold anything; 0 * NaN must not reach the result.
+  __device__ __forceinline__ float joined(int d, float x) const {
+    return state_weight == 0 ? x : fmaf(state_weight, state[d], x);
+  }
+  __device__ __forceinline__ float2 joined_pair(int d, float x, float y) const {  // d even
+    if (state_weight == 0) return make_float2(x, y);
+    if ((reinterpret_cast<uintptr_t>(state) & 7) != 0) return make_float2(joined(d, x), joined(d + 1, y));
+    const float2 other = *reinterpret_cast<const float2*>(state + d);
+    return make_float2(fmaf(state_weight, other.x, x), fmaf(state_weight, other.y, y));
+  }
   __device__ __forceinline__ void store(int d, float x) const {
+    x = joined(d, x);
     if (out_f32 != nullptr) {
       out_f32[d] = x;
     } else {
@@ -72,19 +85,21 @@ struct RowSink {
   // d even; rows may start on any element.
   __device__ __forceinline__ void store_pair(int d, float x, float y) const {
     if (out_f32 != nullptr && (reinterpret_cast<uintptr_t>(out_f32) & 7) == 0) {
-      *reinterpret_cast<float2*>(out_f32 + d) = make_float2(x, y);
+      *reinterpret_cast<float2*>(out_f32 + d) = joined_pair(d, x, y);
       return;
     }
     if constexpr (sizeof(T) == 2) {
       if (out_f32 == nullptr && (reinterpret_cast<uintptr_t>(out) & 3) == 0) {
-        *reinterpret_cast<uint32_t*>(out + d) = pack_pair<T>(x, y);
+        const float2 pair = joined_pair(d, x, y);
+        *reinterpret_cast<uint32_t*>(out + d) = pack_pair<T>(pair.x, pair.y);
         return;
       }
     }
     store(d, x);
     store(d + 1, y);
   }
-  // kCount pairs, kStep apart from d on, of value(i, 0 or 1) * weight. How they can be stored is decided once.
+  // kCount pairs, kStep apart from d on, of value(i, 0 or 1) * weight; of rows without a state. How they can be stored
+  // is decided once.
   template <int kCount, int kStep, class Value>
   __device__ __forceinline__ void store_pairs(int d, float weight, Value value) const {
     if (out_f32 != nullptr && (reinterpret_cast<uintptr_t>(out_f32) & 7) == 0) {
@@ -120,6 +135,23 @@ __device__ __forceinline__ RowSink<T> output_row(const AttentionParams& p, int32
   return row;
 }
 
+// A final row meets the state that the op was given, if any: `end` becomes that of both, `sink` adds the state's share.
+// Merging as in arXiv:2501.01005, section 2.2; an LSE of +inf counts as -inf.
+template <class T>
+__device__ __forceinline__ void join_state(const AttentionParams& p, int32_t token, int32_t head, RowEnd& end,
+                                           RowSink<T>& sink) {
+  if (p.state_lse == nullptr) return;
+  float lse = p.state_lse[head * p.state_lse_head_stride + token * p.state_lse_token_stride];
+  if (lse == INFINITY) lse = -INFINITY;
+  const float top = fmaxf(end.lse, lse);
+  if (top == -INFINITY) return;
+  const float own = exp2f((end.lse - top) * kLog2E), other = exp2f((lse - top) * kLog2E), total = own + other;
+  end.weight *= own / total;
+  end.lse = top + logf(total);
+  sink.state = p.state_out + token * p.state_token_stride + head * p.state_head_stride;
+  sink.state_weight = other / total;
+}
+
 // Ends row (query, head) of a fixed-split kernel: final where the request has one partition, else partial `index`.
 // Only one thread of a row passes `writes_lse`.
 template <class T>
@@ -127,10 +159,12 @@ __device__ __forceinline__ RowSink<T> end_row(const AttentionParams& p, const Re
                                               int index, int32_t query, int32_t head, float max, float sum,
                                               float v_scale, bool writes_lse, float* weight) {
   if (part.count == 1) {
-    const RowEnd end = finish_row(max, sum, v_scale, p.sinks, head);
+    RowEnd end = finish_row(max, sum, v_scale, p.sinks, head);
+    RowSink<T> sink = output_row<T>(p, r.query_start + query, head);
+    join_state(p, r.query_start + query, head, end, sink);
     if (writes_lse) store_lse(p, r.query_start + query, head, end.lse);
     *weight = end.weight;
-    return output_row<T>(p, r.query_start + query, head);
+    return sink;
   }
   const RowEnd end = finish_row(max, sum, v_scale, nullptr, head);
   const int64_t row = partial_row(p, r, query, head) + index;
