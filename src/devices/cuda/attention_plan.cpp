@@ -111,14 +111,11 @@ void set_decode_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& 
   part.stream.grid = dim3(part.grid.tiles, a.spec.num_kv_heads, part.grid.partitions);
 }
 
-// Estimates of what a part of a batch costs a chip that has all of its memory or matrix units for it.
-constexpr double kMemoryRate = 3.0e12;  // bytes/s
-constexpr double kMatrixRate = 6.0e14;  // FLOP/s
+constexpr double kMemoryRate = 3.0e12;  // bytes/s, H100
 
 // Keys that the requests of one part see, all heads alike.
 struct PartKeys {
   double requests = 0, sum = 0, longest = 0;
-  double pairs = 0;  // of queries and keys
 };
 PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_query_len, int64_t max_query_len) {
   const bool graph = a.bounds.max_seq_len > 0;  // lengths of now say nothing about those to come
@@ -131,7 +128,6 @@ PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_que
     part.requests += 1;
     part.sum += keys;
     part.longest = std::max(part.longest, keys);
-    part.pairs += static_cast<double>(query_len) * (keys - (a.spec.causal ? static_cast<double>(query_len) / 2 : 0.0));
   }
   return part;
 }
@@ -139,11 +135,11 @@ PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_que
 // Decode by clusters where its blocks, all about equally long, fill the chip as well as the balanced list does: what it
 // saves is the search in that list and the second kernel.
 bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
-                    const ChipLimits& chip, int sms) {
+                    const ChipLimits& chip) {
   // Measured on H100: what one SM takes by tensor-map copies (bytes/s); what does not shrink with the keys (s); and the
   // rate of the balanced list.
   constexpr double kSmRate = 4e10, kClusterStart = 5e-6, kBalancedStart = 12e-6, kBalancedRate = 2.88e12;
-  constexpr int64_t kBlockShared = 226 * 1024, kHalfBlockShared = 113 * 1024, kMostRequests = 65535;
+  constexpr int64_t kBlockShared = 226 * 1024, kMostRequests = 65535;
   if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || a.shared_prefix || !cluster_serves(p) ||
       p.group_size * n.short_query_len > kClusterRows || n.requests > kMostRequests || chip.shared_bytes < kBlockShared)
     return false;
@@ -153,9 +149,9 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
   double best = kBalancedStart + all_bytes / kBalancedRate;
   bool chosen = false;
-  for (int32_t size = 1; size <= kMostClusterBlocks; ++size) {
+  for (int32_t size = 1; size <= kMostClusterBlocks; size *= 2) {
     if (size > 1 && keys.longest < size * kClusterTileKeys / 2) break;
-    const double at_once = std::min<double>(chip.clusters_at_once[static_cast<size_t>(size)], sms / size);
+    const double at_once = size == 1 ? chip.sms : chip.clusters_at_once[static_cast<size_t>(size)];
     if (at_once < 1) continue;
     // One block an SM has all of its shared memory for copies in flight; two hide each other's start and end.
     const bool one_a_sm = pairs <= at_once || p.head_dim > 128;
@@ -172,7 +168,7 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
     best = time;
     chosen = true;
     part.cluster.size = size;
-    part.cluster.shared_bytes = static_cast<int32_t>(one_a_sm ? kBlockShared : kHalfBlockShared);
+    part.cluster.one_a_sm = one_a_sm;
   }
   if (!chosen) return false;
   part.kind = KernelKind::kCluster;
@@ -180,19 +176,6 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   const int64_t most = *std::max_element(a.seq_lens.begin(), a.seq_lens.end());
   part.cluster.known_blocks = static_cast<int32_t>(ceil_div(most, p.block_size));
   return true;
-}
-
-// SMs that the long requests' kernel should have beside a decode that memory limits anyway; all where that would make
-// it the slower of the two.
-int share_of_long_part(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
-                       const ChipLimits& chip) {
-  const double decode = count_keys(a, n, a.filter.min_query_len, short_len).sum * p.num_kv_heads *
-                        static_cast<double>(p.head_dim + p.head_dim_v) * static_cast<double>(size_of(p.cache_dtype)) /
-                        kMemoryRate;
-  const double pairs = count_keys(a, n, short_len + 1, a.filter.max_query_len).pairs;
-  const double matrix = 2.0 * pairs * p.num_heads * (p.head_dim + p.head_dim_v) / kMatrixRate;
-  constexpr double kMostShare = 0.3;  // the others still take all that memory gives
-  return matrix <= kMostShare * decode ? std::max(1, static_cast<int>(chip.sms * matrix / decode + 1)) : chip.sms;
 }
 
 // Row-tile kernels: split only where the rows alone do not fill the chip.
@@ -215,6 +198,24 @@ void set_tile_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n,
   }
 }
 
+// Requests of about equal length need no balanced list when an equal number of parts of each fills the chip: fewer rows
+// are then split, or none, and less is written and merged. The number of parts; 0: the list is better.
+int32_t equal_parts(const AttentionPlanArgs& a, const Bounds& n, const PlanPart& part, const ChipLimits& chip) {
+  const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
+  if (keys.requests == 0 || keys.longest * keys.requests > 1.05 * keys.sum) return 0;
+  const double row_tiles =
+      keys.requests * static_cast<double>(ceil_div(a.spec.num_heads * n.query_len, part.stream.rows));
+  constexpr double kLeastUse = 0.93;       // of the chip over all waves of blocks
+  constexpr double kMostParts = 4;         // more partial results cost more than the list does
+  constexpr double kLeastTilesAPart = 16;  // a block's start and end cost about four tiles' time
+  for (int32_t parts = 1; parts <= kMostParts; ++parts) {
+    const double blocks = row_tiles * parts, waves = std::ceil(blocks / chip.sms);
+    if (keys.longest / part.tile_keys / parts < kLeastTilesAPart) return 0;
+    if (blocks / (waves * chip.sms) >= kLeastUse) return parts;
+  }
+  return 0;
+}
+
 std::vector<PlanPart> plan_mla(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
                                const ChipLimits& chip, KernelFamily family) {
   PlanPart part;
@@ -231,7 +232,13 @@ std::vector<PlanPart> plan_mla(const AttentionPlanArgs& a, const AttentionParams
     if (part.stream.rows == kMlaTransposedRows)
       part.max_query_len = std::min(part.max_query_len, kMlaTransposedRows / a.spec.num_heads);
   }
-  set_decode_split(part, a, n, short_len, 1, chip);
+  AttentionPlanArgs args = a;
+  if (a.split.kind == SplitPolicy::Kind::kAuto && !a.deterministic) {
+    const int32_t parts = equal_parts(a, n, part, chip);
+    if (parts == 1) args.split.kind = SplitPolicy::Kind::kNone;
+    if (parts > 1) args.split = {SplitPolicy::Kind::kSegments, parts};
+  }
+  set_decode_split(part, args, n, short_len, 1, chip);
   return {part};
 }
 
@@ -251,7 +258,6 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   const bool hopper = family == KernelFamily::kTuned && chip.compute_capability == 90;
   const bool forward = vectors && hopper && forward_serves(p);
   std::vector<PlanPart> parts;
-  int long_sms = chip.sms;
   if (streams && n.any_short) {
     PlanPart part;
     part.kind = KernelKind::kStream;
@@ -260,12 +266,8 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
     const int64_t rows = group * n.short_query_len;
     part.stream.rows = rows <= 16 || wide ? 16 : 32;
     part.tile_keys = stream_tile_keys(p);
-    if (n.any_long && forward) long_sms = share_of_long_part(a, p, n, short_len, chip);
-    const int sms = long_sms < chip.sms ? chip.sms - long_sms : chip.sms;
-    if (!hopper || !choose_cluster(part, a, p, n, chip, sms)) {
+    if (!hopper || !choose_cluster(part, a, p, n, chip))
       set_decode_split(part, a, n, short_len, stream_blocks_per_sm(p, part.stream.rows), chip);
-      long_sms = chip.sms;
-    }
     parts.push_back(part);
   }
   if (!parts.empty() && !n.any_long) return parts;
@@ -273,7 +275,7 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   part.min_query_len = parts.empty() ? a.filter.min_query_len : std::max(a.filter.min_query_len, short_len + 1);
   part.max_query_len = a.filter.max_query_len;
   part.max_keys = n.keys;
-  part.sms = long_sms;
+  part.sms = chip.sms;
   if (forward) {
     part.kind = KernelKind::kForward;
     set_tile_split(part, a, n, short_len, kForwardRows, chip.sms);
@@ -286,7 +288,7 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
     part.kind = KernelKind::kSimt;
     set_tile_split(part, a, n, short_len, kSimtTileRows, 2 * chip.sms);
   }
-  // The cluster kernel may run beside the forward kernel: neither reads what the other writes.
+  // The cluster kernel may start while the last blocks of the forward kernel run: neither reads what the other writes.
   if (!parts.empty() && parts[0].kind == KernelKind::kCluster && part.kind == KernelKind::kForward && !part.reduces) {
     parts[0].cluster.beside_previous = true;
     parts.insert(parts.begin(), part);
@@ -318,8 +320,8 @@ const char* kernel_name(KernelKind kind) {
 
 std::string describe(const PlanPart& part, int32_t num_kv_heads) {
   if (part.kind == KernelKind::kCluster)
-    return fmt::format("cluster_decode (clusters of {}, {} KiB a block)", part.cluster.size,
-                       part.cluster.shared_bytes / 1024);
+    return fmt::format("cluster_decode (clusters of {}, {} an SM)", part.cluster.size,
+                       part.cluster.one_a_sm ? "one block" : "two blocks");
   if (part.balanced)
     return fmt::format("{} ({} rows, balanced over {} blocks, {}-key tiles) + reduce", kernel_name(part.kind),
                        part.stream.rows, part.stream.grid.x, part.tile_keys);

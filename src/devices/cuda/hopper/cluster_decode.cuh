@@ -3,7 +3,9 @@
 //   grid      (cluster size, KV heads, requests): no work list to search, no second kernel that merges
 //   block r   takes tiles r, r + size, r + 2 * size, ... of 64 keys each
 //   producer  one warp: looks up 32 boxes (pages, or parts of them) at once, brings K and V by tensor-map copies
-//   consumers four warps, 16 keys of each tile each; the G heads times the query tokens are the 16 rows of mma.sync
+//   consumers four warps, 16 keys of each tile each; the G heads times the query tokens are the 16 rows of mma.sync.
+//             A block that has an SM for itself has two such groups, which take tiles by turns: one group's chain of
+//             products and softmax takes longer than its tile takes to arrive
 //
 //   lengths, first block ids --> K, V boxes --> S, softmax, O += P V --> warps merge --> cluster merges --> out
 //
@@ -20,17 +22,18 @@
 namespace sextant::cuda {
 
 // The products are those of stream_attention; tiles, and where their chunks lie, are this kernel's own.
-template <class T_, int kDim_>
+template <class T_, int kDim_, int kGroups_>
 struct ClusterShape : StreamShape<T_, KvBits::k16, kDim_, 1> {
-  static constexpr int kDim = kDim_, kRows = 16, kWarps = 4, kConsumers = 32 * kWarps, kThreads = kConsumers + 32;
-  static constexpr int kKeys = 16, kTileKeys = kWarps * kKeys;  // of a warp, of a tile
+  static constexpr int kDim = kDim_, kRows = 16, kGroups = kGroups_, kGroupWarps = 4, kWarps = kGroups * kGroupWarps;
+  static constexpr int kConsumers = 32 * kWarps, kThreads = kConsumers + 32;
+  static constexpr int kKeys = 16, kTileKeys = kGroupWarps * kKeys;  // of a warp, of a tile
   static constexpr int kChunks = kDim * 2 / 16;
   static constexpr bool kSharedQueries = false;
   static constexpr int kTileBytes = kTileKeys * kDim * 2, kStageBytes = 2 * kTileBytes;  // K, then V
   static constexpr int kPartColumns = kDim + 8;  // floats; rows of a fragment then hit different banks
   static constexpr int kPartBytes = kRows * kPartColumns * 4;
   static constexpr int kMostStages = 8;
-  static constexpr int kLeastStages = 2;
+  static constexpr int kLeastStages = 1 + kGroups;
   static_assert(kWarps * kPartBytes <= kLeastStages * kStageBytes, "partial results reuse the ring");
   // Statistics [kWarps][2][16], the block's own [16][2], barriers.
   static constexpr int kStatBytes = kWarps * 2 * 16 * 4, kBlockStatBytes = 16 * 2 * 4,
@@ -138,13 +141,14 @@ __device__ __forceinline__ void consume_tiles(const AttentionParams& p, const Cl
 #pragma unroll
     for (int e = 0; e < 4; ++e) o[0][n][e] = 0.0f;
   constexpr int kWarpBytes = S::kKeys * S::kDim * 2;
-  int stage = 0;
+  const int part = warp % S::kGroupWarps;  // of each tile
+  int stage = warp / S::kGroupWarps;       // that of this group's first tile
   uint32_t parity = 0;
-  for (int j = 0; j < w.count; ++j) {
+  for (int j = stage; j < w.count; j += S::kGroups) {
     barrier_wait(ring.full(stage), parity);
-    char* keys = ring_data + stage * S::kStageBytes + warp * kWarpBytes;
+    char* keys = ring_data + stage * S::kStageBytes + part * kWarpBytes;
     char* values = keys + S::kTileBytes;
-    const int32_t key0 = w.key0(j) + warp * S::kKeys;
+    const int32_t key0 = w.key0(j) + part * S::kKeys;
     if (key0 < r.key_hi && key0 + S::kKeys > r.key_lo) {
       const bool edge = key0 + S::kKeys > r.key_hi || key0 < r.key_lo;
       if (edge) clear_unseen_values<S>(values, key0, r.key_lo, r.key_hi);
@@ -156,14 +160,15 @@ __device__ __forceinline__ void consume_tiles(const AttentionParams& p, const Cl
     }
     __syncwarp();
     if (lane == 0) barrier_arrive(ring.empty(stage));
-    if (++stage == ring.stages) {
-      stage = 0;
+    stage += S::kGroups;
+    if (stage >= ring.stages) {
+      stage -= ring.stages;
       parity ^= 1;
     }
   }
 }
 
-// The four warps' parts meet in shared memory: row sums of the block at `part`, [16][kPartColumns], and (max, sum) of
+// The warps' parts meet in shared memory: row sums of the block at `part`, [16][kPartColumns], and (max, sum) of
 // each row at `block_stats`. Fixed order, so that the bits do not depend on timing.
 template <class S>
 __device__ __forceinline__ void merge_block(char* ring_data, float* stats, float2* block_stats, int num_rows,
@@ -250,7 +255,7 @@ __device__ __forceinline__ void merge_cluster(const AttentionParams& p, const Cl
 
 // `known_blocks`: entries of a block_table row that exist whatever the current length is; 0: guess nothing.
 template <class S>
-__global__ void __launch_bounds__(S::kThreads, S::kDim == 256 ? 1 : 2)
+__global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256 ? 1 : 2)
     cluster_decode(const __grid_constant__ AttentionParams p, const __grid_constant__ KeyMap map, int stages,
                    int known_blocks) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
@@ -278,7 +283,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kDim == 256 ? 1 : 2)
     prefetch_tensor_map(&map.v);
     for (int i = 0; i < stages; ++i) {
       barrier_init(ring.full(i), 1);
-      barrier_init(ring.empty(i), S::kWarps);
+      barrier_init(ring.empty(i), S::kGroupWarps);
     }
     fence_async_proxy();
   }
@@ -319,7 +324,8 @@ inline cudaLaunchAttribute cluster_attribute(int size) {
 template <class S>
 cudaError_t launch_cluster_shape(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
                                  cudaStream_t stream) {
-  const int room = plan.shared_bytes - S::kFixedBytes;
+  constexpr int kBlockShared = 226 * 1024, kHalfBlockShared = 113 * 1024;
+  const int room = (plan.one_a_sm ? kBlockShared : kHalfBlockShared) - S::kFixedBytes;
   const int stages = room / S::kStageBytes < S::kMostStages ? room / S::kStageBytes : S::kMostStages;
   if (stages < S::kLeastStages) return cudaErrorInvalidConfiguration;
   const int bytes = stages * S::kStageBytes + S::kFixedBytes;

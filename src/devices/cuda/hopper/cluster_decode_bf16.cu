@@ -5,23 +5,26 @@ namespace sextant::cuda {
 
 cudaError_t cluster_decode_bf16(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
                                 cudaStream_t stream) {
+  const bool two = plan.one_a_sm;
   switch (p.head_dim) {
     case 64:
-      return launch_cluster_shape<ClusterShape<__nv_bfloat16, 64>>(p, map, plan, stream);
+      return two ? launch_cluster_shape<ClusterShape<__nv_bfloat16, 64, 2>>(p, map, plan, stream)
+                 : launch_cluster_shape<ClusterShape<__nv_bfloat16, 64, 1>>(p, map, plan, stream);
     case 128:
-      return launch_cluster_shape<ClusterShape<__nv_bfloat16, 128>>(p, map, plan, stream);
-    default:
-      return launch_cluster_shape<ClusterShape<__nv_bfloat16, 256>>(p, map, plan, stream);
+      return two ? launch_cluster_shape<ClusterShape<__nv_bfloat16, 128, 2>>(p, map, plan, stream)
+                 : launch_cluster_shape<ClusterShape<__nv_bfloat16, 128, 1>>(p, map, plan, stream);
+    default:  // two groups' accumulators exceed the registers
+      return launch_cluster_shape<ClusterShape<__nv_bfloat16, 256, 1>>(p, map, plan, stream);
   }
 }
 
 ClusterLimits find_cluster_limits() {
-  using S = ClusterShape<__nv_bfloat16, 128>;
+  using S = ClusterShape<__nv_bfloat16, 128, 2>;
   constexpr int kShared = 6 * S::kStageBytes + S::kFixedBytes;
   ClusterLimits limits{};
   cudaFuncSetAttribute(cluster_decode<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
   cudaFuncSetAttribute(cluster_decode<S>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  for (int size = 1; size <= kMostClusterBlocks; ++size) {
+  for (int size = 2; size <= kMostClusterBlocks; size *= 2) {
     cudaLaunchAttribute attribute = cluster_attribute(size);
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(static_cast<unsigned>(size));

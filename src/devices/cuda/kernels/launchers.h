@@ -53,12 +53,12 @@ cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& p
 constexpr int32_t kClusterRows = 16, kClusterTileKeys = 64;
 struct ClusterPlan {
   int32_t size = 1;              // blocks that share a request and KV head
-  int32_t shared_bytes = 0;      // of a block, at most
+  bool one_a_sm = true;          // a block has an SM's shared memory for itself, or half of it
   int32_t known_blocks = 0;      // entries that each row of block_table has
   bool beside_previous = false;  // may start while the kernel before it in the stream runs
 };
 bool cluster_serves(const AttentionParams& p);
-// Clusters of each size that run at once on the current device (compute capability 9.0), a block an SM.
+// Clusters of 2, 4, 8 and 16 that run at once on the current device (compute capability 9.0), a block an SM.
 constexpr int kMostClusterBlocks = 16;
 using ClusterLimits = std::array<int, kMostClusterBlocks + 1>;
 ClusterLimits find_cluster_limits();
