@@ -190,9 +190,10 @@ __device__ __forceinline__ int find_start(const int32_t* starts, int count, int3
   return begin;
 }
 
-// Grid: (partial slots, groups of items).
-template <class T, int kWarps>
-__global__ void __launch_bounds__(32 * kWarps) reduce_fixed(const AttentionParams p) {
+// Grid: (partial slots, groups of items). Always kManyWarps: how the warps share out a row's partials must not depend
+// on the rest of the batch, because deterministic mode promises that no bit does.
+template <class T>
+__global__ void __launch_bounds__(32 * kManyWarps) reduce_fixed(const AttentionParams p) {
   const int32_t slot = blockIdx.x;
   const int b =
       p.split.compact_slots ? slot / p.split.max_query_len : find_start(p.query_start_loc, p.num_requests, slot);
@@ -208,7 +209,7 @@ __global__ void __launch_bounds__(32 * kWarps) reduce_fixed(const AttentionParam
     const auto row_of = [first](int i) { return first + i; };
     return Partials<decltype(row_of)>{count, row_of};
   };
-  merge_rows<T, kWarps>(p, p.num_heads, count, place_of, from_of);
+  merge_rows<T, kManyWarps>(p, p.num_heads, count, place_of, from_of);
 }
 
 // Where one (request, row tile, KV head) lies in the row of all tiles.
@@ -314,17 +315,6 @@ cudaError_t launch_after(void (*kernel)(Parameters...), dim3 grid, int warps, bo
 }
 
 template <int kWarps>
-cudaError_t launch_fixed(const AttentionParams& p, dim3 grid, bool overlap, cudaStream_t stream) {
-  switch (p.dtype) {
-    case DType::kF32:
-      return launch_after(reduce_fixed<float, kWarps>, grid, kWarps, overlap, stream, p);
-    case DType::kF16:
-      return launch_after(reduce_fixed<__half, kWarps>, grid, kWarps, overlap, stream, p);
-    default:
-      return launch_after(reduce_fixed<__nv_bfloat16, kWarps>, grid, kWarps, overlap, stream, p);
-  }
-}
-template <int kWarps>
 cudaError_t launch_balanced(const AttentionParams& p, dim3 grid, int blocks, bool by_segment, int rows, int keys,
                             bool overlap, cudaStream_t stream) {
   return p.dtype == DType::kF16 ? launch_after(reduce_balanced<__half, kWarps>, grid, kWarps, overlap, stream, p,
@@ -339,9 +329,16 @@ int64_t column_chunks(const AttentionParams& p) { return (p.head_dim_v + kColumn
 
 cudaError_t launch_reduce_fixed(const AttentionParams& p, int64_t num_slots, bool overlap, cudaStream_t stream) {
   const int64_t items = p.num_heads * column_chunks(p);
-  if (p.split.max_partitions >= kManyExpected && num_slots * items <= kMaxGrid)
-    return launch_fixed<kManyWarps>(p, make_grid(num_slots, items, 1), overlap, stream);
-  return launch_fixed<kFewWarps>(p, make_grid(num_slots, items, kFewWarps), overlap, stream);
+  const bool many = p.split.max_partitions >= kManyExpected && num_slots * items <= kMaxGrid;
+  const dim3 grid = make_grid(num_slots, items, many ? 1 : kManyWarps);
+  switch (p.dtype) {
+    case DType::kF32:
+      return launch_after(reduce_fixed<float>, grid, kManyWarps, overlap, stream, p);
+    case DType::kF16:
+      return launch_after(reduce_fixed<__half>, grid, kManyWarps, overlap, stream, p);
+    default:
+      return launch_after(reduce_fixed<__nv_bfloat16>, grid, kManyWarps, overlap, stream, p);
+  }
 }
 
 cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& plan, int32_t tile_keys, bool overlap,
