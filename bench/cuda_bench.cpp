@@ -390,11 +390,18 @@ std::vector<Case> decode_cases() {
   add("decode page 256 B64 4k", 64, 4096, 32, 8, 256);
   add("decode q4 B64 4k", 64, 4096, 32, 8, 16, DType::kBF16, 4);
   add("decode q8 B16 8k", 16, 8192, 32, 8, 16, DType::kBF16, 8);
+  add("decode e4m3 q8 B16 8k", 16, 8192, 32, 8, 16, DType::kF8E4M3FN, 8);
   add("decode e4m3 B1 8k", 1, 8192, 32, 8, 16, DType::kF8E4M3FN);
   add("decode e4m3 B64 4k", 64, 4096, 32, 8, 16, DType::kF8E4M3FN);
   add("decode e5m2 B64 4k", 64, 4096, 32, 8, 16, DType::kF8E5M2);
   add("decode split_k B64 4k", 64, 4096, 32, 8, 16);
   cases.back().layout = KvLayout::kSplitK;
+  add("decode split_k page 256 B64 4k", 64, 4096, 32, 8, 256);
+  cases.back().layout = KvLayout::kSplitK;
+  add("decode split_k e4m3 B64 4k", 64, 4096, 32, 8, 16, DType::kF8E4M3FN);
+  cases.back().layout = KvLayout::kSplitK;
+  add("decode shuffled B64 4k", 64, 4096, 32, 8, 16);
+  cases.back().layout = KvLayout::kShuffled;
   return cases;
 }
 

@@ -178,7 +178,7 @@ def _stub_vllm(folder):
         return made
 
     platform = types.SimpleNamespace(
-        is_rocm=lambda: False, is_cuda=lambda: True, is_xpu=lambda: False, is_cuda_alike=lambda: True, is_cpu=lambda: False, fp8_dtype=lambda: torch.float8_e4m3fn,
+        is_rocm=lambda: False, is_device_capability_family=lambda *a: False, is_cuda=lambda: True, is_xpu=lambda: False, is_cuda_alike=lambda: True, is_cpu=lambda: False, fp8_dtype=lambda: torch.float8_e4m3fn,
         has_device_capability=lambda *a: True, is_device_capability=lambda *a: False, get_device_capability=lambda *a: types.SimpleNamespace(major=9, minor=0),
         num_compute_units=lambda *a: 132,
     )
@@ -216,12 +216,22 @@ class VllmTriton(Peer):
             lse = torch.empty(c.batch, c.num_heads, device="cuda", dtype=torch.bfloat16)
             logits = torch.empty(c.batch, c.num_heads, splits, c.head_dim_v + 1, device="cuda", dtype=torch.float32)
             k = t.latent.unsqueeze(2)
-            return lambda: self.decode(t.q, k, k[..., : c.head_dim_v], out, lse, t.block_table, t.seq_lens, logits, splits, t.scale, c.page, is_mla=True), lambda: out
+            one = torch.ones((), device="cuda", dtype=torch.float32)  # made in the call it would be a copy from the host: no capture
+            return lambda: self.decode(t.q, k, k[..., : c.head_dim_v], out, lse, t.block_table, t.seq_lens, logits, splits, t.scale, c.page, 0.0, one, one, is_mla=True), lambda: out
         out = torch.empty_like(t.q)
         one = torch.ones(1, device="cuda", dtype=torch.float32)
+        # As vLLM's backend chooses: 16 segments a request while requests x KV heads stay under 128.
+        segments, most = 16, 128 // c.num_kv_heads
+        scratch = {"seq_threshold_3D": most, "num_par_softmax_segments": segments}
+        shape = (max(most, c.batch * c.query_len), c.num_heads, segments)
+        scratch["softmax_segm_output"] = torch.empty(*shape, c.head_dim, device="cuda", dtype=torch.float32)
+        for name in ("softmax_segm_max", "softmax_segm_expsum"):
+            scratch[name] = torch.empty(*shape, device="cuda", dtype=torch.float32)
+        if c.query_len > 1:
+            scratch = {}
         return (
             lambda: self.unified(t.q, t.k_cache, t.v_cache, out, t.query_start_loc, c.query_len, t.seq_lens, c.kv_len, t.scale, True, (-1, -1), t.block_table, 0.0, None,
-                                 one.expand(c.batch, c.num_kv_heads), one.expand(c.batch, c.num_kv_heads)),
+                                 one.expand(c.batch, c.num_kv_heads), one.expand(c.batch, c.num_kv_heads), **scratch),
             lambda: out,
         )
 

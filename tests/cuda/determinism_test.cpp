@@ -11,7 +11,7 @@ using testing::mha_spec;
 using testing::mla_spec;
 using verify::Case;
 
-const std::vector<verify::RequestShape> kBatch = {{1, 700}, {6, 90}, {1, 33}, {40, 300}, {17, 17}, {1, 3000}};
+const std::vector<verify::RequestShape> kBatch = {{1, 9500}, {6, 90}, {1, 33}, {40, 300}, {17, 17}, {1, 3000}};
 
 class CudaDeterminism : public ::testing::TestWithParam<const Backend*> {
  protected:

@@ -253,8 +253,9 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
     return plan_mla(a, p, n, short_len, chip, family);
 
   const bool wide = std::max(p.head_dim, p.head_dim_v) > 128;
-  const bool streams =
-      vectors && stream_serves(p) && chip.shared_bytes >= (wide ? kWideStreamSharedBytes : kStreamSharedBytes);
+  // Values by runs of tokens are served at some block sizes only, and deterministic bits must not depend on those.
+  const bool streams = vectors && stream_serves(p) && !(a.deterministic && stream_key_align(p) > 1) &&
+                       chip.shared_bytes >= (wide ? kWideStreamSharedBytes : kStreamSharedBytes);
   const bool hopper = family == KernelFamily::kTuned && chip.compute_capability == 90;
   const bool forward = vectors && hopper && forward_serves(p);
   std::vector<PlanPart> parts;

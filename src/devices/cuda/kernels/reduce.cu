@@ -18,11 +18,13 @@ namespace sextant::cuda {
 namespace {
 
 constexpr int kColumns = 128;
-constexpr int kAlone = 8;           // partials that a warp merges alone
-constexpr int kWeights = 512;       // in shared memory at a time
-constexpr int kFewWarps = 4;        // of a block when rows have few partials ..
-constexpr int kManyWarps = 8;       // .. and many
-constexpr int kManyExpected = 6;    // partials a row from which on blocks have kManyWarps and one item
+constexpr int kAlone = 8;      // partials that a warp merges alone
+constexpr int kWeights = 512;  // in shared memory at a time
+constexpr int kFewWarps = 4;   // of a block when rows have few partials ..
+constexpr int kManyWarps = 8;  // .. and many
+// Partials a row from which on a block has one item: under a fixed split; and of the balanced list, where kManyWarps
+// also mean shared memory and so a later start (measured: 33 partials are merged sooner by one warp that starts early).
+constexpr int kManyExpected = 6, kManyBalanced = 48;
 constexpr int64_t kMaxGrid = 4096;  // blocks; each then loops over items
 
 // One row to merge and its partials: row_of(i), i in [0, count), is the index of partial i; < 0: nothing there.
@@ -78,19 +80,34 @@ __device__ __forceinline__ void store_item(const AttentionParams& p, int32_t tok
   sink.store_pair(d + 2, acc.z * end.weight, acc.w * end.weight);
 }
 
+// One warp merges an item: 32 partials' weights at a time, kAlone rows in flight.
 template <class T, class RowOf>
 __device__ __forceinline__ void merge_alone(const AttentionParams& p, const Partials<RowOf>& from, int32_t token,
                                             int32_t head, int d0) {
-  const int lane = threadIdx.x & 31;
-  const float lse = load_lse(p, from, lane);
+  const int lane = threadIdx.x & 31, d = d0 + lane * 4;
+  const float first_lse = load_lse(p, from, lane);
   float4 x[kAlone];
 #pragma unroll
-  for (int i = 0; i < kAlone; ++i) x[i] = load_part(p, from, i, d0 + lane * 4);
-  const float max = warp_max(lse), weight = exp2f(lse - (max == -INFINITY ? 0.0f : max)), sum = warp_sum(weight);
+  for (int i = 0; i < kAlone; ++i) x[i] = load_part(p, from, i, d);
+  float max = first_lse;
+  for (int i = lane + 32; i < from.count; i += 32) max = fmaxf(max, load_lse(p, from, i));
+  max = warp_max(max);
+  const float base = max == -INFINITY ? 0.0f : max;
+  float sum = 0;
   float4 acc = make_float4(0, 0, 0, 0);
+  for (int first = 0; first < from.count; first += 32) {
+    const float weight = exp2f((first == 0 ? first_lse : load_lse(p, from, first + lane)) - base);
+    sum += weight;
+    for (int j = 0; j < 32 && first + j < from.count; j += kAlone) {
+      if (first + j > 0) {
 #pragma unroll
-  for (int i = 0; i < kAlone; ++i) add_part(acc, __shfl_sync(0xffffffffu, weight, i), x[i]);
-  store_item<T>(p, token, head, d0, max, sum, acc);
+        for (int i = 0; i < kAlone; ++i) x[i] = load_part(p, from, first + j + i, d);
+      }
+#pragma unroll
+      for (int i = 0; i < kAlone; ++i) add_part(acc, __shfl_sync(0xffffffffu, weight, j + i), x[i]);
+    }
+  }
+  store_item<T>(p, token, head, d0, max, warp_sum(sum), acc);
 }
 
 template <int kWarps>
@@ -159,18 +176,20 @@ __device__ __forceinline__ void merge_together(const AttentionParams& p, const P
 }
 
 // Merges `rows` rows that share their number of partials. place_of(row) -> (token, head), from_of(row) -> its Partials.
-// Item i of a row-major [rows][column chunks] goes to a warp, or to a block where there are many partials.
+// Item i of a row-major [rows][column chunks] goes to a warp, or to a block where there are many partials. Blocks of
+// kFewWarps have no shared memory: beside two blocks of stream_attention an SM has none left, and what has none can
+// start before they end.
 template <class T, int kWarps, class PlaceOf, class FromOf>
 __device__ __forceinline__ void merge_rows(const AttentionParams& p, int rows, int count, PlaceOf place_of,
                                            FromOf from_of) {
-  __shared__ MergeShared<kWarps> shared;
   const int chunks = ceil_div(p.head_dim_v, kColumns), items = rows * chunks;
-  if (count <= kAlone) {
+  if (kWarps == kFewWarps || count <= kAlone) {
     for (int i = blockIdx.y * kWarps + threadIdx.x / 32; i < items; i += gridDim.y * kWarps) {
       const int2 at = place_of(i / chunks);
       merge_alone<T>(p, from_of(i / chunks), at.x, at.y, i % chunks * kColumns);
     }
-  } else {
+  } else if constexpr (kWarps == kManyWarps) {
+    __shared__ MergeShared<kWarps> shared;
     for (int i = blockIdx.y; i < items; i += gridDim.y) {
       const int2 at = place_of(i / chunks);
       merge_together<T, kWarps>(p, from_of(i / chunks), at.x, at.y, i % chunks * kColumns, shared);
@@ -192,9 +211,10 @@ __device__ __forceinline__ int find_start(const int32_t* starts, int count, int3
   return begin;
 }
 
-// Grid: (partial slots, groups of items).
-template <class T, int kWarps>
-__global__ void __launch_bounds__(32 * kWarps) reduce_fixed(const AttentionParams p) {
+// Grid: (partial slots, groups of items). Always kManyWarps: how the warps share out a row's partials must not depend
+// on the rest of the batch, because deterministic mode promises that no bit does.
+template <class T>
+__global__ void __launch_bounds__(32 * kManyWarps) reduce_fixed(const AttentionParams p) {
   const int32_t slot = blockIdx.x;
   const int b =
       p.split.compact_slots ? slot / p.split.max_query_len : find_start(p.query_start_loc, p.num_requests, slot);
@@ -210,7 +230,7 @@ __global__ void __launch_bounds__(32 * kWarps) reduce_fixed(const AttentionParam
     const auto row_of = [first](int i) { return first + i; };
     return Partials<decltype(row_of)>{count, row_of};
   };
-  merge_rows<T, kWarps>(p, p.num_heads, count, place_of, from_of);
+  merge_rows<T, kManyWarps>(p, p.num_heads, count, place_of, from_of);
 }
 
 // Where one (request, row tile, KV head) lies in the row of all tiles.
@@ -301,17 +321,6 @@ dim3 make_grid(int64_t units, int64_t items, int items_a_block) {
 }
 
 template <int kWarps>
-cudaError_t launch_fixed(const AttentionParams& p, dim3 grid, bool overlap, cudaStream_t stream) {
-  switch (p.dtype) {
-    case DType::kF32:
-      return launch_after(reduce_fixed<float, kWarps>, grid, 32 * kWarps, overlap, stream, p);
-    case DType::kF16:
-      return launch_after(reduce_fixed<__half, kWarps>, grid, 32 * kWarps, overlap, stream, p);
-    default:
-      return launch_after(reduce_fixed<__nv_bfloat16, kWarps>, grid, 32 * kWarps, overlap, stream, p);
-  }
-}
-template <int kWarps>
 cudaError_t launch_balanced(const AttentionParams& p, dim3 grid, int blocks, bool by_segment, int rows, int keys,
                             bool overlap, cudaStream_t stream) {
   return p.dtype == DType::kF16 ? launch_after(reduce_balanced<__half, kWarps>, grid, 32 * kWarps, overlap, stream, p,
@@ -326,9 +335,16 @@ int64_t column_chunks(const AttentionParams& p) { return (p.head_dim_v + kColumn
 
 cudaError_t launch_reduce_fixed(const AttentionParams& p, int64_t num_slots, bool overlap, cudaStream_t stream) {
   const int64_t items = p.num_heads * column_chunks(p);
-  if (p.split.max_partitions >= kManyExpected && num_slots * items <= kMaxGrid)
-    return launch_fixed<kManyWarps>(p, make_grid(num_slots, items, 1), overlap, stream);
-  return launch_fixed<kFewWarps>(p, make_grid(num_slots, items, kFewWarps), overlap, stream);
+  const bool many = p.split.max_partitions >= kManyExpected && num_slots * items <= kMaxGrid;
+  const dim3 grid = make_grid(num_slots, items, many ? 1 : kManyWarps);
+  switch (p.dtype) {
+    case DType::kF32:
+      return launch_after(reduce_fixed<float>, grid, 32 * kManyWarps, overlap, stream, p);
+    case DType::kF16:
+      return launch_after(reduce_fixed<__half>, grid, 32 * kManyWarps, overlap, stream, p);
+    default:
+      return launch_after(reduce_fixed<__nv_bfloat16>, grid, 32 * kManyWarps, overlap, stream, p);
+  }
 }
 
 cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& plan, int32_t tile_keys, bool overlap,
@@ -338,7 +354,7 @@ cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& p
   const int64_t segments = tiles * p.num_kv_heads, items = plan.rows * column_chunks(p);
   const bool by_segment = segments < blocks;
   const int64_t units = by_segment ? segments : blocks;
-  if (units * kManyExpected <= blocks)
+  if (units * kManyBalanced <= blocks)
     return launch_balanced<kManyWarps>(p, make_grid(units, items, 1), static_cast<int>(blocks), by_segment, plan.rows,
                                        tile_keys, overlap, stream);
   return launch_balanced<kFewWarps>(p, make_grid(units, items, kFewWarps), static_cast<int>(blocks), by_segment,

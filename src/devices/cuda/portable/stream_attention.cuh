@@ -403,7 +403,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) stream_attention
       char* tile = ring + stage * S::kStageBytes;
       float s[S::kRowTiles][S::kKeys / 8][4];
       stream_scores<S>(q, tile, s);
-      bool masked = key0 + S::kKeys > r.key_hi || (r.query_len > 1 && (p.causal || p.window > 0));
+      // Keys up to the first query's position are visible to every query, and so are those in the last one's window.
+      bool masked = key0 + S::kKeys > r.key_hi || (p.causal && key0 + S::kKeys > r.context_len + 1) ||
+                    (p.window > 0 && key0 < r.context_len + r.query_len - p.window);
       if constexpr (S::kTokens) {
         const int32_t visible = first_visible(p, r);
         if (key0 < visible || key0 + S::kKeys > r.key_hi) {
