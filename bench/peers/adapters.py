@@ -83,10 +83,10 @@ class Flex(Peer):
 
 class FlashAttention3(Peer):
     def __init__(self):
-        super().__init__("FlashAttention 3", ("paged", "contiguous", "mla_prefill"), "the package flash_attn_interface (flash-attention/hopper)")
+        super().__init__("FlashAttention 3", ("paged", "contiguous", "mla_prefill"), "flash_attn_interface (flash-attention/hopper) or the PyPI wheel fa3-fwd")
 
     def load(self):
-        for name in ("flash_attn_interface", "flash_attn_3.flash_attn_interface"):
+        for name in ("flash_attn_interface", "flash_attn_3.flash_attn_interface", "fa3_fwd_interface"):
             try:
                 self.module = importlib.import_module(name)
                 return
