@@ -235,6 +235,13 @@ std::vector<PlanPart> plan_mla(const AttentionPlanArgs& a, const AttentionParams
   AttentionPlanArgs args = a;
   if (a.split.kind == SplitPolicy::Kind::kAuto && !a.deterministic) {
     const int32_t parts = equal_parts(a, n, part, chip);
+    const bool in_cluster = part.kind == KernelKind::kMlaWgmma && part.stream.rows == kMlaTransposedRows &&
+                            std::has_single_bit(static_cast<uint32_t>(parts)) && !a.shared_prefix;
+    if (parts > 1 && in_cluster) {
+      part.stream.cluster = parts;
+      part.stream.grid = dim3(static_cast<unsigned>(parts), 1, static_cast<unsigned>(n.requests));
+      return {part};
+    }
     if (parts == 1) args.split.kind = SplitPolicy::Kind::kNone;
     if (parts > 1) args.split = {SplitPolicy::Kind::kSegments, parts};
   }
@@ -323,6 +330,9 @@ std::string describe(const PlanPart& part, int32_t num_kv_heads) {
   if (part.kind == KernelKind::kCluster)
     return fmt::format("cluster_decode (clusters of {}, {} an SM)", part.cluster.size,
                        part.cluster.one_a_sm ? "one block" : "two blocks");
+  if (part.stream.cluster > 0)
+    return fmt::format("{} ({} rows, clusters of {}, {}-key tiles)", kernel_name(part.kind), part.stream.rows,
+                       part.stream.cluster, part.tile_keys);
   if (part.balanced)
     return fmt::format("{} ({} rows, balanced over {} blocks, {}-key tiles) + reduce", kernel_name(part.kind),
                        part.stream.rows, part.stream.grid.x, part.tile_keys);

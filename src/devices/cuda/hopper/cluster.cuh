@@ -1,6 +1,8 @@
 // Thread-block clusters: barriers over all of a cluster's threads, and reads of another block's shared memory.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <cstdint>
 
 namespace sextant::cuda {
@@ -34,6 +36,15 @@ __device__ __forceinline__ float2 load_remote_float2(uint32_t remote) {
   float2 x;
   asm volatile("ld.shared::cluster.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(remote) : "memory");
   return x;
+}
+
+// A cluster of `size` blocks along x.
+inline cudaLaunchAttribute cluster_attribute(int size) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(size);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  return attribute;
 }
 
 }  // namespace sextant::cuda

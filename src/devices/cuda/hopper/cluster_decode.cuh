@@ -313,14 +313,6 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
 #endif
 }
 
-inline cudaLaunchAttribute cluster_attribute(int size) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = static_cast<unsigned>(size);
-  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-  return attribute;
-}
-
 template <class S>
 cudaError_t launch_cluster_shape(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
                                  cudaStream_t stream) {

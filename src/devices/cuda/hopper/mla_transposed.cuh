@@ -6,11 +6,13 @@
 //                            S^T [64 keys][16] = K Q^T | column maxima meet in shared memory | P^T to shared memory
 //                            O^T [512][16] += V^T P^T, in 8 blocks of 64 output columns
 //
-// The two consumers share nothing until a segment ends; then their states merge in shared memory. Memory decides: a
-// tile takes 2.9 us to load at an SM's share of 3.35 TB/s and about 0.8 us of matrix work. The idea of swapping A and B
-// is from NVIDIA's XQA kernels (TensorRT-LLM).
+// The two consumers share nothing until a segment ends; then their states merge in shared memory. In a cluster
+// (kCluster) the blocks of a request divide its tiles evenly, and their merged states meet there too: no partial
+// results in memory, no second kernel. Memory decides: a tile takes 2.9 us to load at an SM's share of 3.35 TB/s and
+// about 0.8 us of matrix work. The idea of swapping A and B is from NVIDIA's XQA kernels (TensorRT-LLM).
 #pragma once
 
+#include "devices/cuda/hopper/cluster.cuh"
 #include "devices/cuda/hopper/mla_ring.cuh"
 #include "devices/cuda/kernels/softmax.cuh"
 
@@ -20,10 +22,10 @@ struct MlaTransposedShape : MlaTile {
   static constexpr int kRows = 16, kColumnBlocks = DV / 64;
   static constexpr int kQBlockBytes = kRows * 128;  // 16 rows x 64 columns
   static constexpr int kMergeColumns = DV + 4;      // floats; then a fragment's stores hit different banks
-  // K ring | Q | P^T of each consumer | merged rows | maxima [2][4][16], sums [2][4][16], row ends [16] | barriers
+  // K ring | Q | P^T of each consumer | merged rows | maxima [2][4][16], sums [2][4][16], row ends [16] x 2 | barriers
   static constexpr int kQAt = kStages * kTileBytes, kProbAt = kQAt + kBlocks * kQBlockBytes, kProbBytes = kRows * 128;
   static constexpr int kMergeAt = kProbAt + 2 * kProbBytes, kStatAt = kMergeAt + kRows * kMergeColumns * 4;
-  static constexpr int kBarrierAt = kStatAt + (2 * 2 * 4 * kRows + kRows) * 4, kScratchAt = kBarrierAt + 64;
+  static constexpr int kBarrierAt = kStatAt + (2 * 2 * 4 * kRows + 2 * kRows) * 4, kScratchAt = kBarrierAt + 64;
   static constexpr int kSharedBytes = kScratchAt + 128 + 1024;  // the swizzle wants 1 KiB alignment
   static constexpr int kAllBarrier = 1, kOwnBarrier = 2;        // the second: + consumer
 };
@@ -104,18 +106,29 @@ __device__ __forceinline__ void mla_transposed_softmax(const AttentionParams& p,
   named_wait(S::kOwnBarrier + group, 128);
 }
 
-// Ends a segment: the two consumers' states meet, then all threads write rows.
-template <class T>
-__device__ __forceinline__ void mla_end_transposed(const AttentionParams& p, const BlockWork& work, const TileCursor& c,
-                                                   int first_tile, bool ends, const MlaColumns& columns, char* shared,
-                                                   const float (&o)[8][8]) {
+// Where a block's rows meet.
+struct MlaMergeRoom {
+  float* merged;   // [16][kMergeColumns], relative to the row's maximum
+  float* maxima;   // [2][4][16]; at the end of a segment [consumer][16] of each
+  float* sums;     // [2][4][16]
+  float2* states;  // [16]: a row's maximum (log2 units) and sum
+
+  explicit __device__ __forceinline__ MlaMergeRoom(char* shared) {
+    using S = MlaTransposedShape;
+    merged = reinterpret_cast<float*>(shared + S::kMergeAt);
+    maxima = reinterpret_cast<float*>(shared + S::kStatAt);
+    sums = maxima + 2 * 4 * S::kRows;
+    states = reinterpret_cast<float2*>(sums + 2 * 4 * S::kRows);
+  }
+};
+
+// The two consumers' states meet.
+__device__ __forceinline__ void mla_merge_consumers(const MlaColumns& columns, const MlaMergeRoom& room,
+                                                    const float (&o)[8][8]) {
   using S = MlaTransposedShape;
   const int group = threadIdx.x / 128, lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
-  float* merged = reinterpret_cast<float*>(shared + S::kMergeAt);  // [16][kMergeColumns]
-  float* maxima = reinterpret_cast<float*>(shared + S::kStatAt);   // [2][4][16]; now [consumer][16] of each
-  float* sums = maxima + 2 * 4 * S::kRows;                         // [2][4][16]
-  float* weights = sums + 2 * 4 * S::kRows;                        // [16]
-  named_wait(S::kAllBarrier, S::kConsumers);                       // the other may still read its maxima
+  const auto& [merged, maxima, sums, states] = room;
+  named_wait(S::kAllBarrier, S::kConsumers);  // the other may still read its maxima
 #pragma unroll
   for (int column = 0; column < 4; ++column) {
     const int row = column / 2 * 8 + (lane & 3) * 2 + (column & 1);
@@ -144,47 +157,87 @@ __device__ __forceinline__ void mla_end_transposed(const AttentionParams& p, con
       for (int i = 0; i < 8; ++i) *at(block, i) = o[block][i] * factor[i / 4 * 2 + (i & 1)];
   }
   named_wait(S::kAllBarrier, S::kConsumers);
-  const Request& r = c.request;
-  const int num_rows = r.query_len * p.group_size;
-  const bool whole = is_whole(work, first_tile, ends);
   if (group == 0) {
 #pragma unroll
     for (int block = 0; block < S::kColumnBlocks; ++block)
 #pragma unroll
       for (int i = 0; i < 8; ++i) *at(block, i) += o[block][i] * factor[i / 4 * 2 + (i & 1)];
-  } else if (threadIdx.x - 128 < static_cast<unsigned>(num_rows)) {  // meanwhile, a thread a row
-    const int row = static_cast<int>(threadIdx.x) - 128, query = row / p.group_size, head = row - query * p.group_size;
+  } else if (threadIdx.x < 128 + S::kRows) {  // meanwhile, a thread a row
+    const int row = static_cast<int>(threadIdx.x) - 128;
     const float top = fmaxf(maxima[row], maxima[S::kRows + row]), base = top == -INFINITY ? 0.0f : top;
     float total = 0;
 #pragma unroll
     for (int i = 0; i < 8; ++i) total += sums[i * S::kRows + row] * exp2_approx(maxima[i / 4 * S::kRows + row] - base);
-    const RowEnd end = finish_row(top, total, value_scale(p, 0), whole ? p.sinks : nullptr, head);
-    weights[row] = end.weight;
-    if (whole) {
-      store_lse(p, r.query_start + query, head, end.lse);
-    } else {
-      p.partial_lse[partial_index(p, work, r, first_tile, S::kRows, row, query, head)] = end.lse;
-    }
+    states[row] = make_float2(top, total);
   }
   named_wait(S::kAllBarrier, S::kConsumers);
+}
+
+// All consumers write the rows of a segment.
+template <class T>
+__device__ __forceinline__ void mla_write_merged(const AttentionParams& p, const BlockWork& work, const TileCursor& c,
+                                                 int first_tile, bool ends, const MlaMergeRoom& room) {
+  using S = MlaTransposedShape;
+  const Request& r = c.request;
+  const bool whole = is_whole(work, first_tile, ends);
+  const float v_scale = value_scale(p, 0);
   constexpr int kUnits = S::DV / 4;
 #pragma unroll 2
-  for (int u = threadIdx.x; u < num_rows * kUnits; u += S::kConsumers) {
+  for (int u = threadIdx.x; u < r.query_len * p.group_size * kUnits; u += S::kConsumers) {
     const int row = u / kUnits, column = u % kUnits * 4, query = row / p.group_size, head = row - query * p.group_size;
-    const float4 x = *reinterpret_cast<const float4*>(merged + row * S::kMergeColumns + column);
-    const float weight = weights[row];
+    const float4 x = *reinterpret_cast<const float4*>(room.merged + row * S::kMergeColumns + column);
+    const RowEnd end = finish_row(room.states[row].x, room.states[row].y, v_scale, whole ? p.sinks : nullptr, head);
     RowSink<T> sink;
     if (whole) {
       sink = output_row<T>(p, r.query_start + query, head);
+      if (column == 0) store_lse(p, r.query_start + query, head, end.lse);
     } else {
-      sink.out_f32 = p.partial_out + partial_index(p, work, r, first_tile, S::kRows, row, query, head) * S::DV;
+      const int64_t partial = partial_index(p, work, r, first_tile, S::kRows, row, query, head);
+      sink.out_f32 = p.partial_out + partial * S::DV;
+      if (column == 0) p.partial_lse[partial] = end.lse;
     }
-    sink.store_pair(column, x.x * weight, x.y * weight);
-    sink.store_pair(column + 2, x.z * weight, x.w * weight);
+    sink.store_pair(column, x.x * end.weight, x.y * end.weight);
+    sink.store_pair(column + 2, x.z * end.weight, x.w * end.weight);
   }
 }
 
+// The blocks' rows meet: each block ends its share of them. Between two cluster barriers.
 template <class T>
+__device__ __forceinline__ void mla_write_cluster(const AttentionParams& p, const Request& r,
+                                                  const MlaMergeRoom& room) {
+  using S = MlaTransposedShape;
+  const int size = static_cast<int>(gridDim.x), rank = static_cast<int>(blockIdx.x);
+  const uint32_t merged = shared_address(room.merged), states = shared_address(room.states);
+  const float v_scale = value_scale(p, 0);
+  constexpr int kUnits = S::DV / 4;
+  for (int u = static_cast<int>(threadIdx.x) * size + rank; u < r.query_len * p.group_size * kUnits;
+       u += S::kConsumers * size) {
+    const int row = u / kUnits, column = u % kUnits * 4, query = row / p.group_size, head = row - query * p.group_size;
+    float top = -INFINITY, total = 0;
+#pragma unroll 8
+    for (int i = 0; i < size; ++i) top = fmaxf(top, load_remote_float2(remote_address(states + row * 8, i)).x);
+    const float base = top == -INFINITY ? 0.0f : top;
+    float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+    for (int i = 0; i < size; ++i) {
+      const float2 state = load_remote_float2(remote_address(states + row * 8, i));
+      const float4 x = load_remote_float4(remote_address(merged + (row * S::kMergeColumns + column) * 4, i));
+      const float weight = exp2_approx(state.x - base);
+      total += weight * state.y;
+      sum.x += weight * x.x;
+      sum.y += weight * x.y;
+      sum.z += weight * x.z;
+      sum.w += weight * x.w;
+    }
+    const RowEnd end = finish_row(top, total, v_scale, p.sinks, head);
+    if (column == 0) store_lse(p, r.query_start + query, head, end.lse);
+    const RowSink<T> sink = output_row<T>(p, r.query_start + query, head);
+    sink.store_pair(column, sum.x * end.weight, sum.y * end.weight);
+    sink.store_pair(column + 2, sum.z * end.weight, sum.w * end.weight);
+  }
+}
+
+template <class T, bool kCluster>
 __device__ __forceinline__ void mla_consume_transposed(const AttentionParams& p, const BlockWork& work, TileCursor done,
                                                        char* shared, const MlaRing<MlaTransposedShape>& ring) {
   using S = MlaTransposedShape;
@@ -252,12 +305,26 @@ __device__ __forceinline__ void mla_consume_transposed(const AttentionParams& p,
       if (lane == 0) barrier_arrive(ring.empty(n));
     }
     const bool ends = done.tile + 1 == done.counts.tiles;
-    if (ends || x + 1 == range.end) mla_end_transposed<T>(p, work, done, first_tile, ends, columns, shared, o);
+    if (ends || x + 1 == range.end) {
+      const MlaMergeRoom room(shared);
+      mla_merge_consumers(columns, room, o);
+      if constexpr (!kCluster) mla_write_merged<T>(p, work, done, first_tile, ends, room);
+    }
     if (x + 1 < range.end) done.advance(p, S::kRows, S::kKeys);
   }
 }
 
-template <class T>
+// This block's tiles of its cluster's request: an even share, in one run.
+__device__ __forceinline__ BlockWork find_cluster_share(const AttentionParams& p, TileCursor* cursor) {
+  using S = MlaTransposedShape;
+  cursor->enter(p, static_cast<int>(blockIdx.z), S::kRows, S::kKeys);
+  const TileRange share = block_range(static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), cursor->counts.tiles);
+  cursor->row_tile = cursor->kv_head = 0;
+  cursor->tile = share.begin;
+  return {cursor->request.active ? share : TileRange{0, 0}, 0};
+}
+
+template <class T, bool kCluster>
 __global__ void __launch_bounds__(MlaTransposedShape::kThreads, 1)
     mla_transposed(const __grid_constant__ AttentionParams p, const __grid_constant__ KeyMap map) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
@@ -272,17 +339,33 @@ __global__ void __launch_bounds__(MlaTransposedShape::kThreads, 1)
     fence_async_proxy();
   }
   TileCursor cursor;
-  const BlockWork work =
-      find_work<S::kThreads>(p, S::kRows, S::kKeys, reinterpret_cast<int32_t*>(shared + S::kScratchAt), &cursor);
+  BlockWork work;
+  if constexpr (kCluster) {
+    work = find_cluster_share(p, &cursor);
+  } else {
+    work = find_work<S::kThreads>(p, S::kRows, S::kKeys, reinterpret_cast<int32_t*>(shared + S::kScratchAt), &cursor);
+  }
+  const bool idle = work.range.begin == work.range.end;
+  const MlaMergeRoom room(shared);
+  if (kCluster && idle && threadIdx.x < S::kRows) room.states[threadIdx.x] = make_float2(-INFINITY, 0.0f);
+  if (kCluster && idle)  // 0 * NaN must not reach the others' sums
+    for (int i = threadIdx.x; i < S::kRows * S::kMergeColumns; i += S::kThreads) room.merged[i] = 0.0f;
   __syncthreads();
-  if (work.range.begin == work.range.end) return;
+  if (!kCluster && idle) return;
+  if (kCluster && !cursor.request.active) return;  // the whole cluster
   if (threadIdx.x >= S::kConsumers) {
     shrink_registers<104>();
-    mla_produce<S, T>(p, map, work.range, cursor, ring);
+    if (!idle) mla_produce<S, T>(p, map, work.range, cursor, ring);
+    if constexpr (kCluster) cluster_barrier();
   } else {
     grow_registers<200>();
-    mla_consume_transposed<T>(p, work, cursor, shared, ring);
+    if (!idle) mla_consume_transposed<T, kCluster>(p, work, cursor, shared, ring);
+    if constexpr (kCluster) {
+      cluster_barrier();
+      mla_write_cluster<T>(p, cursor.request, room);
+    }
   }
+  if constexpr (kCluster) cluster_barrier();  // no block ends while another reads its shared memory
 #endif
 }
 

@@ -38,8 +38,9 @@ cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cu
 
 // Balanced decode: 16 or 32 query rows, keys of one request over the warps of many blocks.
 struct StreamPlan {
-  int32_t rows = 16;  // a tile; 16 or 32
-  dim3 grid;          // balanced: (blocks, 1, 1); fixed split: (row tiles, KV heads, partitions)
+  int32_t rows = 16;    // a tile; 16 or 32
+  int32_t cluster = 0;  // blocks of a cluster that shares a request's keys and merges on the chip; 0: none
+  dim3 grid;            // balanced: (blocks, 1, 1); fixed split: (row tiles, KV heads, partitions)
 };
 bool stream_serves(const AttentionParams& p);
 int stream_blocks_per_sm(const AttentionParams& p, int32_t rows);
