@@ -138,7 +138,7 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
                     const ChipLimits& chip) {
   // Measured on H100: what one SM takes by tensor-map copies (bytes/s); what does not shrink with the keys (s); and the
   // rate of the balanced list.
-  constexpr double kSmRate = 4e10, kClusterStart = 5e-6, kBalancedStart = 12e-6, kBalancedRate = 2.88e12;
+  constexpr double kSmRate = 4.6e10, kClusterStart = 5e-6, kBalancedStart = 12e-6, kBalancedRate = 2.88e12;
   constexpr int64_t kBlockShared = 226 * 1024, kMostRequests = 65535;
   if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || a.shared_prefix || !cluster_serves(p) ||
       p.group_size * n.short_query_len > kClusterRows || n.requests > kMostRequests || chip.shared_bytes < kBlockShared)
@@ -216,6 +216,32 @@ int32_t equal_parts(const AttentionPlanArgs& a, const Bounds& n, const PlanPart&
   return 0;
 }
 
+// Clusters for the kernel of few rows: one a request where that fills the chip, else several of eight blocks, whose
+// results the reduce kernel merges: fewer than the balanced list leaves.
+bool set_mla_clusters(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t equal,
+                      const ChipLimits& chip) {
+  constexpr int32_t kWide = 8;
+  const int32_t at_once = chip.clusters_at_once[kWide];
+  if (a.shared_prefix || n.requests > 4096) return false;
+  int64_t clusters_a_request = 1;
+  if (std::has_single_bit(static_cast<uint32_t>(equal))) {
+    part.stream.cluster = equal;
+  } else {
+    const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
+    clusters_a_request = n.requests > 0 ? at_once / n.requests : 0;
+    // Each block has two tiles at least; requests of unequal length are better off with the list.
+    clusters_a_request =
+        std::min<int64_t>(clusters_a_request, static_cast<int64_t>(keys.longest) / (2 * kWide * part.tile_keys));
+    if (clusters_a_request < 1 || keys.longest * keys.requests > 1.05 * keys.sum) return false;
+    part.stream.cluster = kWide;
+  }
+  if (clusters_a_request > 1)
+    set_fixed_split(part, a, n, 0, static_cast<int32_t>(clusters_a_request), n.query_len, part.tile_keys);
+  part.stream.grid = dim3(static_cast<unsigned>(part.stream.cluster), 1,
+                          static_cast<unsigned>(n.requests * part.split.max_partitions));
+  return true;
+}
+
 std::vector<PlanPart> plan_mla(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
                                const ChipLimits& chip, KernelFamily family) {
   PlanPart part;
@@ -235,13 +261,8 @@ std::vector<PlanPart> plan_mla(const AttentionPlanArgs& a, const AttentionParams
   AttentionPlanArgs args = a;
   if (a.split.kind == SplitPolicy::Kind::kAuto && !a.deterministic) {
     const int32_t parts = equal_parts(a, n, part, chip);
-    const bool in_cluster = part.kind == KernelKind::kMlaWgmma && part.stream.rows == kMlaTransposedRows &&
-                            std::has_single_bit(static_cast<uint32_t>(parts)) && !a.shared_prefix;
-    if (parts > 1 && in_cluster) {
-      part.stream.cluster = parts;
-      part.stream.grid = dim3(static_cast<unsigned>(parts), 1, static_cast<unsigned>(n.requests));
+    if (parts != 1 && part.stream.rows == kMlaTransposedRows && set_mla_clusters(part, a, n, parts, chip))
       return {part};
-    }
     if (parts == 1) args.split.kind = SplitPolicy::Kind::kNone;
     if (parts > 1) args.split = {SplitPolicy::Kind::kSegments, parts};
   }
@@ -331,8 +352,8 @@ std::string describe(const PlanPart& part, int32_t num_kv_heads) {
     return fmt::format("cluster_decode (clusters of {}, {} an SM)", part.cluster.size,
                        part.cluster.one_a_sm ? "one block" : "two blocks");
   if (part.stream.cluster > 0)
-    return fmt::format("{} ({} rows, clusters of {}, {}-key tiles)", kernel_name(part.kind), part.stream.rows,
-                       part.stream.cluster, part.tile_keys);
+    return fmt::format("{} ({} rows, {} clusters of {}, {}-key tiles){}", kernel_name(part.kind), part.stream.rows,
+                       part.stream.grid.z, part.stream.cluster, part.tile_keys, part.reduces ? " + reduce" : "");
   if (part.balanced)
     return fmt::format("{} ({} rows, balanced over {} blocks, {}-key tiles) + reduce", kernel_name(part.kind),
                        part.stream.rows, part.stream.grid.x, part.tile_keys);

@@ -203,7 +203,7 @@ __device__ __forceinline__ void mla_write_merged(const AttentionParams& p, const
 
 // The blocks' rows meet: each block ends its share of them. Between two cluster barriers.
 template <class T>
-__device__ __forceinline__ void mla_write_cluster(const AttentionParams& p, const Request& r,
+__device__ __forceinline__ void mla_write_cluster(const AttentionParams& p, const Request& r, const Partition& part,
                                                   const MlaMergeRoom& room) {
   using S = MlaTransposedShape;
   const int size = static_cast<int>(gridDim.x), rank = static_cast<int>(blockIdx.x);
@@ -229,11 +229,11 @@ __device__ __forceinline__ void mla_write_cluster(const AttentionParams& p, cons
       sum.z += weight * x.z;
       sum.w += weight * x.w;
     }
-    const RowEnd end = finish_row(top, total, v_scale, p.sinks, head);
-    if (column == 0) store_lse(p, r.query_start + query, head, end.lse);
-    const RowSink<T> sink = output_row<T>(p, r.query_start + query, head);
-    sink.store_pair(column, sum.x * end.weight, sum.y * end.weight);
-    sink.store_pair(column + 2, sum.z * end.weight, sum.w * end.weight);
+    float weight;
+    const RowSink<T> sink = end_row<T>(p, r, part, static_cast<int>(blockIdx.z) % p.split.max_partitions, query, head,
+                                       top, total, v_scale, column == 0, &weight);
+    sink.store_pair(column, sum.x * weight, sum.y * weight);
+    sink.store_pair(column + 2, sum.z * weight, sum.w * weight);
   }
 }
 
@@ -314,14 +314,20 @@ __device__ __forceinline__ void mla_consume_transposed(const AttentionParams& p,
   }
 }
 
-// This block's tiles of its cluster's request: an even share, in one run.
-__device__ __forceinline__ BlockWork find_cluster_share(const AttentionParams& p, TileCursor* cursor) {
+// This block's tiles of its cluster's partition of a request: an even share, in one run.
+__device__ __forceinline__ BlockWork find_cluster_share(const AttentionParams& p, TileCursor* cursor, Partition* part) {
   using S = MlaTransposedShape;
-  cursor->enter(p, static_cast<int>(blockIdx.z), S::kRows, S::kKeys);
-  const TileRange share = block_range(static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), cursor->counts.tiles);
+  const int cluster = static_cast<int>(blockIdx.z), index = cluster % p.split.max_partitions;
+  cursor->enter(p, cluster / p.split.max_partitions, S::kRows, S::kKeys);
+  Request& r = cursor->request;
+  *part = find_partition(p, r, index);
+  r.active = r.active && index < part->count;
+  const int32_t first = (part->begin - r.key_lo) / S::kKeys;
+  const int32_t tiles = max(1, ceil_div(part->end - r.key_lo, S::kKeys) - first);
+  const TileRange share = block_range(static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), tiles);
   cursor->row_tile = cursor->kv_head = 0;
-  cursor->tile = share.begin;
-  return {cursor->request.active ? share : TileRange{0, 0}, 0};
+  cursor->tile = first + share.begin;
+  return {r.active ? share : TileRange{0, 0}, 0};
 }
 
 template <class T, bool kCluster>
@@ -340,8 +346,9 @@ __global__ void __launch_bounds__(MlaTransposedShape::kThreads, 1)
   }
   TileCursor cursor;
   BlockWork work;
+  Partition part;
   if constexpr (kCluster) {
-    work = find_cluster_share(p, &cursor);
+    work = find_cluster_share(p, &cursor, &part);
   } else {
     work = find_work<S::kThreads>(p, S::kRows, S::kKeys, reinterpret_cast<int32_t*>(shared + S::kScratchAt), &cursor);
   }
@@ -362,7 +369,7 @@ __global__ void __launch_bounds__(MlaTransposedShape::kThreads, 1)
     if (!idle) mla_consume_transposed<T, kCluster>(p, work, cursor, shared, ring);
     if constexpr (kCluster) {
       cluster_barrier();
-      mla_write_cluster<T>(p, cursor.request, room);
+      mla_write_cluster<T>(p, cursor.request, part, room);
     }
   }
   if constexpr (kCluster) cluster_barrier();  // no block ends while another reads its shared memory
