@@ -59,35 +59,35 @@ __device__ __forceinline__ void load_queries(const AttentionParams& p, const Til
   if constexpr (!S::kFp8) {
 #pragma unroll
     for (int k = 0; k < S::kDim / 16; ++k) load_query_step<S>(p, c, m, k, a[k]);
-    return;
-  }
+  } else {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const Tq* source = query_row<S>(p, c, m * 16 + half * 8 + static_cast<int>(threadIdx.x & 31) / 4);
-    uint2 raw[S::kDim / 16];
-    float largest = 0;
+    for (int half = 0; half < 2; ++half) {
+      const Tq* source = query_row<S>(p, c, m * 16 + half * 8 + static_cast<int>(threadIdx.x & 31) / 4);
+      uint2 raw[S::kDim / 16];
+      float largest = 0;
 #pragma unroll
-    for (int k = 0; k < S::kDim / 16; ++k) {
-      const int d = S::fp8_dim(k);
-      raw[k] = make_uint2(0, 0);
-      if (source != nullptr && d < p.head_dim) raw[k] = *reinterpret_cast<const uint2*>(source + d);
-      const Tq* x = reinterpret_cast<const Tq*>(&raw[k]);
+      for (int k = 0; k < S::kDim / 16; ++k) {
+        const int d = S::fp8_dim(k);
+        raw[k] = make_uint2(0, 0);
+        if (source != nullptr && d < p.head_dim) raw[k] = *reinterpret_cast<const uint2*>(source + d);
+        const Tq* x = reinterpret_cast<const Tq*>(&raw[k]);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) largest = fmaxf(largest, fabsf(to_float(x[e])));
-    }
-    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-    float down = 1.0f;
-    if (largest > 0 && largest < INFINITY) {
-      const int exponent = min(max((__float_as_int(largest) >> 23) - 127, -100), 100);
-      down = __int_as_float((127 - exponent) << 23);
-      factor[half] = __int_as_float((127 + exponent) << 23);
-    }
+        for (int e = 0; e < 4; ++e) largest = fmaxf(largest, fabsf(to_float(x[e])));
+      }
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+      largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+      float down = 1.0f;
+      if (largest > 0 && largest < INFINITY) {
+        const int exponent = min(max((__float_as_int(largest) >> 23) - 127, -100), 100);
+        down = __int_as_float((127 - exponent) << 23);
+        factor[half] = __int_as_float((127 + exponent) << 23);
+      }
 #pragma unroll
-    for (int k = 0; k < S::kDim / 16; ++k) {
-      const Tq* x = reinterpret_cast<const Tq*>(&raw[k]);
-      a[k][half] = pack_pair<__half>(to_float(x[0]) * down, to_float(x[1]) * down);
-      a[k][2 + half] = pack_pair<__half>(to_float(x[2]) * down, to_float(x[3]) * down);
+      for (int k = 0; k < S::kDim / 16; ++k) {
+        const Tq* x = reinterpret_cast<const Tq*>(&raw[k]);
+        a[k][half] = pack_pair<__half>(to_float(x[0]) * down, to_float(x[1]) * down);
+        a[k][2 + half] = pack_pair<__half>(to_float(x[2]) * down, to_float(x[3]) * down);
+      }
     }
   }
 }
