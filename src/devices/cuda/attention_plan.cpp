@@ -116,7 +116,6 @@ constexpr double kMemoryRate = 3.0e12;  // bytes/s, H100
 // Keys that the requests of one part see, all heads alike.
 struct PartKeys {
   double requests = 0, sum = 0, longest = 0;
-  double pairs = 0;  // of queries and keys
 };
 PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_query_len, int64_t max_query_len) {
   const bool graph = a.bounds.max_seq_len > 0;  // lengths of now say nothing about those to come
@@ -129,7 +128,6 @@ PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_que
     part.requests += 1;
     part.sum += keys;
     part.longest = std::max(part.longest, keys);
-    part.pairs += static_cast<double>(query_len) * (keys - (a.spec.causal ? static_cast<double>(query_len) / 2 : 0.0));
   }
   return part;
 }
@@ -178,20 +176,6 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   const int64_t most = *std::max_element(a.seq_lens.begin(), a.seq_lens.end());
   part.cluster.known_blocks = static_cast<int32_t>(ceil_div(most, p.block_size));
   return true;
-}
-
-// SMs that the long requests' kernel should have beside a decode, which memory limits anyway; all of them where it
-// would be the slower of the two for having less: then the decode fills what it leaves.
-int share_of_long_part(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
-                       const ChipLimits& chip) {
-  constexpr double kMatrixRate = 4.5e14;  // FLOP/s, H100, short prompts
-  constexpr double kMostShare = 0.3;      // the other SMs still take all that memory gives
-  const double row = static_cast<double>(p.head_dim + p.head_dim_v);
-  const double decode = count_keys(a, n, a.filter.min_query_len, short_len).sum * p.num_kv_heads * row *
-                        static_cast<double>(size_of(p.cache_dtype)) / kMemoryRate;
-  const double matrix =
-      2.0 * count_keys(a, n, short_len + 1, a.filter.max_query_len).pairs * p.num_heads * row / kMatrixRate;
-  return matrix <= kMostShare * decode ? std::max(1, static_cast<int>(chip.sms * matrix / decode + 1)) : chip.sms;
 }
 
 // Row-tile kernels: split only where the rows alone do not fill the chip.
@@ -333,10 +317,9 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
     part.kind = KernelKind::kSimt;
     set_tile_split(part, a, n, short_len, kSimtTileRows, 2 * chip.sms);
   }
-  // Neither reads what the other writes, and neither has partial results.
+  // The cluster kernel may start while the last blocks of the forward kernel run: neither reads what the other writes.
   if (!parts.empty() && parts[0].kind == KernelKind::kCluster && part.kind == KernelKind::kForward && !part.reduces) {
-    part.beside_next = true;
-    part.sms = share_of_long_part(a, p, n, short_len, chip);
+    parts[0].cluster.beside_previous = true;
     parts.insert(parts.begin(), part);
   } else {
     parts.push_back(part);

@@ -34,10 +34,9 @@ struct PlanPart {
   StreamPlan stream;
   ClusterPlan cluster;
   int32_t tile_keys = 0;
-  int64_t max_keys = 0;      // of a request
-  int sms = 0;               // that a persistent kernel's blocks should take
-  bool beside_next = false;  // may run while the next part does
-  int64_t num_slots = 0;     // of partial rows under a fixed split
+  int64_t max_keys = 0;   // of a request
+  int sms = 0;            // that a persistent kernel's blocks should take
+  int64_t num_slots = 0;  // of partial rows under a fixed split
   size_t partial_lse_offset = 0, tile_starts_offset = 0, next_item_offset = 0, workspace_bytes = 0;
 };
 

@@ -4,7 +4,6 @@
 #include "devices/cuda/attention_plan.h"
 #include "devices/cuda/cuda_status.h"
 #include "devices/cuda/kernels/cache_kernels.h"
-#include "devices/cuda/side_stream.h"
 
 namespace sextant::cuda {
 namespace {
@@ -126,7 +125,6 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
   const std::vector<PlanPart>* parts = &plan.parts;
   for (const PlanPart& part : plan.parts)
     if (!serves(part.kind, p)) parts = &plan.unaligned_parts;
-  bool forked = false;
   for (const PlanPart& part : *parts) {
     p.min_query_len = part.min_query_len;
     p.max_query_len = part.max_query_len;
@@ -139,22 +137,8 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
       p.partial_lse = reinterpret_cast<float*>(workspace + part.partial_lse_offset);
       p.tile_starts = reinterpret_cast<int32_t*>(workspace + part.tile_starts_offset);
     }
-    const auto main = static_cast<cudaStream_t>(stream.handle);
-    cudaError_t error = cudaSuccess;
-    if (part.beside_next) {  // on the side, until the part after it has been launched
-      SideStream& side = SideStream::of_this_thread();
-      error = side.error() != cudaSuccess ? side.error() : side.fork(main);
-      if (error == cudaSuccess) error = launch(part, p, chip, workspace, side.stream());
-      forked = true;
-    } else {
-      error = launch(part, p, chip, workspace, main);
-      if (forked) {
-        const cudaError_t joined = SideStream::of_this_thread().join(main);  // in any case: a capture must not lose it
-        if (error == cudaSuccess) error = joined;
-        forked = false;
-      }
-    }
-    SEXTANT_RETURN_IF_ERROR(to_status(error, to_string(plan.args.op)));
+    SEXTANT_RETURN_IF_ERROR(
+        to_status(launch(part, p, chip, workspace, static_cast<cudaStream_t>(stream.handle)), to_string(plan.args.op)));
   }
   return Status::ok();
 }

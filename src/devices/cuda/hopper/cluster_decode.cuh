@@ -288,7 +288,10 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
     fence_async_proxy();
   }
   __syncthreads();
-  if (!w.request.active) return;  // the whole cluster
+  if (!w.request.active) {  // the whole cluster
+    wait_for_previous_kernel();
+    return;
+  }
   const int32_t lo = w.request.key_lo, hi = w.request.key_hi;
   w.first = lo / S::kTileKeys * S::kTileKeys;
   const int32_t tiles = hi > lo ? ceil_div(hi - w.first, S::kTileKeys) : 0;
@@ -305,6 +308,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
   cluster_barrier();
   if (!produces) merge_cluster<S>(p, w, shared, block_stats, num_rows);
   cluster_barrier();  // no block ends while another reads its shared memory
+  // A kernel that this one ran beside has ended too before the next one starts.
+  wait_for_previous_kernel();
 #endif
 }
 
@@ -320,15 +325,17 @@ cudaError_t launch_cluster_shape(const AttentionParams& p, const KeyMap& map, co
   if (error == cudaSuccess && plan.size > 8)
     error = cudaFuncSetAttribute(cluster_decode<S>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute attribute = cluster_attribute(plan.size);
+  cudaLaunchAttribute attributes[2] = {cluster_attribute(plan.size), {}};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(plan.size), static_cast<unsigned>(p.num_kv_heads),
                         static_cast<unsigned>(p.num_requests));
   config.blockDim = dim3(S::kThreads);
   config.dynamicSmemBytes = static_cast<size_t>(bytes);
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = plan.beside_previous ? 2 : 1;
   return cudaLaunchKernelEx(&config, cluster_decode<S>, p, map, stages, plan.known_blocks);
 }
 

@@ -53,9 +53,10 @@ cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& p
 // Hopper: decode of up to 16 query rows a KV head by clusters of blocks; no partial results in memory.
 constexpr int32_t kClusterRows = 16, kClusterTileKeys = 64;
 struct ClusterPlan {
-  int32_t size = 1;          // blocks that share a request and KV head
-  bool one_a_sm = true;      // a block has an SM's shared memory for itself, or half of it
-  int32_t known_blocks = 0;  // entries that each row of block_table has
+  int32_t size = 1;              // blocks that share a request and KV head
+  bool one_a_sm = true;          // a block has an SM's shared memory for itself, or half of it
+  int32_t known_blocks = 0;      // entries that each row of block_table has
+  bool beside_previous = false;  // may start while the kernel before it in the stream runs
 };
 bool cluster_serves(const AttentionParams& p);
 // Clusters of 2, 4, 8 and 16 that run at once on the current device (compute capability 9.0), a block an SM.
