@@ -1,8 +1,7 @@
 // Matrix products in AMX-BF16 tiles of 16 x 16 x 32.
 #pragma once
 
-#include "devices/cpu/kernels/amx_tiles.h"
-#include "devices/cpu/kernels/engine_bf16.h"
+#include "devices/cpu/kernels/amx_products.h"
 
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
@@ -82,9 +81,24 @@ inline void amx_16_rows(int64_t depth, const uint16_t* a, int64_t lda, const uin
 struct AmxEngine : Bf16Packing {
   static constexpr int64_t kRowBlock = 64;
   static constexpr int64_t kRowPad = 32;
+  static constexpr bool kInterleaved = true;
   static int64_t depth(int64_t k) { return round_up(k, 32); }
-  static void begin() { tile_configure(); }
-  static void end() { tile_release(); }
+  // Vector instructions flush results below the normal range, as the matrix unit does; see exp2_of.
+  static unsigned begin() {
+    const unsigned state = _mm_getcsr();
+    _mm_setcsr(state | _MM_FLUSH_ZERO_ON);
+    tile_configure();
+    return state;
+  }
+  static void end(unsigned state) {
+    tile_release();
+    _mm_setcsr(state);
+  }
+  // Queries as tiles of 16 rows: [rows / 16][depth / 32][16][32].
+  template <DType T>
+  static void pack_query(const void* src, int64_t n, int64_t depth, int64_t row, uint16_t* dst) {
+    pack_row<T>(src, n, depth, dst + row / 16 * 16 * depth + row % 16 * 32, kTileElements);
+  }
 
   // Rows are computed in full tiles: `a` and `c` have room for them. depth is a multiple of 32.
   static void gemm(int64_t rows, int64_t panels, int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b,

@@ -30,12 +30,13 @@ struct Bf16Packing {
   static constexpr int kUnit = 2;
   static constexpr int kExpDegree = 4;  // P is rounded to 8 bits
 
+  // Each 32 elements `step` after the last.
   template <DType T>
-  static void pack_row(const void* src, int64_t n, int64_t padded, uint16_t* dst) {
+  static void pack_row(const void* src, int64_t n, int64_t padded, uint16_t* dst, int64_t step = 32) {
     const char* p = static_cast<const char*>(src);
-    for (int64_t i = 0; i < padded; i += 32) {
+    for (int64_t i = 0; i < padded; i += 32, dst += step) {
       const __m512i x = i < n ? load_bf16<T>(p + i * kElementBytes<T>, n - i) : _mm512_setzero_si512();
-      _mm512_storeu_si512(dst + i, x);  // padded is a multiple of 32
+      _mm512_storeu_si512(dst, x);  // padded is a multiple of 32
     }
   }
 
@@ -120,8 +121,13 @@ struct DotEngine : Bf16Packing {
   static constexpr int64_t kRowBlock = 24;
   static constexpr int64_t kRowPad = 1;
   static int64_t depth(int64_t k) { return round_up(k, 2); }
-  static void begin() {}
-  static void end() {}
+  static constexpr bool kInterleaved = false;
+  static int begin() { return 0; }
+  static void end(int) {}
+  template <DType T>
+  static void pack_query(const void* src, int64_t n, int64_t depth, int64_t row, uint16_t* dst) {
+    pack_row<T>(src, n, depth, dst + row * depth);
+  }
   static void gemm(int64_t rows, int64_t panels, int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b,
                    int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
     BlockedProduct<DotBlock, kIsaRows, uint16_t>::run(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);

@@ -120,14 +120,19 @@ struct FmaEngine {
   static constexpr int64_t kRowBlock = 24;
   static constexpr int64_t kRowPad = 1;  // rows of a and c are padded to a multiple of this
   static int64_t depth(int64_t k) { return k; }
-  static void begin() {}
-  static void end() {}
+  static constexpr bool kInterleaved = false;
+  static int begin() { return 0; }
+  static void end(int) {}
 
   static void gemm(int64_t rows, int64_t panels, int64_t depth, const float* a, int64_t lda, const float* b,
                    int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
     BlockedProduct<FmaBlock, kIsaRows, float>::run(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);
   }
 
+  template <DType T>
+  static void pack_query(const void* src, int64_t n, int64_t depth, int64_t row, float* dst) {
+    pack_row<T>(src, n, depth, dst + row * depth);
+  }
   // One row of a: n elements, then zeros up to `padded`.
   template <DType T>
   static void pack_row(const void* src, int64_t n, int64_t padded, float* dst) {

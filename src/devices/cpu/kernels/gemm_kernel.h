@@ -98,7 +98,7 @@ template <class E>
 void gemm_block(const GemmItem& it) {
   GemmScratch<E> m(it.scratch);
   for (int64_t i = 0; i < kGemmDepth * 4; ++i) m.zeros[i] = 0;
-  E::begin();
+  const auto state = E::begin();
   for (int64_t k0 = 0; k0 < it.k || k0 == 0; k0 += kGemmDepth) {
     const int64_t depth = smaller(it.k - k0, kGemmDepth);
     pack_b(it, m, k0, depth);
@@ -106,7 +106,7 @@ void gemm_block(const GemmItem& it) {
     E::gemm(it.m, round_up(it.n, kPanel) / kPanel, E::depth(depth), m.a, kGemmDepth, m.b, kGemmDepth * kPanel, m.c,
             kGemmColumns, k0 > 0);
   }
-  E::end();
+  E::end(state);
   dispatch_dtype(it.c_dtype, [&]<DType T>() {
     for (int64_t i = 0; i < it.m; ++i)
       write_scaled<T>(m.c + i * kGemmColumns, 1.0f, it.n,
@@ -127,10 +127,10 @@ double peak_products(int64_t iterations, void* scratch) {
   Elem* b = a + kRows * kDepth;
   float* c = reinterpret_cast<float*>(b + kPanels * kPanel * kDepth);
   for (int64_t i = 0; i < (kRows + kPanels * kPanel) * kDepth; ++i) a[i] = Elem{};
-  E::begin();
+  const auto state = E::begin();
   for (int64_t i = 0; i < iterations; ++i)
     E::gemm(kRows, kPanels, kDepth, a, kDepth, b, kDepth * kPanel, c, kPanels * kPanel, false);
-  E::end();
+  E::end(state);
   return 2.0 * static_cast<double>(iterations) * kRows * kPanels * kPanel * kDepth;
 }
 

@@ -1,4 +1,5 @@
 #define SEXTANT_ISA isa_amx
+#include "devices/cpu/kernels/attention_interleaved.h"
 #include "devices/cpu/kernels/engine_amx.h"
 #include "devices/cpu/kernels/isa_fp32.h"
 #include "devices/cpu/kernels/stream_bf16.h"

@@ -1,5 +1,6 @@
 #define SEXTANT_AMX_EMULATED
 #define SEXTANT_ISA isa_amx_emulated
+#include "devices/cpu/kernels/attention_interleaved.h"
 #include "devices/cpu/kernels/engine_amx.h"
 #include "devices/cpu/kernels/isa_fp32.h"
 #include "devices/cpu/kernels/stream_bf16.h"
