@@ -85,16 +85,17 @@ class InterleavedTiles {
     v_ = v_ == m_.v[0] ? m_.v[1] : m_.v[0];
     ahead_.finish();
     if (v_ == waiting_v_) products_.finish();  // the tile between had one phase only
-    for (int64_t j = all.from; j < all.to; j += kTokensAtOnce) {
-      const int64_t count = smaller(all.to - j, kTokensAtOnce);
-      run_.pack_keys(j, count, m_.k + j * m_.depth);
-      run_.pack_values(j, count, it_.tile_keys, v_ + j * kPanel);
-    }
     fetch_next_tile();
+    for (int64_t j = all.from; j < all.to; j += kTokensPacked) {
+      run_.pack_keys(j, kTokensPacked, m_.k + j * m_.depth);
+      ahead_.step();
+      run_.pack_values(j, kTokensPacked, it_.tile_keys, v_ + j * kPanel);
+      ahead_.step();
+    }
     return true;
   }
 
-  // While this tile is at work the next one comes into the second-level cache, a few lines a row.
+  // While this tile is packed and at work the next one comes into the second-level cache, a few lines at every step.
   void fetch_next_tile() {
     const KeySource& source = *run_.source;
     const int64_t first = run_.tile_begin + it_.tile_keys, last = smaller(first + it_.tile_keys, to_);
@@ -120,7 +121,7 @@ class InterleavedTiles {
         runs *= 2;
       }
     }
-    ahead_.begin(ahead_rows_, runs, 0, run_bytes, 0, 1, run_.rows);
+    ahead_.begin(ahead_rows_, runs, 0, run_bytes, 0, 1, run_.rows + 2 * it_.tile_keys / kTokensPacked);
   }
 
   TileProduct scores(const Phase& p) const {
@@ -198,6 +199,7 @@ class InterleavedTiles {
       mask_scores(s, c.from, c.to, larger(m_.lo[r], p.begin) - p.tile_begin, smaller(m_.hi[r], p.end) - p.tile_begin);
   }
 
+  static constexpr int64_t kTokensPacked = 32;  // at a time, in L1; columns are multiples of it
   static constexpr int64_t kMaxTileKeys = 512;
   static constexpr int64_t kStepsInside = 2;  // of softmax_256
 

@@ -95,6 +95,9 @@ struct AttentionRun {
         m(item.scratch, item.num_tokens * item.num_heads, item.head_dim, item.head_dim_v, item.tile_keys),
         rows(item.num_tokens * item.num_heads) {}
 
+  // Tokens of other heads lie between those of an item, too far apart for the prefetcher of the machine.
+  static constexpr int64_t kTokensAhead = 4;
+
   void load_queries() {
     const int64_t bytes = element_bytes(it.dtype);
     const char* q = static_cast<const char*>(it.q);
@@ -103,6 +106,10 @@ struct AttentionRun {
     dispatch_dtype(it.dtype, [&]<DType T>() {
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t token = r / it.num_heads, head = r % it.num_heads;
+        if (head == 0 && token + kTokensAhead < it.num_tokens) {
+          const char* ahead = q + (token + kTokensAhead) * it.q_token_stride * bytes;
+          for (int64_t b = 0; b < it.num_heads * it.q_head_stride * bytes; b += 64) __builtin_prefetch(ahead + b);
+        }
         E::template pack_query<T>(q + (token * it.q_token_stride + head * it.q_head_stride) * bytes, it.head_dim,
                                   m.depth, r, m.q);
       }
@@ -306,7 +313,18 @@ struct AttentionRun {
     if constexpr (E::kInterleaved)
       for (int64_t r = 0; r < rows; r += E::kRowBlock)
         if (!has_output(r)) clear_output(r, smaller(r + E::kRowBlock, rows));
-    for (int64_t r = 0; r < rows; ++r) it.partial_out != nullptr ? write_partial(r) : write_row(r);
+    for (int64_t r = 0; r < rows; ++r) {
+      if (it.partial_out != nullptr) {
+        write_partial(r);
+        continue;
+      }
+      if (r % it.num_heads == 0 && r / it.num_heads + kTokensAhead < it.num_tokens) {
+        const int64_t bytes = element_bytes(it.out_dtype);
+        const char* ahead = static_cast<const char*>(it.out) + (r / it.num_heads + kTokensAhead) * it.out_token_stride * bytes;
+        for (int64_t b = 0; b < it.num_heads * it.out_head_stride * bytes; b += 64) __builtin_prefetch(ahead + b, 1);
+      }
+      write_row(r);
+    }
   }
 
   void write_partial(int64_t r) {
