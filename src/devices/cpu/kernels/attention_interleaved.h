@@ -2,8 +2,8 @@
 //
 // The rows are cut into blocks, and every pair (tile of keys, block of rows) is a phase:
 //
-//   vector units:   [pack the next tile]   softmax of phase i                S -> P
-//   matrix unit:    O += P V of phase i-1,  S = Q K^T of phase i+1
+//   vector units:   [pack K of the next tile]  [pack its V]  softmax of phase i, S -> P
+//   matrix unit:    O += P V of phase i-1,     S = Q K^T of phase i+1
 //
 // The products of a phase are queued and issued between the vector instructions (amx_products.h). Two buffers of S and
 // P, used in turns, keep the three phases apart. A row's output is rescaled one phase late, between two products that
@@ -33,6 +33,7 @@ class InterleavedTiles {
     Phase previous, current, next;
     if (!find_phase(current)) return;
     products_.add(scores(current));
+    pack_values();
     products_.finish();
     for (bool more = true; more; previous = current, current = next) {
       if (previous.count > 0) {
@@ -42,6 +43,7 @@ class InterleavedTiles {
       }
       more = find_phase(next);
       if (more) products_.add(scores(next));
+      pack_values();
       softmax(current);
       products_.finish();
     }
@@ -84,15 +86,25 @@ class InterleavedTiles {
     if (all.from >= all.to) return true;
     v_ = v_ == m_.v[0] ? m_.v[1] : m_.v[0];
     ahead_.finish();
-    if (v_ == waiting_v_) products_.finish();  // the tile between had one phase only
     fetch_next_tile();
-    for (int64_t j = all.from; j < all.to; j += kTokensPacked) {
-      run_.pack_keys(j, kTokensPacked, m_.k + j * m_.depth);
-      ahead_.step();
-      run_.pack_values(j, kTokensPacked, it_.tile_keys, v_ + j * kPanel);
-      ahead_.step();
-    }
+    for (int64_t j = all.from; j < all.to; j += kTokensAtOnce)
+      run_.pack_keys(j, smaller(all.to - j, kTokensAtOnce), m_.k + j * m_.depth, between());
+    if (v_ == waiting_v_) products_.finish();  // the tile between had one phase only
+    values_ = all;
     return true;
+  }
+  void pack_values() {
+    for (int64_t j = values_.from; j < values_.to; j += kTokensAtOnce)
+      run_.pack_values(j, smaller(values_.to - j, kTokensAtOnce), m_.v_tokens, v_ + j * kPanel, between());
+    values_ = {};
+  }
+  // Packing waits for memory and shuffles; the products that are queued meanwhile, and the next tile's lines, do not
+  // disturb it.
+  auto between() {
+    return [this]() __attribute__((always_inline)) {
+      ahead_.step();
+      products_.steps(1);
+    };
   }
 
   // While this tile is packed and at work the next one comes into the second-level cache, a few lines at every step.
@@ -121,7 +133,7 @@ class InterleavedTiles {
         runs *= 2;
       }
     }
-    ahead_.begin(ahead_rows_, runs, 0, run_bytes, 0, 1, run_.rows + 2 * it_.tile_keys / kTokensPacked);
+    ahead_.begin(ahead_rows_, runs, 0, run_bytes, 0, 1, run_.rows + it_.tile_keys * (source.packed_layout ? 9 : m_.depth / 32 + 8) / kPanel);
   }
 
   TileProduct scores(const Phase& p) const {
@@ -142,7 +154,7 @@ class InterleavedTiles {
     product.a = m_.p[p.buffer] + p.columns.from / 32 * kTileElements;
     product.a_stride = 16 * it_.tile_keys;
     product.b = p.v + p.columns.from * kPanel;
-    product.b_stride = it_.tile_keys * kPanel;
+    product.b_stride = m_.v_tokens * kPanel;
     product.c = m_.o + p.row * m_.o_stride;
     product.c_stride = m_.o_stride;
     product.rows = p.count;
@@ -199,7 +211,6 @@ class InterleavedTiles {
       mask_scores(s, c.from, c.to, larger(m_.lo[r], p.begin) - p.tile_begin, smaller(m_.hi[r], p.end) - p.tile_begin);
   }
 
-  static constexpr int64_t kTokensPacked = 32;  // at a time, in L1; columns are multiples of it
   static constexpr int64_t kMaxTileKeys = 512;
   static constexpr int64_t kStepsInside = 2;  // of softmax_256
 
@@ -210,6 +221,7 @@ class InterleavedTiles {
   int64_t next_row_;
   int buffer_ = 0;
   Elem* v_ = nullptr;
+  typename Run::Columns values_;          // still to be packed into v_
   const Elem* waiting_v_ = nullptr;  // what the queued output product reads
   TileProducts products_;
   Prefetcher ahead_;

@@ -22,11 +22,11 @@ template <class E>
 struct AttentionScratch {
   using Elem = typename E::Elem;
   static constexpr int kBuffers = E::kInterleaved ? 2 : 1;
-  int64_t rows_padded, depth, dv_padded, o_stride, s_stride, block;
+  int64_t rows_padded, depth, dv_padded, o_stride, s_stride, v_tokens, block;
   Elem* q;           // [rows_padded, depth]; interleaved: tiles of 16 x 32
   float* o;          // [rows_padded, o_stride]
   Elem* k;           // [tile / 16][depth / unit][16][unit]
-  Elem* v[kBuffers]; // [dv_padded / 16][tile / unit][16][unit]
+  Elem* v[kBuffers]; // [dv_padded / 16][v_tokens / unit][16][unit]
   float* s[kBuffers];  // [block, s_stride]
   Elem* p[kBuffers];   // [block, tile]; interleaved: tiles of 16 x 32
   float* row_max;  // [rows_padded], base 2
@@ -43,9 +43,11 @@ struct AttentionScratch {
     block = round_up(E::kRowBlock < rows ? E::kRowBlock : rows, E::kRowPad);
     depth = round_up(head_dim, 32);
     dv_padded = round_up(head_dim_v, 32);
-    // Tiles are stored sixteen rows at once: with rows 2^n bytes apart these would share a few sets of the cache.
+    // Tiles are stored sixteen rows at once, values of a token into all panels at once: 2^n bytes apart these would share
+    // a few sets of the cache.
     o_stride = dv_padded + (E::kInterleaved ? 16 : 0);
     s_stride = tile + (E::kInterleaved ? 16 : 0);
+    v_tokens = tile + 64 / kPanel / static_cast<int64_t>(sizeof(Elem));
     const int64_t widest = larger(depth, dv_padded);
     char* next = static_cast<char*>(base);
     const auto take = [&next](int64_t count, size_t size) {
@@ -57,7 +59,7 @@ struct AttentionScratch {
     q = reinterpret_cast<Elem*>(take(rows_padded * depth, sizeof(Elem)));
     o = reinterpret_cast<float*>(take(rows_padded * o_stride, 4));
     k = reinterpret_cast<Elem*>(take(tile * depth, sizeof(Elem)));
-    for (auto& x : v) x = reinterpret_cast<Elem*>(take(tile * dv_padded, sizeof(Elem)));
+    for (auto& x : v) x = reinterpret_cast<Elem*>(take(v_tokens * dv_padded, sizeof(Elem)));
     for (auto& x : s) x = reinterpret_cast<float*>(take(block * s_stride, 4));
     for (auto& x : p) x = reinterpret_cast<Elem*>(take(block * tile, sizeof(Elem)));
     row_max = reinterpret_cast<float*>(take(rows_padded, 4));
@@ -171,7 +173,8 @@ struct AttentionRun {
            position % source->block_size / addr.token_tile * addr.token_outer_stride;
   }
 
-  void pack_keys(int64_t column, int64_t count, Elem* dst) {
+  template <class Between = NothingBetween>
+  void pack_keys(int64_t column, int64_t count, Elem* dst, const Between& between = {}) {
     if (copies_pairs()) {
       for (int64_t t = 0; t < count; t += kPanel) {
         const int64_t position = tile_begin + column + t;
@@ -179,13 +182,14 @@ struct AttentionRun {
         const bool used = position < end && position + kPanel > begin;
         copy_or_clear(used ? block_at(source->k, source->k_addr, position) : nullptr, it.head_dim * kPanel,
                       m.depth * kPanel, dst + t * m.depth);
+        between();
       }
       return;
     }
     const KeyTensor t = {static_cast<const char*>(source->k), &source->k_addr, source->k_row_stride, it.head_dim};
     find_rows(*source, t, tile_begin + column, count, begin, end, m.zeros, m.staging, m.pointers);
     dispatch_dtype(source->dtype,
-                   [&]<DType T>() { E::template pack_keys<T>(m.pointers, count, it.head_dim, m.depth, dst); });
+                   [&]<DType T>() { E::template pack_keys<T>(m.pointers, count, it.head_dim, m.depth, dst, between); });
   }
   static void copy_or_clear(const Elem* src, int64_t count, int64_t padded, Elem* dst) {
     if (src == nullptr) count = 0;
@@ -193,7 +197,8 @@ struct AttentionRun {
     if (padded > count) __builtin_memset(dst + count, 0, static_cast<size_t>(padded - count) * sizeof(Elem));
   }
 
-  void pack_values(int64_t column, int64_t count, int64_t panel_tokens, Elem* dst) {
+  template <class Between = NothingBetween>
+  void pack_values(int64_t column, int64_t count, int64_t panel_tokens, Elem* dst, const Between& between = {}) {
     if constexpr (E::kUnit == 2)
       if (copies_pairs()) {
         for (int64_t t = 0; t < count; t += 2) {
@@ -203,13 +208,14 @@ struct AttentionRun {
           // An invisible half may hold anything, NaN too, and 0 * NaN is NaN: it becomes 0.
           E::copy_value_pairs(pairs, (first ? 0xffffu : 0u) | (second ? 0xffff0000u : 0u), it.head_dim_v,
                               panel_tokens * kPanel, dst + t * kPanel);
+          between();
         }
         return;
       }
     const KeyTensor t = {static_cast<const char*>(source->v), &source->v_addr, source->v_row_stride, it.head_dim_v};
     find_rows(*source, t, tile_begin + column, count, begin, end, m.zeros, m.staging, m.pointers);
     dispatch_dtype(source->dtype,
-                   [&]<DType T>() { E::template pack_values<T>(m.pointers, count, it.head_dim_v, panel_tokens, dst); });
+                   [&]<DType T>() { E::template pack_values<T>(m.pointers, count, it.head_dim_v, panel_tokens, dst, between); });
   }
 
   void softmax_block(int64_t r0, int64_t r1, float* s, Elem* p, Columns c) {
@@ -264,7 +270,7 @@ struct AttentionRun {
     for (int64_t j = all.from; j < all.to; j += kTokensAtOnce) {
       const int64_t count = smaller(all.to - j, kTokensAtOnce);
       pack_keys(j, count, m.k + j * m.depth);
-      pack_values(j, count, it.tile_keys, m.v[0] + j * kPanel);
+      pack_values(j, count, m.v_tokens, m.v[0] + j * kPanel);
     }
     for (int64_t r0 = 0; r0 < rows; r0 += E::kRowBlock) {
       const int64_t count = smaller(E::kRowBlock, rows - r0);
@@ -272,7 +278,7 @@ struct AttentionRun {
       if (c.from >= c.to) continue;
       scores(r0, count, c.from, c.to, m.k + c.from * m.depth, m.s[0]);
       softmax_block(r0, r0 + count, m.s[0], m.p[0], c);
-      weigh_values(r0, count, c.from, c.to, m.p[0], m.v[0] + c.from * kPanel, it.tile_keys);
+      weigh_values(r0, count, c.from, c.to, m.p[0], m.v[0] + c.from * kPanel, m.v_tokens);
     }
   }
 

@@ -40,8 +40,9 @@ struct Bf16Packing {
     }
   }
 
-  template <DType T>
-  static void pack_keys(const char* const* rows, int64_t count, int64_t dim, int64_t panel_depth, uint16_t* dst) {
+  template <DType T, class Between>
+  static void pack_keys(const char* const* rows, int64_t count, int64_t dim, int64_t panel_depth, uint16_t* dst,
+                        const Between& between) {
     for (int64_t t = 0; t < count; t += kPanel) {
       uint16_t* panel = dst + t * panel_depth;
       for (int64_t d = 0; d < dim; d += 32) {
@@ -49,12 +50,14 @@ struct Bf16Packing {
         for (int i = 0; i < 16; ++i) r[i] = load_bf16<T>(rows[t + i] + d * kElementBytes<T>, dim - d);
         transpose(r);
         for (int i = 0; i < 16; ++i) _mm512_storeu_si512(panel + (d / 2 + i) * 32, r[i]);
+        between();
       }
     }
   }
 
-  template <DType T>
-  static void pack_values(const char* const* rows, int64_t count, int64_t dim, int64_t panel_tokens, uint16_t* dst) {
+  template <DType T, class Between>
+  static void pack_values(const char* const* rows, int64_t count, int64_t dim, int64_t panel_tokens, uint16_t* dst,
+                          const Between& between) {
     // Elements i of two rows, side by side: the first 16 and the last 16 of 32.
     alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
@@ -67,6 +70,7 @@ struct Bf16Packing {
         _mm512_storeu_si512(pair, _mm512_permutex2var_epi16(a, low, b));
         if (dim - d > kPanel) _mm512_storeu_si512(pair + panel_tokens * kPanel, _mm512_permutex2var_epi16(a, high, b));
       }
+      between();
     }
   }
 

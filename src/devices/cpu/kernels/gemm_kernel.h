@@ -65,7 +65,7 @@ inline void pack_b(const GemmItem& it, GemmScratch<E>& m, int64_t k0, int64_t de
       const int64_t count = smaller(it.n - n, kTokensAtOnce), padded = round_up(count, kPanel);
       gather_rows(m, it.dtype, b + n * it.b_col_stride * bytes, it.b_col_stride, it.b_row_stride, count, padded, depth);
       dispatch_dtype(it.dtype, [&]<DType T>() {
-        E::template pack_keys<T>(m.pointers, padded, depth, kGemmDepth, m.b + n * kGemmDepth);
+        E::template pack_keys<T>(m.pointers, padded, depth, kGemmDepth, m.b + n * kGemmDepth, NothingBetween{});
       });
     }
     return;
@@ -75,7 +75,7 @@ inline void pack_b(const GemmItem& it, GemmScratch<E>& m, int64_t k0, int64_t de
     const int64_t padded = smaller(round_up(depth, 32) - k, kTokensAtOnce);
     gather_rows(m, it.dtype, b + k * it.b_row_stride * bytes, it.b_row_stride, it.b_col_stride, count, padded, it.n);
     dispatch_dtype(it.dtype, [&]<DType T>() {
-      E::template pack_values<T>(m.pointers, padded, it.n, kGemmDepth, m.b + k * kPanel);
+      E::template pack_values<T>(m.pointers, padded, it.n, kGemmDepth, m.b + k * kPanel, NothingBetween{});
     });
   }
 }
@@ -118,9 +118,11 @@ size_t gemm_block_scratch_bytes() {
   return GemmScratch<E>(nullptr).bytes;
 }
 
-// The innermost product alone, operands in the first-level cache.
+// The ceiling of the unit that multiplies: operands in registers, or where an instruction takes them from memory, in the
+// first-level cache.
 template <class E>
 double peak_products(int64_t iterations, void* scratch) {
+  if constexpr (E::kInterleaved) return E::peak(iterations, static_cast<typename E::Elem*>(scratch));
   using Elem = typename E::Elem;
   constexpr int64_t kDepth = 128, kPanels = 4, kRows = E::kRowBlock < 32 ? 24 : 32;
   Elem* a = static_cast<Elem*>(scratch);
