@@ -10,10 +10,10 @@ namespace {
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-constexpr int64_t kSplitAlignment = 64;       // keys; a split inside a tile costs masked columns only
-constexpr int64_t kMinAutoSplit = 512;        // keys
-constexpr int64_t kFixedSplit = 4096;         // keys between the split points of the deterministic mode
-constexpr double kPackingRows = 12;           // packing a key costs about as much as this many rows
+constexpr int64_t kSplitAlignment = 64;  // keys; a split inside a tile costs masked columns only
+constexpr int64_t kMinAutoSplit = 512;   // keys
+constexpr int64_t kFixedSplit = 4096;    // keys between the split points of the deterministic mode
+constexpr double kPackingRows = 12;      // packing a key costs about as much as this many rows
 constexpr int64_t kStreamTileKeys = 64;
 constexpr int64_t kStreamTileBytes = 256 << 10;  // of one tile, all heads of an item: two of them share L2
 constexpr double kStreamReadRows = 9;            // reading a key from memory costs about as much as this many rows

@@ -38,7 +38,8 @@ template <int kTile>
 inline void tile_load(const void* p, int64_t stride_bytes) {
   tile_zero<kTile>();  // what a tile does not cover is zero
   for (int i = 0; i < tile_shape.rows[kTile]; ++i)
-    __builtin_memcpy(tiles[kTile].row[i], static_cast<const char*>(p) + i * stride_bytes, tile_shape.column_bytes[kTile]);
+    __builtin_memcpy(tiles[kTile].row[i], static_cast<const char*>(p) + i * stride_bytes,
+                     tile_shape.column_bytes[kTile]);
 }
 template <int kTile>
 inline void tile_store(void* p, int64_t stride_bytes) {
@@ -77,8 +78,8 @@ inline void tile_dot() {
 
 #else
 
-// Assembly: GCC 12's intrinsics take literal numbers only, and that of the configuration says that it reads eight bytes,
-// so that the compiler may drop the rest.
+// Assembly: GCC 12's intrinsics take literal numbers only, and that of the configuration says that it reads eight
+// bytes, so that the compiler may drop the rest.
 inline void tile_configure(const TileShape& shape = {}) { __asm__ volatile("ldtilecfg %0" : : "m"(shape)); }
 inline void tile_release() { __asm__ volatile("tilerelease"); }
 template <int kTile>

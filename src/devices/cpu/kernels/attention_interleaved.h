@@ -133,7 +133,8 @@ class InterleavedTiles {
         runs *= 2;
       }
     }
-    ahead_.begin(ahead_rows_, runs, 0, run_bytes, 0, 1, run_.rows + it_.tile_keys * (source.packed_layout ? 9 : m_.depth / 32 + 8) / kPanel);
+    ahead_.begin(ahead_rows_, runs, 0, run_bytes, 0, 1,
+                 run_.rows + it_.tile_keys * (source.packed_layout ? 9 : m_.depth / 32 + 8) / kPanel);
   }
 
   TileProduct scores(const Phase& p) const {
@@ -221,7 +222,7 @@ class InterleavedTiles {
   int64_t next_row_;
   int buffer_ = 0;
   Elem* v_ = nullptr;
-  typename Run::Columns values_;          // still to be packed into v_
+  typename Run::Columns values_;     // still to be packed into v_
   const Elem* waiting_v_ = nullptr;  // what the queued output product reads
   TileProducts products_;
   Prefetcher ahead_;

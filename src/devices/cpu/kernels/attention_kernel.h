@@ -23,15 +23,15 @@ struct AttentionScratch {
   using Elem = typename E::Elem;
   static constexpr int kBuffers = E::kInterleaved ? 2 : 1;
   int64_t rows_padded, depth, dv_padded, o_stride, s_stride, v_tokens, block;
-  Elem* q;           // [rows_padded, depth]; interleaved: tiles of 16 x 32
-  float* o;          // [rows_padded, o_stride]
-  Elem* k;           // [tile / 16][depth / unit][16][unit]
-  Elem* v[kBuffers]; // [dv_padded / 16][v_tokens / unit][16][unit]
+  Elem* q;             // [rows_padded, depth]; interleaved: tiles of 16 x 32
+  float* o;            // [rows_padded, o_stride]
+  Elem* k;             // [tile / 16][depth / unit][16][unit]
+  Elem* v[kBuffers];   // [dv_padded / 16][v_tokens / unit][16][unit]
   float* s[kBuffers];  // [block, s_stride]
   Elem* p[kBuffers];   // [block, tile]; interleaved: tiles of 16 x 32
-  float* row_max;  // [rows_padded], base 2
-  float* row_sum;  // [rows_padded]
-  int32_t* lo;     // [rows_padded] visible positions relative to the item's first
+  float* row_max;      // [rows_padded], base 2
+  float* row_sum;      // [rows_padded]
+  int32_t* lo;         // [rows_padded] visible positions relative to the item's first
   int32_t* hi;
   const char** pointers;  // [kTokensAtOnce]
   char* staging;          // [kTokensAtOnce, max dim] of up to 4 bytes
@@ -43,8 +43,8 @@ struct AttentionScratch {
     block = round_up(E::kRowBlock < rows ? E::kRowBlock : rows, E::kRowPad);
     depth = round_up(head_dim, 32);
     dv_padded = round_up(head_dim_v, 32);
-    // Tiles are stored sixteen rows at once, values of a token into all panels at once: 2^n bytes apart these would share
-    // a few sets of the cache.
+    // Tiles are stored sixteen rows at once, values of a token into all panels at once: 2^n bytes apart these would
+    // share a few sets of the cache.
     o_stride = dv_padded + (E::kInterleaved ? 16 : 0);
     s_stride = tile + (E::kInterleaved ? 16 : 0);
     v_tokens = tile + 64 / kPanel / static_cast<int64_t>(sizeof(Elem));
@@ -159,9 +159,9 @@ struct AttentionRun {
     const int64_t from = larger(x.lo_min, begin), to = smaller(x.hi_max, end);
     if (from >= to) return {};
     const int64_t c0 = (from - tile_begin) / 32 * 32, c1 = round_up(to - tile_begin, 32);
-    return {c0, c1,
-            x.lo_max > tile_begin + c0 || begin > tile_begin + c0 || x.hi_min < tile_begin + c1 ||
-                end < tile_begin + c1};
+    return {
+        c0, c1,
+        x.lo_max > tile_begin + c0 || begin > tile_begin + c0 || x.hi_min < tile_begin + c1 || end < tile_begin + c1};
   }
   Columns visible_columns(int64_t r0, int64_t r1) const { return visible_columns(bounds_of(r0, r1)); }
 
@@ -214,8 +214,9 @@ struct AttentionRun {
       }
     const KeyTensor t = {static_cast<const char*>(source->v), &source->v_addr, source->v_row_stride, it.head_dim_v};
     find_rows(*source, t, tile_begin + column, count, begin, end, m.zeros, m.staging, m.pointers);
-    dispatch_dtype(source->dtype,
-                   [&]<DType T>() { E::template pack_values<T>(m.pointers, count, it.head_dim_v, panel_tokens, dst, between); });
+    dispatch_dtype(source->dtype, [&]<DType T>() {
+      E::template pack_values<T>(m.pointers, count, it.head_dim_v, panel_tokens, dst, between);
+    });
   }
 
   void softmax_block(int64_t r0, int64_t r1, float* s, Elem* p, Columns c) {
@@ -326,7 +327,8 @@ struct AttentionRun {
       }
       if (r % it.num_heads == 0 && r / it.num_heads + kTokensAhead < it.num_tokens) {
         const int64_t bytes = element_bytes(it.out_dtype);
-        const char* ahead = static_cast<const char*>(it.out) + (r / it.num_heads + kTokensAhead) * it.out_token_stride * bytes;
+        const char* ahead =
+            static_cast<const char*>(it.out) + (r / it.num_heads + kTokensAhead) * it.out_token_stride * bytes;
         for (int64_t b = 0; b < it.num_heads * it.out_head_stride * bytes; b += 64) __builtin_prefetch(ahead + b, 1);
       }
       write_row(r);

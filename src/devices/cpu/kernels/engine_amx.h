@@ -98,7 +98,8 @@ struct AmxEngine : Bf16Packing {
   // zeros the unit could do more.
   static double peak(int64_t iterations, uint16_t* scratch) {
     constexpr int kRounds = 8;
-    for (uint32_t i = 0; i < 4 * kTileElements; ++i) scratch[i] = static_cast<uint16_t>(0x3c00u | (i * 40503u >> 3 & 0x807fu));
+    for (uint32_t i = 0; i < 4 * kTileElements; ++i)
+      scratch[i] = static_cast<uint16_t>(0x3c00u | (i * 40503u >> 3 & 0x807fu));
     const unsigned state = begin();
     tile_load<4>(scratch, 64);
     tile_load<5>(scratch + kTileElements, 64);

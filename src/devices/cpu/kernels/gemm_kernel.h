@@ -118,8 +118,8 @@ size_t gemm_block_scratch_bytes() {
   return GemmScratch<E>(nullptr).bytes;
 }
 
-// The ceiling of the unit that multiplies: operands in registers, or where an instruction takes them from memory, in the
-// first-level cache.
+// The ceiling of the unit that multiplies: operands in registers, or where an instruction takes them from memory, in
+// the first-level cache.
 template <class E>
 double peak_products(int64_t iterations, void* scratch) {
   if constexpr (E::kInterleaved) return E::peak(iterations, static_cast<typename E::Elem*>(scratch));

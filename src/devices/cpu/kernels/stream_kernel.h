@@ -99,8 +99,7 @@ struct StreamRun {
         key_type(fp8 ? DType::kBF16 : source.dtype),
         latent(source.k == source.v && source.block_table != nullptr) {
     if constexpr (S::kReadsPanels) panels = source.packed_layout;
-    if constexpr (S::kReadsTiles)
-      tiles = panels && it.head_dim % 32 == 0 && it.head_dim_v % 16 == 0 && m.rows <= 16;
+    if constexpr (S::kReadsTiles) tiles = panels && it.head_dim % 32 == 0 && it.head_dim_v % 16 == 0 && m.rows <= 16;
   }
 
   int64_t row_lo(int64_t token) const { return larger(it.key_lo[token], it.key_begin); }
