@@ -148,6 +148,7 @@ struct AttentionRun {
     }
     return x;
   }
+  // An item has at most 1024 rows (kernel tables), 16 blocks.
   bool has_output(int64_t row) const { return (blocks_with_output >> row / E::kRowBlock & 1) != 0; }
 
   // Columns [from, to) of the tile that some of these rows see, and whether a mask is needed there.

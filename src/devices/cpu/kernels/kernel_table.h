@@ -138,7 +138,8 @@ struct AttentionKernels {
   int64_t tile_bytes;  // of K and V of a tile, packed
   // Rows of a KV head up to which stream() is the faster one.
   int64_t stream_rows;
-  // Products of the innermost loop alone, operands in the first-level cache: the ceiling. Returns operations done.
+  // The ceiling of the unit that multiplies: products alone, operands in registers (AMX) or in the first-level cache.
+  // Returns operations done.
   double (*peak)(int64_t iterations, void* scratch);
 };
 
