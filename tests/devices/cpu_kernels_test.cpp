@@ -94,6 +94,18 @@ TEST_P(CpuKernels, PrefillAndExtend) {
   expect_right(make_case(mha_spec(3, 3, 80, DType::kF32), {{70, 90}, {33, 33}}));
 }
 
+// Several tiles of keys and several blocks of rows; scores so steep that the maximum moves far between tiles; a window
+// that leaves some tiles to a single block of rows and others to none.
+TEST_P(CpuKernels, ManyTilesOfKeys) {
+  Case c = make_case(mha_spec(8, 2, 64), {{70, 1100}, {1, 700}, {20, 600}, {300, 300}});
+  expect_right(c);
+  c.spec.softmax_scale = 2.0F;
+  expect_right(c);
+  c.spec.sliding_window = 40;
+  expect_right(c);
+  expect_right(make_case(mla_spec(16), {{1, 900}, {40, 600}}));
+}
+
 TEST_P(CpuKernels, LatentDecodeAndPrefill) {
   for (int32_t heads : {2, 16, 20}) expect_right(make_case(mla_spec(heads), {{1, 150}, {1, 64}, {30, 50}}));
 }

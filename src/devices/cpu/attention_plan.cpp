@@ -10,12 +10,10 @@ namespace {
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-constexpr int64_t kTileBytes = 160 << 10;     // of K and V packed: L2 also holds the item's rows
-constexpr int64_t kItemRowBytes = 400 << 10;  // of Q and O
-constexpr int64_t kSplitAlignment = 64;       // keys; a split inside a tile costs masked columns only
-constexpr int64_t kMinAutoSplit = 512;        // keys
-constexpr int64_t kFixedSplit = 4096;         // keys between the split points of the deterministic mode
-constexpr double kPackingRows = 12;           // packing a key costs about as much as this many rows
+constexpr int64_t kSplitAlignment = 64;  // keys; a split inside a tile costs masked columns only
+constexpr int64_t kMinAutoSplit = 512;   // keys
+constexpr int64_t kFixedSplit = 4096;    // keys between the split points of the deterministic mode
+constexpr double kPackingRows = 12;      // packing a key costs about as much as this many rows
 constexpr int64_t kStreamTileKeys = 64;
 constexpr int64_t kStreamTileBytes = 256 << 10;  // of one tile, all heads of an item: two of them share L2
 constexpr double kStreamReadRows = 9;            // reading a key from memory costs about as much as this many rows
@@ -253,9 +251,9 @@ class Planner {
 };
 
 // The largest power of two in [64, 256] whose tile fits.
-int32_t choose_tile_keys(int64_t bytes_per_key) {
+int32_t choose_tile_keys(int64_t bytes_per_key, int64_t tile_bytes) {
   int32_t tile = 256;
-  while (tile > 64 && tile * bytes_per_key > kTileBytes) tile /= 2;
+  while (tile > 64 && tile * bytes_per_key > tile_bytes) tile /= 2;
   return tile;
 }
 
@@ -278,8 +276,8 @@ void plan_attention_items(const AttentionPlanArgs& args, const AttentionKernels&
   plan.args.key_start_loc = plan.key_start_loc;
   const int64_t dim = args.spec.head_dim, dim_v = args.spec.value_head_dim(),
                 bytes = static_cast<int64_t>(element_bytes);
-  plan.tile_keys = choose_tile_keys((dim + dim_v) * bytes);
-  plan.item_rows = std::clamp<int64_t>(kItemRowBytes / (dim * bytes + dim_v * 4) / 32 * 32, 32, kernels.item_rows);
+  plan.tile_keys = choose_tile_keys((dim + dim_v) * bytes, kernels.tile_bytes);
+  plan.item_rows = std::clamp<int64_t>(kernels.item_bytes / (dim * bytes + dim_v * 4) / 32 * 32, 32, kernels.item_rows);
   Planner(plan.args, kernels, workers, plan).run();
   int64_t rows = 1;
   for (const WorkItem& item : plan.items) {

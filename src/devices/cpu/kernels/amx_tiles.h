@@ -8,14 +8,27 @@
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
 
+// What LDTILECFG reads: palette 1, all eight tiles at full size unless made smaller.
+struct alignas(64) TileShape {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+
+  void set(int tile, int tile_rows, int bytes) {
+    rows[tile] = static_cast<uint8_t>(tile_rows);
+    column_bytes[tile] = static_cast<uint16_t>(bytes);
+  }
+};
+
 #if defined(SEXTANT_AMX_EMULATED)
 
 struct Tile {
   alignas(64) unsigned char row[16][64];
 };
 thread_local Tile tiles[8];
+thread_local TileShape tile_shape;
 
-inline void tile_configure() {}
+inline void tile_configure(const TileShape& new_shape = {}) { tile_shape = new_shape; }
 inline void tile_release() {}
 template <int kTile>
 inline void tile_zero() {
@@ -23,12 +36,15 @@ inline void tile_zero() {
 }
 template <int kTile>
 inline void tile_load(const void* p, int64_t stride_bytes) {
-  for (int i = 0; i < 16; ++i)
-    __builtin_memcpy(tiles[kTile].row[i], static_cast<const char*>(p) + i * stride_bytes, 64);
+  tile_zero<kTile>();  // what a tile does not cover is zero
+  for (int i = 0; i < tile_shape.rows[kTile]; ++i)
+    __builtin_memcpy(tiles[kTile].row[i], static_cast<const char*>(p) + i * stride_bytes,
+                     tile_shape.column_bytes[kTile]);
 }
 template <int kTile>
 inline void tile_store(void* p, int64_t stride_bytes) {
-  for (int i = 0; i < 16; ++i) __builtin_memcpy(static_cast<char*>(p) + i * stride_bytes, tiles[kTile].row[i], 64);
+  for (int i = 0; i < tile_shape.rows[kTile]; ++i)
+    __builtin_memcpy(static_cast<char*>(p) + i * stride_bytes, tiles[kTile].row[i], tile_shape.column_bytes[kTile]);
 }
 
 // Subnormals count as zero, in operands and results (the instruction ignores MXCSR).
@@ -41,9 +57,9 @@ inline __m512 flush(__m512 x) {
 // TDPBF16PS: the products of even and of odd k are summed apart, each by FMA, then together, then onto the accumulator.
 template <int kSum, int kA, int kB>
 inline void tile_dot() {
-  for (int m = 0; m < 16; ++m) {
+  for (int m = 0; m < tile_shape.rows[kA]; ++m) {
     __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
-    for (int k = 0; k < 16; ++k) {
+    for (int k = 0; k < tile_shape.column_bytes[kA] / 4; ++k) {
       uint32_t pair;
       __builtin_memcpy(&pair, tiles[kA].row[m] + 4 * k, 4);
       const __m512i b = _mm512_load_si512(tiles[kB].row[k]);
@@ -62,17 +78,10 @@ inline void tile_dot() {
 
 #else
 
-// Palette 1: all eight tiles at full size.
-inline void tile_configure() {
-  struct alignas(64) {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } config;
-  _tile_loadconfig(&config);
-}
-inline void tile_release() { _tile_release(); }
-// GCC 12's tile intrinsics are macros that take literal numbers only, hence assembly.
+// Assembly: GCC 12's intrinsics take literal numbers only, and that of the configuration says that it reads eight
+// bytes, so that the compiler may drop the rest.
+inline void tile_configure(const TileShape& shape = {}) { __asm__ volatile("ldtilecfg %0" : : "m"(shape)); }
+inline void tile_release() { __asm__ volatile("tilerelease"); }
 template <int kTile>
 inline void tile_zero() {
   __asm__ volatile("tilezero %%tmm%c0" : : "i"(kTile));

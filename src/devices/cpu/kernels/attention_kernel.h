@@ -21,16 +21,17 @@ namespace {
 template <class E>
 struct AttentionScratch {
   using Elem = typename E::Elem;
-  int64_t rows_padded, depth, dv_padded, block;
-  Elem* q;         // [rows_padded, depth]
-  float* o;        // [rows_padded, dv_padded]
-  Elem* k;         // [tile / 16][depth / unit][16][unit]
-  Elem* v;         // [dv_padded / 16][tile / unit][16][unit]
-  float* s[2];     // [block, tile]
-  Elem* p[2];      // [block, tile]
-  float* row_max;  // [rows_padded], base 2
-  float* row_sum;  // [rows_padded]
-  int32_t* lo;     // [rows_padded] visible positions relative to the item's first
+  static constexpr int kBuffers = E::kInterleaved ? 2 : 1;
+  int64_t rows_padded, depth, dv_padded, o_stride, s_stride, v_tokens, block;
+  Elem* q;             // [rows_padded, depth]; interleaved: tiles of 16 x 32
+  float* o;            // [rows_padded, o_stride]
+  Elem* k;             // [tile / 16][depth / unit][16][unit]
+  Elem* v[kBuffers];   // [dv_padded / 16][v_tokens / unit][16][unit]
+  float* s[kBuffers];  // [block, s_stride]
+  Elem* p[kBuffers];   // [block, tile]; interleaved: tiles of 16 x 32
+  float* row_max;      // [rows_padded], base 2
+  float* row_sum;      // [rows_padded]
+  int32_t* lo;         // [rows_padded] visible positions relative to the item's first
   int32_t* hi;
   const char** pointers;  // [kTokensAtOnce]
   char* staging;          // [kTokensAtOnce, max dim] of up to 4 bytes
@@ -42,6 +43,11 @@ struct AttentionScratch {
     block = round_up(E::kRowBlock < rows ? E::kRowBlock : rows, E::kRowPad);
     depth = round_up(head_dim, 32);
     dv_padded = round_up(head_dim_v, 32);
+    // Tiles are stored sixteen rows at once, values of a token into all panels at once: 2^n bytes apart these would
+    // share a few sets of the cache.
+    o_stride = dv_padded + (E::kInterleaved ? 16 : 0);
+    s_stride = tile + (E::kInterleaved ? 16 : 0);
+    v_tokens = tile + 64 / kPanel / static_cast<int64_t>(sizeof(Elem));
     const int64_t widest = larger(depth, dv_padded);
     char* next = static_cast<char*>(base);
     const auto take = [&next](int64_t count, size_t size) {
@@ -51,10 +57,10 @@ struct AttentionScratch {
       return taken;
     };
     q = reinterpret_cast<Elem*>(take(rows_padded * depth, sizeof(Elem)));
-    o = reinterpret_cast<float*>(take(rows_padded * dv_padded, 4));
+    o = reinterpret_cast<float*>(take(rows_padded * o_stride, 4));
     k = reinterpret_cast<Elem*>(take(tile * depth, sizeof(Elem)));
-    v = reinterpret_cast<Elem*>(take(tile * dv_padded, sizeof(Elem)));
-    for (auto& x : s) x = reinterpret_cast<float*>(take(block * tile, 4));
+    for (auto& x : v) x = reinterpret_cast<Elem*>(take(v_tokens * dv_padded, sizeof(Elem)));
+    for (auto& x : s) x = reinterpret_cast<float*>(take(block * s_stride, 4));
     for (auto& x : p) x = reinterpret_cast<Elem*>(take(block * tile, sizeof(Elem)));
     row_max = reinterpret_cast<float*>(take(rows_padded, 4));
     row_sum = reinterpret_cast<float*>(take(rows_padded, 4));
@@ -67,6 +73,10 @@ struct AttentionScratch {
   }
 };
 
+// Many rows, where the engine's products run beside the softmax: attention_interleaved.h.
+template <class E>
+class InterleavedTiles;
+
 template <class E>
 struct AttentionRun {
   using Elem = typename E::Elem;
@@ -76,6 +86,7 @@ struct AttentionRun {
   int64_t first_key = 0, last_key = 0;  // union of all rows' intervals
   float out_factor = 1.0f;              // v_scale of the values summed so far
   bool empty = true;                    // o holds nothing yet
+  uint64_t blocks_with_output = 0;      // interleaved: the first product of a block writes its part of o
   // The tile at work.
   const KeySource* source = nullptr;
   int64_t tile_begin = 0;      // multiple of tile_keys
@@ -86,18 +97,26 @@ struct AttentionRun {
         m(item.scratch, item.num_tokens * item.num_heads, item.head_dim, item.head_dim_v, item.tile_keys),
         rows(item.num_tokens * item.num_heads) {}
 
+  // Tokens of other heads lie between those of an item, too far apart for the prefetcher of the machine.
+  static constexpr int64_t kTokensAhead = 4;
+
   void load_queries() {
     const int64_t bytes = element_bytes(it.dtype);
     const char* q = static_cast<const char*>(it.q);
+    // Rows of padding are zero.
+    for (int64_t i = rows / E::kRowPad * E::kRowPad * m.depth; i < m.rows_padded * m.depth; ++i) m.q[i] = Elem{};
     dispatch_dtype(it.dtype, [&]<DType T>() {
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t token = r / it.num_heads, head = r % it.num_heads;
-        E::template pack_row<T>(q + (token * it.q_token_stride + head * it.q_head_stride) * bytes, it.head_dim, m.depth,
-                                m.q + r * m.depth);
+        if (head == 0 && token + kTokensAhead < it.num_tokens) {
+          const char* ahead = q + (token + kTokensAhead) * it.q_token_stride * bytes;
+          for (int64_t b = 0; b < it.num_heads * it.q_head_stride * bytes; b += 64) __builtin_prefetch(ahead + b);
+        }
+        E::template pack_query<T>(q + (token * it.q_token_stride + head * it.q_head_stride) * bytes, it.head_dim,
+                                  m.depth, r, m.q);
       }
     });
-    for (int64_t i = rows * m.depth; i < m.rows_padded * m.depth; ++i) m.q[i] = Elem{};
-    for (int64_t i = 0; i < m.rows_padded * m.dv_padded; ++i) m.o[i] = 0.0f;
+    if constexpr (!E::kInterleaved) clear_output(0, m.rows_padded);
     for (int64_t i = 0; i < larger(m.depth, m.dv_padded) * 4; ++i) m.zeros[i] = 0;
     first_key = INT64_MAX;
     last_key = 0;
@@ -114,26 +133,38 @@ struct AttentionRun {
     }
   }
 
-  // Columns [from, to) of the tile that some row in [r0, r1) sees, and whether a mask is needed there.
-  struct Columns {
-    int64_t from, to;
-    bool masked;
-  };
-  Columns visible_columns(int64_t r0, int64_t r1) const {
+  // The visible positions of rows [r0, r1): their union and their intersection.
+  struct RowBounds {
     int64_t lo_min = INT64_MAX, lo_max = 0, hi_min = INT64_MAX, hi_max = 0;
+  };
+  RowBounds bounds_of(int64_t r0, int64_t r1) const {
+    RowBounds x;
     for (int64_t r = r0; r < r1; ++r) {
-      lo_max = larger(lo_max, m.lo[r]);
-      hi_min = smaller(hi_min, m.hi[r]);
+      x.lo_max = larger(x.lo_max, m.lo[r]);
+      x.hi_min = smaller(x.hi_min, m.hi[r]);
       if (m.hi[r] <= m.lo[r]) continue;
-      lo_min = smaller(lo_min, m.lo[r]);
-      hi_max = larger(hi_max, m.hi[r]);
+      x.lo_min = smaller(x.lo_min, m.lo[r]);
+      x.hi_max = larger(x.hi_max, m.hi[r]);
     }
-    const int64_t from = larger(lo_min, begin), to = smaller(hi_max, end);
-    if (from >= to) return {0, 0, false};
-    const int64_t c0 = (from - tile_begin) / 32 * 32, c1 = round_up(to - tile_begin, 32);
-    return {c0, c1,
-            lo_max > tile_begin + c0 || begin > tile_begin + c0 || hi_min < tile_begin + c1 || end < tile_begin + c1};
+    return x;
   }
+  // An item has at most 1024 rows (kernel tables), 16 blocks.
+  bool has_output(int64_t row) const { return (blocks_with_output >> row / E::kRowBlock & 1) != 0; }
+
+  // Columns [from, to) of the tile that some of these rows see, and whether a mask is needed there.
+  struct Columns {
+    int64_t from = 0, to = 0;
+    bool masked = false;
+  };
+  Columns visible_columns(const RowBounds& x) const {
+    const int64_t from = larger(x.lo_min, begin), to = smaller(x.hi_max, end);
+    if (from >= to) return {};
+    const int64_t c0 = (from - tile_begin) / 32 * 32, c1 = round_up(to - tile_begin, 32);
+    return {
+        c0, c1,
+        x.lo_max > tile_begin + c0 || begin > tile_begin + c0 || x.hi_min < tile_begin + c1 || end < tile_begin + c1};
+  }
+  Columns visible_columns(int64_t r0, int64_t r1) const { return visible_columns(bounds_of(r0, r1)); }
 
   // A cache that already holds the pairs the products want: whole groups of 16 tokens are copied as they lie.
   bool copies_pairs() const { return E::kUnit == 2 && source->packed_layout && source->block_size % kPanel == 0; }
@@ -143,7 +174,8 @@ struct AttentionRun {
            position % source->block_size / addr.token_tile * addr.token_outer_stride;
   }
 
-  void pack_keys(int64_t column, int64_t count, Elem* dst) {
+  template <class Between = NothingBetween>
+  void pack_keys(int64_t column, int64_t count, Elem* dst, const Between& between = {}) {
     if (copies_pairs()) {
       for (int64_t t = 0; t < count; t += kPanel) {
         const int64_t position = tile_begin + column + t;
@@ -151,13 +183,14 @@ struct AttentionRun {
         const bool used = position < end && position + kPanel > begin;
         copy_or_clear(used ? block_at(source->k, source->k_addr, position) : nullptr, it.head_dim * kPanel,
                       m.depth * kPanel, dst + t * m.depth);
+        between();
       }
       return;
     }
     const KeyTensor t = {static_cast<const char*>(source->k), &source->k_addr, source->k_row_stride, it.head_dim};
     find_rows(*source, t, tile_begin + column, count, begin, end, m.zeros, m.staging, m.pointers);
     dispatch_dtype(source->dtype,
-                   [&]<DType T>() { E::template pack_keys<T>(m.pointers, count, it.head_dim, m.depth, dst); });
+                   [&]<DType T>() { E::template pack_keys<T>(m.pointers, count, it.head_dim, m.depth, dst, between); });
   }
   static void copy_or_clear(const Elem* src, int64_t count, int64_t padded, Elem* dst) {
     if (src == nullptr) count = 0;
@@ -165,7 +198,8 @@ struct AttentionRun {
     if (padded > count) __builtin_memset(dst + count, 0, static_cast<size_t>(padded - count) * sizeof(Elem));
   }
 
-  void pack_values(int64_t column, int64_t count, int64_t panel_tokens, Elem* dst) {
+  template <class Between = NothingBetween>
+  void pack_values(int64_t column, int64_t count, int64_t panel_tokens, Elem* dst, const Between& between = {}) {
     if constexpr (E::kUnit == 2)
       if (copies_pairs()) {
         for (int64_t t = 0; t < count; t += 2) {
@@ -175,13 +209,15 @@ struct AttentionRun {
           // An invisible half may hold anything, NaN too, and 0 * NaN is NaN: it becomes 0.
           E::copy_value_pairs(pairs, (first ? 0xffffu : 0u) | (second ? 0xffff0000u : 0u), it.head_dim_v,
                               panel_tokens * kPanel, dst + t * kPanel);
+          between();
         }
         return;
       }
     const KeyTensor t = {static_cast<const char*>(source->v), &source->v_addr, source->v_row_stride, it.head_dim_v};
     find_rows(*source, t, tile_begin + column, count, begin, end, m.zeros, m.staging, m.pointers);
-    dispatch_dtype(source->dtype,
-                   [&]<DType T>() { E::template pack_values<T>(m.pointers, count, it.head_dim_v, panel_tokens, dst); });
+    dispatch_dtype(source->dtype, [&]<DType T>() {
+      E::template pack_values<T>(m.pointers, count, it.head_dim_v, panel_tokens, dst, between);
+    });
   }
 
   void softmax_block(int64_t r0, int64_t r1, float* s, Elem* p, Columns c) {
@@ -193,24 +229,24 @@ struct AttentionRun {
         shape.alibi_slope = it.alibi_slopes + r % it.num_heads;
         shape.origin = it.context_len[r / it.num_heads];
       }
-      float* row = s + (r - r0) * it.tile_keys;
+      float* row = s + (r - r0) * m.s_stride;
       if (shape.shaped()) shape_scores(shape, row, c.from, c.to, tile_begin);
       if (c.masked)
         mask_scores(row, c.from, c.to, larger(m.lo[r], begin) - tile_begin, smaller(m.hi[r], end) - tile_begin);
       const float alpha = softmax_row<E>(row, p + (r - r0) * it.tile_keys, c.from, c.to, shape.remaining_scale(),
                                          m.row_max[r], m.row_sum[r]);
-      if (alpha != 1.0f) scale_row(m.o + r * m.dv_padded, m.dv_padded, alpha);
+      if (alpha != 1.0f) scale_row(m.o + r * m.o_stride, m.dv_padded, alpha);
     }
   }
 
   void scores(int64_t r0, int64_t count, int64_t from, int64_t to, const Elem* k, float* s) {
     E::gemm(count, (to - from) / kPanel, E::depth(it.head_dim), m.q + r0 * m.depth, m.depth, k, m.depth * kPanel,
-            s + from, it.tile_keys, false);
+            s + from, m.s_stride, false);
   }
   void weigh_values(int64_t r0, int64_t count, int64_t from, int64_t to, const Elem* p, const Elem* v,
                     int64_t panel_tokens) {
     E::gemm(count, round_up(it.head_dim_v, kPanel) / kPanel, to - from, p + from, it.tile_keys, v,
-            panel_tokens * kPanel, m.o + r0 * m.dv_padded, m.dv_padded, true);
+            panel_tokens * kPanel, m.o + r0 * m.o_stride, m.o_stride, true);
   }
 
   // Few rows: each 64 tokens go through the first-level cache, packed and used at once.
@@ -225,8 +261,8 @@ struct AttentionRun {
     softmax_block(0, rows, m.s[0], m.p[0], c);
     for (int64_t j = c.from; j < c.to; j += kTokensAtOnce) {
       const int64_t to = smaller(c.to, j + kTokensAtOnce);
-      pack_values(j, to - j, kTokensAtOnce, m.v);
-      weigh_values(0, rows, j, to, m.p[0], m.v, kTokensAtOnce);
+      pack_values(j, to - j, kTokensAtOnce, m.v[0]);
+      weigh_values(0, rows, j, to, m.p[0], m.v[0], kTokensAtOnce);
     }
   }
 
@@ -236,7 +272,7 @@ struct AttentionRun {
     for (int64_t j = all.from; j < all.to; j += kTokensAtOnce) {
       const int64_t count = smaller(all.to - j, kTokensAtOnce);
       pack_keys(j, count, m.k + j * m.depth);
-      pack_values(j, count, it.tile_keys, m.v + j * kPanel);
+      pack_values(j, count, m.v_tokens, m.v[0] + j * kPanel);
     }
     for (int64_t r0 = 0; r0 < rows; r0 += E::kRowBlock) {
       const int64_t count = smaller(E::kRowBlock, rows - r0);
@@ -244,12 +280,20 @@ struct AttentionRun {
       if (c.from >= c.to) continue;
       scores(r0, count, c.from, c.to, m.k + c.from * m.depth, m.s[0]);
       softmax_block(r0, r0 + count, m.s[0], m.p[0], c);
-      weigh_values(r0, count, c.from, c.to, m.p[0], m.v + c.from * kPanel, it.tile_keys);
+      weigh_values(r0, count, c.from, c.to, m.p[0], m.v[0] + c.from * kPanel, m.v_tokens);
     }
   }
 
+  void clear_output(int64_t r0, int64_t r1) {
+    __builtin_memset(m.o + r0 * m.o_stride, 0, static_cast<size_t>((r1 - r0) * m.o_stride) * sizeof(float));
+  }
+  void set_range(int64_t from, int64_t to) {
+    begin = larger(tile_begin, from);
+    end = smaller(tile_begin + it.tile_keys, to);
+  }
+
   void attend() {
-    E::begin();
+    const auto state = E::begin();
     load_queries();
     for (int32_t i = 0; i < it.num_sources && first_key < last_key; ++i) {
       source = &it.sources[i];
@@ -257,26 +301,44 @@ struct AttentionRun {
       if (from >= to) continue;
       if (!empty && out_factor != source->v_scale) {  // bring the sum to the unit of the values that follow
         const F32 ratio = set1(out_factor / source->v_scale);
-        for (int64_t j = 0; j < rows * m.dv_padded; j += kLanes) store(m.o + j, mul(load(m.o + j), ratio));
+        for (int64_t j = 0; j < rows * m.o_stride; j += kLanes) store(m.o + j, mul(load(m.o + j), ratio));
       }
       out_factor = source->v_scale;
       empty = false;
-      for (tile_begin = from / it.tile_keys * it.tile_keys; tile_begin < to; tile_begin += it.tile_keys) {
-        begin = larger(tile_begin, from);
-        end = smaller(tile_begin + it.tile_keys, to);
-        if (rows <= E::kRowBlock)
-          tile_of_few_rows();
-        else
-          tile_of_many_rows();
+      if constexpr (E::kInterleaved) {
+        InterleavedTiles<E>(*this, from, to).attend();
+      } else {
+        for (tile_begin = from / it.tile_keys * it.tile_keys; tile_begin < to; tile_begin += it.tile_keys) {
+          set_range(from, to);
+          if (rows <= E::kRowBlock)
+            tile_of_few_rows();
+          else
+            tile_of_many_rows();
+        }
       }
     }
-    E::end();
-    for (int64_t r = 0; r < rows; ++r) it.partial_out != nullptr ? write_partial(r) : write_row(r);
+    E::end(state);
+    if constexpr (E::kInterleaved)
+      for (int64_t r = 0; r < rows; r += E::kRowBlock)
+        if (!has_output(r)) clear_output(r, smaller(r + E::kRowBlock, rows));
+    for (int64_t r = 0; r < rows; ++r) {
+      if (it.partial_out != nullptr) {
+        write_partial(r);
+        continue;
+      }
+      if (r % it.num_heads == 0 && r / it.num_heads + kTokensAhead < it.num_tokens) {
+        const int64_t bytes = element_bytes(it.out_dtype);
+        const char* ahead =
+            static_cast<const char*>(it.out) + (r / it.num_heads + kTokensAhead) * it.out_token_stride * bytes;
+        for (int64_t b = 0; b < it.num_heads * it.out_head_stride * bytes; b += 64) __builtin_prefetch(ahead + b, 1);
+      }
+      write_row(r);
+    }
   }
 
   void write_partial(int64_t r) {
     const F32 factor = set1(out_factor);
-    const float* o = m.o + r * m.dv_padded;
+    const float* o = m.o + r * m.o_stride;
     float* out = it.partial_out + r * it.head_dim_v;
     for (int64_t d = 0; d < it.head_dim_v; d += kLanes)
       store_first<DType::kF32>(out + d, mul(load(o + d), factor), it.head_dim_v - d);
@@ -325,7 +387,7 @@ inline void write_output(const Item& it, int64_t row, const float* o, float out_
 
 template <class E>
 void AttentionRun<E>::write_row(int64_t r) {
-  write_output(it, r, m.o + r * m.dv_padded, out_factor, m.row_max[r], m.row_sum[r]);
+  write_output(it, r, m.o + r * m.o_stride, out_factor, m.row_max[r], m.row_sum[r]);
 }
 
 template <class E>

@@ -1,8 +1,7 @@
 // Matrix products in AMX-BF16 tiles of 16 x 16 x 32.
 #pragma once
 
-#include "devices/cpu/kernels/amx_tiles.h"
-#include "devices/cpu/kernels/engine_bf16.h"
+#include "devices/cpu/kernels/amx_products.h"
 
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
@@ -82,9 +81,49 @@ inline void amx_16_rows(int64_t depth, const uint16_t* a, int64_t lda, const uin
 struct AmxEngine : Bf16Packing {
   static constexpr int64_t kRowBlock = 64;
   static constexpr int64_t kRowPad = 32;
+  static constexpr bool kInterleaved = true;
   static int64_t depth(int64_t k) { return round_up(k, 32); }
-  static void begin() { tile_configure(); }
-  static void end() { tile_release(); }
+  // Vector instructions flush results below the normal range, as the matrix unit does; see exp2_of.
+  static unsigned begin() {
+    const unsigned state = _mm_getcsr();
+    _mm_setcsr(state | _MM_FLUSH_ZERO_ON);
+    tile_configure();
+    return state;
+  }
+  static void end(unsigned state) {
+    tile_release();
+    _mm_setcsr(state);
+  }
+  // Tiles that never leave their registers, four sums so that each waits for none. Numbers that differ in every bit: of
+  // zeros the unit could do more.
+  static double peak(int64_t iterations, uint16_t* scratch) {
+    constexpr int kRounds = 8;
+    for (uint32_t i = 0; i < 4 * kTileElements; ++i)
+      scratch[i] = static_cast<uint16_t>(0x3c00u | (i * 40503u >> 3 & 0x807fu));
+    const unsigned state = begin();
+    tile_load<4>(scratch, 64);
+    tile_load<5>(scratch + kTileElements, 64);
+    tile_load<6>(scratch + 2 * kTileElements, 64);
+    tile_load<7>(scratch + 3 * kTileElements, 64);
+    tile_zero<0>();
+    tile_zero<1>();
+    tile_zero<2>();
+    tile_zero<3>();
+    for (int64_t i = 0; i < iterations; ++i)
+      for (int j = 0; j < kRounds; ++j) {
+        tile_dot<0, 4, 6>();
+        tile_dot<1, 4, 7>();
+        tile_dot<2, 5, 6>();
+        tile_dot<3, 5, 7>();
+      }
+    end(state);
+    return 2.0 * static_cast<double>(iterations) * kRounds * 4 * 16 * 16 * 32;
+  }
+  // Queries as tiles of 16 rows: [rows / 16][depth / 32][16][32].
+  template <DType T>
+  static void pack_query(const void* src, int64_t n, int64_t depth, int64_t row, uint16_t* dst) {
+    pack_row<T>(src, n, depth, dst + row / 16 * 16 * depth + row % 16 * 32, kTileElements);
+  }
 
   // Rows are computed in full tiles: `a` and `c` have room for them. depth is a multiple of 32.
   static void gemm(int64_t rows, int64_t panels, int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b,

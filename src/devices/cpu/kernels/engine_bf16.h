@@ -30,17 +30,19 @@ struct Bf16Packing {
   static constexpr int kUnit = 2;
   static constexpr int kExpDegree = 4;  // P is rounded to 8 bits
 
+  // Each 32 elements `step` after the last.
   template <DType T>
-  static void pack_row(const void* src, int64_t n, int64_t padded, uint16_t* dst) {
+  static void pack_row(const void* src, int64_t n, int64_t padded, uint16_t* dst, int64_t step = 32) {
     const char* p = static_cast<const char*>(src);
-    for (int64_t i = 0; i < padded; i += 32) {
+    for (int64_t i = 0; i < padded; i += 32, dst += step) {
       const __m512i x = i < n ? load_bf16<T>(p + i * kElementBytes<T>, n - i) : _mm512_setzero_si512();
-      _mm512_storeu_si512(dst + i, x);  // padded is a multiple of 32
+      _mm512_storeu_si512(dst, x);  // padded is a multiple of 32
     }
   }
 
-  template <DType T>
-  static void pack_keys(const char* const* rows, int64_t count, int64_t dim, int64_t panel_depth, uint16_t* dst) {
+  template <DType T, class Between>
+  static void pack_keys(const char* const* rows, int64_t count, int64_t dim, int64_t panel_depth, uint16_t* dst,
+                        const Between& between) {
     for (int64_t t = 0; t < count; t += kPanel) {
       uint16_t* panel = dst + t * panel_depth;
       for (int64_t d = 0; d < dim; d += 32) {
@@ -48,12 +50,14 @@ struct Bf16Packing {
         for (int i = 0; i < 16; ++i) r[i] = load_bf16<T>(rows[t + i] + d * kElementBytes<T>, dim - d);
         transpose(r);
         for (int i = 0; i < 16; ++i) _mm512_storeu_si512(panel + (d / 2 + i) * 32, r[i]);
+        between();
       }
     }
   }
 
-  template <DType T>
-  static void pack_values(const char* const* rows, int64_t count, int64_t dim, int64_t panel_tokens, uint16_t* dst) {
+  template <DType T, class Between>
+  static void pack_values(const char* const* rows, int64_t count, int64_t dim, int64_t panel_tokens, uint16_t* dst,
+                          const Between& between) {
     // Elements i of two rows, side by side: the first 16 and the last 16 of 32.
     alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
@@ -66,6 +70,7 @@ struct Bf16Packing {
         _mm512_storeu_si512(pair, _mm512_permutex2var_epi16(a, low, b));
         if (dim - d > kPanel) _mm512_storeu_si512(pair + panel_tokens * kPanel, _mm512_permutex2var_epi16(a, high, b));
       }
+      between();
     }
   }
 
@@ -120,8 +125,13 @@ struct DotEngine : Bf16Packing {
   static constexpr int64_t kRowBlock = 24;
   static constexpr int64_t kRowPad = 1;
   static int64_t depth(int64_t k) { return round_up(k, 2); }
-  static void begin() {}
-  static void end() {}
+  static constexpr bool kInterleaved = false;
+  static int begin() { return 0; }
+  static void end(int) {}
+  template <DType T>
+  static void pack_query(const void* src, int64_t n, int64_t depth, int64_t row, uint16_t* dst) {
+    pack_row<T>(src, n, depth, dst + row * depth);
+  }
   static void gemm(int64_t rows, int64_t panels, int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b,
                    int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
     BlockedProduct<DotBlock, kIsaRows, uint16_t>::run(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);

@@ -15,6 +15,11 @@ constexpr int64_t kPanel = 16;                  // columns of b, and of c, in on
 constexpr int kPanelVectors = kPanel / kLanes;  // vectors that hold them
 constexpr int kTokensAtOnce = 64;               // packing granule of keys; a tile is a multiple of it
 
+// What packing calls after every kilobyte or so, where nothing is to be done in between.
+struct NothingBetween {
+  void operator()() const {}
+};
+
 constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -120,14 +125,19 @@ struct FmaEngine {
   static constexpr int64_t kRowBlock = 24;
   static constexpr int64_t kRowPad = 1;  // rows of a and c are padded to a multiple of this
   static int64_t depth(int64_t k) { return k; }
-  static void begin() {}
-  static void end() {}
+  static constexpr bool kInterleaved = false;
+  static int begin() { return 0; }
+  static void end(int) {}
 
   static void gemm(int64_t rows, int64_t panels, int64_t depth, const float* a, int64_t lda, const float* b,
                    int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
     BlockedProduct<FmaBlock, kIsaRows, float>::run(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);
   }
 
+  template <DType T>
+  static void pack_query(const void* src, int64_t n, int64_t depth, int64_t row, float* dst) {
+    pack_row<T>(src, n, depth, dst + row * depth);
+  }
   // One row of a: n elements, then zeros up to `padded`.
   template <DType T>
   static void pack_row(const void* src, int64_t n, int64_t padded, float* dst) {
@@ -138,8 +148,9 @@ struct FmaEngine {
   }
 
   // Keys as columns: dst [count / 16][panel_depth][16] from one pointer a token. count is a multiple of 16.
-  template <DType T>
-  static void pack_keys(const char* const* rows, int64_t count, int64_t dim, int64_t panel_depth, float* dst) {
+  template <DType T, class Between>
+  static void pack_keys(const char* const* rows, int64_t count, int64_t dim, int64_t panel_depth, float* dst,
+                        const Between&) {
     for (int64_t t = 0; t < count; t += kLanes) {
       float* panel = dst + (t / kPanel) * panel_depth * kPanel + t % kPanel;
       for (int64_t d = 0; d < dim; d += kLanes) {
@@ -151,8 +162,9 @@ struct FmaEngine {
   }
 
   // Values as rows: dst [dim / 16][panel_tokens][16].
-  template <DType T>
-  static void pack_values(const char* const* rows, int64_t count, int64_t dim, int64_t panel_tokens, float* dst) {
+  template <DType T, class Between>
+  static void pack_values(const char* const* rows, int64_t count, int64_t dim, int64_t panel_tokens, float* dst,
+                          const Between&) {
     for (int64_t t = 0; t < count; ++t)
       for (int64_t d = 0; d < dim; d += kLanes)
         store(dst + (d / kPanel) * panel_tokens * kPanel + t * kPanel + d % kPanel,

@@ -65,7 +65,7 @@ inline void pack_b(const GemmItem& it, GemmScratch<E>& m, int64_t k0, int64_t de
       const int64_t count = smaller(it.n - n, kTokensAtOnce), padded = round_up(count, kPanel);
       gather_rows(m, it.dtype, b + n * it.b_col_stride * bytes, it.b_col_stride, it.b_row_stride, count, padded, depth);
       dispatch_dtype(it.dtype, [&]<DType T>() {
-        E::template pack_keys<T>(m.pointers, padded, depth, kGemmDepth, m.b + n * kGemmDepth);
+        E::template pack_keys<T>(m.pointers, padded, depth, kGemmDepth, m.b + n * kGemmDepth, NothingBetween{});
       });
     }
     return;
@@ -75,7 +75,7 @@ inline void pack_b(const GemmItem& it, GemmScratch<E>& m, int64_t k0, int64_t de
     const int64_t padded = smaller(round_up(depth, 32) - k, kTokensAtOnce);
     gather_rows(m, it.dtype, b + k * it.b_row_stride * bytes, it.b_row_stride, it.b_col_stride, count, padded, it.n);
     dispatch_dtype(it.dtype, [&]<DType T>() {
-      E::template pack_values<T>(m.pointers, padded, it.n, kGemmDepth, m.b + k * kPanel);
+      E::template pack_values<T>(m.pointers, padded, it.n, kGemmDepth, m.b + k * kPanel, NothingBetween{});
     });
   }
 }
@@ -98,7 +98,7 @@ template <class E>
 void gemm_block(const GemmItem& it) {
   GemmScratch<E> m(it.scratch);
   for (int64_t i = 0; i < kGemmDepth * 4; ++i) m.zeros[i] = 0;
-  E::begin();
+  const auto state = E::begin();
   for (int64_t k0 = 0; k0 < it.k || k0 == 0; k0 += kGemmDepth) {
     const int64_t depth = smaller(it.k - k0, kGemmDepth);
     pack_b(it, m, k0, depth);
@@ -106,7 +106,7 @@ void gemm_block(const GemmItem& it) {
     E::gemm(it.m, round_up(it.n, kPanel) / kPanel, E::depth(depth), m.a, kGemmDepth, m.b, kGemmDepth * kPanel, m.c,
             kGemmColumns, k0 > 0);
   }
-  E::end();
+  E::end(state);
   dispatch_dtype(it.c_dtype, [&]<DType T>() {
     for (int64_t i = 0; i < it.m; ++i)
       write_scaled<T>(m.c + i * kGemmColumns, 1.0f, it.n,
@@ -118,19 +118,21 @@ size_t gemm_block_scratch_bytes() {
   return GemmScratch<E>(nullptr).bytes;
 }
 
-// The innermost product alone, operands in the first-level cache.
+// The ceiling of the unit that multiplies: operands in registers, or where an instruction takes them from memory, in
+// the first-level cache.
 template <class E>
 double peak_products(int64_t iterations, void* scratch) {
+  if constexpr (E::kInterleaved) return E::peak(iterations, static_cast<typename E::Elem*>(scratch));
   using Elem = typename E::Elem;
   constexpr int64_t kDepth = 128, kPanels = 4, kRows = E::kRowBlock < 32 ? 24 : 32;
   Elem* a = static_cast<Elem*>(scratch);
   Elem* b = a + kRows * kDepth;
   float* c = reinterpret_cast<float*>(b + kPanels * kPanel * kDepth);
   for (int64_t i = 0; i < (kRows + kPanels * kPanel) * kDepth; ++i) a[i] = Elem{};
-  E::begin();
+  const auto state = E::begin();
   for (int64_t i = 0; i < iterations; ++i)
     E::gemm(kRows, kPanels, kDepth, a, kDepth, b, kDepth * kPanel, c, kPanels * kPanel, false);
-  E::end();
+  E::end(state);
   return 2.0 * static_cast<double>(iterations) * kRows * kPanels * kPanel * kDepth;
 }
 

@@ -1,8 +1,9 @@
 #define SEXTANT_AMX_EMULATED
 #define SEXTANT_ISA isa_amx_emulated
+#include "devices/cpu/kernels/attention_interleaved.h"
 #include "devices/cpu/kernels/engine_amx.h"
 #include "devices/cpu/kernels/isa_fp32.h"
-#include "devices/cpu/kernels/stream_bf16.h"
+#include "devices/cpu/kernels/stream_amx.h"
 
 namespace sextant::cpu {
 namespace isa_amx_emulated {
@@ -10,8 +11,8 @@ namespace {
 constexpr IsaKernels table() {
   IsaKernels t = {};
   t.name = "amx_emulated";
-  // The matrix unit earns back its packing sooner than vector units do.
-  t.bf16 = attention_kernels<AmxEngine, DotStream>(512, 8);
+  // The matrix unit earns back its packing sooner than vector units do. Every machine that has it has 2 MiB of L2.
+  t.bf16 = attention_kernels<AmxEngine, AmxStream>(1024, 8, 800 << 10, 600 << 10);
   return t;
 }
 }  // namespace

@@ -8,8 +8,13 @@
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
 
+// What a tile and the rows of an item may take of the second-level cache: 1 MiB, the smallest that the vector units of
+// today come with.
+constexpr int64_t kItemBytes = 400 << 10, kTileBytes = 160 << 10;
+
 template <class E, class S>
-constexpr AttentionKernels attention_kernels(int64_t item_rows, int64_t stream_rows) {
+constexpr AttentionKernels attention_kernels(int64_t item_rows, int64_t stream_rows, int64_t item_bytes = kItemBytes,
+                                             int64_t tile_bytes = kTileBytes) {
   return {&attention_scratch_bytes<E>,
           &attend<E>,
           &stream_scratch_bytes<S>,
@@ -19,6 +24,8 @@ constexpr AttentionKernels attention_kernels(int64_t item_rows, int64_t stream_r
           kGemmRows,
           kGemmColumns,
           item_rows,
+          item_bytes,
+          tile_bytes,
           stream_rows,
           &peak_products<E>};
 }

@@ -131,11 +131,15 @@ struct AttentionKernels {
   size_t (*gemm_scratch_bytes)();
   void (*gemm)(const GemmItem& item);
   int32_t gemm_rows, gemm_columns;  // extents of a GemmItem at most
-  // Query rows an item should have at most: they share each tile of keys, and stay in L2 with it.
+  // Query rows an item should have at most, and bytes of their Q and O: they share each tile of keys, and stay in L2
+  // with it.
   int64_t item_rows;
+  int64_t item_bytes;
+  int64_t tile_bytes;  // of K and V of a tile, packed
   // Rows of a KV head up to which stream() is the faster one.
   int64_t stream_rows;
-  // Products of the innermost loop alone, operands in the first-level cache: the ceiling. Returns operations done.
+  // The ceiling of the unit that multiplies: products alone, operands in registers (AMX) or in the first-level cache.
+  // Returns operations done.
   double (*peak)(int64_t iterations, void* scratch);
 };
 

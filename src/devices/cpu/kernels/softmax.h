@@ -35,12 +35,11 @@ inline void shape_scores(const ScoreShape& shape, float* s, int64_t from, int64_
   }
 }
 
-// Columns outside [lo, hi) become -infinity. Only the vectors at the ends of the interval need a mask.
+// Columns outside [lo, hi) become -infinity. Only the vectors at the ends of the interval are touched.
 inline void mask_scores(float* s, int64_t from, int64_t to, int64_t lo, int64_t hi) {
-  for (int64_t j = from; j < to; j += kLanes) {
-    if (lo <= j && j + kLanes <= hi) continue;
-    store(s + j, select(lanes_between(lo - j, hi - j), load(s + j), set1(kNegInf)));
-  }
+  const auto mask = [=](int64_t j) { store(s + j, select(lanes_between(lo - j, hi - j), load(s + j), set1(kNegInf))); };
+  for (int64_t j = from; j < to && j < lo; j += kLanes) mask(j);
+  for (int64_t j = hi <= from ? from : hi / kLanes * kLanes; j < to; j += kLanes) mask(j);
 }
 
 // S -> P, with the row's maximum and sum brought up to date. Returns what the row's output so far must be multiplied

@@ -16,6 +16,7 @@ struct DotStream {
   static constexpr int kUnit = 2;
   static constexpr int kExpDegree = Bf16Packing::kExpDegree;
   static constexpr bool kReadsPanels = true;
+  static constexpr bool kReadsTiles = false;
   static ChunkOrder order(DType) { return ChunkOrder::kPairs; }
 
   template <DType T>

@@ -85,6 +85,7 @@ struct StreamRun {
   const DType key_type;  // what the products read: fp8 rows are widened to bf16 first, which is exact
   const bool latent;     // V is the first columns of K
   bool panels = false;   // the cache holds the panels that the products want
+  bool tiles = false;    // ... and they are whole tiles
   int64_t first_key = INT64_MAX, last_key = 0;
   Prefetcher ahead;
 
@@ -98,6 +99,7 @@ struct StreamRun {
         key_type(fp8 ? DType::kBF16 : source.dtype),
         latent(source.k == source.v && source.block_table != nullptr) {
     if constexpr (S::kReadsPanels) panels = source.packed_layout;
+    if constexpr (S::kReadsTiles) tiles = panels && it.head_dim % 32 == 0 && it.head_dim_v % 16 == 0 && m.rows <= 16;
   }
 
   int64_t row_lo(int64_t token) const { return larger(it.key_lo[token], it.key_begin); }
@@ -259,6 +261,8 @@ struct StreamRun {
   void attend() {
     load_queries();
     const int64_t start = first_key / kStreamKeys * kStreamKeys;
+    if constexpr (S::kReadsTiles)
+      if (tiles) S::begin_tiles(m.rows);
     if (first_key < last_key) find_tile(start, m.tiles[0]);
     for (int64_t begin = start, current = 0; begin < last_key; begin += kStreamKeys, current ^= 1) {
       const StreamTile& tile = m.tiles[current];
@@ -275,6 +279,8 @@ struct StreamRun {
         attend_rows(tile, next, h, c);
       }
     }
+    if constexpr (S::kReadsTiles)
+      if (tiles) S::end_tiles();
     for (int64_t h = 0; h < it.num_kv_heads; ++h)
       for (int64_t r = 0; r < m.rows; ++r) write(h, r);
   }
@@ -282,6 +288,9 @@ struct StreamRun {
   // The packed cache layout: panels of 16 keys and pairs of values are multiplied where they lie. Blocks that are no
   // multiple of 16 tokens long are brought into the same form, so that the block size changes no bit.
   void attend_panels(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c);
+  void find_key_panels(const StreamTile& tile, int64_t h, Columns c, const uint16_t** k) const;
+  const uint16_t* copy_value_pair(const StreamTile& tile, int64_t h, int64_t j) const;
+  void multiply_tiles(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c, const uint16_t* const* k);
 
   void write(int64_t h, int64_t r) {
     const int64_t row = h * m.rows + r, token = r / group, head = h * group + r % group;
@@ -300,43 +309,50 @@ struct StreamRun {
 };
 
 template <class S>
+void StreamRun<S>::find_key_panels(const StreamTile& tile, int64_t h, Columns c, const uint16_t** k) const {
+  const int64_t offset = h * source.k_head_stride * 2;
+  auto* packed = reinterpret_cast<uint16_t*>(m.k_staging);
+  for (int64_t j = c.from; j < c.to; j += kPanel) {
+    if (source.block_size % kPanel == 0) {
+      // Any token of a panel leads to it; columns outside [from, to) are masked, whatever they hold.
+      const int64_t i = larger(j, tile.from), inside = (i - j) * source.k_addr.token_inner_stride * 2;
+      k[j / kPanel] = reinterpret_cast<const uint16_t*>(tile.k[i] + offset - inside);
+      continue;
+    }
+    for (int64_t t = 0; t < kPanel; ++t)
+      for (int64_t d = 0; d < it.head_dim; d += 2)
+        copy_pair(j + t >= tile.from && j + t < tile.to
+                      ? tile.k[j + t] + offset + d / 2 * source.k_addr.dim_outer_stride * 2
+                      : m.zeros,
+                  packed + j * m.depth + (d / 2 * kPanel + t) * 2);
+    k[j / kPanel] = packed + j * m.depth;
+  }
+}
+
+// A half that does not exist may hold anything, NaN too, and 0 * NaN is NaN: it becomes 0.
+template <class S>
+const uint16_t* StreamRun<S>::copy_value_pair(const StreamTile& tile, int64_t h, int64_t j) const {
+  const int64_t offset = h * source.v_head_stride * 2;
+  const bool first = j >= tile.from && j < tile.to, second = j + 1 >= tile.from && j + 1 < tile.to;
+  uint16_t* pair = reinterpret_cast<uint16_t*>(m.v_staging) + j * m.dv_padded;
+  for (int64_t d = 0; d < it.head_dim_v; ++d) {
+    pair[2 * d] = first ? element_at(tile.v[j] + offset, 2 * d) : uint16_t{0};
+    pair[2 * d + 1] = second ? element_at(tile.v[j + 1] + offset, 2 * d) : uint16_t{0};
+  }
+  return pair;
+}
+
+template <class S>
 void StreamRun<S>::attend_panels(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c) {
   if constexpr (S::kReadsPanels) {
-    const bool whole_panels = source.block_size % kPanel == 0;
     const uint16_t* k[kStreamKeys / kPanel];
     const uint16_t* v[kStreamKeys / 2];
-    auto* k_packed = reinterpret_cast<uint16_t*>(m.k_staging);
-    auto* v_packed = reinterpret_cast<uint16_t*>(m.v_staging);
-    const int64_t k_offset = h * source.k_head_stride * 2, v_offset = h * source.v_head_stride * 2;
-    for (int64_t j = c.from; j < c.to; j += kPanel) {
-      // Any token of a panel leads to it; columns outside [from, to) are masked, whatever they hold.
-      const int64_t i = larger(j, tile.from);
-      if (whole_panels) {
-        const int64_t inside = (i - j) * source.k_addr.token_inner_stride * 2;
-        k[j / kPanel] = reinterpret_cast<const uint16_t*>(tile.k[i] + k_offset - inside);
-      } else {
-        for (int64_t t = 0; t < kPanel; ++t)
-          for (int64_t d = 0; d < it.head_dim; d += 2)
-            copy_pair(j + t >= tile.from && j + t < tile.to
-                          ? tile.k[j + t] + k_offset + d / 2 * source.k_addr.dim_outer_stride * 2
-                          : m.zeros,
-                      k_packed + j * m.depth + (d / 2 * kPanel + t) * 2);
-        k[j / kPanel] = k_packed + j * m.depth;
-      }
-    }
+    find_key_panels(tile, h, c, k);
+    if (tiles) return multiply_tiles(tile, next, h, c, k);
     for (int64_t j = c.from; j < c.to; j += 2) {
-      const bool first = j >= tile.from && j < tile.to, second = j + 1 >= tile.from && j + 1 < tile.to;
-      uint16_t* pair = v_packed + j * m.dv_padded;
-      if (first && second && source.block_size % 2 == 0) {
-        v[j / 2] = reinterpret_cast<const uint16_t*>(tile.v[j] + v_offset);
-        continue;
-      }
-      // A half that does not exist may hold anything, NaN too, and 0 * NaN is NaN: it becomes 0.
-      for (int64_t d = 0; d < it.head_dim_v; ++d) {
-        pair[2 * d] = first ? element_at(tile.v[j] + v_offset, 2 * d) : uint16_t{0};
-        pair[2 * d + 1] = second ? element_at(tile.v[j + 1] + v_offset, 2 * d) : uint16_t{0};
-      }
-      v[j / 2] = pair;
+      const bool direct = j >= tile.from && j + 1 < tile.to && source.block_size % 2 == 0;
+      v[j / 2] = direct ? reinterpret_cast<const uint16_t*>(tile.v[j] + h * source.v_head_stride * 2)
+                        : copy_value_pair(tile, h, j);
     }
     prefetch_keys(next, h, round_up(m.rows, 4) / 4 * it.head_dim / 8);
     S::scores_of_panels(k + c.from / kPanel, (c.to - c.from) / kPanel, it.head_dim, m.q + h * m.rows * m.depth, m.depth,
@@ -345,6 +361,33 @@ void StreamRun<S>::attend_panels(const StreamTile& tile, const StreamTile* next,
     softmax(tile, h, c);
     S::output_of_pairs(v + c.from / 2, c.to - c.from, it.head_dim_v, m.p + c.from, m.rows,
                        m.o + h * m.rows * m.dv_padded, m.dv_padded, ahead);
+    ahead.finish();
+  }
+}
+
+template <class S>
+void StreamRun<S>::multiply_tiles(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c,
+                                  const uint16_t* const* k) {
+  if constexpr (S::kReadsTiles) {
+    const int64_t groups = (c.to - c.from) / kPanel;
+    const uint16_t* v[kStreamKeys / kPanel];
+    int64_t strides[kStreamKeys / kPanel];
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t j = c.from + g * kPanel;
+      if (j >= tile.from && j + kPanel <= tile.to && source.block_size % kPanel == 0) {
+        v[g] = reinterpret_cast<const uint16_t*>(tile.v[j] + h * source.v_head_stride * 2);
+        strides[g] = source.v_addr.token_outer_stride * 2;
+        continue;
+      }
+      v[g] = copy_value_pair(tile, h, j);
+      for (int64_t i = 2; i < kPanel; i += 2) copy_value_pair(tile, h, j + i);
+      strides[g] = m.dv_padded * 4;
+    }
+    prefetch_keys(next, h, groups * it.head_dim / 32);
+    S::tile_scores(k + c.from / kPanel, groups, it.head_dim, m.q + h * m.rows * m.depth, m.depth, m.s + c.from, ahead);
+    prefetch_values(next, h, groups * it.head_dim_v / 16);
+    softmax(tile, h, c);
+    S::tile_output(v, strides, groups, it.head_dim_v, m.p + c.from, m.o + h * m.rows * m.dv_padded, m.dv_padded, ahead);
     ahead.finish();
   }
 }

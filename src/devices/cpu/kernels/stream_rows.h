@@ -140,6 +140,7 @@ struct FmaStream {
   static constexpr int kUnit = 1;
   static constexpr int kExpDegree = 5;
   static constexpr bool kReadsPanels = false;
+  static constexpr bool kReadsTiles = false;
   struct Chunk {
     F32 x, y;
   };
