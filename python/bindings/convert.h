@@ -31,6 +31,7 @@ T value_or_raise(Result<T> result) {
 // Fields of a description; a value of another kind is an invalid argument, not a JSON error.
 std::string text_field(const Json& json, const char* field, const std::string& fallback);
 int64_t integer_field(const Json& json, const char* field, int64_t fallback);
+int32_t int32_field(const Json& json, const char* field, int32_t fallback);
 
 Json parse_json(const tvm::ffi::String& text);
 AttentionSpec spec_from(const Json& json);

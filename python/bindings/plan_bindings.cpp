@@ -123,7 +123,7 @@ int64_t plan_make(const String& description, OptionalTensor query_start_loc, Opt
   request.batch.block_table = host_array_from<int32_t>("block_table", block_table);
   request.batch.slot_mapping = host_array_from<int64_t>("slot_mapping", slot_mapping);
   request.batch.max_blocks_per_request = integer_field(json, "max_blocks_per_request", 0);
-  request.batch.shared_prefix_len = static_cast<int32_t>(integer_field(json, "shared_prefix_len", 0));
+  request.batch.shared_prefix_len = int32_field(json, "shared_prefix_len", 0);
   handle.plan = value_or_raise(handle.backend->plan(*handle.device, request));
   return plans().add(std::make_shared<PlanHandle>(std::move(handle)));
 }

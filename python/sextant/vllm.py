@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from sextant import api
+from sextant._dlpack import workspace_beside
 from sextant.torch import dtype_name
 from sextant.transformers import MHA_BACKENDS
 
@@ -171,7 +172,7 @@ def _make_class(backend: str):
                 cache = api.KvCacheSpec(blocks, block_size, self.num_kv_heads, self.head_size, spec.dtype, layout="HND")
                 plan = api.plan(backend, spec, cache, query_start_loc=metadata.query_start_loc, seq_lens=metadata.seq_lens,
                                 block_table=metadata.block_table, slot_mapping=metadata.slot_mapping, device=str(metadata.seq_lens.device))
-                metadata.plans[key] = plan, api._workspace_like(metadata.seq_lens, plan.workspace_bytes)
+                metadata.plans[key] = plan, workspace_beside(metadata.seq_lens, plan.workspace_bytes)
             return metadata.plans[key]
 
     class Backend(AttentionBackend):
