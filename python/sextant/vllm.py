@@ -50,9 +50,17 @@ def register() -> None:
             return _class_path(name)
         if selected_backend is None and name:
             _refuse_unknown(name, AttentionBackendEnum)
+        for wrong in _near_misses():
+            logger.warning_once("the environment sets %s, which nothing reads; did you mean %s?", wrong, _VARIABLE)
         return original(cls, selected_backend, attn_selector_config, num_heads)
 
     platform.get_attn_backend_cls = classmethod(get_attn_backend_cls)
+
+
+def _near_misses() -> list[str]:
+    """Variables that are set and were probably meant to be VLLM_ATTENTION_BACKEND."""
+    close = [name for name in os.environ if difflib.get_close_matches(name.upper().replace("ATTN", "ATTENTION"), [_VARIABLE], cutoff=0.9)]
+    return [name for name in close if name != _VARIABLE]
 
 
 def _refuse_unknown(name: str, registry) -> None:

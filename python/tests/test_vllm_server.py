@@ -58,8 +58,10 @@ def test_unknown_variable_is_refused(monkeypatch):
     with pytest.raises(ValueError, match='VLLM_ATTENTION_BACKEND is "ROCM_ATN"; did you mean ROCM_ATTN'):
         current_platform.get_attn_backend_cls(None, config)
     monkeypatch.delenv("VLLM_ATTENTION_BACKEND")
-    monkeypatch.setenv("VLLM_ATTENTION_BACKND", "ROCM_ATTN")
+    monkeypatch.setenv("VLLM_ATTENTION_BACKND", "ROCM_ATTN")  # as the article spells it
+    monkeypatch.setenv("VLLM_ATTN_BACKEND", "ROCM_ATTN")
     assert "sextant" not in current_platform.get_attn_backend_cls(None, config)
+    assert plugin._near_misses() == ["VLLM_ATTENTION_BACKND", "VLLM_ATTN_BACKEND"]
 
 
 def test_window_and_softcap(tmp_path):
