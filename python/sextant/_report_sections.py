@@ -115,7 +115,7 @@ def peers(data: dict) -> tuple[str, str]:
 
 
 def _machine_facts(machine: dict, ceilings: dict) -> dict:
-    facts = {}
+    facts: dict = {}
     for key, label in (("name", "machine"), ("cpu", "processor"), ("device_name", "device"), ("architecture", "kernels"), ("threads", "threads"), ("cores", "cores"), ("system", "system")):
         if machine.get(key) not in (None, "", *facts.values()):  # a CPU is its own device
             facts[label] = machine[key]
@@ -128,7 +128,7 @@ def _machine_facts(machine: dict, ceilings: dict) -> dict:
 
 
 def _ceiling_facts(ceilings: dict) -> dict:
-    facts = {}
+    facts: dict = {}
     peak, read = _ceilings(ceilings)
     if peak:
         facts["compute ceiling, measured"] = f"{_text(peak)} TFLOP/s" + (f" ({ceilings['matrix_unit']})" if ceilings.get("matrix_unit") else "")
