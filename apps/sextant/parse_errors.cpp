@@ -48,8 +48,7 @@ std::string not_a_number(const CLI::App& verb, const std::string& text) {
   const std::string name = text.substr(colon + 2, equals - colon - 2);
   const CLI::Option* option = verb.get_option_no_throw(name);
   const bool whole = option == nullptr || option->get_type_name().rfind("FLOAT", 0) != 0;
-  return fmt::format("{} is \"{}\"; allowed: {}", name, text.substr(equals + 3),
-                     whole ? "a whole number" : "a number");
+  return fmt::format("{} is \"{}\"; allowed: {}", name, text.substr(equals + 3), whole ? "a whole number" : "a number");
 }
 
 std::string message_of(CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {

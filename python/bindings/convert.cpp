@@ -179,6 +179,32 @@ sextant::TensorView view_from(const char* field, const OptionalTensor& tensor, D
   return tensor.has_value() ? view_from(field, tensor.value(), device) : sextant::TensorView{};
 }
 
+void check_cache_dtype(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache) {
+  const bool fits = is_fp8(cache.dtype) ? size_of(view.dtype) == 1 : view.dtype == cache.dtype;
+  if (!fits)
+    raise_invalid(std::string(field) + " has dtype " + to_string(view.dtype) + "; allowed: " + to_string(cache.dtype));
+}
+
+void check_length(const char* field, const OptionalTensor& tensor, int64_t length, const char* what) {
+  if (tensor.has_value() && tensor.value().numel() < length)
+    raise_invalid(std::string(field) + " has " + std::to_string(tensor.value().numel()) +
+                  " elements; allowed: at least " + std::to_string(length) + " (" + what + ")");
+}
+
+int32_t num_scales_from(const OptionalTensor& k_scale, const OptionalTensor& v_scale, const KvCacheSpec& cache) {
+  for (const auto& [field, tensor] : {std::pair{"k_scale", &k_scale}, std::pair{"v_scale", &v_scale}}) {
+    const int64_t n = tensor->has_value() ? tensor->value().numel() : 1;
+    if (n != 1 && n != cache.num_kv_heads)
+      raise_invalid(std::string(field) + " has " + std::to_string(n) + " elements; allowed: 1 or " +
+                    std::to_string(cache.num_kv_heads) + " (num_kv_heads)");
+  }
+  if (k_scale.has_value() && v_scale.has_value() && k_scale.value().numel() != v_scale.value().numel())
+    raise_invalid("v_scale has " + std::to_string(v_scale.value().numel()) +
+                  " elements; allowed: " + std::to_string(k_scale.value().numel()) + ", as k_scale");
+  const OptionalTensor& given = k_scale.has_value() ? k_scale : v_scale;
+  return given.has_value() ? static_cast<int32_t>(given.value().numel()) : 1;
+}
+
 namespace {
 
 template <class T>

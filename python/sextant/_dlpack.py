@@ -29,6 +29,9 @@ def _passed(name: str, value: Any) -> Any:
     if value is None:
         return None
     if hasattr(value, "detach"):
+        if getattr(value, "is_meta", False) or str(getattr(value, "layout", "torch.strided")) != "torch.strided" or getattr(value, "is_quantized", False):
+            kind = value.device if getattr(value, "is_meta", False) else "quantised" if value.is_quantized else value.layout
+            raise SextantInvalidArgument(f"{name} is a {kind} tensor; allowed: strided tensors with memory on a CPU or GPU")
         return value.detach()
     if not hasattr(value, "__dlpack__"):
         raise SextantInvalidArgument(f"{name} is a {type(value).__name__}; allowed: a tensor of PyTorch, NumPy, JAX or CuPy")

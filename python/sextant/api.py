@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import operator
 import weakref
-from dataclasses import asdict, dataclass, field
-from typing import Any, Optional, Sequence, Union
+from dataclasses import dataclass, field
+from typing import Any, Iterator, Optional, Sequence, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +106,7 @@ def select(spec: AttentionSpec, cache: KvCacheSpec, backend: Optional[str] = Non
     """
     kind, index = _device(device)
     answer = json.loads(
-        library["select"](_dump(device=kind, device_index=index, spec=asdict(spec), cache=asdict(cache), backend=backend))
+        library["select"](_dump(device=kind, device_index=index, spec=_fields("spec", spec, AttentionSpec), cache=_fields("cache", cache, KvCacheSpec), backend=backend))
     )
     candidates = [Candidate(**c) for c in answer["candidates"]]
     return Selection(answer["chosen"], answer["source"], candidates, answer["warnings"])
@@ -119,7 +119,7 @@ def cache_shape(cache: KvCacheSpec, backend: Optional[str] = None, device: str =
     """
     kind, index = _device(device)
     named = {} if backend is None else {"backend": backend}
-    answer = json.loads(library["cache_shape"](_dump(device=kind, device_index=index, cache=asdict(cache), **named)))
+    answer = json.loads(library["cache_shape"](_dump(device=kind, device_index=index, cache=_fields("cache", cache, KvCacheSpec), **named)))
     return answer["k_shape"], answer["v_shape"], answer["layout"]
 
 
@@ -220,8 +220,8 @@ def plan(
         device=kind,
         device_index=index,
         backend=backend,
-        spec=asdict(spec),
-        cache=asdict(cache),
+        spec=_fields("spec", spec, AttentionSpec),
+        cache=_fields("cache", cache, KvCacheSpec),
         max_blocks_per_request=int(columns),
         shared_prefix_len=shared_prefix_len,
         options={
@@ -292,7 +292,7 @@ def varlen_plan(
     family: "portable" or "tuned" kernels. Raises as `plan` does.
     """
     kind, index = _device(device)
-    description = _dump(device=kind, device_index=index, family=family, spec=asdict(spec), lse_out=lse_out)
+    description = _dump(device=kind, device_index=index, family=family, spec=_fields("spec", spec, AttentionSpec), lse_out=lse_out)
     return VarlenPlan(
         library["varlen_make"](
             description, _host(query_start_loc, np.int32, "query_start_loc"), _host(key_start_loc, np.int32, "key_start_loc")
@@ -338,18 +338,33 @@ def reshape_and_cache(
     k_scale, v_scale: fp32 [1] or [Hkv] of an fp8 cache; what is stored is x / scale. Raises SextantInvalidArgument.
     """
     kind, index = _device(device)
-    description = _dump(device=kind, device_index=index, family=family, cache=asdict(cache))
+    description = _dump(device=kind, device_index=index, family=family, cache=_fields("cache", cache, KvCacheSpec))
     tensors = passed(k=k, v=v, slot_mapping=slot_mapping, k_cache=k_cache, v_cache=v_cache, k_scale=k_scale, v_scale=v_scale)
     library["reshape_and_cache"](description, *tensors, current_stream(k))
 
 
+def _fields(name: str, value: Any, wanted: type) -> dict[str, Any]:
+    if not isinstance(value, wanted):
+        raise SextantInvalidArgument(f"{name} is a {type(value).__name__}; allowed: sextant.{wanted.__name__}")
+    return {field: getattr(value, field) for field in value.__dataclass_fields__}  # type: ignore[attr-defined]
+
+
 def _dump(**description: Any) -> str:
+    for name, value in _leaves(description):
+        if isinstance(value, (float, np.floating)) and not np.isfinite(value):
+            raise SextantInvalidArgument(f"{name} is {value}; allowed: finite numbers")
     try:
-        return json.dumps(description, allow_nan=False, default=_plain)
-    except ValueError as error:
-        raise SextantInvalidArgument(f"a number of the description is not finite ({error}); allowed: finite numbers") from None
+        return json.dumps(description, default=_plain)
     except TypeError as error:
         raise SextantInvalidArgument(f"a value of the description cannot be used ({error}); allowed: plain numbers and strings") from None
+
+
+def _leaves(description: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in description.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _plain(value: Any) -> Any:

@@ -205,6 +205,8 @@ def attention(
     sinks, alibi_slopes: [Hq]. Raises SextantInvalidArgument and SextantUnsupported; gradients do not flow.
     """
     for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if not isinstance(tensor, torch.Tensor):
+            raise SextantInvalidArgument(f"{name} is a {type(tensor).__name__}; allowed: a torch.Tensor [B, H, S, D]")
         if tensor.dim() != 4:
             raise SextantInvalidArgument(f"{name} has shape {list(tensor.shape)}; allowed: [B, H, S, D]")
     expected = [query.shape[0], key.shape[1], key.shape[2]]

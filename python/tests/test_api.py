@@ -156,7 +156,7 @@ class TestBadInput:
             sextant.select(SPEC, CACHE, device="gpu")
 
     def test_nan_scale(self):
-        with pytest.raises(sextant.SextantInvalidArgument, match="not finite"):
+        with pytest.raises(sextant.SextantInvalidArgument, match="spec.softmax_scale is nan; allowed: finite numbers"):
             sextant.select(sextant.AttentionSpec(**{**SPEC.__dict__, "softmax_scale": float("nan")}), CACHE)
 
     def test_output_is_untouched_by_a_refused_call(self):
@@ -382,6 +382,58 @@ class TestStrangeInput:
         good = dict(query_start_loc=[0, 3], seq_lens=[11], block_table=[[2, 0, 3]])
         with pytest.raises(sextant.SextantError, match=message):
             sextant.plan("ROCM_AITER_FA", SPEC, CACHE, **{**good, **arguments})
+
+    def test_not_a_spec(self):
+        with pytest.raises(sextant.SextantInvalidArgument, match="spec is a int; allowed: sextant.AttentionSpec"):
+            sextant.select(1, CACHE)
+        with pytest.raises(sextant.SextantInvalidArgument, match="cache is a AttentionSpec; allowed: sextant.KvCacheSpec"):
+            sextant.cache_shape(SPEC, "TRITON_ATTN")
+
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"k_cache": np.zeros((4, 4, 2, 8), np.float16)}, "k_cache has dtype fp16; allowed: fp32"),  # half the memory that the spec says
+            ({"v_cache": np.zeros((4, 4, 2, 8), np.int32)}, "v_cache has dtype int32; allowed: fp32"),
+            ({"k_cache": np.zeros((3, 4, 2, 8), np.float32)}, "at least 256"),
+            ({"k": np.zeros((1, 2, 8), np.float32)}, "k is fp32"),
+            ({"slot_mapping": np.array([1, 16])}, r"slot_mapping\[1\] is 16; allowed: below 16"),
+            ({"slot_mapping": np.array([5, 5])}, r"slot_mapping\[1\] is 5; allowed: a slot of its own"),
+            ({"family": "fast"}, 'family is "fast"; allowed: portable, tuned'),
+        ],
+    )
+    def test_reshape_and_cache(self, changes, message):
+        memory = {name: np.zeros((4, 4, 2, 8), np.float32) for name in ("k_cache", "v_cache")}
+        rows = {name: np.ones((2, 2, 8), np.float32) for name in ("k", "v")}
+        arguments = {**rows, "slot_mapping": np.array([5, 6]), **memory, **changes}
+        with pytest.raises(sextant.SextantInvalidArgument, match=message):
+            sextant.reshape_and_cache(cache=CACHE, **arguments)
+        assert not memory["k_cache"].any() and not memory["v_cache"].any()
+
+    def test_scales(self):
+        """One number of scales for K and V: a kernel that reads a scale a head must not read past a single one."""
+        cache = sextant.KvCacheSpec(**{**CACHE.__dict__, "dtype": "fp8_e4m3fn"})
+        memory = [np.zeros((4, 4, 2, 8), np.uint8) for _ in range(2)]
+        rows, slots = np.ones((2, 2, 8), np.float32), np.array([5, 6])
+
+        def write(k_scale, v_scale):
+            sextant.reshape_and_cache(rows, rows, slots, *memory, cache, k_scale=k_scale, v_scale=v_scale)
+
+        one, two, three = (np.full(n, 0.5, np.float32) for n in (1, 2, 3))
+        for k_scale, v_scale, message in ((two, one, "v_scale has 1 elements; allowed: 2, as k_scale"), (None, three, "v_scale has 3 elements; allowed: 1 or 2")):
+            with pytest.raises(sextant.SextantInvalidArgument, match=message):
+                write(k_scale, v_scale)
+            assert not memory[0].any() and not memory[1].any()
+        write(None, np.array([0.5, 0.25], np.float32))  # 1 / 0.5 and 1 / 0.25 in e4m3fn
+        assert memory[1][1, 1, :, 0].tolist() == [0x40, 0x48] and memory[0][1, 1, :, 0].tolist() == [0x38, 0x38]
+
+    @pytest.mark.parametrize("seq_lens", [[10], [8], [-1], [10**8]])
+    def test_varlen_lengths(self, seq_lens):
+        plan = sextant.varlen_plan(SPEC, query_start_loc=[0, 5], key_start_loc=[0, 9])
+        q, k, out = np.ones((5, 4, 8), np.float32), np.ones((9, 2, 8), np.float32), np.full((5, 4, 8), np.nan, np.float32)
+        with pytest.raises(sextant.SextantInvalidArgument, match=r"seq_lens\[0\] is .*; allowed: 9, as planned"):
+            plan.run(q=q, k=k, v=k, out=out, query_start_loc=np.array([0, 5], np.int32), key_start_loc=np.array([0, 9], np.int32),
+                     seq_lens=np.array(seq_lens, np.int32))  # fmt: skip
+        assert np.isnan(out).all()
 
     @pytest.mark.parametrize("field, value", [("num_heads", 0), ("num_heads", 3), ("head_dim", 7), ("head_dim", 10**6), ("dtype", "int4"), ("num_heads", "4"),
                                               ("num_heads", None), ("num_heads", 2**40), ("sliding_window", -1), ("softmax_scale", float("inf"))])

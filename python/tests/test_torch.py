@@ -68,7 +68,23 @@ def test_freed_tensor_is_refused():
         st.varlen_attention(q, k, v, [7, 7], [7, 7], 0.125)
 
 
+@pytest.mark.parametrize("tensor, kind", [(torch.empty(14, 8, 64, device="meta"), "meta"), (torch.zeros(14, 8, 64).to_sparse(), "sparse"),
+                                          (torch.quantize_per_tensor(torch.zeros(14, 8, 64), 1.0, 0, torch.qint8), "quantised")])  # fmt: skip
+def test_tensors_without_plain_memory(tensor, kind):
+    _, k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], 64) for x in dense_inputs())
+    spec = sextant.AttentionSpec(num_heads=8, num_kv_heads=2, head_dim=64, softmax_scale=0.125, dtype="fp32")
+    plan = sextant.varlen_plan(spec, query_start_loc=[0, 14], key_start_loc=[0, 14])
+    lengths = dict(query_start_loc=torch.tensor([0, 14], dtype=torch.int32), key_start_loc=torch.tensor([0, 14], dtype=torch.int32),
+                   seq_lens=torch.tensor([14], dtype=torch.int32))  # fmt: skip
+    with pytest.raises(sextant.SextantInvalidArgument, match=f"q is a .*{kind}.* tensor; allowed: strided"):
+        plan.run(q=tensor, k=k, v=v, out=torch.empty(14, 8, 64), **lengths)
+
+
 def test_bad_shapes():
+    with pytest.raises(sextant.SextantInvalidArgument, match="key is a NoneType; allowed: a torch.Tensor"):
+        st.attention(torch.zeros(1, 1, 1, 8), None, None)
+    with pytest.raises(sextant.SextantInvalidArgument, match='family is "fast"; allowed: portable, tuned'):
+        st.attention(*[torch.zeros(1, 1, 1, 8)] * 3, family="fast")
     q, k, v = dense_inputs()
     with pytest.raises(sextant.SextantInvalidArgument, match="query has shape"):
         st.attention(q[0], k, v)
