@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import operator
 import weakref
 from dataclasses import dataclass, field
-from typing import Any, Iterator, Optional, Sequence, Union
+from typing import Any, Optional, Sequence, Union
 
 import numpy as np
 import numpy.typing as npt
 
-from sextant._dlpack import Tensor, current_stream, library_of, passed, workspace_beside
+from sextant._describe import device_of, dump, fields, host_integers
+from sextant._dlpack import Tensor, current_stream, passed, workspace_beside
 from sextant._library import library
 from sextant.errors import SextantInvalidArgument
 
 HostIntegers = Union[Sequence[int], "npt.NDArray[np.integer[Any]]", Tensor]  # read on the host; a GPU's tensor is copied there
 HostTable = Union[Sequence[Sequence[int]], "npt.NDArray[np.integer[Any]]", Tensor]
-
-_DEVICE_KINDS = {"cpu": "cpu", "cuda": "cuda", "hip": "hip", "hip-emulated": "hip-emulated"}
 
 
 @dataclass(frozen=True)
@@ -104,9 +102,9 @@ def select(spec: AttentionSpec, cache: KvCacheSpec, backend: Optional[str] = Non
 
     Raises SextantNotFound for an unknown name and SextantUnsupported when the explicit choice cannot serve.
     """
-    kind, index = _device(device)
+    kind, index = device_of(device)
     answer = json.loads(
-        library["select"](_dump(device=kind, device_index=index, spec=_fields("spec", spec, AttentionSpec), cache=_fields("cache", cache, KvCacheSpec), backend=backend))
+        library["select"](dump(device=kind, device_index=index, spec=fields("spec", spec, AttentionSpec), cache=fields("cache", cache, KvCacheSpec), backend=backend))
     )
     candidates = [Candidate(**c) for c in answer["candidates"]]
     return Selection(answer["chosen"], answer["source"], candidates, answer["warnings"])
@@ -117,9 +115,9 @@ def cache_shape(cache: KvCacheSpec, backend: Optional[str] = None, device: str =
 
     The layout "preferred" asks what `backend` likes on the device. Raises SextantInvalidArgument and SextantNotFound.
     """
-    kind, index = _device(device)
+    kind, index = device_of(device)
     named = {} if backend is None else {"backend": backend}
-    answer = json.loads(library["cache_shape"](_dump(device=kind, device_index=index, cache=_fields("cache", cache, KvCacheSpec), **named)))
+    answer = json.loads(library["cache_shape"](dump(device=kind, device_index=index, cache=fields("cache", cache, KvCacheSpec), **named)))
     return answer["k_shape"], answer["v_shape"], answer["layout"]
 
 
@@ -211,17 +209,17 @@ def plan(
     Raises SextantInvalidArgument (a wrong batch, spec or option), SextantNotFound (unknown backend), SextantUnsupported (the backend
     cannot serve this) and SextantUnavailable (no such device).
     """
-    kind, index = _device(device)
-    table = None if block_table is None else _host(block_table, np.int32, "block_table", "[requests, max_blocks]")
+    kind, index = device_of(device)
+    table = None if block_table is None else host_integers(block_table, np.int32, "block_table", "[requests, max_blocks]")
     columns = max_blocks_per_request if table is None else table.shape[1]
     if columns is None:
         raise SextantInvalidArgument("max_blocks_per_request is missing; allowed: an integer, or a block_table")
-    description = _dump(
+    description = dump(
         device=kind,
         device_index=index,
         backend=backend,
-        spec=_fields("spec", spec, AttentionSpec),
-        cache=_fields("cache", cache, KvCacheSpec),
+        spec=fields("spec", spec, AttentionSpec),
+        cache=fields("cache", cache, KvCacheSpec),
         max_blocks_per_request=int(columns),
         shared_prefix_len=shared_prefix_len,
         options={
@@ -235,10 +233,10 @@ def plan(
     )
     handle = library["plan_make"](
         description,
-        _host(query_start_loc, np.int32, "query_start_loc"),
-        _host(seq_lens, np.int32, "seq_lens"),
+        host_integers(query_start_loc, np.int32, "query_start_loc"),
+        host_integers(seq_lens, np.int32, "seq_lens"),
         table,
-        None if slot_mapping is None else _host(slot_mapping, np.int64, "slot_mapping"),
+        None if slot_mapping is None else host_integers(slot_mapping, np.int64, "slot_mapping"),
     )
     return Plan(handle, device)
 
@@ -291,11 +289,11 @@ def varlen_plan(
 
     family: "portable" or "tuned" kernels. Raises as `plan` does.
     """
-    kind, index = _device(device)
-    description = _dump(device=kind, device_index=index, family=family, spec=_fields("spec", spec, AttentionSpec), lse_out=lse_out)
+    kind, index = device_of(device)
+    description = dump(device=kind, device_index=index, family=family, spec=fields("spec", spec, AttentionSpec), lse_out=lse_out)
     return VarlenPlan(
         library["varlen_make"](
-            description, _host(query_start_loc, np.int32, "query_start_loc"), _host(key_start_loc, np.int32, "key_start_loc")
+            description, host_integers(query_start_loc, np.int32, "query_start_loc"), host_integers(key_start_loc, np.int32, "key_start_loc")
         )
     )
 
@@ -315,9 +313,9 @@ def merge_attn_states(
 
     The inputs are out [T, H, D] and lse fp32 [H, T], natural logarithm, of each state. Raises SextantInvalidArgument.
     """
-    kind, index = _device(device)
+    kind, index = device_of(device)
     tensors = passed(prefix_out=prefix_out, prefix_lse=prefix_lse, suffix_out=suffix_out, suffix_lse=suffix_lse, out=out, lse=lse)
-    library["merge_attn_states"](_dump(device=kind, device_index=index, family=family), *tensors, current_stream(out))
+    library["merge_attn_states"](dump(device=kind, device_index=index, family=family), *tensors, current_stream(out))
 
 
 def reshape_and_cache(
@@ -337,66 +335,7 @@ def reshape_and_cache(
 
     k_scale, v_scale: fp32 [1] or [Hkv] of an fp8 cache; what is stored is x / scale. Raises SextantInvalidArgument.
     """
-    kind, index = _device(device)
-    description = _dump(device=kind, device_index=index, family=family, cache=_fields("cache", cache, KvCacheSpec))
+    kind, index = device_of(device)
+    description = dump(device=kind, device_index=index, family=family, cache=fields("cache", cache, KvCacheSpec))
     tensors = passed(k=k, v=v, slot_mapping=slot_mapping, k_cache=k_cache, v_cache=v_cache, k_scale=k_scale, v_scale=v_scale)
     library["reshape_and_cache"](description, *tensors, current_stream(k))
-
-
-def _fields(name: str, value: Any, wanted: type) -> dict[str, Any]:
-    if not isinstance(value, wanted):
-        raise SextantInvalidArgument(f"{name} is a {type(value).__name__}; allowed: sextant.{wanted.__name__}")
-    return {field: getattr(value, field) for field in value.__dataclass_fields__}  # type: ignore[attr-defined]
-
-
-def _dump(**description: Any) -> str:
-    for name, value in _leaves(description):
-        if isinstance(value, (float, np.floating)) and not np.isfinite(value):
-            raise SextantInvalidArgument(f"{name} is {value}; allowed: finite numbers")
-    try:
-        return json.dumps(description, default=_plain)
-    except TypeError as error:
-        raise SextantInvalidArgument(f"a value of the description cannot be used ({error}); allowed: plain numbers and strings") from None
-
-
-def _leaves(description: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in description.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's numbers and torch's devices and sizes, which JSON does not know."""
-    return value.item() if isinstance(value, np.generic) else operator.index(value)
-
-
-def _device(name: Any) -> tuple[str, int]:
-    """"cuda:1" (or a torch.device) -> ("cuda", 1)."""
-    kind, _, index = str(name).partition(":")
-    if kind not in _DEVICE_KINDS or (index and not index.isdigit()):
-        raise SextantInvalidArgument(f'device is "{name}"; allowed: cpu, cuda, hip, hip-emulated, with an index such as cuda:1')
-    return kind, int(index or 0)
-
-
-def _host(values: Any, dtype: type[np.signedinteger[Any]], name: str, shape: str = "[n]") -> npt.NDArray[Any]:
-    """Integers on the host, of `dtype` and of the rank that `shape` shows."""
-    if hasattr(values, "detach"):  # a torch tensor, possibly on a GPU: planning needs it on the host
-        values = values.detach().cpu().numpy()
-    elif library_of(values) == "cupy":
-        values = values.get()
-    elif hasattr(values, "__dlpack__") and not hasattr(values, "__array__"):
-        values = np.from_dlpack(values)
-    try:
-        array = np.asarray(values)
-    except (TypeError, ValueError) as error:  # rows of different lengths, for instance
-        raise SextantInvalidArgument(f"{name} is not an array ({error}); allowed: integers {shape}") from None
-    rank = shape.count(",") + 1
-    if array.size and array.dtype.kind not in "iu":
-        raise SextantInvalidArgument(f"{name} has dtype {array.dtype}; allowed: integers")
-    if array.ndim != rank:
-        raise SextantInvalidArgument(f"{name} has rank {array.ndim}; allowed: {rank} ({shape})")
-    if array.size and (array.max() > np.iinfo(dtype).max or array.min() < np.iinfo(dtype).min):
-        raise SextantInvalidArgument(f"{name} holds values beyond {np.dtype(dtype)}; allowed: {np.dtype(dtype)}")
-    return np.require(array, dtype, ["C_CONTIGUOUS", "WRITEABLE"])  # DLPack does not hand over read-only memory

@@ -81,7 +81,7 @@ def test_window_and_softcap(tmp_path):
 
     def tokens(backend):
         command = [sys.executable, str(script), str(tmp_path), backend, prompts]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900)
         assert done.returncode == 0, done.stdout[-3000:]
         assert backend == "CPU_ATTN" or f"Using Sextant's {backend} backend" in done.stdout
         return [line for line in done.stdout.splitlines() if line.startswith("TOKENS")]
