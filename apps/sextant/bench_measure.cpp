@@ -109,6 +109,18 @@ Result<Timing> time_runs(Device& device, const Backend& backend, const Prepared&
 
 }  // namespace
 
+double bytes_needed(const AttentionSpec& spec, DType cache_dtype, int32_t block_size,
+                    const std::vector<RequestLengths>& requests) {
+  double tokens = 0;
+  for (const RequestLengths& request : requests) tokens += request.query_len;
+  const double slots = static_cast<double>(blocks_needed(requests, block_size)) * block_size;
+  const int64_t wide = spec.head_dim + spec.value_head_dim();
+  const int64_t cached =
+      spec.mla.enabled() ? spec.mla.kv_lora_rank + spec.mla.qk_rope_head_dim : spec.num_kv_heads * wide;
+  return slots * static_cast<double>(cached * static_cast<int64_t>(size_of(cache_dtype))) +
+         tokens * static_cast<double>(spec.num_heads * wide * static_cast<int64_t>(size_of(spec.dtype)));
+}
+
 Result<BenchCase> make_bench_case(const AttentionSpec& spec, DType cache_dtype, int32_t block_size,
                                   const std::vector<RequestLengths>& requests) {
   BenchCase bench{spec, cache_dtype, block_size, requests, {}, 0};

@@ -47,6 +47,9 @@ struct BenchCase {
   BatchArrays batch;
   int64_t num_blocks = 0;
 };
+// Of its cache and its dense tensors, without workspace.
+double bytes_needed(const AttentionSpec& spec, DType cache_dtype, int32_t block_size,
+                    const std::vector<RequestLengths>& requests);
 Result<BenchCase> make_bench_case(const AttentionSpec& spec, DType cache_dtype, int32_t block_size,
                                   const std::vector<RequestLengths>& requests);
 

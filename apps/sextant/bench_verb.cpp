@@ -5,6 +5,7 @@
 #include "bench_measure.h"
 #include "ceilings.h"
 #include "machine.h"
+#include "parse_errors.h"
 #include "progress.h"
 #include "table.h"
 #include "verbs.h"
@@ -51,6 +52,21 @@ struct BenchPlan {
   std::vector<const Backend*> backends;
 };
 
+Status check_memory(const BenchPlan& plan, const BenchArguments& arguments, const DeviceInfo& device) {
+  const bool own_memory = device.kind == DeviceKind::kCuda || device.kind == DeviceKind::kHip;
+  const int64_t memory = own_memory ? device.memory_bytes : this_machine().available_bytes;
+  for (const LoadedModel& model : plan.models)
+    for (const auto& [text, requests] : plan.batches) {
+      const double bytes =
+          bytes_needed(model.shape.layers.front(), model.cache_dtype, arguments.shape.block_size, requests);
+      if (bytes > static_cast<double>(memory))
+        return Status(StatusCode::kResourceExhausted,
+                      fmt::format("batch \"{}\" of {} needs {:.1f} GiB for one layer; allowed: what fits {} of memory",
+                                  text, model.shape.name, bytes / 0x1p30, bytes_text(memory)));
+    }
+  return Status::ok();
+}
+
 Result<BenchPlan> plan_bench(const BenchArguments& arguments, const DeviceInfo& device) {
   BenchPlan plan;
   auto backends = parse_backends(arguments.backends);
@@ -66,6 +82,7 @@ Result<BenchPlan> plan_bench(const BenchArguments& arguments, const DeviceInfo& 
     if (!model) return model.status();
     plan.models.push_back(std::move(*model));
   }
+  SEXTANT_RETURN_IF_ERROR(check_memory(plan, arguments, device));
   return plan;
 }
 
@@ -240,13 +257,13 @@ void add_bench_verb(CLI::App& app, Action& action) {
       ->capture_default_str();
   verb->add_option("--block-size", a->shape.block_size, "Tokens a KV block")->capture_default_str();
   verb->add_option("--warm-up", a->measure.warm_up, "Runs before timing")
-      ->check(CLI::Range(1, 1000))
+      ->check(between(1, 1000))
       ->capture_default_str();
   verb->add_option("--repeats", a->measure.repeats, "Timed runs; 0: what fits --seconds, at least 5")
-      ->check(CLI::Range(0, 100000))
+      ->check(between(0, 100000))
       ->capture_default_str();
   verb->add_option("--seconds", a->measure.seconds, "Time for one backend on one batch")
-      ->check(CLI::Range(0.0, 3600.0))
+      ->check(between(0, 3600))
       ->capture_default_str();
   verb->add_option("--seed", a->measure.seed, "Of the random data")->capture_default_str();
   verb->add_flag("--all-layer-kinds", a->all_layer_kinds, "Also the layers with a window, where a model has both");

@@ -5,8 +5,7 @@
 #include <exception>
 
 #include "arguments.h"
-#include "sextant/selector.h"
-#include "types/near_miss.h"
+#include "parse_errors.h"
 #include "verbs.h"
 
 namespace {
@@ -20,29 +19,6 @@ constexpr char kFooter[] =
     "  sextant bench --batch q3616s20000,32q1s1k      how fast each backend is here\n"
     "  sextant replay                                 real traffic shapes through every backend\n"
     "Every verb takes --json (docs/json.md). Exit status: 0 success, 1 failure, 2 wrong usage or input.";
-
-// CLI11 says which word it did not expect; say which verb it may have been.
-int report_parse_error(CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
-  if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) return app.exit(error);
-  fmt::print(stderr, "sextant: {}\n", error.what());
-  const bool verb_given = !app.get_subcommands().empty();
-  std::vector<std::string> known;
-  if (verb_given) {
-    for (const CLI::Option* option : app.get_subcommands().front()->get_options())
-      for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
-  } else {
-    for (const CLI::App* verb : app.get_subcommands({})) known.push_back(verb->get_name());
-  }
-  for (int i = 1; i < argc; ++i) {
-    const std::string word(argv[i]);
-    const auto near = sextant::nearest(word.substr(0, word.find('=')), known);
-    if (near && *near != word.substr(0, word.find('=')))
-      fmt::print(stderr, "sextant: {}: did you mean {}?\n", word, *near);
-  }
-  fmt::print(stderr, "sextant: see sextant {}--help\n",
-             verb_given ? app.get_subcommands().front()->get_name() + " " : "");
-  return kBadUsage;
-}
 
 int run(int argc, char** argv) {
   CLI::App app{"Six attention backends over one paged KV cache: compared, chosen, measured, checked.", "sextant"};

@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include "arguments.h"
+#include "parse_errors.h"
 #include "replay_report.h"
 #include "replay_run.h"
 #include "verbs.h"
@@ -124,12 +125,12 @@ void add_replay_verb(CLI::App& app, Action& action) {
   list("--model", a->models, "Built-in names or config.json files");
   list("--backends", a->backends, "all, or names");
   verb->add_option("--requests", a->requests, "Requests of the trace, 0: all (default 32; a file's dry run: all)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(between(0, 1e7));
   verb->add_option("--layers", a->options.layers, "Layers of the model to run")->capture_default_str();
   verb->add_option("--shrink", a->shrink, "Divide all lengths by this (default 16 for the built-in trace, else 1)")
-      ->check(CLI::PositiveNumber);
+      ->check(between(1, 1e6));
   verb->add_option("--seconds", a->options.seconds, "Stop after this long, shared by the models; 0: never")
-      ->check(CLI::NonNegativeNumber)
+      ->check(between(0, 1e6))
       ->capture_default_str();
   verb->add_option("--device", a->device, kDeviceNames)->capture_default_str();
   verb->add_option("--dtype", a->shape.dtype, "Of queries, keys and values: auto, fp32, fp16, bf16")
@@ -138,7 +139,7 @@ void add_replay_verb(CLI::App& app, Action& action) {
       ->capture_default_str();
   verb->add_option("--block-size", a->shape.block_size, "Tokens a KV block")->capture_default_str();
   verb->add_option("--num-blocks", s.num_blocks, "KV blocks; 0: unbounded, as far as memory allows")
-      ->check(CLI::NonNegativeNumber)
+      ->check(between(0, 1e12))
       ->capture_default_str();
   verb->add_option("--max-num-batched-tokens", s.max_num_batched_tokens, "Token budget of a step")
       ->capture_default_str();

@@ -54,15 +54,6 @@ bool lives_on(DLDevice device, DeviceKind kind) {
   }
 }
 
-int32_t integer(const Json& json, const char* field, int32_t fallback) {
-  const auto it = json.find(field);
-  if (it == json.end() || it->is_null()) return fallback;
-  const int64_t value = integer_field(json, field, fallback);
-  if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max())
-    raise_invalid(std::string(field) + " is " + it->dump() + "; allowed: a 32-bit integer");
-  return static_cast<int32_t>(value);
-}
-
 float number(const Json& json, const char* field, float fallback) {
   const auto it = json.find(field);
   if (it == json.end() || it->is_null()) return fallback;
@@ -103,6 +94,13 @@ int64_t integer_field(const Json& json, const char* field, int64_t fallback) {
   return it->get<int64_t>();
 }
 
+int32_t int32_field(const Json& json, const char* field, int32_t fallback) {
+  const int64_t value = integer_field(json, field, fallback);
+  if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max())
+    raise_invalid(std::string(field) + " is " + std::to_string(value) + "; allowed: a 32-bit integer");
+  return static_cast<int32_t>(value);
+}
+
 Json parse_json(const tvm::ffi::String& text) {
   Json json = Json::parse(std::string(text), nullptr, false);
   if (!json.is_object()) raise_invalid("the description is not a JSON object");
@@ -111,19 +109,19 @@ Json parse_json(const tvm::ffi::String& text) {
 
 AttentionSpec spec_from(const Json& json) {
   AttentionSpec spec;
-  spec.num_heads = integer(json, "num_heads", 0);
-  spec.num_kv_heads = integer(json, "num_kv_heads", 0);
-  spec.head_dim = integer(json, "head_dim", 0);
-  spec.head_dim_v = integer(json, "head_dim_v", 0);
+  spec.num_heads = int32_field(json, "num_heads", 0);
+  spec.num_kv_heads = int32_field(json, "num_kv_heads", 0);
+  spec.head_dim = int32_field(json, "head_dim", 0);
+  spec.head_dim_v = int32_field(json, "head_dim_v", 0);
   spec.softmax_scale = number(json, "softmax_scale", 0);
-  spec.causal = integer(json, "causal", 1) != 0;
-  spec.sliding_window = integer(json, "sliding_window", 0);
+  spec.causal = int32_field(json, "causal", 1) != 0;
+  spec.sliding_window = int32_field(json, "sliding_window", 0);
   spec.logits_soft_cap = number(json, "logits_soft_cap", 0);
-  spec.has_sinks = integer(json, "has_sinks", 0) != 0;
-  spec.has_alibi = integer(json, "has_alibi", 0) != 0;
+  spec.has_sinks = int32_field(json, "has_sinks", 0) != 0;
+  spec.has_alibi = int32_field(json, "has_alibi", 0) != 0;
   spec.dtype = dtype_field(json, "dtype");
-  spec.mla = {integer(json, "kv_lora_rank", 0), integer(json, "qk_nope_head_dim", 0),
-              integer(json, "qk_rope_head_dim", 0), integer(json, "v_head_dim", 0)};
+  spec.mla = {int32_field(json, "kv_lora_rank", 0), int32_field(json, "qk_nope_head_dim", 0),
+              int32_field(json, "qk_rope_head_dim", 0), int32_field(json, "v_head_dim", 0)};
   raise_unless_ok(validate(spec));
   return spec;
 }
@@ -132,10 +130,10 @@ KvCacheSpec cache_spec_from(const Json& json, const Device& device, const Backen
   KvCacheSpec cache;
   cache.dtype = dtype_field(json, "dtype");
   cache.num_blocks = integer_field(json, "num_blocks", 0);
-  cache.block_size = integer(json, "block_size", 16);
-  cache.num_kv_heads = integer(json, "num_kv_heads", 0);
-  cache.head_dim = integer(json, "head_dim", 0);
-  cache.head_dim_v = integer(json, "head_dim_v", 0);
+  cache.block_size = int32_field(json, "block_size", 16);
+  cache.num_kv_heads = int32_field(json, "num_kv_heads", 0);
+  cache.head_dim = int32_field(json, "head_dim", 0);
+  cache.head_dim_v = int32_field(json, "head_dim_v", 0);
   if (cache.head_dim_v == 0) cache.head_dim_v = cache.head_dim;
   const std::string layout = text_field(json, "layout", "preferred");
   if (layout == "preferred" && backend != nullptr)
@@ -148,10 +146,10 @@ KvCacheSpec cache_spec_from(const Json& json, const Device& device, const Backen
 
 PlanOptions options_from(const Json& json) {
   PlanOptions options;
-  options.deterministic = integer(json, "deterministic", 0) != 0;
-  options.lse_out = integer(json, "lse_out", 0) != 0;
-  options.bounds = {integer(json, "max_query_len", 0), integer(json, "max_seq_len", 0)};
-  options.decode_max_query_len = integer(json, "decode_max_query_len", 1);
+  options.deterministic = int32_field(json, "deterministic", 0) != 0;
+  options.lse_out = int32_field(json, "lse_out", 0) != 0;
+  options.bounds = {int32_field(json, "max_query_len", 0), int32_field(json, "max_seq_len", 0)};
+  options.decode_max_query_len = int32_field(json, "decode_max_query_len", 1);
   options.chunk_workspace_rows = integer_field(json, "chunk_workspace_rows", 0);
   return options;
 }
@@ -179,6 +177,32 @@ sextant::TensorView view_from(const char* field, const Tensor& tensor, DeviceKin
 
 sextant::TensorView view_from(const char* field, const OptionalTensor& tensor, DeviceKind device) {
   return tensor.has_value() ? view_from(field, tensor.value(), device) : sextant::TensorView{};
+}
+
+void check_cache_dtype(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache) {
+  const bool fits = is_fp8(cache.dtype) ? size_of(view.dtype) == 1 : view.dtype == cache.dtype;
+  if (!fits)
+    raise_invalid(std::string(field) + " has dtype " + to_string(view.dtype) + "; allowed: " + to_string(cache.dtype));
+}
+
+void check_length(const char* field, const OptionalTensor& tensor, int64_t length, const char* what) {
+  if (tensor.has_value() && tensor.value().numel() < length)
+    raise_invalid(std::string(field) + " has " + std::to_string(tensor.value().numel()) +
+                  " elements; allowed: at least " + std::to_string(length) + " (" + what + ")");
+}
+
+int32_t num_scales_from(const OptionalTensor& k_scale, const OptionalTensor& v_scale, const KvCacheSpec& cache) {
+  for (const auto& [field, tensor] : {std::pair{"k_scale", &k_scale}, std::pair{"v_scale", &v_scale}}) {
+    const int64_t n = tensor->has_value() ? tensor->value().numel() : 1;
+    if (n != 1 && n != cache.num_kv_heads)
+      raise_invalid(std::string(field) + " has " + std::to_string(n) + " elements; allowed: 1 or " +
+                    std::to_string(cache.num_kv_heads) + " (num_kv_heads)");
+  }
+  if (k_scale.has_value() && v_scale.has_value() && k_scale.value().numel() != v_scale.value().numel())
+    raise_invalid("v_scale has " + std::to_string(v_scale.value().numel()) +
+                  " elements; allowed: " + std::to_string(k_scale.value().numel()) + ", as k_scale");
+  const OptionalTensor& given = k_scale.has_value() ? k_scale : v_scale;
+  return given.has_value() ? static_cast<int32_t>(given.value().numel()) : 1;
 }
 
 namespace {

@@ -31,6 +31,7 @@ T value_or_raise(Result<T> result) {
 // Fields of a description; a value of another kind is an invalid argument, not a JSON error.
 std::string text_field(const Json& json, const char* field, const std::string& fallback);
 int64_t integer_field(const Json& json, const char* field, int64_t fallback);
+int32_t int32_field(const Json& json, const char* field, int32_t fallback);
 
 Json parse_json(const tvm::ffi::String& text);
 AttentionSpec spec_from(const Json& json);
@@ -44,6 +45,13 @@ sextant::TensorView view_from(const char* field, const OptionalTensor& tensor, D
 // A contiguous array of T on `device`; null when absent.
 template <class T>
 T* array_from(const char* field, const OptionalTensor& tensor, DeviceKind device);
+// A cache's memory must be of the cache's dtype; fp8 formats may come as each other or as bytes, the spec says which.
+void check_cache_dtype(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache);
+// Raw pointers cannot say how long they are, so their lengths are checked here, where tensors still have shapes.
+void check_length(const char* field, const OptionalTensor& tensor, int64_t length, const char* what);
+// How many scales each array holds: one or one a KV head, the same number for K and V where both are given.
+int32_t num_scales_from(const OptionalTensor& k_scale, const OptionalTensor& v_scale, const KvCacheSpec& cache);
+
 // A contiguous host array.
 template <class T>
 std::span<const T> host_array_from(const char* field, const OptionalTensor& tensor);

@@ -22,7 +22,10 @@ HandleTable<VarlenHandle>& varlen_plans() {
 }
 
 const Ops& ops_of(const Json& json, const Device& device) {
-  return device.ops(text_field(json, "family", "tuned") == "portable" ? KernelFamily::kPortable : KernelFamily::kTuned);
+  const std::string family = text_field(json, "family", "tuned");
+  if (family != "portable" && family != "tuned")
+    raise(invalid_argument("family is \"" + family + "\"; allowed: portable, tuned"));
+  return device.ops(family == "portable" ? KernelFamily::kPortable : KernelFamily::kTuned);
 }
 
 // {device, device_index, family, spec, lse_out}; start locations on the host.
@@ -55,16 +58,10 @@ int64_t varlen_workspace_bytes(int64_t handle) {
   return static_cast<int64_t>(varlen_plans().get(handle)->plan->workspace_bytes());
 }
 
-void check_length(const char* field, const OptionalTensor& tensor, int64_t length) {
-  if (tensor.has_value() && tensor.value().numel() < length)
-    raise(invalid_argument(std::string(field) + " has " + std::to_string(tensor.value().numel()) +
-                           " elements; allowed: at least " + std::to_string(length)));
-}
-
 // Long enough; on the CPU also what was planned, since the kernels index by it.
-void check_start_loc(const char* field, const OptionalTensor& tensor, const std::vector<int32_t>& planned,
-                     DeviceKind device) {
-  check_length(field, tensor, static_cast<int64_t>(planned.size()));
+void check_planned(const char* field, const OptionalTensor& tensor, const std::vector<int32_t>& planned,
+                   DeviceKind device) {
+  check_length(field, tensor, static_cast<int64_t>(planned.size()), "as planned");
   if (!tensor.has_value() || device != DeviceKind::kCpu) return;
   const int32_t* values = array_from<int32_t>(field, tensor, device);
   for (size_t b = 0; b < planned.size(); ++b)
@@ -90,11 +87,14 @@ void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTens
   args.seq_lens = array_from<int32_t>("seq_lens", seq_lens, device);
   args.sinks = array_from<float>("sinks", sinks, device);
   args.alibi_slopes = array_from<float>("alibi_slopes", alibi_slopes, device);
-  check_start_loc("query_start_loc", query_start_loc, plan->query_start_loc, device);
-  check_start_loc("key_start_loc", key_start_loc, plan->key_start_loc, device);
-  check_length("seq_lens", seq_lens, static_cast<int64_t>(plan->key_start_loc.size()) - 1);
-  check_length("sinks", sinks, plan->num_heads);
-  check_length("alibi_slopes", alibi_slopes, plan->num_heads);
+  check_planned("query_start_loc", query_start_loc, plan->query_start_loc, device);
+  check_planned("key_start_loc", key_start_loc, plan->key_start_loc, device);
+  std::vector<int32_t> keys;  // of each sequence
+  for (size_t b = 0; b + 1 < plan->key_start_loc.size(); ++b)
+    keys.push_back(plan->key_start_loc[b + 1] - plan->key_start_loc[b]);
+  check_planned("seq_lens", seq_lens, keys, device);
+  check_length("sinks", sinks, plan->num_heads, "num_heads");
+  check_length("alibi_slopes", alibi_slopes, plan->num_heads, "num_heads");
   const sextant::TensorView scratch = view_from("workspace", workspace, device);
   if (static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) < plan->plan->workspace_bytes() &&
       plan->plan->workspace_bytes() > 0)
@@ -139,6 +139,8 @@ void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slo
                              "; allowed: below " + std::to_string(slots) + " (num_blocks * block_size)"));
   const sextant::TensorView k_memory = view_from("k_cache", k_cache, kind),
                             v_memory = view_from("v_cache", v_cache, kind);
+  check_cache_dtype("k_cache", k_memory, spec);
+  check_cache_dtype("v_cache", v_memory, spec);
   if (k_memory.num_elements() < k_elements(spec) || v_memory.num_elements() < v_elements(spec) ||
       !k_memory.is_contiguous() || !v_memory.is_contiguous())
     raise(invalid_argument("k_cache is " + to_string(k_memory) + " and v_cache " + to_string(v_memory) +
@@ -147,7 +149,7 @@ void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slo
   args.cache = make_kv_cache_view(spec, k_memory.data, v_memory.data);
   args.cache.k_scale = array_from<float>("k_scale", k_scale, kind);
   args.cache.v_scale = array_from<float>("v_scale", v_scale, kind);
-  if (k_scale.has_value()) args.cache.num_scales = static_cast<int32_t>(k_scale.value().numel());
+  args.cache.num_scales = num_scales_from(k_scale, v_scale, spec);
   raise_unless_ok(ops_of(json, *device).reshape_and_cache(args, {reinterpret_cast<void*>(stream)}));
 }
 

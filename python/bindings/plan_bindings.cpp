@@ -37,9 +37,7 @@ void use_strides(const char* field, const sextant::TensorView& view, const KvCac
 
 void* cache_memory(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache, int64_t elements,
                    int32_t dim, KvAddressing& address) {
-  if (size_of(view.dtype) != size_of(cache.dtype) || (!is_fp8(cache.dtype) && view.dtype != cache.dtype))
-    raise(invalid_argument(std::string(field) + " has dtype " + to_string(view.dtype) +
-                           "; allowed: " + to_string(cache.dtype)));
+  check_cache_dtype(field, view, cache);
   if (!view.is_contiguous()) {
     const bool plain = cache.layout == KvLayout::kNHD || cache.layout == KvLayout::kHND;
     if (!plain)
@@ -65,20 +63,6 @@ KvCacheView cache_view_from(const OptionalTensor& k, const OptionalTensor& v, co
     view.v = cache_memory("v_cache", view_from("v_cache", v, device), cache, v_elements(cache), cache.head_dim_v,
                           view.v_addr);
   return view;
-}
-
-// Raw pointers cannot say how long they are, so their lengths are checked here, where tensors still have shapes.
-void check_length(const char* field, const OptionalTensor& tensor, int64_t length, const char* what) {
-  if (tensor.has_value() && tensor.value().numel() < length)
-    raise(invalid_argument(std::string(field) + " has " + std::to_string(tensor.value().numel()) +
-                           " elements; allowed: at least " + std::to_string(length) + " (" + what + ")"));
-}
-
-// An array of scales holds one value or one a KV head.
-void check_scales(const char* field, const OptionalTensor& tensor, const KvCacheSpec& cache) {
-  if (tensor.has_value() && tensor.value().numel() != 1 && tensor.value().numel() != cache.num_kv_heads)
-    raise(invalid_argument(std::string(field) + " has " + std::to_string(tensor.value().numel()) +
-                           " elements; allowed: 1 or " + std::to_string(cache.num_kv_heads) + " (num_kv_heads)"));
 }
 
 // On the CPU the batch that `run` reads can be checked like the planned one: a table that changed since then must end
@@ -123,7 +107,7 @@ int64_t plan_make(const String& description, OptionalTensor query_start_loc, Opt
   request.batch.block_table = host_array_from<int32_t>("block_table", block_table);
   request.batch.slot_mapping = host_array_from<int64_t>("slot_mapping", slot_mapping);
   request.batch.max_blocks_per_request = integer_field(json, "max_blocks_per_request", 0);
-  request.batch.shared_prefix_len = static_cast<int32_t>(integer_field(json, "shared_prefix_len", 0));
+  request.batch.shared_prefix_len = int32_field(json, "shared_prefix_len", 0);
   handle.plan = value_or_raise(handle.backend->plan(*handle.device, request));
   return plans().add(std::make_shared<PlanHandle>(std::move(handle)));
 }
@@ -161,7 +145,7 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
   t.cache = cache_view_from(k_cache, v_cache, cache, device);
   t.cache.k_scale = array_from<float>("k_scale", k_scale, device);
   t.cache.v_scale = array_from<float>("v_scale", v_scale, device);
-  if (k_scale.has_value()) t.cache.num_scales = static_cast<int32_t>(k_scale.value().numel());
+  t.cache.num_scales = num_scales_from(k_scale, v_scale, cache);
   t.query_start_loc = array_from<int32_t>("query_start_loc", query_start_loc, device);
   t.seq_lens = array_from<int32_t>("seq_lens", seq_lens, device);
   t.block_table = array_from<int32_t>("block_table", block_table, device);
@@ -177,8 +161,6 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
   check_length("slot_mapping", slot_mapping, planned.batch.num_tokens(), "tokens");
   check_length("sinks", sinks, planned.spec.num_heads, "num_heads");
   check_length("alibi_slopes", alibi_slopes, planned.spec.num_heads, "num_heads");
-  check_scales("k_scale", k_scale, cache);
-  check_scales("v_scale", v_scale, cache);
   if (device == DeviceKind::kCpu && t.query_start_loc != nullptr && t.seq_lens != nullptr && t.block_table != nullptr)
     check_host_batch(planned, t, slot_mapping.has_value() ? slot_mapping.value().numel() : 0);
   const sextant::TensorView scratch = view_from("workspace", workspace, device);

@@ -12,6 +12,7 @@ Tensors of PyTorch, NumPy, JAX and CuPy are taken through DLPack without a copy.
 
 from sextant.api import (
     AttentionSpec,
+    Candidate,
     KvCacheSpec,
     Plan,
     Selection,
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttentionSpec",
+    "Candidate",
     "KvCacheSpec",
     "Plan",
     "Selection",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 
 import plotly.graph_objects as go
 
@@ -62,13 +63,14 @@ def replay(data: dict) -> tuple[str, str]:
     for model in _unique(rows, "model"):
         mine = [row for row in rows if row.get("model", "") == model]
         names = [row["backend"] for row in mine]
-        speed = go.Figure(go.Bar(x=names, y=[row["tokens_per_s"] for row in mine], marker_color=[_color(n) for n in names],
+        speed = go.Figure(go.Bar(x=[_two_lines(name) for name in names], y=[row["tokens_per_s"] for row in mine], marker_color=[_color(n) for n in names],
                                  text=[_text(row["tokens_per_s"]) for row in mine], textposition="outside", cliponaxis=False))
         steps = go.Figure()
         for row in mine:
             points = [(p, row["step_ms"][p]) for p in ("p50", "p90", "p99", "max") if p in row["step_ms"]]
             steps.add_scatter(x=[p for p, _ in points], y=[y for _, y in points], mode="lines+markers", name=row["backend"], line_color=_color(row["backend"]))
-        steps.update_yaxes(type="log", dtick=1)
+        speed.update_xaxes(tickangle=0)
+        _logarithmic(steps, [y for trace in steps.data for y in trace.y])
         left = _figure(speed, "Tokens a second through one layer", "tokens/s", legend=False)
         right = _figure(steps, "Time of a step", "ms, logarithmic")
         parts.append(f"<h3>{html.escape(model or 'Replay')}</h3>{_pair(left, right)}")
@@ -82,16 +84,20 @@ def peers(data: dict) -> tuple[str, str]:
     """(title, HTML) of bench/peers/run.py."""
     rows = [row for row in data["results"] if "us" in row]
     ceilings = data.get("ceilings") or {}
-    parts = [_facts({"torch": data.get("torch", ""), **{f"ceiling: {k}": v for k, v in ceilings.items()}})]
+    peak, copy = _ceilings(ceilings)
+    parts = [_facts({"device": data["device"], "torch": data.get("torch", ""), **_ceiling_facts(ceilings)})]
     for title, wanted in (("MHA attention performance comparison", False), ("MLA attention performance comparison", True)):
         mine = [row for row in rows if row["case"].startswith("mla") == wanted]
         figures = []
-        for what, decode, metric, unit in (("Decode", True, "tbs", "TB/s of KV"), ("Prefill and extend", False, "tflops", "TFLOP/s")):
+        for what, decode, metric, unit, level in (("Decode", True, "tbs", "TB/s of KV", copy / 1000), ("Prefill and extend", False, "tflops", "TFLOP/s", peak)):
             chosen = [row for row in mine if ("decode" in row["case"]) == decode]
             if chosen:
-                figures.append(_figure(_bars(chosen, "case", "name", metric), what, unit))
+                bars = _bars(chosen, "case", "name", metric)
+                _ceiling_line(bars, level)
+                figures.append(_figure(bars, what, unit))
         if figures:
             parts.append(f"<h3>{title}, with peers</h3>" + "".join(figures))
+    parts.append(_roofline([{**row, "backend": row["name"], "batch": row["case"], "gbs": row["tbs"] * 1000} for row in rows if row.get("tbs")], ceilings))
     advice = []
     for case in _unique(rows, "case"):
         mine = sorted((row for row in rows if row["case"] == case), key=lambda row: row["us"])
@@ -109,20 +115,25 @@ def peers(data: dict) -> tuple[str, str]:
 
 
 def _machine_facts(machine: dict, ceilings: dict) -> dict:
-    facts = {}
+    facts: dict = {}
     for key, label in (("name", "machine"), ("cpu", "processor"), ("device_name", "device"), ("architecture", "kernels"), ("threads", "threads"), ("cores", "cores"), ("system", "system")):
-        if machine.get(key) not in (None, ""):
+        if machine.get(key) not in (None, "", *facts.values()):  # a CPU is its own device
             facts[label] = machine[key]
     if machine.get("memory_bytes"):
         facts["memory"] = f"{machine['memory_bytes'] / 2**30:.1f} GiB"
     caches = machine.get("caches_bytes")
     if isinstance(caches, dict):
         facts["caches"] = ", ".join(f"{name} {size / 1024:.0f} KiB" if size < 2**20 else f"{name} {size / 2**20:.0f} MiB" for name, size in caches.items())
+    return {**facts, **_ceiling_facts(ceilings)}
+
+
+def _ceiling_facts(ceilings: dict) -> dict:
+    facts: dict = {}
     peak, read = _ceilings(ceilings)
     if peak:
         facts["compute ceiling, measured"] = f"{_text(peak)} TFLOP/s" + (f" ({ceilings['matrix_unit']})" if ceilings.get("matrix_unit") else "")
     if read:
-        facts["memory read ceiling, measured"] = f"{_text(read)} GB/s"
+        facts["memory ceiling, measured"] = f"{_text(read)} GB/s"
     if ceilings.get("note"):
         facts["note"] = ceilings["note"]
     return facts
@@ -131,11 +142,10 @@ def _machine_facts(machine: dict, ceilings: dict) -> dict:
 def _comparison(rows: list[dict], model: str, ceilings: dict) -> str:
     peak, read = _ceilings(ceilings)
     time = _bars(rows, "batch", "backend", "ms_median")
-    time.update_yaxes(type="log", dtick=1)
+    _logarithmic(time, [y for trace in time.data for y in trace.y])
     compute, memory = _bars(rows, "batch", "backend", "tflops"), _bars(rows, "batch", "backend", "gbs")
-    for figure, level in ((compute, peak), (memory, read)):
-        if level and max((trace_max for trace in figure.data for trace_max in trace.y), default=0) > level / 20:
-            figure.add_hline(y=level, line_dash="dash", line_color="#8a97a6", annotation_text="measured ceiling", annotation_font_size=11)
+    _ceiling_line(compute, peak)
+    _ceiling_line(memory, read)
     heading = f"<p class=note>{html.escape(model)}: one layer</p>" if model else ""
     pair = _pair(_figure(compute, "Attention arithmetic", "TFLOP/s"), _figure(memory, "KV cache read", "GB/s"))
     return heading + _figure(time, "Time of one layer (less is better)", "ms, logarithmic") + pair
@@ -151,15 +161,15 @@ def _roofline(rows: list[dict], ceilings: dict) -> str:
     low, high = min(min(i for i, _ in points), ridge) / 3, max(max(i for i, _ in points), ridge) * 3
     figure = go.Figure()
     figure.add_scatter(x=[low, ridge, high], y=[low * read / 1000, peak, peak], mode="lines", name="ceiling, measured", line={"color": "#1c2430", "width": 2})
-    for backend in _unique([row for _, row in points], "backend"):
+    for at, backend in enumerate(_unique([row for _, row in points], "backend")):
         mine = [(i, row) for i, row in points if row["backend"] == backend]
         texts = [" ".join(filter(None, (row.get("model", ""), row["batch"]))) for _, row in mine]
         figure.add_scatter(x=[i for i, _ in mine], y=[row["tflops"] for _, row in mine], mode="markers", name=backend, text=texts,
-                           hovertemplate="%{text}<br>%{y:.3g} TFLOP/s<extra>" + backend + "</extra>", marker={"size": 10, "color": _color(backend)})
+                           hovertemplate="%{text}<br>%{y:.3g} TFLOP/s<extra>" + backend + "</extra>", marker={"size": 10, "color": _color(backend, at)})
     figure.update_xaxes(type="log", title="FLOP a byte of KV cache", dtick=1)
-    figure.update_yaxes(type="log", dtick=1)
+    _logarithmic(figure, [row["tflops"] for _, row in points] + [low * read / 1000, peak])
     note = "<p class=note>Left of the bend memory limits, right of it arithmetic. A point above the slope reads KV that a cache holds.</p>"
-    return "<h3>Roofline</h3>" + note + _figure(figure, "Roofline", "TFLOP/s", height=480)
+    return "<h3>Roofline</h3>" + note + _figure(figure, "Reached, under the measured ceilings", "TFLOP/s", height=480)
 
 
 def _advice(rows: list[dict]) -> str:
@@ -183,6 +193,27 @@ def _bars(rows: list[dict], group: str, series: str, metric: str) -> go.Figure:
     return figure
 
 
+def _logarithmic(figure: go.Figure, values: list[float]) -> None:
+    """A logarithmic y axis with labels: powers of ten, and 2 and 5 between them where the values span less than two decades."""
+    values = [value for value in values if value > 0]
+    wide = bool(values) and max(values) >= 100 * min(values)
+    figure.update_yaxes(type="log", dtick=1 if wide else "D2")
+    if values and not wide:  # room for a label on each side of close values
+        figure.update_yaxes(range=[math.log10(min(values) / 2.5), math.log10(max(values) * 2.5)])
+
+
+def _ceiling_line(figure: go.Figure, level: float) -> None:
+    """The measured ceiling, unless the bars are so low that it would flatten them."""
+    if level and max((y for trace in figure.data for y in trace.y), default=0) > level / 20:
+        figure.add_hline(y=level, line_dash="dash", line_color="#8a97a6", annotation_text="measured ceiling", annotation_font_size=11)
+
+
+def _two_lines(name: str) -> str:
+    """ROCM_AITER_UNIFIED_ATTN under its bar without being turned."""
+    head, _, tail = name.rpartition("AITER_")
+    return f"{head}AITER<br>{tail}" if head else name
+
+
 def _color(name: str, at: int = 0) -> str:
     if name.startswith("sextant"):
         return COLORS.get(name.rpartition(" ")[2], "#0072B2")
@@ -200,8 +231,8 @@ def _pair(left: str, right: str) -> str:
 
 
 def _ceilings(ceilings: dict) -> tuple[float, float]:
-    """(TFLOP/s, GB/s); 0 where not measured."""
-    return float(ceilings.get("tflops") or ceilings.get("matrix_tflops") or 0), float(ceilings.get("gbs") or ceilings.get("read_gbs") or 0)
+    """(TFLOP/s, GB/s) as bench and the peers' comparison name them; 0 where not measured."""
+    return float(ceilings.get("tflops") or ceilings.get("matrix_tflops") or 0), float(ceilings.get("gbs") or 1000 * ceilings.get("copy_tbs", 0))
 
 
 def _unique(rows: list[dict], key: str) -> list:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import weakref
-from dataclasses import asdict, dataclass, field
-from typing import Any, Optional, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional, Sequence, Union
 
 import numpy as np
+import numpy.typing as npt
 
+from sextant._describe import device_of, dump, fields, host_integers
+from sextant._dlpack import Tensor, current_stream, passed, workspace_beside
 from sextant._library import library
 from sextant.errors import SextantInvalidArgument
 
-_DEVICE_KINDS = {"cpu": "cpu", "cuda": "cuda", "hip": "hip", "hip-emulated": "hip-emulated"}
+HostIntegers = Union[Sequence[int], "npt.NDArray[np.integer[Any]]", Tensor]  # read on the host; a GPU's tensor is copied there
+HostTable = Union[Sequence[Sequence[int]], "npt.NDArray[np.integer[Any]]", Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,13 @@ class AttentionSpec:
 
 @dataclass(frozen=True)
 class KvCacheSpec:
-    """A paged cache of one layer. layout: "preferred" (the backend's own), NHD, HND, split_k, shuffled, packed, latent."""
+    """A paged cache of one layer.
+
+    num_blocks, block_size: blocks, and tokens a block (any number >= 1).
+    num_kv_heads, head_dim, head_dim_v: KV heads and the head sizes of K and V (0: the same). Latent caches: 1, rank + rope, rank.
+    dtype: "fp32", "fp16", "bf16", "fp8_e4m3fn", "fp8_e4m3fnuz" or "fp8_e5m2".
+    layout: "preferred" (the backend's own), NHD, HND, split_k, shuffled, packed, latent; `cache_shape` tells the arrays' shapes.
+    """
 
     num_blocks: int
     block_size: int
@@ -60,6 +70,8 @@ class KvCacheSpec:
 
 @dataclass(frozen=True)
 class Candidate:
+    """A backend, whether it was chosen, and why or why not."""
+
     name: str
     chosen: bool
     reasons: list[str]
@@ -75,14 +87,14 @@ class Selection:
     warnings: list[str] = field(default_factory=list)
 
 
-def devices() -> list[dict]:
+def devices() -> list[dict[str, Any]]:
     """Every device kind: built, available, why not, and the devices found."""
-    return json.loads(library["devices"]())
+    return list(json.loads(library["devices"]()))
 
 
-def backends() -> list[dict]:
+def backends() -> list[dict[str, Any]]:
     """The six backends: name, category, kernel family, strategy, how to enable."""
-    return json.loads(library["backends"]())
+    return list(json.loads(library["backends"]()))
 
 
 def select(spec: AttentionSpec, cache: KvCacheSpec, backend: Optional[str] = None, device: str = "cpu") -> Selection:
@@ -90,21 +102,22 @@ def select(spec: AttentionSpec, cache: KvCacheSpec, backend: Optional[str] = Non
 
     Raises SextantNotFound for an unknown name and SextantUnsupported when the explicit choice cannot serve.
     """
-    kind, index = _device(device)
+    kind, index = device_of(device)
     answer = json.loads(
-        library["select"](_dump(device=kind, device_index=index, spec=asdict(spec), cache=asdict(cache), backend=backend))
+        library["select"](dump(device=kind, device_index=index, spec=fields("spec", spec, AttentionSpec), cache=fields("cache", cache, KvCacheSpec), backend=backend))
     )
     candidates = [Candidate(**c) for c in answer["candidates"]]
     return Selection(answer["chosen"], answer["source"], candidates, answer["warnings"])
 
 
 def cache_shape(cache: KvCacheSpec, backend: Optional[str] = None, device: str = "cpu") -> tuple[list[int], list[int], str]:
-    """(k_shape, v_shape, layout) of a cache; v_shape is empty for the latent layout."""
-    kind, index = _device(device)
-    description: dict[str, Any] = {"device": kind, "device_index": index, "cache": asdict(cache)}
-    if backend is not None:
-        description["backend"] = backend
-    answer = json.loads(library["cache_shape"](json.dumps(description)))
+    """(k_shape, v_shape, layout) of a cache; v_shape is empty for the latent layout.
+
+    The layout "preferred" asks what `backend` likes on the device. Raises SextantInvalidArgument and SextantNotFound.
+    """
+    kind, index = device_of(device)
+    named = {} if backend is None else {"backend": backend}
+    answer = json.loads(library["cache_shape"](dump(device=kind, device_index=index, cache=fields("cache", cache, KvCacheSpec), **named)))
     return answer["k_shape"], answer["v_shape"], answer["layout"]
 
 
@@ -124,42 +137,46 @@ class Plan:
     def run(
         self,
         *,
-        q,
-        out,
-        k_cache,
-        query_start_loc,
-        seq_lens,
-        block_table,
-        k=None,
-        v=None,
-        v_cache=None,
-        lse=None,
-        kv_c=None,
-        k_pe=None,
-        kv_b_proj=None,
-        k_scale=None,
-        v_scale=None,
-        slot_mapping=None,
-        sinks=None,
-        alibi_slopes=None,
-        workspace=None,
+        q: Tensor,
+        out: Tensor,
+        k_cache: Tensor,
+        query_start_loc: Tensor,
+        seq_lens: Tensor,
+        block_table: Tensor,
+        k: Optional[Tensor] = None,
+        v: Optional[Tensor] = None,
+        v_cache: Optional[Tensor] = None,
+        lse: Optional[Tensor] = None,
+        kv_c: Optional[Tensor] = None,
+        k_pe: Optional[Tensor] = None,
+        kv_b_proj: Optional[Tensor] = None,
+        k_scale: Optional[Tensor] = None,
+        v_scale: Optional[Tensor] = None,
+        slot_mapping: Optional[Tensor] = None,
+        sinks: Optional[Tensor] = None,
+        alibi_slopes: Optional[Tensor] = None,
+        workspace: Optional[Tensor] = None,
         stream: Optional[int] = None,
     ) -> None:
-        """Launches the step on the caller's current stream.
+        """Launches the step on the caller's current stream (`stream`: another one, as the driver's pointer).
 
-        q [T, Hq, D]; k [T, Hkv, D]; v [T, Hkv, Dv]; out [T, Hq, Dv] (written); lse fp32 [Hq, T] with lse_out.
+        q [T, Hq, D]; k [T, Hkv, D]; v [T, Hkv, Dv]; out [T, Hq, Dv] (written); lse fp32 [Hq, T], natural logarithm, with lse_out.
         MLA: q [T, N, nope + rope], kv_c [T, rank], k_pe [T, rope], kv_b_proj [N * (nope + v), rank] instead of k and v.
         query_start_loc int32 [B + 1], seq_lens int32 [B], block_table int32 [B, max_blocks], slot_mapping int64 [T] (negative:
         not written; None: the cache already holds the new tokens). All on the plan's device.
+        k_scale, v_scale: fp32 [1] or [Hkv] of an fp8 cache. sinks, alibi_slopes: fp32 [Hq].
         workspace: at least workspace_bytes, 256-byte aligned; None: allocated with q's library.
+
+        Raises SextantInvalidArgument (dtype, shape, stride, device or a missing tensor; on the CPU also a batch that is not the planned
+        one) and SextantResourceExhausted (small workspace), before anything is written.
         """
-        if workspace is None:
-            workspace = _workspace_like(q, self.workspace_bytes)
-        tensors = (
-            q, k, v, out, lse, kv_c, k_pe, kv_b_proj, k_cache, v_cache, k_scale, v_scale, query_start_loc, seq_lens, block_table, slot_mapping,
-            sinks, alibi_slopes, workspace,
+        tensors = passed(
+            q=q, k=k, v=v, out=out, lse=lse, kv_c=kv_c, k_pe=k_pe, kv_b_proj=kv_b_proj, k_cache=k_cache, v_cache=v_cache, k_scale=k_scale,
+            v_scale=v_scale, query_start_loc=query_start_loc, seq_lens=seq_lens, block_table=block_table, slot_mapping=slot_mapping, sinks=sinks,
+            alibi_slopes=alibi_slopes,
         )  # fmt: skip
-        library["plan_run"](self._handle, *map(_tensor, tensors), _stream(q) if stream is None else stream)
+        scratch = workspace_beside(q, self.workspace_bytes) if workspace is None else workspace
+        library["plan_run"](self._handle, *tensors, *passed(workspace=scratch), current_stream(q) if stream is None else stream)
 
 
 def plan(
@@ -167,11 +184,11 @@ def plan(
     spec: AttentionSpec,
     cache: KvCacheSpec,
     *,
-    query_start_loc: Sequence[int],
-    seq_lens: Sequence[int],
-    block_table=None,
+    query_start_loc: HostIntegers,
+    seq_lens: HostIntegers,
+    block_table: Optional[HostTable] = None,
     max_blocks_per_request: Optional[int] = None,
-    slot_mapping=None,
+    slot_mapping: Optional[HostIntegers] = None,
     shared_prefix_len: int = 0,
     device: str = "cpu",
     deterministic: bool = False,
@@ -184,21 +201,25 @@ def plan(
     """Checks the batch, splits it and sizes the workspace. Host only.
 
     query_start_loc [B + 1] and seq_lens [B] are host sequences; block_table [B, max_blocks] and slot_mapping [T] are checked when
-    given (else give max_blocks_per_request). max_query_len and max_seq_len bound later runs of a captured graph.
+    given (else give max_blocks_per_request). shared_prefix_len: leading tokens that all requests have in the same blocks.
+    deterministic: results do not depend on the batch around a request. lse_out: `run` also writes lse.
+    max_query_len and max_seq_len (tokens) bound later runs of a captured graph. decode_max_query_len: requests of up to that many new
+    tokens count as decode (speculative decoding). chunk_workspace_rows: tokens of context a chunk of the extend path holds; 0: the default.
+
+    Raises SextantInvalidArgument (a wrong batch, spec or option), SextantNotFound (unknown backend), SextantUnsupported (the backend
+    cannot serve this) and SextantUnavailable (no such device).
     """
-    kind, index = _device(device)
-    table = None if block_table is None else _host(block_table, np.int32, "block_table")
-    if table is not None and table.ndim != 2:
-        raise SextantInvalidArgument(f"block_table has rank {table.ndim}; allowed: 2 ([requests, max_blocks])")
+    kind, index = device_of(device)
+    table = None if block_table is None else host_integers(block_table, np.int32, "block_table", "[requests, max_blocks]")
     columns = max_blocks_per_request if table is None else table.shape[1]
     if columns is None:
         raise SextantInvalidArgument("max_blocks_per_request is missing; allowed: an integer, or a block_table")
-    description = _dump(
+    description = dump(
         device=kind,
         device_index=index,
         backend=backend,
-        spec=asdict(spec),
-        cache=asdict(cache),
+        spec=fields("spec", spec, AttentionSpec),
+        cache=fields("cache", cache, KvCacheSpec),
         max_blocks_per_request=int(columns),
         shared_prefix_len=shared_prefix_len,
         options={
@@ -212,10 +233,10 @@ def plan(
     )
     handle = library["plan_make"](
         description,
-        _host(query_start_loc, np.int32, "query_start_loc"),
-        _host(seq_lens, np.int32, "seq_lens"),
+        host_integers(query_start_loc, np.int32, "query_start_loc"),
+        host_integers(seq_lens, np.int32, "seq_lens"),
         table,
-        None if slot_mapping is None else _host(slot_mapping, np.int64, "slot_mapping"),
+        None if slot_mapping is None else host_integers(slot_mapping, np.int64, "slot_mapping"),
     )
     return Plan(handle, device)
 
@@ -228,109 +249,93 @@ class VarlenPlan:
         self._finalizer = weakref.finalize(self, library["varlen_free"], handle)
         self.workspace_bytes: int = library["varlen_workspace_bytes"](handle)
 
-    def run(self, *, q, k, v, out, query_start_loc, key_start_loc, seq_lens, lse=None, sinks=None, alibi_slopes=None, workspace=None,
-            stream: Optional[int] = None) -> None:
-        """q [T, Hq, D], k [Tk, Hkv, D], v [Tk, Hkv, Dv], out [T, Hq, Dv] (written), lse fp32 [Hq, T]; the int32 arrays on the device."""
-        if workspace is None:
-            workspace = _workspace_like(q, self.workspace_bytes)
-        tensors = (q, k, v, out, lse, query_start_loc, key_start_loc, seq_lens, sinks, alibi_slopes, workspace)
-        library["varlen_run"](self._handle, *map(_tensor, tensors), _stream(q) if stream is None else stream)
+    def run(
+        self,
+        *,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        query_start_loc: Tensor,
+        key_start_loc: Tensor,
+        seq_lens: Tensor,
+        lse: Optional[Tensor] = None,
+        sinks: Optional[Tensor] = None,
+        alibi_slopes: Optional[Tensor] = None,
+        workspace: Optional[Tensor] = None,
+        stream: Optional[int] = None,
+    ) -> None:
+        """Launches on the caller's current stream.
+
+        q [T, Hq, D], k [Tk, Hkv, D], v [Tk, Hkv, Dv], out [T, Hq, Dv] (written), lse fp32 [Hq, T] (written); int32 query_start_loc and
+        key_start_loc [B + 1] and seq_lens [B] (keys of each sequence) on the device, as planned. Raises as Plan.run does.
+        """
+        tensors = passed(q=q, k=k, v=v, out=out, lse=lse, query_start_loc=query_start_loc, key_start_loc=key_start_loc, seq_lens=seq_lens, sinks=sinks,
+                         alibi_slopes=alibi_slopes)  # fmt: skip
+        scratch = workspace_beside(q, self.workspace_bytes) if workspace is None else workspace
+        library["varlen_run"](self._handle, *tensors, *passed(workspace=scratch), current_stream(q) if stream is None else stream)
 
 
-def varlen_plan(spec: AttentionSpec, *, query_start_loc, key_start_loc, device: str = "cpu", family: str = "tuned", lse_out: bool = False) -> VarlenPlan:
-    """Plans attention of packed queries over packed keys; causal is bottom-right aligned. Start locations are host sequences [B + 1]."""
-    kind, index = _device(device)
-    description = _dump(device=kind, device_index=index, family=family, spec=asdict(spec), lse_out=lse_out)
+def varlen_plan(
+    spec: AttentionSpec,
+    *,
+    query_start_loc: HostIntegers,
+    key_start_loc: HostIntegers,
+    device: str = "cpu",
+    family: str = "tuned",
+    lse_out: bool = False,
+) -> VarlenPlan:
+    """Plans attention of packed queries over packed keys; causal is bottom-right aligned. Start locations are host sequences [B + 1].
+
+    family: "portable" or "tuned" kernels. Raises as `plan` does.
+    """
+    kind, index = device_of(device)
+    description = dump(device=kind, device_index=index, family=family, spec=fields("spec", spec, AttentionSpec), lse_out=lse_out)
     return VarlenPlan(
         library["varlen_make"](
-            description, _host(query_start_loc, np.int32, "query_start_loc"), _host(key_start_loc, np.int32, "key_start_loc")
+            description, host_integers(query_start_loc, np.int32, "query_start_loc"), host_integers(key_start_loc, np.int32, "key_start_loc")
         )
     )
 
 
-def merge_attn_states(prefix_out, prefix_lse, suffix_out, suffix_lse, out, lse=None, *, device: str = "cpu", family: str = "tuned") -> None:
-    """Joins two attention states over disjoint keys into out [T, H, D] and lse fp32 [H, T]; out may be one of the inputs."""
-    kind, index = _device(device)
-    tensors = map(_tensor, (prefix_out, prefix_lse, suffix_out, suffix_lse, out, lse))
-    library["merge_attn_states"](_dump(device=kind, device_index=index, family=family), *tensors, _stream(out))
+def merge_attn_states(
+    prefix_out: Tensor,
+    prefix_lse: Tensor,
+    suffix_out: Tensor,
+    suffix_lse: Tensor,
+    out: Tensor,
+    lse: Optional[Tensor] = None,
+    *,
+    device: str = "cpu",
+    family: str = "tuned",
+) -> None:
+    """Joins two attention states over disjoint keys into out [T, H, D] and lse fp32 [H, T]; out may be one of the inputs.
+
+    The inputs are out [T, H, D] and lse fp32 [H, T], natural logarithm, of each state. Raises SextantInvalidArgument.
+    """
+    kind, index = device_of(device)
+    tensors = passed(prefix_out=prefix_out, prefix_lse=prefix_lse, suffix_out=suffix_out, suffix_lse=suffix_lse, out=out, lse=lse)
+    library["merge_attn_states"](dump(device=kind, device_index=index, family=family), *tensors, current_stream(out))
 
 
-def reshape_and_cache(k, v, slot_mapping, k_cache, v_cache, cache: KvCacheSpec, *, k_scale=None, v_scale=None, device: str = "cpu",
-                      family: str = "tuned") -> None:
-    """Writes k [T, Hkv, D] and v [T, Hkv, Dv] to the slots (int64 [T], negative: not written) of a paged cache."""
-    kind, index = _device(device)
-    description = _dump(device=kind, device_index=index, family=family, cache=asdict(cache))
-    tensors = map(_tensor, (k, v, slot_mapping, k_cache, v_cache, k_scale, v_scale))
-    library["reshape_and_cache"](description, *tensors, _stream(k))
+def reshape_and_cache(
+    k: Tensor,
+    v: Tensor,
+    slot_mapping: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    cache: KvCacheSpec,
+    *,
+    k_scale: Optional[Tensor] = None,
+    v_scale: Optional[Tensor] = None,
+    device: str = "cpu",
+    family: str = "tuned",
+) -> None:
+    """Writes k [T, Hkv, D] and v [T, Hkv, Dv] to the slots (int64 [T], negative: not written) of a paged cache.
 
-
-def _dump(**description: Any) -> str:
-    try:
-        return json.dumps(description, allow_nan=False)
-    except ValueError as error:
-        raise SextantInvalidArgument(f"a number of the description is not finite ({error}); allowed: finite numbers") from None
-    except TypeError as error:
-        raise SextantInvalidArgument(f"a value of the description cannot be used ({error}); allowed: plain numbers and strings") from None
-
-
-def _device(name: Any) -> tuple[str, int]:
-    """"cuda:1" (or a torch.device) -> ("cuda", 1)."""
-    kind, _, index = str(name).partition(":")
-    if kind not in _DEVICE_KINDS or (index and not index.isdigit()):
-        raise SextantInvalidArgument(f'device is "{name}"; allowed: cpu, cuda, hip, hip-emulated, with an index such as cuda:1')
-    return kind, int(index or 0)
-
-
-def _host(values, dtype, name: str) -> np.ndarray:
-    if hasattr(values, "detach"):  # a torch tensor, possibly on a GPU: planning needs it on the host
-        values = values.detach().cpu().numpy()
-    array = np.asarray(values)
-    if array.size and array.dtype.kind not in "iu":
-        raise SextantInvalidArgument(f"{name} has dtype {array.dtype}; allowed: integers")
-    if array.size and (array.max() > np.iinfo(dtype).max or array.min() < np.iinfo(dtype).min):
-        raise SextantInvalidArgument(f"{name} holds values beyond {np.dtype(dtype)}; allowed: {np.dtype(dtype)}")
-    return np.ascontiguousarray(array, dtype=dtype)
-
-
-def _tensor(value):
-    """What TVM FFI takes: torch tensors lose their autograd history, bfloat16 and fp8 of other libraries pass through DLPack."""
-    if value is None:
-        return None
-    if hasattr(value, "detach"):
-        return value.detach()
-    if not hasattr(value, "__dlpack__"):
-        raise SextantInvalidArgument(f"a tensor argument is a {type(value).__name__}; allowed: tensors of PyTorch, NumPy, JAX or CuPy")
-    return value
-
-
-def _stream(tensor) -> int:
-    """The caller's current stream on the tensor's device."""
-    device = getattr(tensor, "device", None)
-    if getattr(device, "type", None) == "cuda":
-        import torch
-
-        return torch.cuda.current_stream(device).cuda_stream
-    if type(tensor).__module__.split(".")[0] == "cupy":
-        import cupy
-
-        return cupy.cuda.get_current_stream().ptr
-    return 0
-
-
-def _workspace_like(tensor, size: int):
-    """Uninitialised bytes on the tensor's device, 256-byte aligned; None for 0."""
-    if size == 0:
-        return None
-    if hasattr(tensor, "new_empty"):
-        import torch
-
-        memory = torch.empty(size + 256, dtype=torch.uint8, device=tensor.device)
-        offset = -memory.data_ptr() % 256
-        return memory[offset : offset + size]
-    if type(tensor).__module__.split(".")[0] == "cupy":
-        import cupy
-
-        return cupy.empty(size, dtype=cupy.uint8)  # cupy's allocations are 512-byte aligned
-    raw = np.empty(size + 256, dtype=np.uint8)
-    shift = -raw.ctypes.data % 256
-    return raw[shift : shift + size]
+    k_scale, v_scale: fp32 [1] or [Hkv] of an fp8 cache; what is stored is x / scale. Raises SextantInvalidArgument.
+    """
+    kind, index = device_of(device)
+    description = dump(device=kind, device_index=index, family=family, cache=fields("cache", cache, KvCacheSpec))
+    tensors = passed(k=k, v=v, slot_mapping=slot_mapping, k_cache=k_cache, v_cache=v_cache, k_scale=k_scale, v_scale=v_scale)
+    library["reshape_and_cache"](description, *tensors, current_stream(k))

@@ -86,7 +86,7 @@ _PAGE = """<!doctype html>
  table { border-collapse: collapse; margin: .8rem 0; font-size: 14px; display: block; overflow-x: auto; }
  th, td { border-bottom: 1px solid #e3e9ef; padding: .3rem .8rem; text-align: left; white-space: nowrap; } thead th { background: #eef3f7; }
  td.number { text-align: right; font-variant-numeric: tabular-nums; } table.facts th { font-weight: 500; color: #5d6b7a; }
- table.advice td:nth-child(3) { font-weight: 600; } .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: .8rem 0; }
+ table.advice td:nth-child(3) { font-weight: 600; } table.advice td:last-child { white-space: normal; } .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: .8rem 0; }
  .tile { background: #eef3f7; border-radius: 6px; padding: .5rem 1rem; } .tile b { display: block; font-size: 1.25rem; } .tile span { font-size: 13px; color: #5d6b7a; }
  .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; } .pair > div { min-width: 0; } @media (max-width: 900px) { .pair { grid-template-columns: 1fr; } }
  details summary { cursor: pointer; color: #2a6f97; margin-top: 1rem; }

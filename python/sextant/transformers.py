@@ -4,8 +4,9 @@
     sextant.transformers.register()
     model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="sextant_rocm_aiter_fa")
 
-Continuous batching (`generate_batch`) takes the same names; versions of transformers that ask for "paged|" in front find them under that name too. MHA, GQA and MQA models take the four MHA backends; DeepSeek-V3 style models take
-"sextant_triton_mla" and "sextant_rocm_aiter_mla" as well, which attend in the latent space of the model's own kv_b_proj.
+Continuous batching (`generate_batch`) takes the same names; versions of transformers that ask for "paged|" in front find them under that
+name too. MHA, GQA and MQA models take the four MHA backends; DeepSeek-V3 style models take "sextant_triton_mla" and
+"sextant_rocm_aiter_mla" as well, which attend in the latent space of the model's own kv_b_proj.
 
 Each call runs the backend over a paged cache: keys that transformers already holds are written to its blocks, the new
 tokens go through the backend's own cache write. Sliding windows, softcap, sinks, padding and packed batches are honoured.
@@ -46,7 +47,7 @@ def register() -> list[str]:
         ALL_MASK_ATTENTION_FUNCTIONS.register(name, flash_attention_mask)
         names.append(name)
         if backend in MHA_BACKENDS:
-            AttentionInterface.register("paged|" + name, functools.partial(_paged_forward, backend))
+            AttentionInterface.register("paged|" + name, functools.partial(_packed_forward, backend))
             ALL_MASK_ATTENTION_FUNCTIONS.register("paged|" + name, flash_attention_mask)
             names.append("paged|" + name)
     return names
@@ -111,10 +112,11 @@ def _remember_latent(latents: _Latents, module, inputs, output) -> None:
 def _forward(backend, module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, sliding_window=None, softcap=None, s_aux=None,
              **kwargs):
     """query [B, Hq, Sq, D], key [B, Hkv, Sk, D], value [B, Hkv, Sk, Dv] -> [B, Sq, Hq, Dv]."""
-    if kwargs.get("cache") is not None:
-        return _paged_forward(backend, module, query, key, value, scaling=scaling, sliding_window=sliding_window, softcap=softcap, s_aux=s_aux, **kwargs)
     if dropout:
         raise SextantUnsupported(f"dropout is {dropout}; allowed: 0 (Sextant serves, it does not train)")
+    if kwargs.get("cache") is not None or kwargs.get("cu_seq_lens_q") is not None or _starts(query, key, attention_mask, kwargs) is not None:
+        return _packed_forward(backend, module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, softcap=softcap, s_aux=s_aux,
+                               **kwargs)  # fmt: skip
     batch, _, queries, _ = query.shape
     keys = key.shape[2]
     causal = getattr(module, "is_causal", True) if kwargs.get("is_causal") is None else kwargs["is_causal"]
@@ -137,14 +139,28 @@ def _forward(backend, module, query, key, value, attention_mask=None, scaling=No
 
 
 @torch.compiler.disable  # plans are made on the host, from the step's lengths
-def _paged_forward(backend, module, query, key, value, attention_mask=None, scaling=None, sliding_window=None, softcap=None, s_aux=None, **kwargs):
-    """Continuous batching: packed queries [1, Hq, T, D]; the cache gives every request's keys in a row."""
+def _packed_forward(backend, module, query, key, value, attention_mask=None, scaling=None, sliding_window=None, softcap=None, s_aux=None, **kwargs):
+    """Sequences in a row: packed queries [1, Hq, T, D] over packed keys, as continuous batching and padding-free batches have them.
+
+    In continuous batching the cache gives every request's keys in a row. Some versions of transformers leave that to the attention implementation and
+    pass `cache`; others have done it before.
+    """
+    if query.shape[0] != 1:
+        raise SextantUnsupported(f"query has shape {list(query.shape)} with packed sequences; allowed: batch size 1")
+    if backend not in MHA_BACKENDS:
+        raise SextantUnsupported(f"the attention implementation is {backend} with packed sequences; allowed: {', '.join(MHA_BACKENDS)}")
+    if query.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise SextantUnsupported("lengths cannot be read in a CUDA graph capture; allowed: ContinuousBatchingConfig(use_cuda_graph=False)")
     cache = kwargs.pop("cache", None)
-    if cache is None:
-        raise SextantInvalidArgument("cache is missing; allowed: the paged cache of generate_batch (use the name without \"paged|\" elsewhere)")
-    key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
-    query_lens = kwargs["cu_seq_lens_q"].diff().tolist()
-    key_lens = kwargs["cu_seq_lens_k"].diff().tolist()
+    if cache is not None:
+        key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
+    if kwargs.get("block_table") is not None:
+        raise SextantUnsupported("a block table came without its keys; allowed: ContinuousBatchingConfig(max_blocks_per_request=0)")
+    if kwargs.get("cu_seq_lens_q") is not None:
+        query_lens, key_lens = kwargs["cu_seq_lens_q"].diff().tolist(), kwargs["cu_seq_lens_k"].diff().tolist()
+    else:
+        starts = _starts(query, key, attention_mask, kwargs)
+        query_lens = key_lens = [end - start for start, end in zip(starts, [*starts[1:], query.shape[2]])]
     if sliding_window is None:
         sliding_window = getattr(module, "sliding_window", None)
     if s_aux is None:
@@ -156,6 +172,15 @@ def _paged_forward(backend, module, query, key, value, attention_mask=None, scal
     out = query.new_zeros(packed[0].shape[0], packed[0].shape[1], packed[2].shape[-1])
     out[:tokens] = _attend(backend, packed[0][:tokens], packed[1][: sum(key_lens)], packed[2][: sum(key_lens)], query_lens, key_lens, features)
     return out.unsqueeze(0), None
+
+
+def _starts(query, key, mask, kwargs) -> Optional[list[int]]:
+    """First rows of sequences that are packed in one row of a batch: positions begin again at 0. None when there is one sequence."""
+    positions = kwargs.get("position_ids")
+    if mask is not None or positions is None or positions.dim() != 2 or query.shape[0] != 1 or query.shape[2] != key.shape[2] or positions.shape[1] != query.shape[2]:
+        return None
+    starts = (positions[0] == 0).nonzero().flatten().tolist()
+    return [0, *[at for at in starts if at > 0]] if any(starts) else None
 
 
 def _kept_keys(mask, batch: int, keys: int) -> list[torch.Tensor]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from sextant import api
+from sextant._dlpack import workspace_beside
 from sextant.torch import dtype_name
 from sextant.transformers import MHA_BACKENDS
 
@@ -49,9 +50,17 @@ def register() -> None:
             return _class_path(name)
         if selected_backend is None and name:
             _refuse_unknown(name, AttentionBackendEnum)
+        for wrong in _near_misses():
+            logger.warning_once("the environment sets %s, which nothing reads; did you mean %s?", wrong, _VARIABLE)
         return original(cls, selected_backend, attn_selector_config, num_heads)
 
     platform.get_attn_backend_cls = classmethod(get_attn_backend_cls)
+
+
+def _near_misses() -> list[str]:
+    """Variables that are set and were probably meant to be VLLM_ATTENTION_BACKEND."""
+    close = [name for name in os.environ if difflib.get_close_matches(name.upper().replace("ATTN", "ATTENTION"), [_VARIABLE], cutoff=0.9)]
+    return [name for name in close if name != _VARIABLE]
 
 
 def _refuse_unknown(name: str, registry) -> None:
@@ -171,7 +180,7 @@ def _make_class(backend: str):
                 cache = api.KvCacheSpec(blocks, block_size, self.num_kv_heads, self.head_size, spec.dtype, layout="HND")
                 plan = api.plan(backend, spec, cache, query_start_loc=metadata.query_start_loc, seq_lens=metadata.seq_lens,
                                 block_table=metadata.block_table, slot_mapping=metadata.slot_mapping, device=str(metadata.seq_lens.device))
-                metadata.plans[key] = plan, api._workspace_like(metadata.seq_lens, plan.workspace_bytes)
+                metadata.plans[key] = plan, workspace_beside(metadata.seq_lens, plan.workspace_bytes)
             return metadata.plans[key]
 
     class Backend(AttentionBackend):

@@ -156,7 +156,7 @@ class TestBadInput:
             sextant.select(SPEC, CACHE, device="gpu")
 
     def test_nan_scale(self):
-        with pytest.raises(sextant.SextantInvalidArgument, match="not finite"):
+        with pytest.raises(sextant.SextantInvalidArgument, match="spec.softmax_scale is nan; allowed: finite numbers"):
             sextant.select(sextant.AttentionSpec(**{**SPEC.__dict__, "softmax_scale": float("nan")}), CACHE)
 
     def test_output_is_untouched_by_a_refused_call(self):
@@ -177,6 +177,13 @@ def test_tensors_are_not_copied():
     np.testing.assert_array_equal(step.k_cache[3, 0], step.k[8])  # the cache write arrived too
 
 
+def test_rows_in_reverse():
+    """Negative strides are strides."""
+    step = Step()
+    step.run(step.plan("ROCM_AITER_FA", lse_out=True), q=np.ascontiguousarray(step.q[::-1])[::-1])
+    np.testing.assert_allclose(step.out, reference(step.q, step.k, step.v, 0.35), rtol=1e-5, atol=1e-5)
+
+
 class OnlyDlpack:
     """An array of a library that Sextant has never heard of."""
 
@@ -194,6 +201,75 @@ def test_any_dlpack_producer():
     step = Step()
     step.run(step.plan("ROCM_ATTN", lse_out=True), q=OnlyDlpack(step.q), out=OnlyDlpack(step.out))
     np.testing.assert_allclose(step.out, reference(step.q, step.k, step.v, 0.35), rtol=1e-5, atol=1e-5)
+
+
+def test_jax_arrays():
+    """bf16, which NumPy has not, and read-only views of JAX's integers."""
+    jax = pytest.importorskip("jax", reason="needs JAX: pip install jax")
+    from jax import numpy as jnp
+
+    spec, cache = (type(x)(**{**x.__dict__, "dtype": "bf16"}) for x in (SPEC, CACHE))
+    batch = {"query_start_loc": [0, 3], "seq_lens": [3], "block_table": [[2]], "slot_mapping": [8, 9, 10]}
+    batch = {name: jnp.array(value, jnp.int32) for name, value in batch.items()}
+    plan = sextant.plan("ROCM_AITER_FA", spec, cache, **batch)
+    q, k, v = (jax.random.normal(jax.random.key(i), (3, heads, 8), jnp.bfloat16) for i, heads in enumerate((4, 2, 2)))
+    k_cache, v_cache, out = jnp.zeros((4, 4, 2, 8), jnp.bfloat16), jnp.zeros((4, 4, 2, 8), jnp.bfloat16), jnp.zeros((3, 4, 8), jnp.bfloat16)
+    plan.run(q=q, k=k, v=v, out=out, k_cache=k_cache, v_cache=v_cache, **{**batch, "slot_mapping": np.array([8, 9, 10])})
+    expected = reference(*(np.asarray(x, np.float32) for x in (q, k, v)), 0.35)
+    np.testing.assert_allclose(np.asarray(out, np.float32), expected, rtol=2e-2, atol=2e-2)
+    np.testing.assert_array_equal(np.asarray(k_cache, np.float32)[2, :3], np.asarray(k, np.float32))  # written in place
+
+
+class FakeCupy:
+    """An array as CuPy's: its stream is asked for, host copies are made by get(), NumPy may not convert it."""
+
+    __module__ = "cupy"
+
+    def __init__(self, array):
+        self._array = array
+
+    def __dlpack__(self, *args, **kwargs):
+        return self._array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+    def get(self):
+        return self._array
+
+
+def test_cupys_way(monkeypatch):
+    """CuPy itself needs a GPU; this is what Sextant asks it for."""
+    import sys
+    import types
+
+    asked = []
+    cupy = types.ModuleType("cupy")
+    cupy.uint8 = np.uint8
+
+    def empty(size, dtype):  # aligned, as CuPy's
+        asked.append(size)
+        memory = np.empty(size + 512, dtype)
+        return memory[-memory.ctypes.data % 512 :][:size]
+
+    cupy.empty = empty
+    cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=0))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    step = Step()
+    plan = sextant.plan("ROCM_AITER_FA", SPEC, CACHE, query_start_loc=FakeCupy(np.array([0, 3])), seq_lens=[11], block_table=FakeCupy(step.table), lse_out=True)
+    step.run(plan, q=FakeCupy(step.q), out=FakeCupy(step.out))
+    np.testing.assert_allclose(step.out, reference(step.q, step.k, step.v, 0.35), rtol=1e-5, atol=1e-5)
+    assert asked == [plan.workspace_bytes]
+
+
+def test_numpys_numbers_are_numbers():
+    spec = sextant.AttentionSpec(num_heads=np.int64(4), num_kv_heads=np.int32(2), head_dim=8, softmax_scale=np.float32(0.35), dtype="fp32", causal=np.True_)
+    cache = sextant.KvCacheSpec(np.int64(4), np.int64(4), 2, 8, "fp32", layout="NHD")
+    assert sextant.plan("TRITON_ATTN", spec, cache, query_start_loc=(0, 3), seq_lens=(11,), block_table=((2, 0, 3),)).backend == "TRITON_ATTN"
+    assert sextant.cache_shape(cache, "TRITON_ATTN")[0] == [4, 4, 2, 8]
 
 
 def test_plan_outlives_what_it_was_made_from():
@@ -257,9 +333,10 @@ class TestStrangeInput:
             ({"q": None}, "q"),
             ({"q": np.zeros((1,) * 9, np.float32)}, "q has rank 9"),
             ({"q": np.zeros((3, 4, 8), np.complex64)}, "q has a dtype"),
-            ({"q": [1, 2, 3]}, "is a list"),
-            ({"q": object()}, "is a object"),
-            ({"workspace": "none"}, "is a str"),
+            ({"q": [1, 2, 3]}, "q is a list; allowed: a tensor"),
+            ({"v_cache": object()}, "v_cache is a object"),
+            ({"workspace": "none"}, "workspace is a str"),
+            ({"q": np.broadcast_to(np.float32(1), (3, 4, 8))}, "q is a read-only array; allowed: writable"),
         ],
     )
     def test_run(self, changes, message):
@@ -270,34 +347,93 @@ class TestStrangeInput:
     def test_read_only_output(self):
         step = Step()
         step.out.setflags(write=False)
-        with pytest.raises((sextant.SextantError, BufferError, ValueError)):
+        with pytest.raises(sextant.SextantInvalidArgument, match="out is a read-only array"):
             step.run(step.plan("TRITON_ATTN", lse_out=True))
 
     @pytest.mark.parametrize(
-        "arguments",
+        "arguments, message",
         [
-            {"query_start_loc": [0, 2.5]},
-            {"query_start_loc": [0, 2**40]},
-            {"query_start_loc": []},
-            {"query_start_loc": [0, -1]},
-            {"seq_lens": [-3]},
-            {"seq_lens": [1]},
-            {"seq_lens": "11"},
-            {"seq_lens": [2**31 - 1]},
-            {"block_table": [1, 2]},
-            {"block_table": [[-1, 0, 0]]},
-            {"block_table": None},
-            {"slot_mapping": [10**12, 0, 0]},
-            {"shared_prefix_len": -5},
-            {"max_query_len": -1},
-            {"device": "cuda:99"},
-            {"device": 3},
+            ({"query_start_loc": [0, 2.5]}, "query_start_loc has dtype float64; allowed: integers"),
+            ({"query_start_loc": [0, 2**40]}, "query_start_loc holds values beyond int32"),
+            ({"query_start_loc": []}, "query_start_loc"),
+            ({"query_start_loc": [0, -1]}, "query_start_loc"),
+            ({"query_start_loc": [[0, 3]]}, "query_start_loc has rank 2; allowed: 1"),
+            ({"seq_lens": 11}, "seq_lens has rank 0; allowed: 1"),
+            ({"seq_lens": [-3]}, "seq_lens"),
+            ({"seq_lens": [1]}, "seq_lens"),
+            ({"seq_lens": "11"}, "seq_lens has dtype"),
+            ({"seq_lens": [2**31 - 1]}, "seq_lens"),
+            ({"block_table": [1, 2]}, "block_table has rank 1; allowed: 2"),
+            ({"block_table": [[2, 0, 3], [1]]}, "block_table is not an array"),
+            ({"block_table": [[-1, 0, 0]]}, r"block_table\[0\]\[0\] is -1"),
+            ({"block_table": None}, "max_blocks_per_request is missing"),
+            ({"slot_mapping": [10**12, 0, 0]}, "slot_mapping"),
+            ({"shared_prefix_len": -5}, "shared_prefix_len"),
+            ({"shared_prefix_len": 2**32 + 4}, "shared_prefix_len"),
+            ({"max_query_len": -1}, "max_query_len"),
+            ({"decode_max_query_len": object()}, "cannot be used"),
+            ({"device": "cuda:99"}, "cuda"),
+            ({"device": "cpu:-1"}, 'device is "cpu:-1"'),
+            ({"device": "cpu:99999999999999999999"}, "device"),
+            ({"device": 3}, 'device is "3"'),
         ],
     )
-    def test_plan(self, arguments):
+    def test_plan(self, arguments, message):
         good = dict(query_start_loc=[0, 3], seq_lens=[11], block_table=[[2, 0, 3]])
-        with pytest.raises(sextant.SextantError):
+        with pytest.raises(sextant.SextantError, match=message):
             sextant.plan("ROCM_AITER_FA", SPEC, CACHE, **{**good, **arguments})
+
+    def test_not_a_spec(self):
+        with pytest.raises(sextant.SextantInvalidArgument, match="spec is a int; allowed: sextant.AttentionSpec"):
+            sextant.select(1, CACHE)
+        with pytest.raises(sextant.SextantInvalidArgument, match="cache is a AttentionSpec; allowed: sextant.KvCacheSpec"):
+            sextant.cache_shape(SPEC, "TRITON_ATTN")
+
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"k_cache": np.zeros((4, 4, 2, 8), np.float16)}, "k_cache has dtype fp16; allowed: fp32"),  # half the memory that the spec says
+            ({"v_cache": np.zeros((4, 4, 2, 8), np.int32)}, "v_cache has dtype int32; allowed: fp32"),
+            ({"k_cache": np.zeros((3, 4, 2, 8), np.float32)}, "at least 256"),
+            ({"k": np.zeros((1, 2, 8), np.float32)}, "k is fp32"),
+            ({"slot_mapping": np.array([1, 16])}, r"slot_mapping\[1\] is 16; allowed: below 16"),
+            ({"slot_mapping": np.array([5, 5])}, r"slot_mapping\[1\] is 5; allowed: a slot of its own"),
+            ({"family": "fast"}, 'family is "fast"; allowed: portable, tuned'),
+        ],
+    )
+    def test_reshape_and_cache(self, changes, message):
+        memory = {name: np.zeros((4, 4, 2, 8), np.float32) for name in ("k_cache", "v_cache")}
+        rows = {name: np.ones((2, 2, 8), np.float32) for name in ("k", "v")}
+        arguments = {**rows, "slot_mapping": np.array([5, 6]), **memory, **changes}
+        with pytest.raises(sextant.SextantInvalidArgument, match=message):
+            sextant.reshape_and_cache(cache=CACHE, **arguments)
+        assert not memory["k_cache"].any() and not memory["v_cache"].any()
+
+    def test_scales(self):
+        """One number of scales for K and V: a kernel that reads a scale a head must not read past a single one."""
+        cache = sextant.KvCacheSpec(**{**CACHE.__dict__, "dtype": "fp8_e4m3fn"})
+        memory = [np.zeros((4, 4, 2, 8), np.uint8) for _ in range(2)]
+        rows, slots = np.ones((2, 2, 8), np.float32), np.array([5, 6])
+
+        def write(k_scale, v_scale):
+            sextant.reshape_and_cache(rows, rows, slots, *memory, cache, k_scale=k_scale, v_scale=v_scale)
+
+        one, two, three = (np.full(n, 0.5, np.float32) for n in (1, 2, 3))
+        for k_scale, v_scale, message in ((two, one, "v_scale has 1 elements; allowed: 2, as k_scale"), (None, three, "v_scale has 3 elements; allowed: 1 or 2")):
+            with pytest.raises(sextant.SextantInvalidArgument, match=message):
+                write(k_scale, v_scale)
+            assert not memory[0].any() and not memory[1].any()
+        write(None, np.array([0.5, 0.25], np.float32))  # 1 / 0.5 and 1 / 0.25 in e4m3fn
+        assert memory[1][1, 1, :, 0].tolist() == [0x40, 0x48] and memory[0][1, 1, :, 0].tolist() == [0x38, 0x38]
+
+    @pytest.mark.parametrize("seq_lens", [[10], [8], [-1], [10**8]])
+    def test_varlen_lengths(self, seq_lens):
+        plan = sextant.varlen_plan(SPEC, query_start_loc=[0, 5], key_start_loc=[0, 9])
+        q, k, out = np.ones((5, 4, 8), np.float32), np.ones((9, 2, 8), np.float32), np.full((5, 4, 8), np.nan, np.float32)
+        with pytest.raises(sextant.SextantInvalidArgument, match=r"seq_lens\[0\] is .*; allowed: 9, as planned"):
+            plan.run(q=q, k=k, v=k, out=out, query_start_loc=np.array([0, 5], np.int32), key_start_loc=np.array([0, 9], np.int32),
+                     seq_lens=np.array(seq_lens, np.int32))  # fmt: skip
+        assert np.isnan(out).all()
 
     @pytest.mark.parametrize("field, value", [("num_heads", 0), ("num_heads", 3), ("head_dim", 7), ("head_dim", 10**6), ("dtype", "int4"), ("num_heads", "4"),
                                               ("num_heads", None), ("num_heads", 2**40), ("sliding_window", -1), ("softmax_scale", float("inf"))])

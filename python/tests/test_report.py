@@ -30,10 +30,13 @@ REPLAY = {
     "results": [
         {"model": "A", "backend": b, "device": "cpu", "tokens_per_s": speed, "step_ms": {"mean": 2.0, "p50": 1.0, "p90": 4.0, "p99": 9.0, "max": 10.0}, "plan_ms_mean": 0.01}
         for b, speed in (("TRITON_ATTN", 100.0), ("ROCM_AITER_FA", 200.0))
+    ] + [  # steps that all take about as long: a logarithmic axis needs labels there too
+        {"model": "B", "backend": b, "device": "cpu", "tokens_per_s": 9.0, "step_ms": {"mean": ms, "p50": ms, "p90": ms, "p99": ms, "max": ms}, "plan_ms_mean": 0.01}
+        for b, ms in (("TRITON_MLA", 46.0), ("ROCM_AITER_MLA", 31.0))
     ],
 }
 PEERS = {
-    "device": "Example GPU", "torch": "2.0", "ceilings": {"bf16_tflops": 600.0}, "missing": {"some peer": "needs a package"},
+    "device": "Example GPU", "torch": "2.0", "ceilings": {"matrix_tflops": 600.0, "copy_tbs": 2.6}, "missing": {"some peer": "needs a package"},
     "results": [
         {"name": n, "case": case, "us": us, "tflops": 1e4 / us, "tbs": 100 / us, "error": 1e-3, "graph": True}
         for case in ("decode_32x4k", "prefill_4k", "mla_decode_32x4k") for n, us in (("sextant ROCM_AITER_FA", 50.0), ("peer", 75.0))
@@ -61,6 +64,8 @@ def test_page_holds_the_articles_sections(report):
     for text in ("MHA attention performance comparison", "MLA attention performance comparison", "Roofline", "Selection advice", "Example CPU",
                  "Replay: built-in", "Peers: Example GPU", "the model has no latent attention", "Against the best peer"):
         assert text in page
+    assert page.count("<h3>Roofline</h3>") == 2  # of the machine's bench and of the peers
+    assert page.count("600 TFLOP/s") == 1 and page.count("2,600 GB/s") == 1
     assert 'src="http' not in page  # self-contained
     advice = re.search(r"<table class=advice>.*?</table>", page)[0]
     assert "<td>q3616s20000</td><td>ROCM_AITER_FA</td><td class=number>1</td><td>TRITON_ATTN 2.00x</td>" in advice
@@ -107,7 +112,10 @@ def test_a_browser_draws_it(report, tmp_path):
     dom = subprocess.run([*common, "--dump-dom", address], capture_output=True, text=True, timeout=120, check=True).stdout
     figures = dom.count("Plotly.newPlot(")
     charts = len(re.findall(r'<svg[^>]*class="main-svg"[^>]*>', dom))
-    assert figures >= 12
+    assert figures >= 15
+    for drawing in dom.split("Plotly.newPlot(")[:-1]:  # each drawing stands before the script that made it, the first one excepted
+        labels = len(re.findall(r'class="ytick"', drawing))
+        assert labels >= 2 or "cartesianlayer" not in drawing
     assert charts >= figures  # Plotly layers two or more drawings a figure
     picture = tmp_path / "report.png"
     subprocess.run([*common, "--hide-scrollbars", f"--screenshot={picture}", address], capture_output=True, timeout=120, check=True)

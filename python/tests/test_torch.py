@@ -68,7 +68,23 @@ def test_freed_tensor_is_refused():
         st.varlen_attention(q, k, v, [7, 7], [7, 7], 0.125)
 
 
+@pytest.mark.parametrize("tensor, kind", [(torch.empty(14, 8, 64, device="meta"), "meta"), (torch.zeros(14, 8, 64).to_sparse(), "sparse"),
+                                          (torch.quantize_per_tensor(torch.zeros(14, 8, 64), 1.0, 0, torch.qint8), "quantised")])  # fmt: skip
+def test_tensors_without_plain_memory(tensor, kind):
+    _, k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], 64) for x in dense_inputs())
+    spec = sextant.AttentionSpec(num_heads=8, num_kv_heads=2, head_dim=64, softmax_scale=0.125, dtype="fp32")
+    plan = sextant.varlen_plan(spec, query_start_loc=[0, 14], key_start_loc=[0, 14])
+    lengths = dict(query_start_loc=torch.tensor([0, 14], dtype=torch.int32), key_start_loc=torch.tensor([0, 14], dtype=torch.int32),
+                   seq_lens=torch.tensor([14], dtype=torch.int32))  # fmt: skip
+    with pytest.raises(sextant.SextantInvalidArgument, match=f"q is a .*{kind}.* tensor; allowed: strided"):
+        plan.run(q=tensor, k=k, v=v, out=torch.empty(14, 8, 64), **lengths)
+
+
 def test_bad_shapes():
+    with pytest.raises(sextant.SextantInvalidArgument, match="key is a NoneType; allowed: a torch.Tensor"):
+        st.attention(torch.zeros(1, 1, 1, 8), None, None)
+    with pytest.raises(sextant.SextantInvalidArgument, match='family is "fast"; allowed: portable, tuned'):
+        st.attention(*[torch.zeros(1, 1, 1, 8)] * 3, family="fast")
     q, k, v = dense_inputs()
     with pytest.raises(sextant.SextantInvalidArgument, match="query has shape"):
         st.attention(q[0], k, v)
@@ -99,10 +115,144 @@ def test_paged_run_compiles():
 
 def test_paged_and_dense_ops_pass_opcheck():
     plan, (q, k, v, k_cache, v_cache), batch = paged_arguments()
-    arguments = (plan._handle, q, k, v, torch.zeros(12, 4, 32), k_cache, v_cache, *batch.values(), None, None, None, None)
+    arguments = (plan._handle, q, k, v, torch.zeros(12, 4, 32), None, k_cache, v_cache, *batch.values(), None, None, None, None, None)
     torch.library.opcheck(torch.ops.sextant.paged_attention.default, arguments, test_utils=("test_schema", "test_faketensor"))
-    dense = (*dense_inputs(), 0.125, True, 0, 0.0, None, "tuned")
+    dense = (*dense_inputs(), 0.125, True, 0, 0.0, None, None, "tuned")
     torch.library.opcheck(torch.ops.sextant.dense_attention.default, dense, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_paged_run_gives_lse_and_takes_alibi():
+    """lse through the op is the log of the sum of the scores' exponentials; slopes bend the scores."""
+    spec = sextant.AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=32, softmax_scale=0.2, dtype="fp32", has_alibi=True)
+    cache = sextant.KvCacheSpec(num_blocks=4, block_size=8, num_kv_heads=2, head_dim=32, dtype="fp32", layout="NHD")
+    made, (q, k, v, k_cache, v_cache), batch = paged_arguments()
+    st.release(made)
+    made = st.plan("ROCM_AITER_FA", spec, cache, query_start_loc=[0, 12], seq_lens=[12], block_table=batch["block_table"], lse_out=True)
+    slopes, lse = torch.tensor([0.5, 0.25, 0.125, 0.0625]), torch.full((4, 12), float("nan"))
+    out = torch.compile(lambda lse: st.run(made, q, k, v, k_cache, v_cache, alibi_slopes=slopes, lse=lse, **batch), backend="aot_eager")(lse)
+    scores = torch.einsum("qhd,khd->hqk", q, k.repeat_interleave(2, 1)) * 0.2 + slopes[:, None, None] * torch.arange(12)
+    scores = scores.masked_fill(torch.ones(12, 12, dtype=torch.bool).triu(1), float("-inf"))
+    torch.testing.assert_close(lse, scores.logsumexp(-1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(out, torch.einsum("hqk,khd->qhd", scores.softmax(-1), v.repeat_interleave(2, 1)), atol=1e-5, rtol=1e-5)
+    st.release(made)
+    dense = st.attention(*(x.transpose(0, 1)[None] for x in (q, k, v)), is_causal=True, scale=0.2, alibi_slopes=slopes)
+    torch.testing.assert_close(dense[0].transpose(0, 1), out, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["TRITON_MLA", "ROCM_AITER_MLA"])
+def test_paged_mla(backend):
+    """Prefill, then a token that reads the latent cache, in eager and compiled form."""
+    torch.manual_seed(4)
+    heads, rank, nope, rope, dim_v = 4, 64, 32, 16, 32
+    spec = sextant.AttentionSpec(num_heads=heads, num_kv_heads=heads, head_dim=nope + rope, head_dim_v=dim_v, softmax_scale=0.15, dtype="fp32",
+                                 kv_lora_rank=rank, qk_nope_head_dim=nope, qk_rope_head_dim=rope, v_head_dim=dim_v)  # fmt: skip
+    cache = sextant.KvCacheSpec(num_blocks=4, block_size=8, num_kv_heads=1, head_dim=rank + rope, head_dim_v=rank, dtype="fp32")
+    kv_cache = torch.full(sextant.cache_shape(cache, backend)[0], float("nan"))
+    table, weight = torch.tensor([[3, 1]], dtype=torch.int32), torch.randn(heads * (nope + dim_v), rank) / 8
+    q, kv_c, k_pe = torch.randn(10, heads, nope + rope), torch.randn(10, rank), torch.randn(10, rope)
+    slots = torch.cat([torch.arange(24, 32), torch.arange(8, 10)])
+
+    def step(first, last, call):
+        made = st.plan(backend, spec, cache, query_start_loc=[0, last - first], seq_lens=[last], block_table=table)
+        batch = dict(query_start_loc=torch.tensor([0, last - first], dtype=torch.int32), seq_lens=torch.tensor([last], dtype=torch.int32),
+                     block_table=table, slot_mapping=slots[first:last])  # fmt: skip
+        return call(lambda q, c, p: st.run_mla(made, q, c, p, weight, kv_cache, **batch) + 1)(q[first:last], kv_c[first:last], k_pe[first:last]) - 1
+
+    out = torch.cat([step(0, 9, lambda f: f), step(9, 10, lambda f: torch.compile(f, fullgraph=True, backend="aot_eager"))])
+    up = (kv_c @ weight.T).view(10, heads, nope + dim_v)
+    k = torch.cat([up[..., :nope], k_pe[:, None].expand(-1, heads, -1)], -1)
+    expected = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in (q, k, up[..., nope:])), is_causal=True, scale=0.15)
+    torch.testing.assert_close(out, expected[0].transpose(0, 1), atol=1e-4, rtol=1e-4)
+
+
+def test_lengths_stay_with_their_plan():
+    """Nothing is made again for lengths that ran before: what a graph captures must not depend on copies from the host."""
+    q, k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], 64) for x in dense_inputs())
+    st.varlen_attention(q, k, v, [7, 7], [7, 7], 0.125)
+    before = list(st._varlen_plans.values())[-1]
+    st.varlen_attention(q, k, v, [7, 7], [7, 7], 0.125)
+    assert list(st._varlen_plans.values())[-1] is before and before.seq_lens.tolist() == [7, 7]
+
+
+def test_new_lengths_in_a_capture_are_refused(monkeypatch):
+    class Cuda:
+        type = "cuda"
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(sextant.SextantUnsupported, match="allowed: lengths that ran once before it"):
+        st._varlen(None, (3,), (4,), Cuda(), "tuned")
+
+
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available() or not any(d["kind"] == "cuda" and d["available"] for d in sextant.devices()),
+    reason="needs an NVIDIA GPU and a package with the CUDA device: pip install . -C cmake.define.SEXTANT_CUDA=ON",
+)
+
+
+@needs_gpu
+def test_cuda_graph_of_dense_attention():
+    q, k, v = (x.cuda() for x in dense_inputs(torch.bfloat16, queries=33, keys=33))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        st.attention(q, k, v, is_causal=True)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = st.attention(q, k, v, is_causal=True)
+    out.zero_()
+    graph.replay()
+    torch.testing.assert_close(out, expected, atol=2e-2, rtol=2e-2)
+    with pytest.raises(sextant.SextantUnsupported, match="capture"):
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            st.attention(q[:, :, :5], k, v)
+
+
+@needs_gpu
+@pytest.mark.parametrize("backend", ["TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN", "ROCM_ATTN", "ROCM_AITER_FA"])
+def test_cuda_graph_of_a_paged_step(backend):
+    """Compiled with CUDA graphs, and captured by hand: the replay reads the lengths of the moment."""
+    spec = sextant.AttentionSpec(num_heads=8, num_kv_heads=2, head_dim=64, softmax_scale=0.125, dtype="bf16")
+    cache = sextant.KvCacheSpec(num_blocks=8, block_size=16, num_kv_heads=2, head_dim=64, dtype="bf16")
+    k_shape, v_shape, _ = sextant.cache_shape(cache, backend, "cuda")
+    bf16 = {"dtype": torch.bfloat16, "device": "cuda"}
+    k_cache, v_cache = torch.zeros(k_shape, **bf16), torch.zeros(v_shape, **bf16)
+    q, k, v = torch.randn(1, 8, 64, **bf16), torch.randn(1, 2, 64, **bf16), torch.randn(1, 2, 64, **bf16)
+    made = st.plan(backend, spec, cache, query_start_loc=[0, 1], seq_lens=[1], max_blocks_per_request=2, max_query_len=1, max_seq_len=32, device="cuda")
+    ints = {"dtype": torch.int32, "device": "cuda"}
+    batch = dict(query_start_loc=torch.tensor([0, 1], **ints), seq_lens=torch.tensor([1], **ints), block_table=torch.tensor([[3, 1]], **ints),
+                 slot_mapping=torch.tensor([48], device="cuda"))  # fmt: skip
+    st.run(made, q, k, v, k_cache, v_cache, **batch)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = st.run(made, q, k, v, k_cache, v_cache, **batch)
+    keys, values = [], []
+    for token in range(20):
+        for x in (q, k, v):
+            x.normal_()
+        batch["seq_lens"].fill_(token + 1)
+        batch["slot_mapping"].fill_(48 + token if token < 16 else token)  # block 3, then block 1
+        graph.replay()
+        keys.append(k.clone()), values.append(v.clone())
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            q.transpose(0, 1)[None], torch.cat(keys).transpose(0, 1)[None], torch.cat(values).transpose(0, 1)[None], enable_gqa=True)  # fmt: skip
+        torch.testing.assert_close(out, expected[0].transpose(0, 1), atol=2e-2, rtol=2e-2)
+    st.release(made)
+
+
+@needs_gpu
+def test_reduce_overhead():
+    q, k, v = (x.cuda() for x in dense_inputs(torch.bfloat16))
+    compiled = torch.compile(lambda q, k, v: st.attention(q * 2, k, v, is_causal=True) + 1, fullgraph=True, mode="reduce-overhead")
+    for _ in range(4):
+        torch.testing.assert_close(compiled(q, k, v).clone(), st.attention(q * 2, k, v, is_causal=True) + 1)
+
+
+@needs_gpu
+def test_device_mismatch():
+    q, k, v = dense_inputs(torch.bfloat16)
+    with pytest.raises((sextant.SextantInvalidArgument, RuntimeError), match="device"):
+        st.attention(q.cuda(), k, v)
 
 
 def test_inductor_compiles():

@@ -84,8 +84,8 @@ def test_padded_batch(stories, implementation):
 @pytest.mark.parametrize("implementation", MHA)
 def test_continuous_batching(stories, implementation, monkeypatch):
     model, _, _ = stories
-    calls, paged = [], st._paged_forward
-    monkeypatch.setattr(st, "_paged_forward", lambda backend, *a, **k: calls.append(backend) or paged(backend, *a, **k))
+    calls, packed = [], st._packed_forward
+    monkeypatch.setattr(st, "_packed_forward", lambda backend, *a, **k: calls.append(backend) or packed(backend, *a, **k))
     if not hasattr(model, "generate_batch"):
         pytest.skip(f"needs generate_batch: transformers {transformers.__version__} has none")
     prompts = [[1], [1, 403, 407], [1, 403, 407, 261, 378] * 9]
@@ -180,6 +180,32 @@ def test_continuous_batching_with_windows(make, implementation):
     results = model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False)
     got = {tuple(r.prompt_ids): list(r.generated_tokens) for r in results.values()}
     assert [got[tuple(p)] for p in prompts] == expected
+
+
+@pytest.mark.parametrize("implementation", MHA)
+@pytest.mark.parametrize("lengths_given", [False, True])
+def test_packed_sequences(implementation, lengths_given):
+    """A padding-free batch: three sequences in one row give the logits that each gives alone."""
+    model, lens = gpt_oss(), (5, 1, 12)
+    parts = [torch.randint(3, 128, (1, n), generator=torch.Generator().manual_seed(n)) for n in lens]
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected = torch.cat([model(part, use_cache=False).logits for part in parts], dim=1)
+    model.set_attn_implementation(implementation)
+    starts = torch.tensor([0, *lens]).cumsum(0, dtype=torch.int32)
+    given = dict(cu_seq_lens_q=starts, cu_seq_lens_k=starts, max_length_q=12, max_length_k=12) if lengths_given else {}
+    positions = torch.cat([torch.arange(n) for n in lens])[None]
+    with torch.no_grad():
+        got = model(torch.cat(parts, dim=1), position_ids=positions, use_cache=False, **given).logits
+    torch.testing.assert_close(got, expected, atol=2e-4, rtol=2e-4)
+
+
+def test_packed_sequences_need_an_mha_backend():
+    model = deepseek()
+    st.prepare_mla(model)
+    model.set_attn_implementation(MLA[0])
+    with pytest.raises(sextant.SextantUnsupported, match="with packed sequences; allowed: TRITON_ATTN"):
+        model(torch.ones(1, 4, dtype=torch.long), position_ids=torch.tensor([[0, 1, 0, 1]]), use_cache=False)
 
 
 def test_mla_needs_preparation():

@@ -43,7 +43,7 @@ class ServerError(RuntimeError):
 
 
 @contextmanager
-def server(model: str, backend: str, *, dtype: str = "float32", by_variable: bool = False, start_seconds: float = 300):
+def server(model: str, backend: str, *, dtype: str = "float32", by_variable: bool = False, start_seconds: float = 600):
     """A running server on loopback: (address, log file)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -20,9 +20,11 @@ Status check_options(const PlanOptions& options) {
   if (options.chunk_workspace_rows < 0)
     return invalid_argument(
         fmt::format("options.chunk_workspace_rows is {}; allowed: >= 0", options.chunk_workspace_rows));
-  if (options.bounds.max_query_len < 0 || options.bounds.max_seq_len < 0)
-    return invalid_argument(fmt::format("options.bounds are {} and {}; allowed: >= 0", options.bounds.max_query_len,
-                                        options.bounds.max_seq_len));
+  if (options.bounds.max_query_len < 0)
+    return invalid_argument(
+        fmt::format("options.bounds.max_query_len is {}; allowed: >= 0", options.bounds.max_query_len));
+  if (options.bounds.max_seq_len < 0)
+    return invalid_argument(fmt::format("options.bounds.max_seq_len is {}; allowed: >= 0", options.bounds.max_seq_len));
   return Status::ok();
 }
 

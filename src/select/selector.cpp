@@ -76,6 +76,14 @@ void choose_explicitly(const Explicit& choice, std::vector<Candidate>& candidate
   }
 }
 
+// "ATTN" is what the backends' own names say; in the variable's name it is a slip of more than a few letters.
+std::string spelled_out(std::string_view name) {
+  constexpr std::string_view kShort = "ATTN", kLong = "ATTENTION";
+  std::string text(name);
+  const size_t at = text.find(kShort);
+  return at == std::string::npos ? text : text.replace(at, kShort.size(), kLong);
+}
+
 }  // namespace
 
 std::vector<std::string> near_miss_warnings() {
@@ -84,7 +92,7 @@ std::vector<std::string> near_miss_warnings() {
   for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
     const std::string_view text(*entry);
     const std::string_view name = text.substr(0, text.find('='));
-    if (name == kBackendVariable || !nearest(name, known)) continue;
+    if (name == kBackendVariable || !nearest(spelled_out(name), known)) continue;
     warnings.push_back(
         fmt::format("the environment sets {}, which nothing reads; did you mean {}?", name, kBackendVariable));
   }

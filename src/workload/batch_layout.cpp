@@ -48,6 +48,10 @@ int64_t blocks_needed(const std::vector<RequestLengths>& requests, int32_t block
 Result<BatchArrays> lay_out_batch(const std::vector<RequestLengths>& requests, int32_t block_size, int64_t num_blocks) {
   if (block_size < 1) return invalid_argument(fmt::format("block_size is {}; allowed: >= 1", block_size));
   const int64_t needed = blocks_needed(requests, block_size);
+  if (needed > INT32_MAX)
+    return Status(
+        StatusCode::kResourceExhausted,
+        fmt::format("the batch needs {} KV blocks of {} tokens; allowed: at most {}", needed, block_size, INT32_MAX));
   if (num_blocks < needed || num_blocks > INT32_MAX)
     return Status(StatusCode::kResourceExhausted,
                   fmt::format("num_blocks is {}; allowed: {}..{} for this batch", num_blocks, needed, INT32_MAX));

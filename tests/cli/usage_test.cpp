@@ -51,6 +51,18 @@ TEST(Usage, NamesFieldValueAndWhatIsAllowed) {
             std::string::npos);
   EXPECT_NE(message_of("bench --device cpu --backends TRITON_ATN").find("(did you mean TRITON_ATTN?)"),
             std::string::npos);
+  EXPECT_EQ(message_of("frobnicate --json"),
+            "sextant: the verb is \"frobnicate\"; allowed: backends, select, bench, replay, verify, doctor, and in the "
+            "Python package: report\nsextant: see sextant --help\n");
+  EXPECT_EQ(message_of("").rfind("sextant: the verb is missing; allowed: backends, select,", 0), 0u);
+  EXPECT_EQ(message_of("select --model Llama-3.1-8B --block-size x"),
+            "sextant: --block-size is \"x\"; allowed: a whole number\nsextant: see sextant select --help\n");
+  EXPECT_EQ(message_of("bench --seconds soon"),
+            "sextant: --seconds is soon; allowed: 0..3600\nsextant: see sextant bench --help\n");
+  EXPECT_EQ(message_of("bench --seconds nan"),
+            "sextant: --seconds is nan; allowed: 0..3600\nsextant: see sextant bench --help\n");
+  EXPECT_EQ(message_of("replay --requests -4"),
+            "sextant: --requests is -4; allowed: 0..10000000\nsextant: see sextant replay --help\n");
   EXPECT_EQ(message_of("replay --device cpu --layers 0"), "sextant: --layers is 0; allowed: >= 1\n");
   EXPECT_NE(message_of("replay --device cpu --shrink 7").find("shrink is 7; allowed: a divisor of 512"),
             std::string::npos);
@@ -62,6 +74,17 @@ TEST(Usage, NamesFieldValueAndWhatIsAllowed) {
 }
 
 // What `doctor` says about a device that cannot be used here is what opening it says.
+// Said at once, before anything is measured or allocated.
+TEST(Usage, RefusesBatchesThatDoNotFitIntoMemory) {
+  const CliRun run = run_cli("bench --device cpu --batch q1,100000q1s1000k");
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_TRUE(run.out.empty()) << run.out;
+  EXPECT_NE(
+      run.err.find("batch \"100000q1s1000k\" of Llama-3.1-8B needs 390626.5 GiB for one layer; allowed: what fits "),
+      std::string::npos)
+      << run.err;
+}
+
 TEST(Usage, DoctorSaysWhyADeviceIsMissing) {
   const nlohmann::json devices = run_cli("doctor --json").json()["devices"];
   ASSERT_EQ(devices.size(), 4u);

@@ -107,6 +107,16 @@ TEST(Selector, MisspeltVariableIsReported) {
   EXPECT_NE(selection->warnings[0].find("did you mean VLLM_ATTENTION_BACKEND?"), std::string::npos);
 }
 
+TEST(Selector, AbbreviatedVariableIsReported) {
+  const Environment variable("VLLM_ATTN_BACKEND", "ROCM_AITER_FA");
+  auto selection = select_backend(*cpu(), mha_request());
+  ASSERT_OK(selection);
+  ASSERT_EQ(selection->warnings.size(), 1U);
+  EXPECT_NE(selection->warnings[0].find("VLLM_ATTN_BACKEND, which nothing reads; did you mean VLLM_ATTENTION_BACKEND?"),
+            std::string::npos)
+      << selection->warnings[0];
+}
+
 TEST(Selector, MlaPrefersNativeHeadSizes) {
   EXPECT_EQ(select_backend(*cpu(), mla_request())->backend->info().name, "ROCM_AITER_MLA");
 }

@@ -1,0 +1,17 @@
+// What the command line's parser refuses, said as everywhere else: the field, its value and what is allowed.
+#pragma once
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <string>
+
+namespace sextant::cli {
+
+// A finite number from `low` to `high`.
+CLI::Validator between(double low, double high);
+
+// Prints the message on stderr, with a "did you mean" for words that are nearly known; gives the exit code.
+int report_parse_error(CLI::App& app, const CLI::ParseError& error, int argc, char** argv);
+
+}  // namespace sextant::cli

@@ -1,0 +1,86 @@
+"""Other libraries' tensors: how they come in, which stream they are on, and scratch memory beside them."""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Protocol, runtime_checkable
+
+import numpy as np
+
+from sextant.errors import SextantInvalidArgument
+
+_CPU, _CUDA_HOST = 1, 3  # DLPack's device types of memory that the CPU reads
+
+
+@runtime_checkable
+class Tensor(Protocol):
+    """Any object that speaks DLPack: arrays and tensors of NumPy, PyTorch, JAX, CuPy and others. Taken as they lie, without a copy."""
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def __dlpack_device__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def passed(**tensors: Optional[Tensor]) -> list[Any]:
+    """What TVM FFI takes, in the order given: torch tensors lose their autograd history, bfloat16 and fp8 pass through DLPack."""
+    return [_passed(name, tensor) for name, tensor in tensors.items()]
+
+
+def _passed(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if hasattr(value, "detach"):
+        if getattr(value, "is_meta", False) or str(getattr(value, "layout", "torch.strided")) != "torch.strided" or getattr(value, "is_quantized", False):
+            kind = value.device if getattr(value, "is_meta", False) else "quantised" if value.is_quantized else value.layout
+            raise SextantInvalidArgument(f"{name} is a {kind} tensor; allowed: strided tensors with memory on a CPU or GPU")
+        return value.detach()
+    if not hasattr(value, "__dlpack__"):
+        raise SextantInvalidArgument(f"{name} is a {type(value).__name__}; allowed: a tensor of PyTorch, NumPy, JAX or CuPy")
+    if isinstance(value, np.ndarray) and not value.flags.writeable:  # DLPack hands over memory that may be written
+        raise SextantInvalidArgument(f"{name} is a read-only array; allowed: writable arrays")
+    return value
+
+
+def library_of(value: object) -> str:
+    """"torch", "numpy", "cupy", "jax" (its arrays live in jaxlib) or another top-level module's name."""
+    name = type(value).__module__.split(".")[0]
+    return "jax" if name == "jaxlib" else name
+
+
+def current_stream(tensor: object) -> int:
+    """The caller's current stream on the tensor's device; 0, the default stream, for libraries that have no such notion (JAX)."""
+    device = getattr(tensor, "device", None)
+    if getattr(device, "type", None) == "cuda":  # PyTorch's builds for ROCm say cuda too
+        import torch
+
+        return int(torch.cuda.current_stream(device).cuda_stream)
+    if library_of(tensor) == "cupy":
+        import cupy
+
+        return int(cupy.cuda.get_current_stream().ptr)
+    return 0
+
+
+def workspace_beside(tensor: Any, size: int) -> Optional[Tensor]:
+    """Uninitialised bytes on the tensor's device, 256-byte aligned; None for 0 (and without a tensor, which the call then refuses)."""
+    if size == 0 or tensor is None:
+        return None
+    library = library_of(tensor)
+    if hasattr(tensor, "new_empty"):
+        import torch
+
+        memory = torch.empty(size + 256, dtype=torch.uint8, device=tensor.device)
+        offset = -memory.data_ptr() % 256
+        return memory[offset : offset + size]
+    if library == "cupy":
+        import cupy
+
+        return cupy.empty(size, dtype=cupy.uint8)  # type: ignore[no-any-return]  # cupy's allocations are 512-byte aligned
+    if tensor.__dlpack_device__()[0] in (_CPU, _CUDA_HOST):
+        raw = np.empty(size + 256, dtype=np.uint8)
+        shift = -raw.ctypes.data % 256
+        return raw[shift : shift + size]
+    if library == "jax":
+        import jax
+
+        return jax.block_until_ready(jax.numpy.zeros(size, jax.numpy.uint8, device=tensor.device))  # type: ignore[no-any-return]
+    raise SextantInvalidArgument(f"workspace is missing; allowed: at least {size} bytes on the device of {library}'s tensor")
