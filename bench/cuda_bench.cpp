@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda_bench_cases.h"
 #include "reference/numbers.h"
 #include "reference/oracle.h"
 #include "sextant/device.h"
@@ -22,6 +23,7 @@
 namespace {
 
 using namespace sextant;
+using namespace sextant::cuda_bench;
 
 [[noreturn]] void fail(const std::string& message) {
   std::printf("cuda_bench: %s\n", message.c_str());
@@ -94,18 +96,6 @@ Pattern make_pattern(DType dtype, uint64_t seed, double magnitude) {
   for (int64_t i = 0; i < p.size; ++i) reference::store(dtype, p.bytes.data(), i, normal(random));
   return p;
 }
-
-struct Case {
-  std::string name;
-  AttentionOp op = AttentionOp::kPagedDecode;
-  int batch = 1, query_len = 1;
-  int64_t seq_len = 1024;
-  int heads = 32, kv_heads = 8, dim = 128, dim_v = 128, page = 16;
-  DType kv = DType::kBF16;
-  KvLayout layout = KvLayout::kNHD;
-  bool contiguous = false;  // kVarlen over packed keys
-  bool mixed = false;       // one prefill of 2048 tokens joins the batch
-};
 
 struct Row {
   std::string name, kernel;
@@ -355,117 +345,6 @@ class Problem {
   int64_t blocks_a_set_ = 0;
   int num_sets_ = 1;
 };
-
-std::vector<Case> decode_cases() {
-  std::vector<Case> cases;
-  const auto add = [&](const char* name, int batch, int64_t ctx, int heads, int kv_heads, int page,
-                       DType kv = DType::kBF16, int query_len = 1) {
-    Case c;
-    c.name = name;
-    c.batch = batch;
-    c.seq_len = ctx;
-    c.heads = heads;
-    c.kv_heads = kv_heads;
-    c.page = page;
-    c.kv = kv;
-    c.query_len = query_len;
-    cases.push_back(c);
-  };
-  add("decode 32/8 B1 1k", 1, 1024, 32, 8, 16);
-  add("decode 32/8 B1 4k", 1, 4096, 32, 8, 16);
-  add("decode 32/8 B1 8k", 1, 8192, 32, 8, 16);
-  add("decode 32/8 B1 32k", 1, 32768, 32, 8, 16);
-  add("decode 32/8 B1 128k", 1, 131072, 32, 8, 16);
-  add("decode 32/8 B8 1k", 8, 1024, 32, 8, 16);
-  add("decode 32/8 B64 1k", 64, 1024, 32, 8, 16);
-  add("decode 32/8 B16 8k", 16, 8192, 32, 8, 16);
-  add("decode 32/8 B64 4k", 64, 4096, 32, 8, 16);
-  add("decode 32/8 B256 1k", 256, 1024, 32, 8, 16);
-  add("decode 32/8 B128 2k", 128, 2048, 32, 8, 16);
-  add("decode 8/1 B1 8k", 1, 8192, 8, 1, 16);
-  add("decode 8/1 B8 8k", 8, 8192, 8, 1, 16);
-  add("decode 8/1 B64 8k", 64, 8192, 8, 1, 16);
-  add("decode 64/4 B64 8k", 64, 8192, 64, 4, 16);
-  add("decode page 1 B64 4k", 64, 4096, 32, 8, 1);
-  add("decode page 256 B64 4k", 64, 4096, 32, 8, 256);
-  add("decode q4 B64 4k", 64, 4096, 32, 8, 16, DType::kBF16, 4);
-  add("decode q8 B16 8k", 16, 8192, 32, 8, 16, DType::kBF16, 8);
-  add("decode e4m3 q8 B16 8k", 16, 8192, 32, 8, 16, DType::kF8E4M3FN, 8);
-  add("decode e4m3 B1 8k", 1, 8192, 32, 8, 16, DType::kF8E4M3FN);
-  add("decode e4m3 B64 4k", 64, 4096, 32, 8, 16, DType::kF8E4M3FN);
-  add("decode e5m2 B64 4k", 64, 4096, 32, 8, 16, DType::kF8E5M2);
-  add("decode split_k B64 4k", 64, 4096, 32, 8, 16);
-  cases.back().layout = KvLayout::kSplitK;
-  add("decode split_k page 256 B64 4k", 64, 4096, 32, 8, 256);
-  cases.back().layout = KvLayout::kSplitK;
-  add("decode split_k e4m3 B64 4k", 64, 4096, 32, 8, 16, DType::kF8E4M3FN);
-  cases.back().layout = KvLayout::kSplitK;
-  add("decode shuffled B64 4k", 64, 4096, 32, 8, 16);
-  cases.back().layout = KvLayout::kShuffled;
-  return cases;
-}
-
-std::vector<Case> mla_cases() {
-  std::vector<Case> cases;
-  const auto add = [&](const char* name, int batch, int64_t ctx, int heads, int page) {
-    Case c;
-    c.name = name;
-    c.op = AttentionOp::kMlaDecode;
-    c.batch = batch;
-    c.seq_len = ctx;
-    c.heads = heads;
-    c.kv_heads = 1;
-    c.dim = 576;
-    c.dim_v = 512;
-    c.page = page;
-    cases.push_back(c);
-  };
-  add("mla 16h B64 4k", 64, 4096, 16, 64);
-  add("mla 16h B1 64k", 1, 65536, 16, 64);
-  add("mla 16h B128 8k", 128, 8192, 16, 64);
-  add("mla 16h page 1 B64 4k", 64, 4096, 16, 1);
-  add("mla 64h B32 16k", 32, 16384, 64, 64);
-  add("mla 128h B1 8k", 1, 8192, 128, 64);
-  add("mla 128h B64 8k", 64, 8192, 128, 64);
-  return cases;
-}
-
-std::vector<Case> prefill_cases() {
-  std::vector<Case> cases;
-  const auto add = [&](const char* name, int query_len, int64_t kv, int heads, int kv_heads, int page, int dim = 128,
-                       int dim_v = 128) {
-    Case c;
-    c.name = name;
-    c.op = AttentionOp::kUnified;
-    c.query_len = query_len;
-    c.seq_len = kv;
-    c.heads = heads;
-    c.kv_heads = kv_heads;
-    c.page = page < 1 ? 16 : page;
-    c.contiguous = page < 1;
-    c.dim = dim;
-    c.dim_v = dim_v;
-    cases.push_back(c);
-  };
-  add("extend q3616 kv20000 page 16", 3616, 20000, 32, 8, 16);
-  add("extend q3616 kv20000 page 128", 3616, 20000, 32, 8, 128);
-  add("extend q3616 kv20000 contiguous", 3616, 20000, 32, 8, 0);
-  add("prefill q16384 page 16", 16384, 16384, 32, 8, 16);
-  add("prefill q4096 page 16", 4096, 4096, 32, 8, 16);
-  add("extend q512 kv32768 page 16", 512, 32768, 32, 8, 16);
-  add("mla prefill q4096 128h", 4096, 4096, 128, 128, 0, 192, 128);
-  add("mla prefill q16384 16h", 16384, 16384, 16, 16, 0, 192, 128);
-  add("prefill q4096 D64", 4096, 4096, 32, 8, 16, 64, 64);
-  add("prefill q4096 D256", 4096, 4096, 16, 4, 16, 256, 256);
-  Case mixed;
-  mixed.name = "mixed 32 decodes 8k + prefill 2048";
-  mixed.op = AttentionOp::kUnified;
-  mixed.batch = 32;
-  mixed.seq_len = 8192;
-  mixed.mixed = true;
-  cases.push_back(mixed);
-  return cases;
-}
 
 void print(const Row& r) {
   std::printf("%-34s %9.1f us %6.2f TB/s %6.0f TF/s  err %.1e  %s\n", r.name.c_str(), r.us, r.tera_bytes, r.tera_flops,

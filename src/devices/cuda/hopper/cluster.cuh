@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "devices/cuda/kernels/ptx.cuh"
+
 namespace sextant::cuda {
 
 __device__ __forceinline__ uint32_t cluster_rank() {
@@ -36,6 +38,31 @@ __device__ __forceinline__ float2 load_remote_float2(uint32_t remote) {
   float2 x;
   asm volatile("ld.shared::cluster.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(remote) : "memory");
   return x;
+}
+
+// Four columns of a row that every block of a cluster has a part of, in the order of the blocks, so that the bits do
+// not depend on timing. `state`: where each block has the row's (maximum in log2 units, sum); `part`: its four columns.
+struct ClusterRow {
+  float max, sum;
+  float4 columns;
+};
+__device__ __forceinline__ ClusterRow merge_cluster_row(uint32_t state, uint32_t part, int size) {
+  ClusterRow row = {-INFINITY, 0, make_float4(0, 0, 0, 0)};
+#pragma unroll 8
+  for (int i = 0; i < size; ++i) row.max = fmaxf(row.max, load_remote_float2(remote_address(state, i)).x);
+  const float base = row.max == -INFINITY ? 0.0f : row.max;
+#pragma unroll 8
+  for (int i = 0; i < size; ++i) {
+    const float2 own = load_remote_float2(remote_address(state, i));
+    const float4 x = load_remote_float4(remote_address(part, i));
+    const float weight = exp2_approx(own.x - base);
+    row.sum += weight * own.y;
+    row.columns.x += weight * x.x;
+    row.columns.y += weight * x.y;
+    row.columns.z += weight * x.z;
+    row.columns.w += weight * x.w;
+  }
+  return row;
 }
 
 // A cluster of `size` blocks along x.

@@ -227,29 +227,14 @@ __device__ __forceinline__ void merge_cluster(const AttentionParams& p, const Cl
   const uint32_t parts = shared_address(ring_data), stats = shared_address(block_stats);
   for (int u = static_cast<int>(threadIdx.x) * w.size + w.rank; u < num_rows * kUnits; u += S::kConsumers * w.size) {
     const int row = u / kUnits, column = u % kUnits * 4;
-    float top = -INFINITY, total = 0;
-#pragma unroll 8
-    for (int i = 0; i < w.size; ++i) top = fmaxf(top, load_remote_float2(remote_address(stats + row * 8, i)).x);
-    const float base = top == -INFINITY ? 0.0f : top;
-    float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-    for (int i = 0; i < w.size; ++i) {
-      const float2 state = load_remote_float2(remote_address(stats + row * 8, i));
-      const float4 x = load_remote_float4(remote_address(parts + (row * S::kPartColumns + column) * 4, i));
-      const float weight = exp2_approx(state.x - base);
-      total += weight * state.y;
-      sum.x += weight * x.x;
-      sum.y += weight * x.y;
-      sum.z += weight * x.z;
-      sum.w += weight * x.w;
-    }
+    const ClusterRow merged = merge_cluster_row(stats + row * 8, parts + (row * S::kPartColumns + column) * 4, w.size);
     const int32_t token = w.request.query_start + row / p.group_size,
                   head = w.kv_head * p.group_size + row % p.group_size;
-    const RowEnd end = finish_row(top, total, 1.0f, p.sinks, head);
+    const RowEnd end = finish_row(merged.max, merged.sum, 1.0f, p.sinks, head);
     if (column == 0) store_lse(p, token, head, end.lse);
     const RowSink<typename S::T> sink = output_row<typename S::T>(p, token, head);
-    sink.store_pair(column, sum.x * end.weight, sum.y * end.weight);
-    sink.store_pair(column + 2, sum.z * end.weight, sum.w * end.weight);
+    sink.store_pair(column, merged.columns.x * end.weight, merged.columns.y * end.weight);
+    sink.store_pair(column + 2, merged.columns.z * end.weight, merged.columns.w * end.weight);
   }
 }
 

@@ -213,27 +213,12 @@ __device__ __forceinline__ void mla_write_cluster(const AttentionParams& p, cons
   for (int u = static_cast<int>(threadIdx.x) * size + rank; u < r.query_len * p.group_size * kUnits;
        u += S::kConsumers * size) {
     const int row = u / kUnits, column = u % kUnits * 4, query = row / p.group_size, head = row - query * p.group_size;
-    float top = -INFINITY, total = 0;
-#pragma unroll 8
-    for (int i = 0; i < size; ++i) top = fmaxf(top, load_remote_float2(remote_address(states + row * 8, i)).x);
-    const float base = top == -INFINITY ? 0.0f : top;
-    float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-    for (int i = 0; i < size; ++i) {
-      const float2 state = load_remote_float2(remote_address(states + row * 8, i));
-      const float4 x = load_remote_float4(remote_address(merged + (row * S::kMergeColumns + column) * 4, i));
-      const float weight = exp2_approx(state.x - base);
-      total += weight * state.y;
-      sum.x += weight * x.x;
-      sum.y += weight * x.y;
-      sum.z += weight * x.z;
-      sum.w += weight * x.w;
-    }
+    const ClusterRow all = merge_cluster_row(states + row * 8, merged + (row * S::kMergeColumns + column) * 4, size);
     float weight;
     const RowSink<T> sink = end_row<T>(p, r, part, static_cast<int>(blockIdx.z) % p.split.max_partitions, query, head,
-                                       top, total, v_scale, column == 0, &weight);
-    sink.store_pair(column, sum.x * weight, sum.y * weight);
-    sink.store_pair(column + 2, sum.z * weight, sum.w * weight);
+                                       all.max, all.sum, v_scale, column == 0, &weight);
+    sink.store_pair(column, all.columns.x * weight, all.columns.y * weight);
+    sink.store_pair(column + 2, all.columns.z * weight, all.columns.w * weight);
   }
 }
 

@@ -1,0 +1,28 @@
+// The attention cases of cuda_bench.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "sextant/ops.h"
+
+namespace sextant::cuda_bench {
+
+struct Case {
+  std::string name;
+  AttentionOp op = AttentionOp::kPagedDecode;
+  int batch = 1, query_len = 1;
+  int64_t seq_len = 1024;
+  int heads = 32, kv_heads = 8, dim = 128, dim_v = 128, page = 16;
+  DType kv = DType::kBF16;
+  KvLayout layout = KvLayout::kNHD;
+  bool contiguous = false;  // kVarlen over packed keys
+  bool mixed = false;       // one prefill of 2048 tokens joins the batch
+};
+
+std::vector<Case> decode_cases();
+std::vector<Case> mla_cases();
+std::vector<Case> prefill_cases();
+
+}  // namespace sextant::cuda_bench

@@ -1,0 +1,94 @@
+#include "devices/cuda/plan_clusters.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+namespace sextant::cuda {
+
+bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
+                    const ChipLimits& chip) {
+  // Measured on H100: bytes/s of its memory, and what one SM takes by tensor-map copies; what does not shrink with the
+  // keys (s); and the rate of the balanced list.
+  constexpr double kMemoryRate = 3.0e12, kSmRate = 4.6e10, kClusterStart = 5e-6, kBalancedStart = 12e-6,
+                   kBalancedRate = 2.88e12;
+  constexpr int64_t kBlockShared = 226 * 1024, kMostRequests = 65535;
+  if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || a.shared_prefix || !cluster_serves(p) ||
+      p.group_size * n.short_query_len > kClusterRows || n.requests > kMostRequests || chip.shared_bytes < kBlockShared)
+    return false;
+  const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
+  if (keys.requests == 0) return false;
+  const double key_bytes = static_cast<double>(p.head_dim + p.head_dim_v) * static_cast<double>(size_of(p.cache_dtype));
+  const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
+  double best = kBalancedStart + all_bytes / kBalancedRate;
+  bool chosen = false;
+  for (int32_t size = 1; size <= kMostClusterBlocks; size *= 2) {
+    if (size > 1 && keys.longest < size * kClusterTileKeys / 2) break;
+    const double at_once = size == 1 ? chip.sms : chip.clusters_at_once[static_cast<size_t>(size)];
+    if (at_once < 1) continue;
+    // One block an SM has all of its shared memory for copies in flight; two hide each other's start and end.
+    const bool one_a_sm = pairs <= at_once || p.head_dim > 128;
+    const double slots = at_once * (one_a_sm ? 1.0 : 2.0), full_waves = std::floor(pairs / slots);
+    const double rest = pairs - full_waves * slots, block_rate = one_a_sm ? kSmRate : kSmRate / 2;
+    const double pair_bytes = all_bytes / pairs, longest_bytes = keys.longest * key_bytes;
+    const auto wave = [&](double clusters, double bytes) {
+      return std::max(clusters * bytes / kMemoryRate, bytes / size / block_rate);
+    };
+    double time = kClusterStart + full_waves * wave(slots, pair_bytes);
+    if (rest > 0) time += wave(rest, pair_bytes);
+    time += std::max(0.0, longest_bytes - pair_bytes) / size / block_rate;
+    if (time >= best) continue;
+    best = time;
+    chosen = true;
+    part.cluster.size = size;
+    part.cluster.one_a_sm = one_a_sm;
+  }
+  if (!chosen) return false;
+  part.kind = KernelKind::kCluster;
+  part.max_query_len = std::min(part.max_query_len, kClusterRows / p.group_size);
+  const int64_t most = *std::max_element(a.seq_lens.begin(), a.seq_lens.end());
+  part.cluster.known_blocks = static_cast<int32_t>(ceil_div(most, p.block_size));
+  return true;
+}
+
+int32_t equal_parts(const AttentionPlanArgs& a, const Bounds& n, const PlanPart& part, const ChipLimits& chip) {
+  const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
+  if (keys.requests == 0 || keys.longest * keys.requests > 1.05 * keys.sum) return 0;
+  const double row_tiles =
+      keys.requests * static_cast<double>(ceil_div(a.spec.num_heads * n.query_len, part.stream.rows));
+  constexpr double kLeastUse = 0.93;       // of the chip over all waves of blocks
+  constexpr double kMostParts = 4;         // more partial results cost more than the list does
+  constexpr double kLeastTilesAPart = 16;  // a block's start and end cost about four tiles' time
+  for (int32_t parts = 1; parts <= kMostParts; ++parts) {
+    const double blocks = row_tiles * parts, waves = std::ceil(blocks / chip.sms);
+    if (keys.longest / part.tile_keys / parts < kLeastTilesAPart) return 0;
+    if (blocks / (waves * chip.sms) >= kLeastUse) return parts;
+  }
+  return 0;
+}
+
+bool set_mla_clusters(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t equal,
+                      const ChipLimits& chip) {
+  constexpr int32_t kWide = 8;
+  const int32_t at_once = chip.clusters_at_once[kWide];
+  if (a.shared_prefix || n.requests > 4096) return false;
+  int64_t clusters_a_request = 1;
+  if (std::has_single_bit(static_cast<uint32_t>(equal))) {
+    part.stream.cluster = equal;
+  } else {
+    const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
+    clusters_a_request = n.requests > 0 ? at_once / n.requests : 0;
+    // Each block has two tiles at least; requests of unequal length are better off with the list.
+    clusters_a_request =
+        std::min<int64_t>(clusters_a_request, static_cast<int64_t>(keys.longest) / (2 * kWide * part.tile_keys));
+    if (clusters_a_request < 1 || keys.longest * keys.requests > 1.05 * keys.sum) return false;
+    part.stream.cluster = kWide;
+  }
+  if (clusters_a_request > 1)
+    set_fixed_split(part, a, n, 0, static_cast<int32_t>(clusters_a_request), n.query_len, part.tile_keys);
+  part.stream.grid = dim3(static_cast<unsigned>(part.stream.cluster), 1,
+                          static_cast<unsigned>(n.requests * part.split.max_partitions));
+  return true;
+}
+
+}  // namespace sextant::cuda

@@ -1,0 +1,108 @@
+#include "devices/cuda/plan_splits.h"
+
+#include <algorithm>
+
+namespace sextant::cuda {
+
+Bounds find_bounds(const AttentionPlanArgs& a, int32_t short_len) {
+  Bounds n;
+  n.requests = static_cast<int64_t>(a.seq_lens.size());
+  n.tokens = a.query_start_loc.empty() ? 0 : a.query_start_loc.back();
+  int64_t seq_len = a.bounds.max_seq_len, packed = 0;
+  for (size_t b = 0; b < a.seq_lens.size(); ++b) {
+    const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b];
+    if (!a.key_start_loc.empty()) packed = std::max<int64_t>(packed, a.key_start_loc[b + 1] - a.key_start_loc[b]);
+    seq_len = std::max<int64_t>(seq_len, a.seq_lens[b]);
+    n.query_len = std::max<int64_t>(n.query_len, query_len);
+    if (query_len < a.filter.min_query_len || query_len > a.filter.max_query_len) continue;
+    (query_len <= short_len ? n.any_short : n.any_long) = true;
+    if (query_len <= short_len) n.short_query_len = std::max<int64_t>(n.short_query_len, query_len);
+  }
+  n.short_query_len = std::max<int64_t>(n.short_query_len, std::min(a.bounds.max_query_len, short_len));
+  n.query_len = std::min<int64_t>(std::max<int64_t>(n.query_len, a.bounds.max_query_len), a.filter.max_query_len);
+  if (a.op == AttentionOp::kVarlen) {
+    const bool bounded = !a.key_start_loc.empty() && a.bounds.max_seq_len == 0;
+    n.keys = bounded ? packed : (a.max_packed_keys > 0 ? a.max_packed_keys : seq_len);
+  } else {
+    n.keys = std::max<int64_t>(0, std::min(seq_len, a.key_end) - a.key_begin);
+  }
+  if (a.spec.sliding_window > 0) n.keys = std::min(n.keys, a.spec.sliding_window + n.query_len);
+  if (a.bounds.max_query_len > 0 || a.bounds.max_seq_len > 0) {
+    n.any_short = n.any_short || a.filter.min_query_len <= short_len;
+    n.any_long = n.any_long || n.query_len > short_len;
+  }
+  return n;
+}
+
+PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_query_len, int64_t max_query_len) {
+  const bool graph = a.bounds.max_seq_len > 0;  // lengths of now say nothing about those to come
+  PartKeys part;
+  for (size_t b = 0; b < a.seq_lens.size(); ++b) {
+    const int64_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b];
+    if (query_len < min_query_len || query_len > max_query_len) continue;
+    const auto keys = static_cast<double>(
+        std::clamp<int64_t>(graph ? n.keys : a.seq_lens[b] - a.key_begin, 1, std::max<int64_t>(1, n.keys)));
+    part.requests += 1;
+    part.sum += keys;
+    part.longest = std::max(part.longest, keys);
+  }
+  return part;
+}
+
+void set_fixed_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t partition, int32_t segments,
+                     int64_t max_query_len, int32_t granule) {
+  FixedSplit& s = part.split;
+  s.partition = partition;
+  s.segments = segments;
+  s.granule = granule;
+  const int64_t most = partition > 0 ? ceil_div(n.keys, ceil_div(partition, granule) * granule) : segments;
+  s.max_partitions = static_cast<int32_t>(std::max<int64_t>(1, most));
+  if (s.max_partitions == 1) return;
+  s.max_query_len = static_cast<int32_t>(std::min(max_query_len, n.query_len));
+  s.compact_slots = n.requests * s.max_query_len < n.tokens;
+  part.num_slots = s.compact_slots ? n.requests * s.max_query_len : n.tokens;
+  part.grid.partitions = s.max_partitions;
+  part.reduces = true;
+  const auto rows = static_cast<size_t>(part.num_slots * a.spec.num_heads * s.max_partitions);
+  part.partial_lse_offset = align_workspace(rows * static_cast<size_t>(a.spec.value_head_dim()) * sizeof(float));
+  part.workspace_bytes = part.partial_lse_offset + align_workspace(rows * sizeof(float));
+}
+
+namespace {
+
+void set_balanced(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int blocks_per_sm,
+                  const ChipLimits& chip) {
+  const int64_t row_tiles = n.tokens * a.spec.group_size() / part.stream.rows + n.requests;
+  const int64_t most = row_tiles * a.spec.num_kv_heads * std::max<int64_t>(1, ceil_div(n.keys, part.tile_keys));
+  const int64_t blocks = std::clamp<int64_t>(most, 1, static_cast<int64_t>(chip.sms) * blocks_per_sm);
+  part.balanced = true;
+  part.reduces = true;
+  part.stream.grid = dim3(static_cast<unsigned>(blocks));
+  const auto rows = static_cast<size_t>(2 * blocks * part.stream.rows);
+  part.partial_lse_offset = align_workspace(rows * static_cast<size_t>(a.spec.value_head_dim()) * sizeof(float));
+  part.tile_starts_offset = part.partial_lse_offset + align_workspace(rows * sizeof(float));
+  part.workspace_bytes =
+      part.tile_starts_offset + align_workspace(static_cast<size_t>(n.requests + 1) * sizeof(int32_t));
+}
+
+}  // namespace
+
+void set_decode_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len, int blocks_per_sm,
+                      const ChipLimits& chip) {
+  using Kind = SplitPolicy::Kind;
+  if (a.split.kind == Kind::kAuto && !a.deterministic) {
+    set_balanced(part, a, n, blocks_per_sm, chip);
+    return;
+  }
+  part.grid.tiles = static_cast<int32_t>(n.tokens * a.spec.group_size() / part.stream.rows + n.requests);
+  if (a.split.kind == Kind::kSegments) {
+    set_fixed_split(part, a, n, 0, a.split.value, short_len, part.tile_keys);
+  } else if (a.split.kind == Kind::kPartition) {
+    set_fixed_split(part, a, n, a.split.value, 1, short_len, part.tile_keys);
+  } else if (a.split.kind == Kind::kAuto) {
+    set_fixed_split(part, a, n, kDeterministicKeys, 1, short_len, part.tile_keys);
+  }
+  part.stream.grid = dim3(part.grid.tiles, a.spec.num_kv_heads, part.grid.partitions);
+}
+
+}  // namespace sextant::cuda

@@ -1,0 +1,38 @@
+// What planning an attention op on CUDA needs to know of a batch, and the ways to divide keys over blocks.
+#pragma once
+
+#include "devices/cuda/attention_plan.h"
+
+namespace sextant::cuda {
+
+constexpr int32_t kDeterministicKeys = 1024;  // keys of a partition when bits must not depend on the machine
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr size_t align_workspace(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
+// Largest lengths that the plan serves.
+struct Bounds {
+  int64_t tokens = 0, requests = 0;
+  int64_t query_len = 0;        // of requests that may pass the filter
+  int64_t short_query_len = 0;  // of those no longer than a decode kernel takes
+  int64_t keys = 0;             // that one request may see
+  bool any_short = false, any_long = false;
+};
+
+Bounds find_bounds(const AttentionPlanArgs& a, int32_t short_len);
+
+// Keys that the requests of one part see, all heads alike.
+struct PartKeys {
+  double requests = 0, sum = 0, longest = 0;
+};
+PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_query_len, int64_t max_query_len);
+
+// Adds the partial results of a fixed split to a part.
+void set_fixed_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t partition, int32_t segments,
+                     int64_t max_query_len, int32_t granule);
+
+// Decode kernels: the balanced list, or a fixed split when one is asked for.
+void set_decode_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len, int blocks_per_sm,
+                      const ChipLimits& chip);
+
+}  // namespace sextant::cuda

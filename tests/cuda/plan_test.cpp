@@ -1,0 +1,129 @@
+// What the planner chooses for an H100. Planning is host work: these run on every machine that compiled the CUDA
+// device.
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "devices/cuda/attention_plan.h"
+#include "support/matchers.h"
+
+namespace sextant {
+namespace {
+
+cuda::ChipLimits h100() {
+  cuda::ChipLimits chip;
+  chip.sms = 132;
+  chip.compute_capability = 90;
+  chip.shared_bytes = 232448;
+  chip.clusters_at_once[2] = 66;
+  chip.clusters_at_once[4] = 32;
+  chip.clusters_at_once[8] = 16;
+  chip.clusters_at_once[16] = 7;
+  return chip;
+}
+
+// A batch of requests, every one with `query_len` new tokens but the last, which has `last_query_len`.
+struct Batch {
+  std::vector<int32_t> seq_lens;
+  int32_t query_len = 1, last_query_len = 1;
+  int32_t block_size = 16;
+  bool deterministic = false;
+  KernelFamily family = KernelFamily::kTuned;
+};
+
+AttentionPlanArgs decode_args(const Batch& batch) {
+  AttentionPlanArgs args;
+  args.op = AttentionOp::kUnified;
+  args.spec.num_heads = 32;
+  args.spec.num_kv_heads = 8;
+  args.spec.head_dim = args.spec.head_dim_v = 128;
+  args.spec.softmax_scale = 0.1f;
+  args.cache.num_kv_heads = 8;
+  args.cache.head_dim = args.cache.head_dim_v = 128;
+  args.cache.block_size = batch.block_size;
+  args.cache.num_blocks = 1 << 20;
+  args.deterministic = batch.deterministic;
+  return args;
+}
+
+AttentionPlanArgs mla_args(const Batch& batch, int32_t heads) {
+  AttentionPlanArgs args = decode_args(batch);
+  args.op = AttentionOp::kMlaDecode;
+  args.spec.num_heads = heads;
+  args.spec.num_kv_heads = 1;
+  args.spec.head_dim = 576;
+  args.spec.head_dim_v = 512;
+  args.cache.layout = KvLayout::kLatent;
+  args.cache.num_kv_heads = 1;
+  args.cache.head_dim = 576;
+  args.cache.head_dim_v = 512;
+  args.cache.block_size = 64;
+  return args;
+}
+
+AttentionPlanPtr plan(AttentionPlanArgs args, const Batch& batch) {
+  std::vector<int32_t> starts = {0};
+  for (size_t b = 0; b < batch.seq_lens.size(); ++b)
+    starts.push_back(starts.back() + (b + 1 == batch.seq_lens.size() ? batch.last_query_len : batch.query_len));
+  args.query_start_loc = starts;
+  args.seq_lens = batch.seq_lens;
+  auto made = cuda::plan_attention(args, h100(), batch.family);
+  EXPECT_TRUE(made.is_ok()) << made.status().message();
+  return made.is_ok() ? *made : nullptr;
+}
+std::string chosen(const Batch& batch) { return plan(decode_args(batch), batch)->describe(); }
+
+bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+std::vector<int32_t> requests(int count, int32_t len) { return std::vector<int32_t>(static_cast<size_t>(count), len); }
+
+TEST(CudaPlan, FewRequestsShareTheChipInClusters) {
+  EXPECT_PRED2(has, chosen({requests(1, 1024)}), "clusters of 8, one block an SM");
+  EXPECT_PRED2(has, chosen({requests(1, 131072)}), "clusters of 8, one block an SM");
+  EXPECT_PRED2(has, chosen({requests(8, 1024)}), "clusters of 2, one block an SM");
+}
+
+TEST(CudaPlan, ManyEqualRequestsTakeABlockEach) {
+  EXPECT_PRED2(has, chosen({requests(16, 8192)}), "clusters of 1, one block an SM");
+  EXPECT_PRED2(has, chosen({requests(64, 4096)}), "clusters of 1, two blocks an SM");
+  EXPECT_PRED2(has, chosen({requests(256, 1024)}), "clusters of 1, two blocks an SM");
+}
+
+TEST(CudaPlan, OneLongRequestAmongManyIsBalanced) {
+  std::vector<int32_t> lens = requests(200, 100);
+  lens[7] = 131072;
+  EXPECT_PRED2(has, chosen({lens}), "balanced");
+}
+
+TEST(CudaPlan, ClustersNeedPagesForBoxesAndAFreeChoice) {
+  EXPECT_PRED2(has, chosen({.seq_lens = requests(1, 8192), .block_size = 1}), "stream_attention");
+  EXPECT_PRED2(has, chosen({.seq_lens = requests(1, 8192), .block_size = 24}), "cluster_decode");
+  EXPECT_PRED2(has, chosen({.seq_lens = requests(1, 8192), .family = KernelFamily::kPortable}), "stream_attention");
+  const std::string fixed = chosen({.seq_lens = requests(1, 8192), .deterministic = true});
+  EXPECT_PRED2(has, fixed, "8 partitions");  // of 1024 keys, whatever the chip
+  EXPECT_FALSE(has(fixed, "balanced")) << fixed;
+}
+
+TEST(CudaPlan, MixedBatchesGetAKernelForEachKind) {
+  const std::string mixed = chosen({.seq_lens = requests(33, 8192), .last_query_len = 2048});
+  EXPECT_PRED2(has, mixed, "forward");
+  EXPECT_PRED2(has, mixed, "cluster_decode");
+}
+
+TEST(CudaPlan, MlaSplitsNoRowWhereRequestsFillTheChip) {
+  const Batch batch = {requests(64, 8192)};
+  const auto made = plan(mla_args(batch, 128), batch);
+  EXPECT_FALSE(has(made->describe(), "reduce")) << made->describe();
+  EXPECT_EQ(made->workspace_bytes(), 0U);
+}
+
+TEST(CudaPlan, MlaOfFewHeadsMergesInClusters) {
+  const Batch many = {requests(64, 4096)}, one = {requests(1, 65536)};
+  EXPECT_PRED2(has, plan(mla_args(many, 16), many)->describe(), "64 clusters of 2");
+  EXPECT_PRED2(has, plan(mla_args(one, 16), one)->describe(), "16 clusters of 8, 64-key tiles) + reduce");
+}
+
+}  // namespace
+}  // namespace sextant
