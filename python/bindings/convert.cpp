@@ -76,6 +76,8 @@ void raise_unless_ok(const Status& status) {
   if (!status.is_ok()) raise(status);
 }
 
+bool is_host_readable(DeviceKind device) { return device == DeviceKind::kCpu || device == DeviceKind::kHipEmulated; }
+
 std::string text_field(const Json& json, const char* field, const std::string& fallback) {
   const auto it = json.find(field);
   if (it == json.end()) return fallback;

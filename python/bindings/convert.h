@@ -28,6 +28,9 @@ T value_or_raise(Result<T> result) {
   return std::move(result).value();
 }
 
+// Whether arrays of the device can be read here; the emulated device's can.
+bool is_host_readable(DeviceKind device);
+
 // Fields of a description; a value of another kind is an invalid argument, not a JSON error.
 std::string text_field(const Json& json, const char* field, const std::string& fallback);
 int64_t integer_field(const Json& json, const char* field, int64_t fallback);

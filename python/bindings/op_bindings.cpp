@@ -62,7 +62,7 @@ int64_t varlen_workspace_bytes(int64_t handle) {
 void check_planned(const char* field, const OptionalTensor& tensor, const std::vector<int32_t>& planned,
                    DeviceKind device) {
   check_length(field, tensor, static_cast<int64_t>(planned.size()), "as planned");
-  if (!tensor.has_value() || device != DeviceKind::kCpu) return;
+  if (!tensor.has_value() || !is_host_readable(device)) return;
   const int32_t* values = array_from<int32_t>(field, tensor, device);
   for (size_t b = 0; b < planned.size(); ++b)
     if (values[b] != planned[b])
@@ -133,7 +133,7 @@ void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slo
   args.slot_mapping = array_from<int64_t>("slot_mapping", OptionalTensor(slot_mapping), kind);
   args.num_tokens = slot_mapping.numel();
   const int64_t slots = spec.num_blocks * spec.block_size;
-  for (int64_t t = 0; kind == DeviceKind::kCpu && t < args.num_tokens; ++t)
+  for (int64_t t = 0; is_host_readable(kind) && t < args.num_tokens; ++t)
     if (args.slot_mapping[t] >= slots)
       raise(invalid_argument("slot_mapping[" + std::to_string(t) + "] is " + std::to_string(args.slot_mapping[t]) +
                              "; allowed: below " + std::to_string(slots) + " (num_blocks * block_size)"));

@@ -161,7 +161,7 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
   check_length("slot_mapping", slot_mapping, planned.batch.num_tokens(), "tokens");
   check_length("sinks", sinks, planned.spec.num_heads, "num_heads");
   check_length("alibi_slopes", alibi_slopes, planned.spec.num_heads, "num_heads");
-  if (device == DeviceKind::kCpu && t.query_start_loc != nullptr && t.seq_lens != nullptr && t.block_table != nullptr)
+  if (is_host_readable(device) && t.query_start_loc != nullptr && t.seq_lens != nullptr && t.block_table != nullptr)
     check_host_batch(planned, t, slot_mapping.has_value() ? slot_mapping.value().numel() : 0);
   const sextant::TensorView scratch = view_from("workspace", workspace, device);
   t.workspace = scratch.data;

@@ -426,6 +426,24 @@ class TestStrangeInput:
         write(None, np.array([0.5, 0.25], np.float32))  # 1 / 0.5 and 1 / 0.25 in e4m3fn
         assert memory[1][1, 1, :, 0].tolist() == [0x40, 0x48] and memory[0][1, 1, :, 0].tolist() == [0x38, 0x38]
 
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"block_table": np.array([[2, 0, 9100000]], np.int32)}, r"block_table\[0\]\[2\] is 9100000; allowed: 0..3"),
+            ({"seq_lens": np.array([1200000], np.int32)}, "seq_lens"),
+            ({"slot_mapping": np.array([12, 13, 9900000])}, "slot_mapping"),
+        ],
+    )
+    def test_emulated_gpu(self, changes, message):
+        """The device whose kernels are AMD's refuses what the CPU refuses."""
+        step = Step()
+        plan = step.plan("ROCM_AITER_FA", lse_out=True, device="hip-emulated")
+        with pytest.raises(sextant.SextantInvalidArgument, match=message):
+            step.run(plan, **changes)
+        assert np.isnan(step.out).all()
+        step.run(plan)
+        np.testing.assert_allclose(step.out, reference(step.q, step.k, step.v, 0.35), rtol=1e-5, atol=1e-5)
+
     @pytest.mark.parametrize("seq_lens", [[10], [8], [-1], [10**8]])
     def test_varlen_lengths(self, seq_lens):
         plan = sextant.varlen_plan(SPEC, query_start_loc=[0, 5], key_start_loc=[0, 9])
