@@ -69,7 +69,7 @@ bool serves(KernelKind kind, const AttentionParams& p) {
       return p.q_aligned && stream_serves(p) && reinterpret_cast<uintptr_t>(p.cache_k) % 16 == 0 &&
              reinterpret_cast<uintptr_t>(p.cache_v) % 16 == 0;
     case KernelKind::kCluster:
-      return cluster_serves(p);
+      return cluster_serves(p) && cluster_has_maps(p);
     case KernelKind::kMla:
       return mla_serves(p);
     case KernelKind::kMlaWgmma:

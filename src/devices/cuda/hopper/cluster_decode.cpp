@@ -13,6 +13,8 @@ bool cluster_serves(const AttentionParams& p) {
          p.origin == KeyOrigin::kCache && p.key_begin % kClusterTileKeys == 0 && p.group_size <= kClusterRows;
 }
 
+bool cluster_has_maps(const AttentionParams& p) { return make_cache_map(p, kClusterTileKeys).tokens > 0; }
+
 cudaError_t launch_cluster_decode(const AttentionParams& p, const ClusterPlan& plan, cudaStream_t stream) {
   const KeyMap map = make_cache_map(p, kClusterTileKeys);
   if (map.tokens == 0) return cudaErrorInvalidValue;

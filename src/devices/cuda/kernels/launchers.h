@@ -59,6 +59,7 @@ struct ClusterPlan {
   bool beside_previous = false;  // may start while the kernel before it in the stream runs
 };
 bool cluster_serves(const AttentionParams& p);
+bool cluster_has_maps(const AttentionParams& p);  // of the run's tensors, whose strides may be the caller's own
 // Clusters of 2, 4, 8 and 16 that run at once on the current device (compute capability 9.0), a block an SM.
 constexpr int kMostClusterBlocks = 16;
 using ClusterLimits = std::array<int, kMostClusterBlocks + 1>;
