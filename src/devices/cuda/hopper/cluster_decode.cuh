@@ -324,4 +324,21 @@ cudaError_t launch_cluster_shape(const AttentionParams& p, const KeyMap& map, co
   return cudaLaunchKernelEx(&config, cluster_decode<S>, p, map, stages, plan.known_blocks);
 }
 
+// By head size and by how many blocks an SM has.
+template <class T>
+cudaError_t launch_cluster_typed(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
+                                 cudaStream_t stream) {
+  const bool two = plan.one_a_sm;
+  switch (p.head_dim) {
+    case 64:
+      return two ? launch_cluster_shape<ClusterShape<T, 64, 2>>(p, map, plan, stream)
+                 : launch_cluster_shape<ClusterShape<T, 64, 1>>(p, map, plan, stream);
+    case 128:
+      return two ? launch_cluster_shape<ClusterShape<T, 128, 2>>(p, map, plan, stream)
+                 : launch_cluster_shape<ClusterShape<T, 128, 1>>(p, map, plan, stream);
+    default:  // two groups' accumulators exceed the registers
+      return launch_cluster_shape<ClusterShape<T, 256, 1>>(p, map, plan, stream);
+  }
+}
+
 }  // namespace sextant::cuda

@@ -5,17 +5,7 @@ namespace sextant::cuda {
 
 cudaError_t cluster_decode_bf16(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
                                 cudaStream_t stream) {
-  const bool two = plan.one_a_sm;
-  switch (p.head_dim) {
-    case 64:
-      return two ? launch_cluster_shape<ClusterShape<__nv_bfloat16, 64, 2>>(p, map, plan, stream)
-                 : launch_cluster_shape<ClusterShape<__nv_bfloat16, 64, 1>>(p, map, plan, stream);
-    case 128:
-      return two ? launch_cluster_shape<ClusterShape<__nv_bfloat16, 128, 2>>(p, map, plan, stream)
-                 : launch_cluster_shape<ClusterShape<__nv_bfloat16, 128, 1>>(p, map, plan, stream);
-    default:  // two groups' accumulators exceed the registers
-      return launch_cluster_shape<ClusterShape<__nv_bfloat16, 256, 1>>(p, map, plan, stream);
-  }
+  return launch_cluster_typed<__nv_bfloat16>(p, map, plan, stream);
 }
 
 ClusterLimits find_cluster_limits() {
