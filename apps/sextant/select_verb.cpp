@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "arguments.h"
+#include "parse_errors.h"
 #include "sextant/selector.h"
 #include "table.h"
 #include "verbs.h"
@@ -141,8 +142,10 @@ void add_select_verb(CLI::App& app, Action& action) {
       ->capture_default_str();
   verb->add_option("--block-size", arguments->shape.block_size, "Tokens a KV block")->capture_default_str();
   verb->add_option("--backend", arguments->backend, "Ask for this one; wins over VLLM_ATTENTION_BACKEND");
-  verb->add_option("--query-len", arguments->typical_query_len, "Typical new tokens a request (0: a general mix)");
-  verb->add_option("--context-len", arguments->typical_context_len, "Typical tokens already cached (0: a general mix)");
+  verb->add_option("--query-len", arguments->typical_query_len, "Typical new tokens a request (0: a general mix)")
+      ->check(between(0, 1e9));
+  verb->add_option("--context-len", arguments->typical_context_len, "Typical tokens already cached (0: a general mix)")
+      ->check(between(0, 1e9));
   verb->add_flag("--json", arguments->json, "Print JSON");
   verb->footer(kFooter);
   verb->callback([arguments, &action] { action = [arguments] { return run_select(*arguments); }; });

@@ -64,6 +64,10 @@ TEST(Usage, NamesFieldValueAndWhatIsAllowed) {
   EXPECT_EQ(message_of("replay --requests -4"),
             "sextant: --requests is -4; allowed: 0..10000000\nsextant: see sextant replay --help\n");
   EXPECT_EQ(message_of("replay --device cpu --layers 0"), "sextant: --layers is 0; allowed: >= 1\n");
+  EXPECT_EQ(message_of("select --model Llama-3.1-8B --query-len -5"),
+            "sextant: --query-len is -5; allowed: 0..1000000000\nsextant: see sextant select --help\n");
+  EXPECT_EQ(message_of("select --model Llama-3.1-8B --context-len -1"),
+            "sextant: --context-len is -1; allowed: 0..1000000000\nsextant: see sextant select --help\n");
   EXPECT_NE(message_of("replay --device cpu --shrink 7").find("shrink is 7; allowed: a divisor of 512"),
             std::string::npos);
   EXPECT_NE(
