@@ -40,6 +40,14 @@ std::vector<Case> decode_cases() {
   add("decode e4m3 B1 8k", 1, 8192, 32, 8, 16, DType::kF8E4M3FN);
   add("decode e4m3 B64 4k", 64, 4096, 32, 8, 16, DType::kF8E4M3FN);
   add("decode e5m2 B64 4k", 64, 4096, 32, 8, 16, DType::kF8E5M2);
+  add("decode e4m3 B1 32k", 1, 32768, 32, 8, 16, DType::kF8E4M3FN);
+  add("decode e4m3 B16 8k", 16, 8192, 32, 8, 16, DType::kF8E4M3FN);
+  add("decode q8 B64 2k", 64, 2048, 32, 8, 16, DType::kBF16, 8);
+  add("decode q8 B1 32k", 1, 32768, 32, 8, 16, DType::kBF16, 8);
+  add("decode D64 B64 8k", 64, 8192, 64, 8, 16);
+  cases.back().dim = cases.back().dim_v = 64;
+  add("decode e4m3 D64 B64 8k", 64, 8192, 64, 8, 16, DType::kF8E4M3FN);
+  cases.back().dim = cases.back().dim_v = 64;
   add("decode split_k B64 4k", 64, 4096, 32, 8, 16);
   cases.back().layout = KvLayout::kSplitK;
   add("decode split_k page 256 B64 4k", 64, 4096, 32, 8, 256);
@@ -109,6 +117,11 @@ std::vector<Case> prefill_cases() {
   mixed.batch = 32;
   mixed.seq_len = 8192;
   mixed.mixed = true;
+  cases.push_back(mixed);
+  // The same as two calls.
+  add("mixed, its prefill alone", 2048, 2048, 32, 8, 16);
+  mixed.name = "mixed, its decodes alone";
+  mixed.mixed = false;
   cases.push_back(mixed);
   return cases;
 }

@@ -182,6 +182,41 @@ void add_batches(std::vector<Case>& cases, bool reduced) {
   cases.push_back(base("public test batch 2", mha(4, 4, 256, DType::kBF16), {{1, 523}, {1, 37}, {1, 2011}}));
 }
 
+// Batches that fill a GPU, where its planner joins or chooses kernels otherwise than for a few requests.
+void add_full_chips(std::vector<Case>& cases, bool reduced) {
+  for (int32_t dim : {64, 128, 256})
+    for (DType fp8 : {DType::kF8E4M3FN, DType::kF8E5M2}) {
+      if (reduced && (dim == 256 || fp8 == DType::kF8E5M2)) continue;
+      Case c = base(fmt::format("decode, {} cache, head_dim {}", to_string(fp8), dim), mha(8, 2, dim, DType::kBF16),
+                    {{1, 1}, {1, 17}, {4, 300}, {1, 129}, {3, 1203}, {1, 640}});
+      c.cache_dtype = fp8;
+      c.num_scales = 2;
+      c.options.decode_max_query_len = 4;
+      cases.push_back(c);
+      c.name += ", fp16 queries, block_size 24, window 150 and sinks";
+      c.spec.dtype = DType::kF16;
+      c.block_size = 24;
+      c.spec.sliding_window = 150;
+      c.spec.has_sinks = true;
+      cases.push_back(c);
+    }
+  std::vector<RequestShape> mixed = {{1, 1}, {540, 600}};
+  for (int32_t b = 0; b < 20; ++b) mixed.push_back({1 + b % 2 * (b % 5), 40 + 31 * b});
+  Case beside = base("decodes beside a prefill", mha(32, 8, 64, DType::kBF16), mixed);
+  cases.push_back(beside);
+  if (reduced) return;
+  beside.name += ", window, sinks and alibi";
+  beside.spec.sliding_window = 200;
+  beside.spec.has_sinks = beside.spec.has_alibi = true;
+  cases.push_back(beside);
+  cases.push_back(base("decodes beside a prefill, head_dim 128", mha(32, 8, 128, DType::kF16), mixed));
+  std::vector<RequestShape> tokens;
+  for (int32_t b = 0; b < 17; ++b) tokens.push_back({8, 500 + 9 * b});
+  Case many = base("8 query tokens of many requests", mha(32, 8, 128, DType::kBF16), tokens);
+  many.options.decode_max_query_len = 8;
+  cases.push_back(many);
+}
+
 AttentionSpec mla(int32_t heads, DType dtype, int32_t rank = 512) {
   AttentionSpec spec;
   spec.num_heads = spec.num_kv_heads = heads;
@@ -201,6 +236,7 @@ std::vector<Case> mha_cases(bool reduced) {
   add_features(cases, reduced);
   add_caches(cases);
   add_batches(cases, reduced);
+  add_full_chips(cases, reduced);
   return cases;
 }
 

@@ -106,10 +106,21 @@ TEST(CudaPlan, ClustersNeedPagesForBoxesAndAFreeChoice) {
   EXPECT_FALSE(has(fixed, "balanced")) << fixed;
 }
 
-TEST(CudaPlan, MixedBatchesGetAKernelForEachKind) {
+TEST(CudaPlan, DecodesRunBesideAPrefillInOneLaunch) {
   const std::string mixed = chosen({.seq_lens = requests(33, 8192), .last_query_len = 2048});
+  EXPECT_PRED2(has, mixed, "decodes beside prefills");
+  EXPECT_FALSE(has(mixed, "cluster_decode")) << mixed;
+}
+
+TEST(CudaPlan, ALongDecodeGetsItsOwnKernelInAMixedBatch) {
+  const std::string mixed = chosen({.seq_lens = {131072, 2048}, .last_query_len = 2048});
   EXPECT_PRED2(has, mixed, "forward");
   EXPECT_PRED2(has, mixed, "cluster_decode");
+}
+
+TEST(CudaPlan, ManyQueryTokensOfADecodeFillTheForwardKernelsRows) {
+  EXPECT_PRED2(has, chosen({.seq_lens = requests(16, 8192), .query_len = 8, .last_query_len = 8}), "forward");
+  EXPECT_PRED2(has, chosen({.seq_lens = requests(16, 8192), .query_len = 4, .last_query_len = 4}), "cluster_decode");
 }
 
 TEST(CudaPlan, MlaSplitsNoRowWhereRequestsFillTheChip) {

@@ -7,6 +7,7 @@
 
 #include "devices/cuda/kernels/cache_kernels.h"
 #include "devices/cuda/plan_clusters.h"
+#include "devices/cuda/plan_forward.h"
 #include "devices/cuda/plan_splits.h"
 
 namespace sextant::cuda {
@@ -80,8 +81,9 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
                        chip.shared_bytes >= (wide ? kWideStreamSharedBytes : kStreamSharedBytes);
   const bool hopper = family == KernelFamily::kTuned && chip.compute_capability == 90;
   const bool forward = vectors && hopper && forward_serves(p);
+  const bool all_forward = streams && forward && n.any_short && forward_beats_stream(a, p, n, short_len, chip);
   std::vector<PlanPart> parts;
-  if (streams && n.any_short) {
+  if (streams && n.any_short && !all_forward) {
     PlanPart part;
     part.kind = KernelKind::kStream;
     part.min_query_len = a.filter.min_query_len;
@@ -94,6 +96,7 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
     parts.push_back(part);
   }
   if (!parts.empty() && !n.any_long) return parts;
+  const bool joins = !parts.empty() && forward && forward_joins(parts[0], a, p, n, short_len, chip);
   PlanPart part;
   part.min_query_len = parts.empty() ? a.filter.min_query_len : std::max(a.filter.min_query_len, short_len + 1);
   part.max_query_len = a.filter.max_query_len;
@@ -104,6 +107,11 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
     set_tile_split(part, a, n, short_len, kForwardRows, chip.sms);
     part.next_item_offset = align_workspace(part.workspace_bytes);
     part.workspace_bytes = part.next_item_offset + align_workspace(sizeof(int32_t));
+    if (joins && !part.reduces) {
+      part.mixed = true;
+      part.min_query_len = a.filter.min_query_len;
+      return {part};
+    }
   } else if (tile_serves(p) && chip.shared_bytes >= kTileSharedBytes) {
     part.kind = KernelKind::kTile;
     set_tile_split(part, a, n, short_len, kTileRows, 2 * chip.sms);
@@ -151,7 +159,8 @@ std::string describe(const PlanPart& part, int32_t num_kv_heads) {
   if (part.balanced)
     return fmt::format("{} ({} rows, balanced over {} blocks, {}-key tiles) + reduce", kernel_name(part.kind),
                        part.stream.rows, part.stream.grid.x, part.tile_keys);
-  return fmt::format("{} ({} x {} blocks{}){}", kernel_name(part.kind), part.grid.tiles, num_kv_heads,
+  return fmt::format("{} ({} x {} blocks{}{}){}", kernel_name(part.kind), part.grid.tiles, num_kv_heads,
+                     part.mixed ? ", decodes beside prefills" : "",
                      part.grid.partitions > 1 ? fmt::format(" x {} partitions", part.grid.partitions) : "",
                      part.reduces ? " + reduce" : "");
 }

@@ -100,7 +100,7 @@ cudaError_t launch(const PlanPart& part, const AttentionParams& p, const ChipLim
       break;
     case KernelKind::kForward:
       error = launch_forward(p,
-                             {part.grid.tiles, part.grid.partitions, part.sms, part.max_keys,
+                             {part.grid.tiles, part.grid.partitions, part.sms, part.max_keys, part.mixed,
                               reinterpret_cast<int32_t*>(workspace + part.next_item_offset)},
                              stream);
       break;

@@ -10,20 +10,21 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
                     const ChipLimits& chip) {
   // Measured on H100: bytes/s of its memory, and what one SM takes by tensor-map copies; what does not shrink with the
   // keys (s); and the rate of the balanced list.
-  constexpr double kMemoryRate = 3.0e12, kSmRate = 4.6e10, kClusterStart = 5e-6, kBalancedStart = 12e-6,
-                   kBalancedRate = 2.88e12;
+  const bool fp8 = size_of(p.cache_dtype) == 1;
+  const double kMemoryRate = 3.0e12, kSmRate = fp8 ? 3.6e10 : 4.6e10, kClusterStart = 5e-6, kBalancedStart = 12e-6,
+               kBalancedRate = fp8 ? 2.4e12 : 2.88e12;
   constexpr int64_t kBlockShared = 226 * 1024, kMostRequests = 65535;
   if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || a.shared_prefix || !cluster_serves(p) ||
       p.group_size * n.short_query_len > kClusterRows || n.requests > kMostRequests || chip.shared_bytes < kBlockShared)
     return false;
   const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
   if (keys.requests == 0) return false;
-  const double key_bytes = static_cast<double>(p.head_dim + p.head_dim_v) * static_cast<double>(size_of(p.cache_dtype));
+  const double key_bytes = bytes_of_key(p);
   const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
   double best = kBalancedStart + all_bytes / kBalancedRate;
   bool chosen = false;
   for (int32_t size = 1; size <= kMostClusterBlocks; size *= 2) {
-    if (size > 1 && 2 * keys.longest < size * kClusterTileKeys) break;
+    if (size > 1 && 2 * keys.longest < size * cluster_tile_keys(static_cast<int>(size_of(p.cache_dtype)), p.head_dim)) break;
     const double at_once = size == 1 ? chip.sms : chip.clusters_at_once[static_cast<size_t>(size)];
     if (at_once < 1) continue;
     // One block an SM has all of its shared memory for copies in flight; two hide each other's start and end.
@@ -43,6 +44,7 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
     part.cluster.size = size;
     part.cluster.one_a_sm = one_a_sm;
   }
+  part.seconds = best;
   if (!chosen) return false;
   part.kind = KernelKind::kCluster;
   part.max_query_len = std::min(part.max_query_len, kClusterRows / p.group_size);

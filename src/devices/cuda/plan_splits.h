@@ -25,6 +25,10 @@ Bounds find_bounds(const AttentionPlanArgs& a, int32_t short_len);
 struct PartKeys {
   double requests = 0, sum = 0, longest = 0;
 };
+// K and V of one head.
+inline double bytes_of_key(const AttentionParams& p) {
+  return static_cast<double>(p.head_dim + p.head_dim_v) * static_cast<double>(size_of(p.cache_dtype));
+}
 PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_query_len, int64_t max_query_len);
 
 // Adds the partial results of a fixed split to a part.

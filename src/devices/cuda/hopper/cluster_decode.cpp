@@ -3,22 +3,31 @@
 #include "devices/cuda/hopper/tensor_map.h"
 
 namespace sextant::cuda {
+namespace {
+
+int32_t tile_keys(const AttentionParams& p) {
+  return cluster_tile_keys(static_cast<int>(size_of(p.cache_dtype)), p.head_dim);
+}
+
+}  // namespace
 
 bool cluster_serves(const AttentionParams& p) {
   const bool size = p.head_dim == 64 || p.head_dim == 128 || p.head_dim == 256;
   const int32_t box_tokens = p.block_size & -p.block_size;  // the largest power of two that divides it
-  const bool layout = p.cache_dtype == p.dtype && p.k_addr.token_tile == 1 && p.v_addr.token_tile == 1 &&
+  const bool layout = (p.cache_dtype == p.dtype || is_native_fp8(p.cache_dtype)) && p.k_addr.token_tile == 1 && p.v_addr.token_tile == 1 &&
                       p.k_chunk_stride == 8 && p.v_chunk_stride == 8 && box_tokens >= 8;
   return p.dtype != DType::kF32 && size && p.head_dim_v == p.head_dim && layout && p.q_aligned &&
-         p.origin == KeyOrigin::kCache && p.key_begin % kClusterTileKeys == 0 && p.group_size <= kClusterRows;
+         p.origin == KeyOrigin::kCache && p.key_begin % tile_keys(p) == 0 && p.group_size <= kClusterRows;
 }
 
-bool cluster_has_maps(const AttentionParams& p) { return make_cache_map(p, kClusterTileKeys).tokens > 0; }
+bool cluster_has_maps(const AttentionParams& p) { return make_cache_map(p, tile_keys(p)).tokens > 0; }
 
 cudaError_t launch_cluster_decode(const AttentionParams& p, const ClusterPlan& plan, cudaStream_t stream) {
-  const KeyMap map = make_cache_map(p, kClusterTileKeys);
+  const KeyMap map = make_cache_map(p, tile_keys(p));
   if (map.tokens == 0) return cudaErrorInvalidValue;
-  return (p.dtype == DType::kBF16 ? cluster_decode_bf16 : cluster_decode_f16)(p, map, plan, stream);
+  const bool bf16 = p.dtype == DType::kBF16;
+  if (p.cache_dtype != p.dtype) return (bf16 ? cluster_decode_bf16_fp8 : cluster_decode_f16_fp8)(p, map, plan, stream);
+  return (bf16 ? cluster_decode_bf16 : cluster_decode_f16)(p, map, plan, stream);
 }
 
 }  // namespace sextant::cuda

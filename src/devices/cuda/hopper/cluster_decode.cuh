@@ -22,33 +22,42 @@
 namespace sextant::cuda {
 
 // The products are those of stream_attention; tiles, and where their chunks lie, are this kernel's own.
-template <class T_, int kDim_, int kGroups_>
-struct ClusterShape : StreamShape<T_, KvBits::k16, kDim_, 1> {
+template <class T_, KvBits kBits_, int kDim_, int kGroups_>
+struct ClusterShape : StreamShape<T_, kBits_, kDim_, 1> {
+  using Base = StreamShape<T_, kBits_, kDim_, 1>;
   static constexpr int kDim = kDim_, kRows = 16, kGroups = kGroups_, kGroupWarps = 4, kWarps = kGroups * kGroupWarps;
   static constexpr int kConsumers = 32 * kWarps, kThreads = kConsumers + 32;
-  static constexpr int kKeys = 16, kTileKeys = kGroupWarps * kKeys;  // of a warp, of a tile
-  static constexpr int kChunks = kDim * 2 / 16;
+  static constexpr int kRowBytes = Base::kRowBytes, kChunks = Base::kChunks;
+  // Of a warp, of a tile. With fp8 twice as many, so that a tile's chain of waits moves as many bytes.
+  static constexpr int kKeys = cluster_tile_keys(Base::kElement, kDim) / kGroupWarps, kTileKeys = kGroupWarps * kKeys;
   static constexpr bool kSharedQueries = false;
-  static constexpr int kTileBytes = kTileKeys * kDim * 2, kStageBytes = 2 * kTileBytes;  // K, then V
+  static constexpr int kTileBytes = kTileKeys * kRowBytes, kStageBytes = 2 * kTileBytes;  // K, then V
   static constexpr int kPartColumns = kDim + 8;  // floats; rows of a fragment then hit different banks
   static constexpr int kPartBytes = kRows * kPartColumns * 4;
   static constexpr int kMostStages = 8;
-  static constexpr int kLeastStages = 1 + kGroups;
-  static_assert(kWarps * kPartBytes <= kLeastStages * kStageBytes, "partial results reuse the ring");
+  static constexpr int kMergeStages = (kWarps * kPartBytes + kStageBytes - 1) / kStageBytes;  // partial results' room
+  static constexpr int kLeastStages = kMergeStages > 1 + kGroups ? kMergeStages : 1 + kGroups;
   // Statistics [kWarps][2][16], the block's own [16][2], barriers.
   static constexpr int kStatBytes = kWarps * 2 * 16 * 4, kBlockStatBytes = 16 * 2 * 4,
                        kBarrierBytes = 2 * kMostStages * 8;
   static constexpr int kFixedBytes = kStatBytes + kBlockStatBytes + kBarrierBytes + 1024;  // the swizzle wants 1 KiB
 
-  static __device__ __forceinline__ uint32_t key_offset(int row, int chunk) { return key_chunk<kDim>(row, chunk); }
-  static __device__ __forceinline__ uint32_t value_offset(int row, int chunk) { return key_chunk<kDim>(row, chunk); }
+  static __device__ __forceinline__ uint32_t key_offset(int row, int chunk) {
+    return key_chunk_bytes<kRowBytes>(row, chunk);
+  }
+  static __device__ __forceinline__ uint32_t value_offset(int row, int chunk) { return key_offset(row, chunk); }
+  // fp8 keys are read four chunks of two rows at a time. Under the swizzle by 128 bytes these meet in no bank if the
+  // rows are four apart.
+  static __device__ __forceinline__ int key_of(int n, int column) {
+    return n * 8 + (Base::kFp8 && kRowBytes >= 128 ? column / 2 + column % 2 * 4 : column);
+  }
 };
 
 // Tiles of one block: every `size`-th of the request's, which start at `first`.
 struct ClusterTiles {
   Request request;
-  int32_t kv_head, first, count, rank, size;
-  __device__ __forceinline__ int32_t key0(int j) const { return first + (rank + j * size) * 64; }
+  int32_t kv_head, first, count, rank, size, tile_keys;
+  __device__ __forceinline__ int32_t key0(int j) const { return first + (rank + j * size) * tile_keys; }
 };
 
 struct StageRing {
@@ -85,9 +94,9 @@ __device__ __forceinline__ void produce_tiles(const AttentionParams& p, const Ke
       barrier_wait(ring.empty(stage), parity);
       const uint32_t full = ring.full(stage), tile = ring.data + stage * S::kStageBytes;
       if (lane == 0)
-        barrier_arrive_expect(full, static_cast<uint32_t>((end_box - first_box) * 2 * map.tokens * S::kDim * 2));
+        barrier_arrive_expect(full, static_cast<uint32_t>((end_box - first_box) * 2 * map.tokens * S::kRowBytes));
       if (my_tile == j && my_box >= first_box && my_box < end_box) {
-        const uint32_t to = tile + my_box * map.tokens * S::kDim * 2;
+        const uint32_t to = tile + my_box * map.tokens * S::kRowBytes;
         copy_key_box<false>(map, to, at.offset, w.kv_head, block, full);
         copy_key_box<true>(map, to + S::kTileBytes, at.offset, w.kv_head, block, full);
       }
@@ -125,7 +134,7 @@ __device__ __forceinline__ void consume_tiles(const AttentionParams& p, const Cl
   cursor.kv_head = w.kv_head;
   QueryTile<S> q;
   q.load(p, cursor, nullptr);
-  const ScoreRule rule = make_score_rule(p, 1.0f);
+  const ScoreRule rule = make_score_rule(p, S::kFp8 ? key_scale(p, w.kv_head) : 1.0f);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = half * 8 + lane / 4;
@@ -140,7 +149,7 @@ __device__ __forceinline__ void consume_tiles(const AttentionParams& p, const Cl
   for (int n = 0; n < S::kDim / 8; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) o[0][n][e] = 0.0f;
-  constexpr int kWarpBytes = S::kKeys * S::kDim * 2;
+  constexpr int kWarpBytes = S::kKeys * S::kRowBytes;
   const int part = warp % S::kGroupWarps;  // of each tile
   int stage = warp / S::kGroupWarps;       // that of this group's first tile
   uint32_t parity = 0;
@@ -193,8 +202,15 @@ __device__ __forceinline__ void merge_block(char* ring_data, float* stats, float
     if (row >= num_rows) continue;
     float* to = parts + (warp * S::kRows + row) * S::kPartColumns;
 #pragma unroll
-    for (int n = 0; n < S::kDim / 8; ++n)
-      *reinterpret_cast<float2*>(to + S::column(n, 0)) = make_float2(o[0][n][2 * half], o[0][n][2 * half + 1]);
+    for (int n = 0; n < S::kDim / 8; n += S::kSplitsPairs ? 2 : 1) {
+      const float x0 = o[0][n][2 * half], x1 = o[0][n][2 * half + 1];
+      if constexpr (S::kSplitsPairs) {
+        *reinterpret_cast<float4*>(to + S::column(n, 0)) =
+            make_float4(x0, o[0][n + 1][2 * half], x1, o[0][n + 1][2 * half + 1]);
+      } else {
+        *reinterpret_cast<float2*>(to + S::column(n, 0)) = make_float2(x0, x1);
+      }
+    }
   }
   named_wait(kConsumersBarrier, S::kConsumers);
   for (int u = threadIdx.x; u < num_rows * kUnits; u += S::kConsumers) {
@@ -225,14 +241,15 @@ __device__ __forceinline__ void merge_cluster(const AttentionParams& p, const Cl
                                               const float2* block_stats, int num_rows) {
   constexpr int kUnits = S::kDim / 4;
   const uint32_t parts = shared_address(ring_data), stats = shared_address(block_stats);
+  const float v_scale = S::kFp8 ? value_scale(p, w.kv_head) : 1.0f;
   for (int u = static_cast<int>(threadIdx.x) * w.size + w.rank; u < num_rows * kUnits; u += S::kConsumers * w.size) {
     const int row = u / kUnits, column = u % kUnits * 4;
     const ClusterRow merged = merge_cluster_row(stats + row * 8, parts + (row * S::kPartColumns + column) * 4, w.size);
     const int32_t token = w.request.query_start + row / p.group_size,
                   head = w.kv_head * p.group_size + row % p.group_size;
-    const RowEnd end = finish_row(merged.max, merged.sum, 1.0f, p.sinks, head);
+    const RowEnd end = finish_row(merged.max, merged.sum, v_scale, p.sinks, head);
     if (column == 0) store_lse(p, token, head, end.lse);
-    const RowSink<typename S::T> sink = output_row<typename S::T>(p, token, head);
+    const RowSink<typename S::Tq> sink = output_row<typename S::Tq>(p, token, head);
     sink.store_pair(column, merged.columns.x * end.weight, merged.columns.y * end.weight);
     sink.store_pair(column + 2, merged.columns.z * end.weight, merged.columns.w * end.weight);
   }
@@ -254,6 +271,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
   ClusterTiles w;
   w.rank = static_cast<int32_t>(blockIdx.x);  // the cluster is the whole of x
   w.size = static_cast<int32_t>(gridDim.x);
+  w.tile_keys = S::kTileKeys;
   w.kv_head = static_cast<int32_t>(blockIdx.y);
   int32_t guessed = -1;
   if (produces && p.window == 0 && p.key_begin == 0 && known_blocks > 0) {
@@ -325,19 +343,19 @@ cudaError_t launch_cluster_shape(const AttentionParams& p, const KeyMap& map, co
 }
 
 // By head size and by how many blocks an SM has.
-template <class T>
+template <class T, KvBits kBits>
 cudaError_t launch_cluster_typed(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
                                  cudaStream_t stream) {
   const bool two = plan.one_a_sm;
   switch (p.head_dim) {
     case 64:
-      return two ? launch_cluster_shape<ClusterShape<T, 64, 2>>(p, map, plan, stream)
-                 : launch_cluster_shape<ClusterShape<T, 64, 1>>(p, map, plan, stream);
+      return two ? launch_cluster_shape<ClusterShape<T, kBits, 64, 2>>(p, map, plan, stream)
+                 : launch_cluster_shape<ClusterShape<T, kBits, 64, 1>>(p, map, plan, stream);
     case 128:
-      return two ? launch_cluster_shape<ClusterShape<T, 128, 2>>(p, map, plan, stream)
-                 : launch_cluster_shape<ClusterShape<T, 128, 1>>(p, map, plan, stream);
+      return two ? launch_cluster_shape<ClusterShape<T, kBits, 128, 2>>(p, map, plan, stream)
+                 : launch_cluster_shape<ClusterShape<T, kBits, 128, 1>>(p, map, plan, stream);
     default:  // two groups' accumulators exceed the registers
-      return launch_cluster_shape<ClusterShape<T, 256, 1>>(p, map, plan, stream);
+      return launch_cluster_shape<ClusterShape<T, kBits, 256, 1>>(p, map, plan, stream);
   }
 }
 

@@ -8,6 +8,6 @@ namespace sextant::cuda {
 
 using ClusterLauncher = cudaError_t(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
                                     cudaStream_t stream);
-ClusterLauncher cluster_decode_bf16, cluster_decode_f16;
+ClusterLauncher cluster_decode_bf16, cluster_decode_f16, cluster_decode_bf16_fp8, cluster_decode_f16_fp8;
 
 }  // namespace sextant::cuda

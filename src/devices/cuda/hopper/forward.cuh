@@ -233,6 +233,20 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
     barrier_wait(barriers.q_full(queries.index()), queries.full_parity());
     const ForwardWork& w = works[queries.count % S::kWorkSlots];
     if (w.tiles == kNoMoreWork) return;
+    if (w.row0 + group * 64 >= w.num_rows) {  // as with a decode, whose rows the other consumer has all
+      for (int t = 0; t < w.tiles; ++t, ++k_ring.count, ++v_ring.count) {
+        barrier_wait(barriers.k_full(k_ring.index()), k_ring.full_parity());
+        if (S::kTurns && t > 0) {
+          named_wait(my_turn, S::kConsumers);
+          named_arrive(other_turn, S::kConsumers);
+        }
+        release(barriers.k_empty(k_ring.index()));
+        barrier_wait(barriers.v_full(v_ring.index()), v_ring.full_parity());
+        release(barriers.v_empty(v_ring.index()));
+      }
+      release(barriers.q_empty(queries.index()));
+      continue;
+    }
     fence_async_proxy();  // Q and key rows may have come by cp.async
     const uint64_t q_rows = matrix_descriptor(base + queries.index() * S::kQBytes + group * 64 * 128, 16, 1024);
     const int first_row = w.row0 + group * 64 + warp * 16;

@@ -16,7 +16,7 @@ __device__ __forceinline__ bool find_forward_work(const AttentionParams& p, cons
   w.kv_head = first_head + rest % heads;
   rest /= heads;
   w.part_index = rest % order.partitions;
-  const int tile = order.tiles - 1 - rest / order.partitions;
+  const int tile = static_cast<int>((order.tiles - 1 + rest / order.partitions * int64_t{order.step}) % order.tiles);
   w.request = load_request(p, find_request(p, tile, S::kRows));
   const Request& r = w.request;
   const int first_tile = static_cast<int>(static_cast<int64_t>(r.query_start) * p.group_size / S::kRows) + r.index;

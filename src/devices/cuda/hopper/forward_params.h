@@ -7,9 +7,9 @@
 
 namespace sextant::cuda {
 
-// How the tensor-map copies see the tensors. K and V: dims {64 columns, token, column block, 8 tokens, outer}, where a
-// box is whole tokens of one KV head: groups of 8, in them blocks of 64 columns. The head is an offset in `column
-// block` or in `outer`.
+// How the tensor-map copies see the tensors. K and V: dims {columns, token, column block, 8 tokens, outer}, where a
+// box is whole tokens of one KV head: groups of 8, in them blocks of 128 bytes of columns (or of the whole row, where it
+// has only 64 bytes). The head is an offset in `column block` or in `outer`.
 struct KeyMap {
   CUtensorMap k, v;
   int32_t tokens = 0;  // of a box: a power of two that divides the block size; 0: no such copies
@@ -24,9 +24,11 @@ struct ForwardMaps {
 };
 
 // The order of the work items: sections of KV heads whose keys stay in the L2 cache together; in a section the last
-// row tiles, which see the most keys, first.
+// row tiles, which see the most keys, first; or row tiles in strides, so that decodes, which wait for memory, and
+// prefills, which wait for products, run side by side.
 struct ForwardOrder {
   int32_t tiles = 0;  // row tiles over all requests, at most
+  int32_t step = 0;        // from a row tile to the next one, modulo `tiles`
   int32_t partitions = 1;
   int32_t heads_per_section = 1;
   int32_t items = 0;

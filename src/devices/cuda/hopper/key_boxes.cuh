@@ -1,7 +1,7 @@
 // Tiles of keys brought to shared memory by tensor-map copies: one box is whole tokens of one KV head.
 //
-// In shared memory a tile is groups of 8 keys, in a group blocks of 64 columns, [8 keys][128 bytes], swizzled by 128
-// bytes. So the strides that wgmma and ldmatrix want are the same wherever the page boundaries lie.
+// In shared memory a tile is groups of 8 keys, in a group blocks of 128 bytes of columns, [8 keys][128 bytes], swizzled
+// by 128 bytes; rows of 64 bytes make [8 keys][64 bytes], swizzled by 64. So the strides that wgmma and ldmatrix want are the same wherever the page boundaries lie.
 #pragma once
 
 #include "devices/cuda/hopper/forward_params.h"
@@ -9,11 +9,18 @@
 
 namespace sextant::cuda {
 
-// Byte offset of 16-byte chunk `chunk` of a key in a tile of kColumns columns.
+// Byte offset of 16-byte chunk `chunk` of a key in a tile with rows of kRowBytes.
+template <int kRowBytes>
+__device__ __forceinline__ uint32_t key_chunk_bytes(int key, int chunk) {
+  static_assert(kRowBytes == 64 || kRowBytes % 128 == 0);
+  if constexpr (kRowBytes == 64) return static_cast<uint32_t>(key * 64 + ((chunk ^ ((key >> 1) & 3)) << 4));
+  return static_cast<uint32_t>((key >> 3) * (kRowBytes / 128) * 1024 + (chunk >> 3) * 1024 + (key & 7) * 128 +
+                               (((chunk & 7) ^ (key & 7)) << 4));
+}
+// The same in a tile of kColumns columns of 16 bits.
 template <int kColumns>
 __device__ __forceinline__ uint32_t key_chunk(int key, int chunk) {
-  return static_cast<uint32_t>((key >> 3) * (kColumns / 64) * 1024 + (chunk >> 3) * 1024 + (key & 7) * 128 +
-                               (((chunk & 7) ^ (key & 7)) << 4));
+  return key_chunk_bytes<kColumns * 2>(key, chunk);
 }
 
 // One box of K or V. `token`: offset in the cache block, or row of a packed tensor, whose `block` is 0.

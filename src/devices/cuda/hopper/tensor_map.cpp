@@ -26,7 +26,12 @@ Encode find_encode() {
   return reinterpret_cast<Encode>(entry);
 }
 
-// 16-bit elements, the first dimension contiguous; strides of the others in elements.
+// What an element is does not matter to a copy; it fills nothing in.
+CUtensorMapDataType element_type(DType dtype) {
+  return size_of(dtype) == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+}
+
+// The first dimension contiguous; strides of the others in elements. A box's first dimension fills the swizzle.
 template <int kRank>
 bool make_map(CUtensorMap* map, DType dtype, const void* base, const int64_t (&dims)[kRank],
               const int64_t (&strides)[kRank - 1], const int32_t (&box)[kRank]) {
@@ -40,12 +45,14 @@ bool make_map(CUtensorMap* map, DType dtype, const void* base, const int64_t (&d
     steps[i] = 1;
   }
   for (int i = 0; i + 1 < kRank; ++i) {
-    if (strides[i] <= 0 || strides[i] % 8 != 0 || strides[i] >= int64_t{1} << 39) return false;
-    bytes[i] = static_cast<cuuint64_t>(strides[i]) * 2;
+    const int64_t stride_bytes = strides[i] * static_cast<int64_t>(size_of(dtype));
+    if (stride_bytes <= 0 || stride_bytes % 16 != 0 || stride_bytes >= int64_t{1} << 40) return false;
+    bytes[i] = static_cast<cuuint64_t>(stride_bytes);
   }
-  const auto type = dtype == DType::kBF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  return encode(map, type, kRank, const_cast<void*>(base), sizes, bytes, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+  const auto swizzle =
+      box[0] * size_of(dtype) == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+  return encode(map, element_type(dtype), kRank, const_cast<void*>(base), sizes, bytes, boxes, steps,
+                CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
@@ -62,9 +69,14 @@ struct HeadOffsets {
   int32_t* block_outer;
 };
 
-// Such a box cannot fill columns beyond head_dim with zeros: head sizes are whole blocks of 64.
+// Columns of a block: 128 bytes of them, or a whole row of 64 bytes.
+int64_t block_columns(DType dtype, int64_t head_dim) {
+  return std::min(head_dim, 128 / static_cast<int64_t>(size_of(dtype)));
+}
+
+// Such a box cannot fill columns beyond head_dim with zeros: head sizes are whole blocks.
 bool make_key_map(CUtensorMap* map, const HeadOffsets& offsets, DType dtype, const Keys& t, int32_t box_tokens) {
-  const int64_t blocks = t.head_dim / 64;
+  const int64_t columns = block_columns(dtype, t.head_dim), blocks = t.head_dim / columns;
   int64_t column_blocks = blocks, outer = t.outer, outer_stride = t.outer_stride;
   if (t.head_stride == t.head_dim) {  // heads lie one after the other in a token
     column_blocks = blocks * t.num_heads;
@@ -78,9 +90,9 @@ bool make_key_map(CUtensorMap* map, const HeadOffsets& offsets, DType dtype, con
   } else {
     return false;
   }
-  return make_map<5>(map, dtype, t.base, {64, t.tokens, column_blocks, std::max<int64_t>(1, t.tokens / 8), outer},
-                     {t.token_stride, 64, 8 * t.token_stride, outer_stride},
-                     {64, 8, static_cast<int32_t>(blocks), box_tokens / 8, 1});
+  return make_map<5>(map, dtype, t.base, {columns, t.tokens, column_blocks, std::max<int64_t>(1, t.tokens / 8), outer},
+                     {t.token_stride, columns, 8 * t.token_stride, outer_stride},
+                     {static_cast<int32_t>(columns), 8, static_cast<int32_t>(blocks), box_tokens / 8, 1});
 }
 
 bool make_key_maps(KeyMap* maps, DType dtype, const Keys& k, const Keys& v, int32_t box_tokens) {
@@ -116,9 +128,8 @@ KeyMap make_cache_map(const AttentionParams& p, int32_t tile_keys) {
   KeyMap map{};
   const int32_t tokens = std::min(tile_keys, p.block_size & -p.block_size);
   const bool plain = is_plain(p.k_addr, p.k_chunk_stride) && is_plain(p.v_addr, p.v_chunk_stride);
-  if (p.cache_dtype == p.dtype && plain && p.head_dim % 64 == 0 && p.head_dim_v % 64 == 0 &&
-      tokens >= 8)  // a swizzle pattern's rows
-    make_key_maps(&map, p.dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim),
+  if (plain && p.head_dim % 64 == 0 && p.head_dim_v % 64 == 0 && tokens >= 8)  // a swizzle pattern's rows
+    make_key_maps(&map, p.cache_dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim),
                   cache_keys(p, p.cache_v, p.v_addr, p.head_dim_v), tokens);
   return map;
 }
@@ -127,7 +138,7 @@ ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile)
   ForwardMaps maps{};
   maps.queries = make_query_map(&maps.q, p);
   if (p.head_dim != tile.head_dim || p.head_dim_v != tile.head_dim_v) return maps;  // padding is for copies by row
-  if (p.origin != KeyOrigin::kPacked) maps.cache = make_cache_map(p, tile.keys);
+  if (p.origin != KeyOrigin::kPacked && p.cache_dtype == p.dtype) maps.cache = make_cache_map(p, tile.keys);
   if (p.origin != KeyOrigin::kCache && p.packed_aligned) {
     // A head's rows as if there were no end to them; heads are the outer dimension.
     const auto packed = [&](const void* base, int32_t head_dim, int64_t token_stride, int64_t head_stride) {

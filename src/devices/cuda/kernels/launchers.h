@@ -31,6 +31,7 @@ struct ForwardPlan {
   int32_t tiles = 0, partitions = 1;  // as in TileGrid
   int32_t sms = 0;
   int64_t max_keys = 0;          // of a request
+  bool mixed = false;            // decodes and prefills: side by side
   int32_t* next_item = nullptr;  // in the workspace
 };
 bool forward_serves(const AttentionParams& p);
@@ -51,7 +52,10 @@ cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& p
                                    cudaStream_t stream);
 
 // Hopper: decode of up to 16 query rows a KV head by clusters of blocks; no partial results in memory.
-constexpr int32_t kClusterRows = 16, kClusterTileKeys = 64;
+constexpr int32_t kClusterRows = 16;
+constexpr int cluster_tile_keys(int element_bytes, int head_dim) {
+  return element_bytes == 1 && head_dim <= 128 ? 128 : 64;
+}
 struct ClusterPlan {
   int32_t size = 1;              // blocks that share a request and KV head
   bool one_a_sm = true;          // a block has an SM's shared memory for itself, or half of it

@@ -10,6 +10,9 @@
 
 namespace sextant::cuda {
 
+// What the chip converts to fp16 by an instruction or by moving bytes.
+constexpr bool is_native_fp8(DType dtype) { return dtype == DType::kF8E4M3FN || dtype == DType::kF8E5M2; }
+
 enum class KeyOrigin : uint8_t {
   kCache,            // every key from the paged cache
   kPacked,           // every key from packed rows

@@ -10,7 +10,6 @@ int dim_class(const AttentionParams& p) {
   const int dim = p.head_dim > p.head_dim_v ? p.head_dim : p.head_dim_v;
   return dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
 }
-bool is_native_fp8(DType dtype) { return dtype == DType::kF8E4M3FN || dtype == DType::kF8E5M2; }
 
 // Elements of 16 bytes.
 int32_t vector_elements(const AttentionParams& p) { return static_cast<int32_t>(16 / size_of(p.cache_dtype)); }

@@ -251,7 +251,7 @@ __device__ __forceinline__ void stream_values(const float (&s)[S::kRowTiles][S::
 #pragma unroll
       for (int d = 0; d < S::kChunks / 2; ++d) {  // two 16-byte chunks a step
         ldmatrix_x4_trans(r,
-                          v_tile + S::value_offset(k * 16 + ((lane >> 3) & 1) * 8 + (lane & 7), d * 2 + (lane >> 4)));
+                          v_tile + S::value_offset(S::key_of(2 * k + ((lane >> 3) & 1), lane & 7), d * 2 + (lane >> 4)));
         add_values<S>(a, r, d, o);
       }
     } else if constexpr (!S::kFp8) {

@@ -1,0 +1,18 @@
+// When the forward kernel, made for prefills, also takes the requests of few query tokens.
+#pragma once
+
+#include "devices/cuda/plan_splits.h"
+
+namespace sextant::cuda {
+
+// Decodes of more rows than a cluster takes: the forward kernel's copies keep up with the memory, and its products,
+// most of them of empty rows, cost nothing while it waits.
+bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
+                          const ChipLimits& chip);
+
+// A mixed batch in one launch: memory is read for decodes while other SMs multiply for prefills. `decode`: the part
+// that would take the decodes, with its estimate.
+bool forward_joins(const PlanPart& decode, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
+                   int32_t short_len, const ChipLimits& chip);
+
+}  // namespace sextant::cuda
