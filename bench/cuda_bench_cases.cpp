@@ -42,6 +42,7 @@ std::vector<Case> decode_cases() {
   add("decode e5m2 B64 4k", 64, 4096, 32, 8, 16, DType::kF8E5M2);
   add("decode e4m3 B1 32k", 1, 32768, 32, 8, 16, DType::kF8E4M3FN);
   add("decode e4m3 B16 8k", 16, 8192, 32, 8, 16, DType::kF8E4M3FN);
+  add("decode e4m3 page 256 B64 4k", 64, 4096, 32, 8, 256, DType::kF8E4M3FN);
   add("decode q8 B64 2k", 64, 2048, 32, 8, 16, DType::kBF16, 8);
   add("decode q8 B1 32k", 1, 32768, 32, 8, 16, DType::kBF16, 8);
   add("decode D64 B64 8k", 64, 8192, 64, 8, 16);

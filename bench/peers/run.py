@@ -37,7 +37,7 @@ def measure(name, make, t, timer):
         launch, out = made
         launch()
         torch.cuda.synchronize()
-        row["error"] = t.error(out() if callable(out) else out)
+        row["error"], row["rms_error"] = t.errors(out() if callable(out) else out)
         if not row["error"] < MAX_ERROR:
             row["note"] = "wrong: not timed"
             return row
@@ -53,7 +53,7 @@ def print_case(case, rows):
     print(f"\n{case.name}")
     for row in sorted(rows, key=lambda r: r.get("us", float("inf"))):
         if "us" in row:
-            print(f"  {row['name']:36} {row['us']:9.1f} us  {row['tflops']:7.1f} TFLOP/s  {row['tbs']:5.2f} TB/s  err {row['error']:.1e}{'  graph' if row['graph'] else ''}")
+            print(f"  {row['name']:36} {row['us']:9.1f} us  {row['tflops']:7.1f} TFLOP/s  {row['tbs']:5.2f} TB/s  err {row['error']:.1e} rms {row['rms_error']:.2e}{'  graph' if row['graph'] else ''}")
         else:
             print(f"  {row['name']:36} {row.get('note', '')}")
 

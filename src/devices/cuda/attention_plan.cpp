@@ -14,6 +14,9 @@ namespace sextant::cuda {
 namespace {
 
 constexpr int32_t kMaxStreamRows = 32;  // query rows that a decode kernel's matrix tile holds
+// Of the chip's SMs in percent, that begin a mixed batch with its first requests: decodes, as serving engines order
+// batches. With so many the copies keep the memory busy; more only wait longer.
+constexpr int kDecodeShare = 55;
 constexpr int64_t kTileSharedBytes = 132 * 1024, kStreamSharedBytes = 114 * 1024, kWideStreamSharedBytes = 225 * 1024,
                   kMlaSharedBytes = 212 * 1024;
 
@@ -30,7 +33,7 @@ void set_tile_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n,
   } else if (a.deterministic && a.split.kind == Kind::kAuto) {
     set_fixed_split(part, a, n, kDeterministicKeys, 1, short_len, 1);
   } else if (a.split.kind == Kind::kAuto) {
-    const int64_t blocks = std::max<int64_t>(1, ceil_div(n.tokens * a.spec.group_size(), rows)) * a.spec.num_kv_heads;
+    const int64_t blocks = std::max(n.active, ceil_div(n.tokens * a.spec.group_size(), rows)) * a.spec.num_kv_heads;
     const int64_t wanted = std::min(wanted_blocks / blocks, ceil_div(n.keys, kLeastKeys));
     if (wanted > 1)
       set_fixed_split(part, a, n, static_cast<int32_t>(ceil_div(ceil_div(n.keys, wanted), 64) * 64), 1, n.query_len, 1);
@@ -105,10 +108,10 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   if (forward) {
     part.kind = KernelKind::kForward;
     set_tile_split(part, a, n, short_len, kForwardRows, chip.sms);
-    part.next_item_offset = align_workspace(part.workspace_bytes);
-    part.workspace_bytes = part.next_item_offset + align_workspace(sizeof(int32_t));
+    part.counters_offset = align_workspace(part.workspace_bytes);
+    part.workspace_bytes = part.counters_offset + align_workspace(kForwardCounters * sizeof(int32_t));
     if (joins && !part.reduces) {
-      part.mixed = true;
+      part.front_sms = chip.sms * kDecodeShare / 100;
       part.min_query_len = a.filter.min_query_len;
       return {part};
     }
@@ -160,7 +163,7 @@ std::string describe(const PlanPart& part, int32_t num_kv_heads) {
     return fmt::format("{} ({} rows, balanced over {} blocks, {}-key tiles) + reduce", kernel_name(part.kind),
                        part.stream.rows, part.stream.grid.x, part.tile_keys);
   return fmt::format("{} ({} x {} blocks{}{}){}", kernel_name(part.kind), part.grid.tiles, num_kv_heads,
-                     part.mixed ? ", decodes beside prefills" : "",
+                     part.front_sms > 0 ? ", decodes beside prefills" : "",
                      part.grid.partitions > 1 ? fmt::format(" x {} partitions", part.grid.partitions) : "",
                      part.reduces ? " + reduce" : "");
 }

@@ -36,10 +36,10 @@ struct PlanPart {
   int32_t tile_keys = 0;
   int64_t max_keys = 0;   // of a request
   double seconds = 0;     // an estimate; 0: none was made
-  bool mixed = false;     // the forward kernel serves decodes and prefills at once
+  int front_sms = 0;      // of the forward kernel, where it serves decodes and prefills at once
   int sms = 0;            // that a persistent kernel's blocks should take
   int64_t num_slots = 0;  // of partial rows under a fixed split
-  size_t partial_lse_offset = 0, tile_starts_offset = 0, next_item_offset = 0, workspace_bytes = 0;
+  size_t partial_lse_offset = 0, tile_starts_offset = 0, counters_offset = 0, workspace_bytes = 0;
 };
 
 class CudaAttentionPlan final : public AttentionPlan {

@@ -100,8 +100,8 @@ cudaError_t launch(const PlanPart& part, const AttentionParams& p, const ChipLim
       break;
     case KernelKind::kForward:
       error = launch_forward(p,
-                             {part.grid.tiles, part.grid.partitions, part.sms, part.max_keys, part.mixed,
-                              reinterpret_cast<int32_t*>(workspace + part.next_item_offset)},
+                             {part.grid.tiles, part.grid.partitions, part.sms, part.max_keys, part.front_sms,
+                              reinterpret_cast<int32_t*>(workspace + part.counters_offset)},
                              stream);
       break;
     case KernelKind::kTile:

@@ -13,6 +13,7 @@ constexpr size_t align_workspace(size_t bytes) { return (bytes + 255) / 256 * 25
 // Largest lengths that the plan serves.
 struct Bounds {
   int64_t tokens = 0, requests = 0;
+  int64_t active = 1;           // requests that pass the filter now; 1 at least
   int64_t query_len = 0;        // of requests that may pass the filter
   int64_t short_query_len = 0;  // of those no longer than a decode kernel takes
   int64_t keys = 0;             // that one request may see

@@ -28,7 +28,7 @@ struct ClusterShape : StreamShape<T_, kBits_, kDim_, 1> {
   static constexpr int kDim = kDim_, kRows = 16, kGroups = kGroups_, kGroupWarps = 4, kWarps = kGroups * kGroupWarps;
   static constexpr int kConsumers = 32 * kWarps, kThreads = kConsumers + 32;
   static constexpr int kRowBytes = Base::kRowBytes, kChunks = Base::kChunks;
-  // Of a warp, of a tile. With fp8 twice as many, so that a tile's chain of waits moves as many bytes.
+  // Of a warp, of a tile: a tile's chain of waits should move as many bytes whatever a key's size.
   static constexpr int kKeys = cluster_tile_keys(Base::kElement, kDim) / kGroupWarps, kTileKeys = kGroupWarps * kKeys;
   static constexpr bool kSharedQueries = false;
   static constexpr int kTileBytes = kTileKeys * kRowBytes, kStageBytes = 2 * kTileBytes;  // K, then V

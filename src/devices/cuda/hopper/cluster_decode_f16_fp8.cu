@@ -4,7 +4,7 @@
 namespace sextant::cuda {
 
 cudaError_t cluster_decode_f16_fp8(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
-                                    cudaStream_t stream) {
+                                   cudaStream_t stream) {
   return p.cache_dtype == DType::kF8E4M3FN ? launch_cluster_typed<__half, KvBits::kE4M3>(p, map, plan, stream)
                                            : launch_cluster_typed<__half, KvBits::kE5M2>(p, map, plan, stream);
 }

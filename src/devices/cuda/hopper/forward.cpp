@@ -1,7 +1,6 @@
 // Which instantiation of the forward kernel serves a problem, and in which order it works.
 #include <algorithm>
 #include <cstdint>
-#include <numeric>
 
 #include "devices/cuda/hopper/forward_launchers.h"
 #include "devices/cuda/hopper/tensor_map.h"
@@ -15,13 +14,6 @@ constexpr int64_t kResidentBytes = 24 << 20;  // of keys and values in the L2 ca
 int32_t heads_per_section(const AttentionParams& p, int64_t max_keys) {
   const int64_t head_bytes = std::max<int64_t>(1, max_keys * (p.head_dim + p.head_dim_v) * 2);
   return static_cast<int32_t>(std::clamp<int64_t>(kResidentBytes / head_bytes, 1, p.num_kv_heads));
-}
-
-// A step that visits every row tile and spreads neighbours evenly: next to the golden section, coprime to `tiles`.
-int32_t spread_step(int32_t tiles) {
-  int32_t step = std::max(1, static_cast<int32_t>(0.618 * tiles));
-  while (std::gcd(step, tiles) > 1) --step;
-  return step;
 }
 
 }  // namespace
@@ -50,15 +42,16 @@ cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cu
   ForwardOrder order;
   order.tiles = plan.tiles;
   order.partitions = plan.partitions;
-  order.step = plan.mixed ? spread_step(plan.tiles) : plan.tiles - 1;
-  order.heads_per_section = plan.mixed ? p.num_kv_heads : heads_per_section(p, plan.max_keys);
+  order.heads_per_section = plan.front_sms > 0 ? p.num_kv_heads : heads_per_section(p, plan.max_keys);
   order.items = plan.tiles * plan.partitions * p.num_kv_heads;
-  order.next_item = plan.next_item;
-  const cudaError_t error = cudaMemsetAsync(plan.next_item, 0, sizeof(int32_t), stream);
+  const int32_t blocks = std::min(plan.sms, order.items);
+  order.front_blocks = std::min(plan.front_sms, blocks);
+  order.claimed = plan.claimed;
+  const cudaError_t error = cudaMemsetAsync(plan.claimed, 0, kForwardCounters * sizeof(int32_t), stream);
   if (error != cudaSuccess) return error;
   const bool cached = p.origin != KeyOrigin::kPacked;
   const bool convert = cached && (p.cache_dtype != p.dtype || p.k_chunk_stride == 0 || p.v_chunk_stride == 0);
-  return launcher(p, make_forward_maps(p, tile), order, convert, std::min(plan.sms, order.items), stream);
+  return launcher(p, make_forward_maps(p, tile), order, convert, blocks, stream);
 }
 
 }  // namespace sextant::cuda

@@ -16,7 +16,7 @@ __device__ __forceinline__ bool find_forward_work(const AttentionParams& p, cons
   w.kv_head = first_head + rest % heads;
   rest /= heads;
   w.part_index = rest % order.partitions;
-  const int tile = static_cast<int>((order.tiles - 1 + rest / order.partitions * int64_t{order.step}) % order.tiles);
+  const int tile = order.tiles - 1 - rest / order.partitions;
   w.request = load_request(p, find_request(p, tile, S::kRows));
   const Request& r = w.request;
   const int first_tile = static_cast<int>(static_cast<int64_t>(r.query_start) * p.group_size / S::kRows) + r.index;
@@ -170,10 +170,16 @@ __device__ __forceinline__ void lead_forward(const AttentionParams& p, const For
   RingPosition<S::kStages> ring;
   RingPosition<S::kQBuffers> queries;
   int32_t next = 0;
+  const int front = order.front_blocks, block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+  const bool from_end = block < front;
   const auto claim = [&] {
-    if (thread == 0) next = atomicAdd(order.next_item, 1) + static_cast<int32_t>(gridDim.x);
+    if (thread != 0) return;
+    next = atomicAdd(order.claimed, 1) + blocks;  // every item is taken once, from whichever end
+    if (front == 0 || next >= order.items) return;
+    next = from_end ? order.items - 1 - (atomicAdd(order.claimed + 2, 1) + front)
+                    : atomicAdd(order.claimed + 1, 1) + blocks - front;
   };
-  for (int item = blockIdx.x;;) {
+  for (int item = from_end ? order.items - 1 - block : block - front;;) {
     ForwardWork w;
     const bool ends = item >= order.items;
     if (ends) w.tiles = kNoMoreWork;

@@ -8,8 +8,8 @@
 namespace sextant::cuda {
 
 // How the tensor-map copies see the tensors. K and V: dims {columns, token, column block, 8 tokens, outer}, where a
-// box is whole tokens of one KV head: groups of 8, in them blocks of 128 bytes of columns (or of the whole row, where it
-// has only 64 bytes). The head is an offset in `column block` or in `outer`.
+// box is whole tokens of one KV head: groups of 8, in them blocks of 128 bytes of columns (or of the whole row, where
+// it has only 64 bytes). The head is an offset in `column block` or in `outer`.
 struct KeyMap {
   CUtensorMap k, v;
   int32_t tokens = 0;  // of a box: a power of two that divides the block size; 0: no such copies
@@ -24,15 +24,16 @@ struct ForwardMaps {
 };
 
 // The order of the work items: sections of KV heads whose keys stay in the L2 cache together; in a section the last
-// row tiles, which see the most keys, first; or row tiles in strides, so that decodes, which wait for memory, and
-// prefills, which wait for products, run side by side.
+// row tiles, which see the most keys, first. In a mixed batch some blocks start at the other end, so that decodes,
+// which wait for memory, and prefills, which wait for products, run side by side.
 struct ForwardOrder {
   int32_t tiles = 0;  // row tiles over all requests, at most
-  int32_t step = 0;        // from a row tile to the next one, modulo `tiles`
   int32_t partitions = 1;
   int32_t heads_per_section = 1;
   int32_t items = 0;
-  int32_t* next_item = nullptr;  // zeroed before the launch; blocks take what is left in order
+  int32_t front_blocks = 0;    // the first so many blocks take items from the end of the order
+  int32_t* claimed = nullptr;  // [3], zeroed before the launch: items taken beyond the blocks' first; of these by
+                               // blocks that go from the start, and from the end
 };
 
 }  // namespace sextant::cuda

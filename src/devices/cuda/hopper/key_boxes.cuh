@@ -1,7 +1,8 @@
 // Tiles of keys brought to shared memory by tensor-map copies: one box is whole tokens of one KV head.
 //
 // In shared memory a tile is groups of 8 keys, in a group blocks of 128 bytes of columns, [8 keys][128 bytes], swizzled
-// by 128 bytes; rows of 64 bytes make [8 keys][64 bytes], swizzled by 64. So the strides that wgmma and ldmatrix want are the same wherever the page boundaries lie.
+// by 128 bytes; rows of 64 bytes make [8 keys][64 bytes], swizzled by 64. So the strides that wgmma and ldmatrix want
+// are the same wherever the page boundaries lie.
 #pragma once
 
 #include "devices/cuda/hopper/forward_params.h"

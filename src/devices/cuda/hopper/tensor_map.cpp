@@ -49,11 +49,13 @@ bool make_map(CUtensorMap* map, DType dtype, const void* base, const int64_t (&d
     if (stride_bytes <= 0 || stride_bytes % 16 != 0 || stride_bytes >= int64_t{1} << 40) return false;
     bytes[i] = static_cast<cuuint64_t>(stride_bytes);
   }
-  const auto swizzle =
-      box[0] * size_of(dtype) == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+  const size_t columns = static_cast<size_t>(box[0]) * size_of(dtype);  // bytes
+  const auto swizzle = columns == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B;
+  // Of a head with rows of 128 bytes, 256 would bring another head's as well.
+  const bool wide = kRank > 2 && box[2] > 1;
+  const auto promotion = wide ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_L2_128B;
   return encode(map, element_type(dtype), kRank, const_cast<void*>(base), sizes, bytes, boxes, steps,
-                CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+                CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 // Tokens of one KV head: [outer][token][head_dim]; strides in elements.

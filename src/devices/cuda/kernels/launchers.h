@@ -26,13 +26,13 @@ cudaError_t launch_tile_attention(const AttentionParams& p, TileGrid grid, cudaS
 bool tile_serves(const AttentionParams& p);
 
 // Hopper: wgmma, tensor-map copies, persistent blocks; 16-bit operands, head sizes up to 256 in multiples of 8.
-constexpr int32_t kForwardRows = 128;
+constexpr int32_t kForwardRows = 128, kForwardCounters = 3;
 struct ForwardPlan {
   int32_t tiles = 0, partitions = 1;  // as in TileGrid
   int32_t sms = 0;
-  int64_t max_keys = 0;          // of a request
-  bool mixed = false;            // decodes and prefills: side by side
-  int32_t* next_item = nullptr;  // in the workspace
+  int64_t max_keys = 0;        // of a request
+  int32_t front_sms = 0;       // that begin with the first requests, where the others begin with the last
+  int32_t* claimed = nullptr;  // [kForwardCounters], in the workspace
 };
 bool forward_serves(const AttentionParams& p);
 cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cudaStream_t stream);
@@ -53,8 +53,10 @@ cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& p
 
 // Hopper: decode of up to 16 query rows a KV head by clusters of blocks; no partial results in memory.
 constexpr int32_t kClusterRows = 16;
+// Keys of a tile: 16 KiB of K, but 16 to 64 keys for each of four warps.
 constexpr int cluster_tile_keys(int element_bytes, int head_dim) {
-  return element_bytes == 1 && head_dim <= 128 ? 128 : 64;
+  const int keys = 16384 / (element_bytes * head_dim);
+  return keys < 64 ? 64 : keys > 256 ? 256 : keys;
 }
 struct ClusterPlan {
   int32_t size = 1;              // blocks that share a request and KV head

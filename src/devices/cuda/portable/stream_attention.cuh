@@ -250,8 +250,8 @@ __device__ __forceinline__ void stream_values(const float (&s)[S::kRowTiles][S::
     if constexpr (!S::kTokens) {
 #pragma unroll
       for (int d = 0; d < S::kChunks / 2; ++d) {  // two 16-byte chunks a step
-        ldmatrix_x4_trans(r,
-                          v_tile + S::value_offset(S::key_of(2 * k + ((lane >> 3) & 1), lane & 7), d * 2 + (lane >> 4)));
+        ldmatrix_x4_trans(
+            r, v_tile + S::value_offset(S::key_of(2 * k + ((lane >> 3) & 1), lane & 7), d * 2 + (lane >> 4)));
         add_values<S>(a, r, d, o);
       }
     } else if constexpr (!S::kFp8) {
