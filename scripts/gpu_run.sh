@@ -38,13 +38,22 @@ if [ $verify = 1 ]; then
   fi
 fi
 if [ $sanitize = 1 ]; then
+  : > "$logs/sanitize.txt"
+  # Both tools, a process a backend, all at once: the tools' own work on the host is what takes the time.
   for tool in memcheck racecheck; do
-    timeout 200 compute-sanitizer --tool $tool --error-exitcode 9 "$sextant" verify --device cuda --reduced > "$logs/$tool.txt" 2>&1
-    echo "$tool: exit $? $(grep -c '=========.*Error\|=========.*Invalid\|=========.*hazard' "$logs/$tool.txt") reports; $(tail -1 "$logs/$tool.txt")" >> "$logs/sanitize.txt"
+    for backend in TRITON_ATTN ROCM_AITER_UNIFIED_ATTN ROCM_ATTN ROCM_AITER_FA TRITON_MLA ROCM_AITER_MLA; do
+      {
+        log=$logs/${tool}_$backend.txt
+        timeout 300 compute-sanitizer --tool $tool --error-exitcode 9 "$sextant" verify --device cuda --reduced --backends $backend > "$log" 2>&1
+        echo "$tool $backend: exit $?; $(tail -1 "$log")" >> "$logs/sanitize.txt"
+      } &
+    done
   done
+  wait
+  grep -q -v 'exit 0;' "$logs/sanitize.txt" && status=1
 fi
 # A process a group: a kernel that faults takes only its own group with it.
-groups=("copy" "_" "gemm" "decode 32" "decode 8" "decode 64" "decode page" "decode q" "decode e" "mla 16h" "mla 64h" "mla 128h" "extend" "prefill" "mixed")
+groups=("copy" "_" "gemm" "decode 32" "decode 8" "decode 64" "decode page" "decode q" "decode e" "decode D" "mla 16h" "mla 64h" "mla 128h" "extend" "prefill" "mixed")
 [ -n "$only" ] && groups=("$only")
 : > "$logs/bench.txt"
 for group in "${groups[@]}"; do

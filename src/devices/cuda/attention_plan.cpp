@@ -16,7 +16,7 @@ namespace {
 constexpr int32_t kMaxStreamRows = 32;  // query rows that a decode kernel's matrix tile holds
 // Of the chip's SMs in percent, that begin a mixed batch with its first requests: decodes, as serving engines order
 // batches. With so many the copies keep the memory busy; more only wait longer.
-constexpr int kDecodeShare = 55;
+constexpr int kDecodeShare = 40;
 constexpr int64_t kTileSharedBytes = 132 * 1024, kStreamSharedBytes = 114 * 1024, kWideStreamSharedBytes = 225 * 1024,
                   kMlaSharedBytes = 212 * 1024;
 

@@ -14,23 +14,14 @@ struct CublasLt {
   void* module = nullptr;
   cublasLtHandle_t handle = nullptr;
   decltype(&cublasLtCreate) create = nullptr;
-  decltype(&cublasLtDestroy) destroy = nullptr;
   decltype(&cublasLtMatmul) matmul = nullptr;
-  decltype(&cublasLtMatmulDescCreate) desc_create = nullptr;
-  decltype(&cublasLtMatmulDescDestroy) desc_destroy = nullptr;
+  decltype(&cublasLtMatmulDescInit_internal) desc_init = nullptr;  // what the header's inline functions call
   decltype(&cublasLtMatmulDescSetAttribute) desc_set = nullptr;
-  decltype(&cublasLtMatrixLayoutCreate) layout_create = nullptr;
-  decltype(&cublasLtMatrixLayoutDestroy) layout_destroy = nullptr;
+  decltype(&cublasLtMatrixLayoutInit_internal) layout_init = nullptr;
   decltype(&cublasLtMatrixLayoutSetAttribute) layout_set = nullptr;
-  decltype(&cublasLtMatmulPreferenceCreate) preference_create = nullptr;
-  decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
+  decltype(&cublasLtMatmulPreferenceInit_internal) preference_init = nullptr;
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
-
-  // The library stays loaded: unloading a CUDA library while the context lives is not safe.
-  ~CublasLt() {
-    if (handle != nullptr) destroy(handle);
-  }
 };
 
 namespace {
@@ -41,28 +32,42 @@ bool find(void* module, const char* name, F* function) {
   return *function != nullptr;
 }
 
-Result<std::shared_ptr<CublasLt>> load() {
-  auto lt = std::make_shared<CublasLt>();
+Result<std::unique_ptr<CublasLt>> load() {
+  auto lt = std::make_unique<CublasLt>();
   const std::string versioned = fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR);
   for (const std::string& name : {versioned, "/usr/local/cuda/lib64/" + versioned, std::string("libcublasLt.so")})
     if (lt->module == nullptr) lt->module = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (lt->module == nullptr)
     return Status(StatusCode::kUnavailable, fmt::format("gemm needs {}: put it on the library path", versioned));
   void* m = lt->module;
-  const bool found = find(m, "cublasLtCreate", &lt->create) && find(m, "cublasLtDestroy", &lt->destroy) &&
-                     find(m, "cublasLtMatmul", &lt->matmul) && find(m, "cublasLtMatmulDescCreate", &lt->desc_create) &&
-                     find(m, "cublasLtMatmulDescDestroy", &lt->desc_destroy) &&
+  const bool found = find(m, "cublasLtCreate", &lt->create) && find(m, "cublasLtMatmul", &lt->matmul) &&
+                     find(m, "cublasLtMatmulDescInit_internal", &lt->desc_init) &&
                      find(m, "cublasLtMatmulDescSetAttribute", &lt->desc_set) &&
-                     find(m, "cublasLtMatrixLayoutCreate", &lt->layout_create) &&
-                     find(m, "cublasLtMatrixLayoutDestroy", &lt->layout_destroy) &&
+                     find(m, "cublasLtMatrixLayoutInit_internal", &lt->layout_init) &&
                      find(m, "cublasLtMatrixLayoutSetAttribute", &lt->layout_set) &&
-                     find(m, "cublasLtMatmulPreferenceCreate", &lt->preference_create) &&
-                     find(m, "cublasLtMatmulPreferenceDestroy", &lt->preference_destroy) &&
+                     find(m, "cublasLtMatmulPreferenceInit_internal", &lt->preference_init) &&
                      find(m, "cublasLtMatmulPreferenceSetAttribute", &lt->preference_set) &&
                      find(m, "cublasLtMatmulAlgoGetHeuristic", &lt->heuristic);
   if (!found) return Status(StatusCode::kUnavailable, fmt::format("{} lacks a function that gemm needs", versioned));
   if (lt->create(&lt->handle) != CUBLAS_STATUS_SUCCESS) return Status(StatusCode::kInternal, "cublasLtCreate failed");
   return lt;
+}
+
+// The current GPU's handle. Library and handle stay for the life of the process: a device that a static variable holds
+// is destroyed after cuBLASLt's own variables are, and a handle must not be.
+Result<const CublasLt*> current_library() {
+  static std::mutex mutex;
+  static auto& libraries = *new std::map<int, std::unique_ptr<CublasLt>>;
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return Status(StatusCode::kInternal, "gemm: cudaGetDevice failed");
+  const std::lock_guard lock(mutex);
+  std::unique_ptr<CublasLt>& slot = libraries[device];
+  if (!slot) {
+    auto loaded = load();
+    if (!loaded) return loaded.status();
+    slot = std::move(loaded).value();
+  }
+  return slot.get();
 }
 
 cudaDataType_t data_type(DType dtype) {
@@ -71,17 +76,12 @@ cudaDataType_t data_type(DType dtype) {
 
 }  // namespace
 
+// Everything in place: nothing of cuBLASLt's to destroy.
 struct GemmRunner::Prepared {
-  std::shared_ptr<CublasLt> lt;
-  cublasLtMatmulDesc_t desc = nullptr;
-  cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
+  cublasLtMatmulDescOpaque_t desc{};
+  cublasLtMatrixLayoutOpaque_t a{}, b{}, c{};
   cublasLtMatmulAlgo_t algo{};
   size_t workspace = 0;
-  ~Prepared() {
-    for (cublasLtMatrixLayout_t layout : {a, b, c})
-      if (layout != nullptr) lt->layout_destroy(layout);
-    if (desc != nullptr) lt->desc_destroy(desc);
-  }
 };
 
 GemmRunner::GemmRunner() = default;
@@ -109,10 +109,10 @@ Operand operand(const TensorView& view) {
 }  // namespace
 
 Status GemmRunner::prepare(const GemmArgs& args, Prepared** prepared) {
-  if (!library_) {
-    auto loaded = load();
-    if (!loaded) return loaded.status();
-    library_ = std::move(loaded).value();
+  if (library_ == nullptr) {
+    auto library = current_library();
+    if (!library) return library.status();
+    library_ = *library;
   }
   std::array<int64_t, 18> key{};
   size_t i = 0;
@@ -136,45 +136,44 @@ Status GemmRunner::prepare(const GemmArgs& args, Prepared** prepared) {
     return Status::ok();
   }
   auto p = std::make_unique<Prepared>();
-  const CublasLt& lt = *(p->lt = library_);
+  const CublasLt& lt = *library_;
   const Operand a = operand(args.b), b = operand(args.a);  // c^T = b^T a^T
-  bool ok = lt.desc_create(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS;
+  bool ok = lt.desc_init(&p->desc, sizeof(p->desc), CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS;
   const cublasOperation_t op_a = a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
                           op_b = b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-  ok = ok && lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof(op_a)) == CUBLAS_STATUS_SUCCESS &&
-       lt.desc_set(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof(op_b)) == CUBLAS_STATUS_SUCCESS;
-  const auto layout = [&](cublasLtMatrixLayout_t* out, const TensorView& view, int64_t rows, int64_t columns,
+  ok = ok && lt.desc_set(&p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_a, sizeof(op_a)) == CUBLAS_STATUS_SUCCESS &&
+       lt.desc_set(&p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_b, sizeof(op_b)) == CUBLAS_STATUS_SUCCESS;
+  const auto layout = [&](cublasLtMatrixLayoutOpaque_t* out, const TensorView& view, int64_t rows, int64_t columns,
                           int64_t leading) {
     const auto batch = static_cast<int32_t>(args.a.shape[0]);
     const int64_t stride = batch > 1 ? view.stride[0] : 0;
     ok = ok &&
-         lt.layout_create(out, data_type(view.dtype), static_cast<uint64_t>(rows), static_cast<uint64_t>(columns),
-                          leading) == CUBLAS_STATUS_SUCCESS &&
-         lt.layout_set(*out, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof(batch)) == CUBLAS_STATUS_SUCCESS &&
-         lt.layout_set(*out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof(stride)) ==
+         lt.layout_init(out, sizeof(*out), data_type(view.dtype), static_cast<uint64_t>(rows),
+                        static_cast<uint64_t>(columns), leading) == CUBLAS_STATUS_SUCCESS &&
+         lt.layout_set(out, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &batch, sizeof(batch)) == CUBLAS_STATUS_SUCCESS &&
+         lt.layout_set(out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof(stride)) ==
              CUBLAS_STATUS_SUCCESS;
   };
   layout(&p->a, args.b, a.rows, a.columns, a.leading);
   layout(&p->b, args.a, b.rows, b.columns, b.leading);
   const int64_t n = args.c.shape[2], c_leading = args.c.shape[1] > 1 && args.c.stride[1] > n ? args.c.stride[1] : n;
   layout(&p->c, args.c, n, args.c.shape[1], c_leading);
-  cublasLtMatmulPreference_t preference = nullptr;
-  ok = ok && lt.preference_create(&preference) == CUBLAS_STATUS_SUCCESS;
+  cublasLtMatmulPreferenceOpaque_t preference{};
+  ok = ok && lt.preference_init(&preference, sizeof(preference)) == CUBLAS_STATUS_SUCCESS;
   const size_t workspace = args.workspace == nullptr ? 0 : args.workspace_bytes;
   cublasLtMatmulHeuristicResult_t result{};
   int found = 0;
   if (ok) {
-    ok = lt.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof(workspace)) ==
+    ok = lt.preference_set(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof(workspace)) ==
          CUBLAS_STATUS_SUCCESS;
     for (auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
-      ok = ok && lt.preference_set(preference, attribute, &alignment, sizeof(alignment)) == CUBLAS_STATUS_SUCCESS;
+      ok = ok && lt.preference_set(&preference, attribute, &alignment, sizeof(alignment)) == CUBLAS_STATUS_SUCCESS;
     ok = ok &&
-         lt.heuristic(lt.handle, p->desc, p->a, p->b, p->c, p->c, preference, 1, &result, &found) ==
+         lt.heuristic(lt.handle, &p->desc, &p->a, &p->b, &p->c, &p->c, &preference, 1, &result, &found) ==
              CUBLAS_STATUS_SUCCESS &&
          found > 0;
   }
-  if (preference != nullptr) lt.preference_destroy(preference);
   if (!ok)
     return Status(StatusCode::kInternal, fmt::format("gemm: cuBLASLt has no algorithm for {} x {} -> {}",
                                                      to_string(args.a), to_string(args.b), to_string(args.c)));
@@ -192,8 +191,8 @@ Status GemmRunner::run(const GemmArgs& args, cudaStream_t stream) {
   SEXTANT_RETURN_IF_ERROR(prepare(args, &p));
   const float one = 1.0f, zero = 0.0f;
   const cublasStatus_t status =
-      p->lt->matmul(p->lt->handle, p->desc, &one, args.b.data, p->a, args.a.data, p->b, &zero, args.c.data, p->c,
-                    args.c.data, p->c, &p->algo, args.workspace, p->workspace, stream);
+      library_->matmul(library_->handle, &p->desc, &one, args.b.data, &p->a, args.a.data, &p->b, &zero, args.c.data,
+                       &p->c, args.c.data, &p->c, &p->algo, args.workspace, p->workspace, stream);
   if (status == CUBLAS_STATUS_SUCCESS) return Status::ok();
   return Status(StatusCode::kInternal, fmt::format("gemm: cublasLtMatmul returned {}", static_cast<int>(status)));
 }

@@ -15,7 +15,7 @@ namespace sextant::cuda {
 
 inline constexpr size_t kGemmWorkspaceBytes = size_t{32} << 20;
 
-struct CublasLt;  // the loaded library and a handle
+struct CublasLt;  // the loaded library and a handle of one GPU
 
 class GemmRunner {
  public:
@@ -28,7 +28,7 @@ class GemmRunner {
   Status prepare(const GemmArgs& args, Prepared** prepared);
 
   std::mutex mutex_;
-  std::shared_ptr<CublasLt> library_;
+  const CublasLt* library_ = nullptr;
   // Descriptors and the chosen algorithm of each shape seen, keyed by types, extents and strides.
   std::map<std::array<int64_t, 18>, std::unique_ptr<Prepared>> prepared_;
 };

@@ -5,31 +5,14 @@
 namespace sextant::cuda {
 
 Bounds find_bounds(const AttentionPlanArgs& a, int32_t short_len) {
-  Bounds n;
-  n.requests = static_cast<int64_t>(a.seq_lens.size());
-  n.tokens = a.query_start_loc.empty() ? 0 : a.query_start_loc.back();
-  int64_t seq_len = a.bounds.max_seq_len, packed = 0, active = 0;
-  for (size_t b = 0; b < a.seq_lens.size(); ++b) {
-    const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b];
-    if (!a.key_start_loc.empty()) packed = std::max<int64_t>(packed, a.key_start_loc[b + 1] - a.key_start_loc[b]);
-    seq_len = std::max<int64_t>(seq_len, a.seq_lens[b]);
-    n.query_len = std::max<int64_t>(n.query_len, query_len);
-    if (query_len < a.filter.min_query_len || query_len > a.filter.max_query_len) continue;
-    if (query_len > 0) active += 1;
+  Bounds n{sextant::find_bounds(a)};
+  for (int32_t query_len : n.query_lens) {
     (query_len <= short_len ? n.any_short : n.any_long) = true;
     if (query_len <= short_len) n.short_query_len = std::max<int64_t>(n.short_query_len, query_len);
   }
-  n.active = std::max<int64_t>(1, active);
+  n.active = std::max<int64_t>(1, static_cast<int64_t>(n.query_lens.size()));
   n.short_query_len = std::max<int64_t>(n.short_query_len, std::min(a.bounds.max_query_len, short_len));
-  n.query_len = std::min<int64_t>(std::max<int64_t>(n.query_len, a.bounds.max_query_len), a.filter.max_query_len);
-  if (a.op == AttentionOp::kVarlen) {
-    const bool bounded = !a.key_start_loc.empty() && a.bounds.max_seq_len == 0;
-    n.keys = bounded ? packed : (a.max_packed_keys > 0 ? a.max_packed_keys : seq_len);
-  } else {
-    n.keys = std::max<int64_t>(0, std::min(seq_len, a.key_end) - a.key_begin);
-  }
-  if (a.spec.sliding_window > 0) n.keys = std::min(n.keys, a.spec.sliding_window + n.query_len);
-  if (a.bounds.max_query_len > 0 || a.bounds.max_seq_len > 0) {
+  if (n.open) {
     n.any_short = n.any_short || a.filter.min_query_len <= short_len;
     n.any_long = n.any_long || n.query_len > short_len;
   }

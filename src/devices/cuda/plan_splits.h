@@ -2,6 +2,7 @@
 #pragma once
 
 #include "devices/cuda/attention_plan.h"
+#include "plan/length_bounds.h"
 
 namespace sextant::cuda {
 
@@ -10,13 +11,10 @@ constexpr int32_t kDeterministicKeys = 1024;  // keys of a partition when bits m
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr size_t align_workspace(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
-// Largest lengths that the plan serves.
-struct Bounds {
-  int64_t tokens = 0, requests = 0;
+// Requests that are short enough for the decode kernels, and the others.
+struct Bounds : LengthBounds {
   int64_t active = 1;           // requests that pass the filter now; 1 at least
-  int64_t query_len = 0;        // of requests that may pass the filter
   int64_t short_query_len = 0;  // of those no longer than a decode kernel takes
-  int64_t keys = 0;             // that one request may see
   bool any_short = false, any_long = false;
 };
 

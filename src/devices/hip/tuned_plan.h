@@ -4,18 +4,9 @@
 #include <vector>
 
 #include "devices/hip/attention_plan.h"
+#include "plan/length_bounds.h"
 
 namespace sextant::hip {
-
-// Largest lengths that a plan serves.
-struct LengthBounds {
-  int64_t tokens = 0, requests = 0;
-  int64_t query_len = 0;            // of requests that may pass the filter
-  int64_t keys = 0;                 // that one request may see
-  std::vector<int32_t> query_lens;  // that occur and pass the filter; may change when `open`
-  bool open = false;
-};
-LengthBounds find_bounds(const AttentionPlanArgs& args);
 
 // As in the kernels' names.
 const char* type_name(DType dtype);

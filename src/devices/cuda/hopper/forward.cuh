@@ -140,11 +140,17 @@ __device__ __forceinline__ void pack_probabilities(const float (&s)[S::kKeys / 2
 
 template <class S>
 __device__ __forceinline__ void rescale_output(float (&o)[S::kBlocks][S::kColumns / 2], const float (&factor)[2]) {
-  if (!__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f)) return;
 #pragma unroll
-  for (int c = 0; c < S::kBlocks; ++c)
+  for (int half = 0; half < 2; ++half) {
+    if (!__any_sync(0xffffffffu, factor[half] != 1.0f)) continue;
 #pragma unroll
-    for (int i = 0; i < S::kColumns / 2; ++i) o[c][i] *= factor[(i / 2) % 2];
+    for (int c = 0; c < S::kBlocks; ++c)
+#pragma unroll
+      for (int i = 2 * half; i < S::kColumns / 2; i += 4) {
+        o[c][i] *= factor[half];
+        o[c][i + 1] *= factor[half];
+      }
+  }
 }
 
 // Four lanes that share a row hold two columns each of four blocks of 8; afterwards lane q holds block q whole.

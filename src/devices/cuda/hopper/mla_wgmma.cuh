@@ -88,7 +88,7 @@ __device__ __forceinline__ void mla_probabilities(const AttentionParams& p, cons
     top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2)) * scale;
     if ((lane & 3) == 0) maxima[group * 64 + warp * 16 + half * 8 + lane / 4] = top;
   }
-  named_barrier<1, MlaWgmmaShape::kConsumers>();
+  named_wait(1, MlaWgmmaShape::kConsumers);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = warp * 16 + half * 8 + lane / 4;
@@ -108,7 +108,7 @@ __device__ __forceinline__ void mla_probabilities(const AttentionParams& p, cons
     }
   }
   fence_async_proxy();
-  named_barrier<1, MlaWgmmaShape::kConsumers>();
+  named_wait(1, MlaWgmmaShape::kConsumers);
 }
 
 template <class T>
@@ -124,7 +124,7 @@ __device__ __forceinline__ void mla_write_rows(const AttentionParams& p, const B
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
     if ((lane & 3) == 0) sums[group * 64 + warp * 16 + half * 8 + lane / 4] = sum;
   }
-  named_barrier<1, MlaWgmmaShape::kConsumers>();
+  named_wait(1, MlaWgmmaShape::kConsumers);
   const float v_scale = value_scale(p, 0);
   const bool whole = is_whole(work, first_tile, ends);
 #pragma unroll
@@ -166,7 +166,7 @@ __device__ __forceinline__ void mla_consume(const AttentionParams& p, const Bloc
     const int n = x - range.begin;
     if (n == 0 || done.tile == 0) {
       first_tile = done.tile;
-      named_barrier<1, S::kConsumers>();  // the other warpgroup may still read Q and the sums
+      named_wait(1, S::kConsumers);  // the other warpgroup may still read Q and the sums
       mla_load_query_blocks<T>(p, done, shared);
       fence_async_proxy();
 #pragma unroll
@@ -179,7 +179,7 @@ __device__ __forceinline__ void mla_consume(const AttentionParams& p, const Bloc
       }
 #pragma unroll
       for (int i = 0; i < 128; ++i) o[i] = 0.0f;
-      named_barrier<1, S::kConsumers>();
+      named_wait(1, S::kConsumers);
     }
     barrier_wait(ring.full(n), ring.full_parity(n));
     const uint32_t tile = ring.tile(n);

@@ -60,11 +60,6 @@ __device__ __forceinline__ bool barrier_passed(uint32_t barrier, uint32_t parity
       : "memory");
   return passed != 0;
 }
-// A barrier of some of the block's warps.
-template <int kId, int kThreads>
-__device__ __forceinline__ void named_barrier() {
-  asm volatile("bar.sync %0, %1;" ::"n"(kId), "n"(kThreads) : "memory");
-}
 
 template <int kRegisters>
 __device__ __forceinline__ void grow_registers() {
