@@ -112,6 +112,14 @@ std::vector<Case> prefill_cases() {
   add("mla prefill q16384 16h", 16384, 16384, 16, 16, 0, 192, 128);
   add("prefill q4096 D64", 4096, 4096, 32, 8, 16, 64, 64);
   add("prefill q4096 D256", 4096, 4096, 16, 4, 16, 256, 256);
+  add("fp8 prefill q4096 kv4096 page 16", 4096, 4096, 32, 8, 16);
+  add("fp8 prefill q16384 kv16384 page 16", 16384, 16384, 32, 8, 16);
+  add("fp8 extend q512 kv32768 page 16", 512, 32768, 32, 8, 16);
+  add("fp8 extend q3616 kv20000 page 16", 3616, 20000, 32, 8, 16);
+  add("fp8 extend q3616 kv20000 page 128", 3616, 20000, 32, 8, 128);
+  add("fp8 prefill q4096 D64", 4096, 4096, 32, 8, 16, 64, 64);
+  for (Case& c : cases)
+    if (c.name.rfind("fp8", 0) == 0) c.q = c.kv = DType::kF8E4M3FN;
   Case mixed;
   mixed.name = "mixed 32 decodes 8k + prefill 2048";
   mixed.op = AttentionOp::kUnified;

@@ -16,6 +16,7 @@ struct Case {
   int64_t seq_len = 1024;
   int heads = 32, kv_heads = 8, dim = 128, dim_v = 128, page = 16;
   DType kv = DType::kBF16;
+  DType q = DType::kBF16;  // fp8: products in fp8 where the device has them
   KvLayout layout = KvLayout::kNHD;
   bool contiguous = false;  // kVarlen over packed keys
   bool mixed = false;       // one prefill of 2048 tokens joins the batch

@@ -72,6 +72,12 @@ Result<LoadedModel> load_model_with(const std::string& name, const ModelArgument
       return invalid_argument(fmt::format("--dtype is \"{}\"; allowed: auto, fp32, fp16, bf16", arguments.dtype));
     for (AttentionSpec& spec : model.shape.layers) spec.dtype = *dtype;
   }
+  if (arguments.query_dtype != "auto") {
+    auto dtype = arguments.query_dtype == "fp8" ? Result<DType>(device.native_fp8) : parse_dtype(arguments.query_dtype);
+    if (!dtype || !is_fp8(*dtype))
+      return invalid_argument(fmt::format("--query-dtype is \"{}\"; allowed: {}", arguments.query_dtype, kFp8Names));
+    for (AttentionSpec& spec : model.shape.layers) spec.query_dtype = *dtype;
+  }
   model.cache_dtype = model.shape.layers.front().dtype;
   if (arguments.kv_cache_dtype == "fp8") {
     model.cache_dtype = device.native_fp8;
@@ -97,7 +103,8 @@ std::string describe(const AttentionSpec& spec) {
   if (spec.logits_soft_cap > 0) text += fmt::format(", softcap {}", spec.logits_soft_cap);
   if (spec.has_sinks) text += ", sinks";
   if (spec.has_alibi) text += ", ALiBi";
-  return text + ", " + to_string(spec.dtype);
+  text += fmt::format(", {}", to_string(spec.dtype));
+  return spec.has_fp8_queries() ? text + ", queries " + to_string(spec.query_type()) : text;
 }
 
 Json to_json(const AttentionSpec& spec) {
@@ -110,7 +117,8 @@ Json to_json(const AttentionSpec& spec) {
                {"logits_soft_cap", spec.logits_soft_cap},
                {"sinks", spec.has_sinks},
                {"alibi", spec.has_alibi},
-               {"dtype", to_string(spec.dtype)}};
+               {"dtype", to_string(spec.dtype)},
+               {"query_dtype", to_string(spec.query_type())}};
   if (spec.mla.enabled())
     json["mla"] = {{"kv_lora_rank", spec.mla.kv_lora_rank},
                    {"qk_nope_head_dim", spec.mla.qk_nope_head_dim},

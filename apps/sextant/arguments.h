@@ -33,9 +33,11 @@ std::string device_name(const DeviceInfo& info);  // "cpu", "cuda:1"
 // "all" or names. MHA and MLA backends may be mixed; each model takes those of its category.
 Result<std::vector<const Backend*>> parse_backends(const std::vector<std::string>& names);
 
+inline constexpr char kFp8Names[] = "auto, fp8, fp8_e4m3fn, fp8_e4m3fnuz, fp8_e5m2";  // of queries, of a KV cache
 // Options that shape the attention of a model.
 struct ModelArguments {
   std::string dtype = "auto";           // of q, k, v; auto: the model's
+  std::string query_dtype = "auto";     // auto: dtype
   std::string kv_cache_dtype = "auto";  // auto: dtype
   int32_t block_size = 16;
 };

@@ -72,7 +72,8 @@ Result<AttentionInputs> AttentionInputs::make(Device& device, const AttentionSpe
   inputs.spec_ = spec;
   inputs.rows_ = rows;
   const DType t = spec.dtype;
-  SEXTANT_RETURN_IF_ERROR(fill(random_buffer(device, t, rows * spec.num_heads * spec.head_dim, 1, seed), inputs.q_));
+  SEXTANT_RETURN_IF_ERROR(
+      fill(random_buffer(device, spec.query_type(), rows * spec.num_heads * spec.head_dim, 1, seed), inputs.q_));
   if (spec.mla.enabled()) {
     const MlaSpec& m = spec.mla;
     const int64_t projected = int64_t{spec.num_heads} * (m.qk_nope_head_dim + m.v_head_dim);
@@ -101,7 +102,7 @@ Result<AttentionInputs> AttentionInputs::make(Device& device, const AttentionSpe
 
 void AttentionInputs::bind(int64_t first_row, int64_t tokens, RunTensors& t) const {
   const DType dtype = spec_.dtype;
-  t.q = rows_of(q_, dtype, first_row, tokens, {spec_.num_heads, spec_.head_dim});
+  t.q = rows_of(q_, spec_.query_type(), first_row, tokens, {spec_.num_heads, spec_.head_dim});
   if (spec_.mla.enabled()) {
     const MlaSpec& m = spec_.mla;
     t.kv_c = rows_of(kv_c_, dtype, first_row, tokens, {m.kv_lora_rank});

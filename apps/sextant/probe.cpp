@@ -44,6 +44,9 @@ std::vector<Question> mha_questions(const DeviceInfo& device) {
   questions.push_back({"head sizes 8 to 256", with_head_dim(plain, 8, 8), DType::kBF16});
   questions.push_back({"different head sizes of K and V", with_head_dim(plain, 192, 128), DType::kBF16});
   questions.push_back({"fp8 KV cache", plain, device.native_fp8});
+  Question fp8{"fp8 queries", plain, device.native_fp8};
+  fp8.spec.query_dtype = device.native_fp8;
+  questions.push_back(fp8);
   questions.push_back({"any block size", plain, DType::kBF16, 544});
   return questions;
 }

@@ -133,10 +133,10 @@ void add_replay_verb(CLI::App& app, Action& action) {
       ->check(between(0, 1e6))
       ->capture_default_str();
   verb->add_option("--device", a->device, kDeviceNames)->capture_default_str();
-  verb->add_option("--dtype", a->shape.dtype, "Of queries, keys and values: auto, fp32, fp16, bf16")
+  verb->add_option("--dtype", a->shape.dtype, "Of queries, keys, values and output: auto, fp32, fp16, bf16")
       ->capture_default_str();
-  verb->add_option("--kv-cache-dtype", a->shape.kv_cache_dtype, "auto, fp8, fp8_e4m3fn, fp8_e4m3fnuz, fp8_e5m2")
-      ->capture_default_str();
+  verb->add_option("--query-dtype", a->shape.query_dtype, kFp8Names)->capture_default_str();
+  verb->add_option("--kv-cache-dtype", a->shape.kv_cache_dtype, kFp8Names)->capture_default_str();
   verb->add_option("--block-size", a->shape.block_size, "Tokens a KV block")->capture_default_str();
   verb->add_option("--num-blocks", s.num_blocks, "KV blocks; 0: unbounded, as far as memory allows")
       ->check(between(0, 1e12))

@@ -136,10 +136,10 @@ void add_select_verb(CLI::App& app, Action& action) {
   verb->add_option("--model", arguments->model, "A built-in model's name, a config.json, or a folder that holds one")
       ->required();
   verb->add_option("--device", arguments->device, kDeviceNames)->capture_default_str();
-  verb->add_option("--dtype", arguments->shape.dtype, "Of queries, keys and values: auto, fp32, fp16, bf16")
+  verb->add_option("--dtype", arguments->shape.dtype, "Of queries, keys, values and output: auto, fp32, fp16, bf16")
       ->capture_default_str();
-  verb->add_option("--kv-cache-dtype", arguments->shape.kv_cache_dtype, "auto, fp8, fp8_e4m3fn, fp8_e4m3fnuz, fp8_e5m2")
-      ->capture_default_str();
+  verb->add_option("--query-dtype", arguments->shape.query_dtype, kFp8Names)->capture_default_str();
+  verb->add_option("--kv-cache-dtype", arguments->shape.kv_cache_dtype, kFp8Names)->capture_default_str();
   verb->add_option("--block-size", arguments->shape.block_size, "Tokens a KV block")->capture_default_str();
   verb->add_option("--backend", arguments->backend, "Ask for this one; wins over VLLM_ATTENTION_BACKEND");
   verb->add_option("--query-len", arguments->typical_query_len, "Typical new tokens a request (0: a general mix)")

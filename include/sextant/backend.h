@@ -52,7 +52,7 @@ struct PlanRequest {
 // Everything `run` touches; device memory. T = batch.num_tokens(); tensors may have more rows (padding), which
 // are neither read nor written.
 struct RunTensors {
-  TensorView q;    // [T, Hq, D]; MLA: [T, N, nope + rope], rope applied to the last part
+  TensorView q;    // [T, Hq, D] of spec.query_type(); MLA: [T, N, nope + rope], rope applied to the last part
   TensorView k;    // [T, Hkv, D]   MHA only
   TensorView v;    // [T, Hkv, Dv]  MHA only
   TensorView out;  // [T, Hq, Dv];  MLA: [T, N, v_head_dim]
@@ -67,6 +67,8 @@ struct RunTensors {
   const int32_t* block_table = nullptr;      // [B, block_table_stride]
   int64_t block_table_stride = 0;
   const int64_t* slot_mapping = nullptr;  // [T]; null: the cache already holds the new tokens
+  const float* q_scale = nullptr;         // fp8 queries: value = stored * q_scale, fp32 [num_q_scales]; null means 1
+  int32_t num_q_scales = 1;               // 1 or Hkv
   const float* sinks = nullptr;           // [Hq] fp32
   const float* alibi_slopes = nullptr;    // [Hq] fp32
   void* workspace = nullptr;              // 256-byte aligned

@@ -126,7 +126,7 @@ class AttentionPlan {
 using AttentionPlanPtr = std::shared_ptr<const AttentionPlan>;
 
 struct AttentionArgs {
-  TensorView q;    // [T, Hq, D], last stride 1
+  TensorView q;    // [T, Hq, D], last stride 1; dtype spec.query_type()
   TensorView out;  // [T, Hq, Dv], last stride 1; dtype out_dtype. Rows with no visible key become 0
   TensorView lse;  // optional fp32 [Hq, T], natural logarithm, any strides; -inf where no key is visible
   // Batch, on the device. The CPU uses the copies its plan made and does not read these two.
@@ -140,6 +140,9 @@ struct AttentionArgs {
   TensorView k;                            // [Tk, Hkv, D], last stride 1
   TensorView v;                            // [Tk, Hkv, Dv], last stride 1
   const int32_t* key_start_loc = nullptr;  // [B + 1], kVarlen
+  // fp8 queries: value = stored * q_scale, fp32 [1] (num_q_scales == 1) or [Hkv]; null means 1.
+  const float* q_scale = nullptr;
+  int32_t num_q_scales = 1;
   // Features, present iff the spec says so.
   const float* sinks = nullptr;         // [Hq]
   const float* alibi_slopes = nullptr;  // [Hq]
@@ -204,10 +207,13 @@ struct CopyBlocksArgs {
 };
 
 // copy_pad: dst[i, h, d] = src[i, h, d] for d < src.shape[2], else 0. A source stride of 0 broadcasts.
-// Types convert among fp32 / fp16 / bf16. dst may be a strided part of a larger tensor.
+// Types convert among fp32 / fp16 / bf16. dst may be a strided part of a larger tensor. src may be fp8: then
+// value = stored * src_scale[h / (heads / num_src_scales)], rounded to the type of dst.
 struct CopyPadArgs {
-  TensorView src;  // [rows, heads, dim]
-  TensorView dst;  // [rows, heads, >= dim]
+  TensorView src;                    // [rows, heads, dim]
+  TensorView dst;                    // [rows, heads, >= dim]
+  const float* src_scale = nullptr;  // fp32 [num_src_scales], fp8 sources only; null means 1
+  int32_t num_src_scales = 1;        // divides heads
 };
 
 // gemm: c[i] = a[i] * b[i] (+ nothing), fp32 accumulation, i in [0, batch). Strided views:
@@ -230,6 +236,10 @@ class Ops {
   virtual Status supports(const AttentionPlanArgs& args) const = 0;
   // Whether plan_attention takes these args with merge_state, which saves the passes of merge_attn_states.
   virtual bool merges_state(const AttentionPlanArgs& args) const { return false; }
+  // Whether plan_attention takes fp8 queries (spec.query_dtype) as they are. Where not, the ops that Device::ops()
+  // hands out convert them to spec.dtype in the workspace first, so that fp8 queries are served everywhere but by
+  // mla_decode.
+  virtual bool takes_fp8_queries(const AttentionPlanArgs& args) const { return false; }
   // Whether ops with beside_previous really overlap: only then are two buffers better than one.
   virtual bool overlaps() const { return false; }
   virtual Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args) const = 0;

@@ -75,6 +75,8 @@ typedef struct sextant_attention_spec {
   int32_t has_sinks, has_alibi;
   int32_t dtype;
   int32_t kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim; /* MLA, else 0 */
+  int32_t reserved;                                                     /* 0 */
+  int32_t query_dtype; /* of q: 0 for dtype, or an fp8 type. Optional: a size that ends before it is taken, too */
 } sextant_attention_spec;
 
 typedef struct sextant_kv_cache_spec {
@@ -127,6 +129,9 @@ typedef struct sextant_run_tensors {
   const float* alibi_slopes;
   void* workspace;
   size_t workspace_bytes;
+  /* fp8 queries; optional as query_dtype is. */
+  const float* q_scale; /* NULL: 1 */
+  int32_t num_q_scales; /* 1 (or 0) or num_kv_heads */
 } sextant_run_tensors;
 
 typedef struct sextant_device sextant_device;

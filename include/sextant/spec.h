@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "sextant/types.h"
 
@@ -28,8 +29,12 @@ struct AttentionSpec {
   bool has_sinks = false;      // one learned logit a query head joins the softmax's denominator
   bool has_alibi = false;      // score += slope[head] * (key_position - context_len)
   DType dtype = DType::kBF16;  // of q, k, v and out
+  // Of q, where it is not dtype: an fp8 type, whose values are stored * q_scale (AttentionArgs, RunTensors). MHA only.
+  std::optional<DType> query_dtype;
   MlaSpec mla;
 
+  DType query_type() const { return query_dtype.value_or(dtype); }
+  bool has_fp8_queries() const { return is_fp8(query_type()); }
   int32_t value_head_dim() const { return head_dim_v ? head_dim_v : head_dim; }
   int32_t group_size() const { return num_kv_heads ? num_heads / num_kv_heads : 0; }
 };

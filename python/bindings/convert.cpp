@@ -122,6 +122,7 @@ AttentionSpec spec_from(const Json& json) {
   spec.has_sinks = int32_field(json, "has_sinks", 0) != 0;
   spec.has_alibi = int32_field(json, "has_alibi", 0) != 0;
   spec.dtype = dtype_field(json, "dtype");
+  if (!text_field(json, "query_dtype", "").empty()) spec.query_dtype = dtype_field(json, "query_dtype");
   spec.mla = {int32_field(json, "kv_lora_rank", 0), int32_field(json, "qk_nope_head_dim", 0),
               int32_field(json, "qk_rope_head_dim", 0), int32_field(json, "v_head_dim", 0)};
   raise_unless_ok(validate(spec));

@@ -128,13 +128,15 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
               OptionalTensor lse, OptionalTensor kv_c, OptionalTensor k_pe, OptionalTensor kv_b_proj,
               OptionalTensor k_cache, OptionalTensor v_cache, OptionalTensor k_scale, OptionalTensor v_scale,
               OptionalTensor query_start_loc, OptionalTensor seq_lens, OptionalTensor block_table,
-              OptionalTensor slot_mapping, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor workspace,
-              int64_t stream) {
+              OptionalTensor slot_mapping, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor q_scale,
+              OptionalTensor workspace, int64_t stream) {
   const auto plan = plans().get(handle);
   const DeviceKind device = plan->device->info().kind;
   const KvCacheSpec& cache = plan->plan->request().cache;
   RunTensors t;
   t.q = view_from("q", q, device);
+  const AttentionSpec& spec = plan->plan->request().spec;
+  if (spec.has_fp8_queries() && size_of(t.q.dtype) == 1) t.q.dtype = spec.query_type();  // bytes: the spec says which
   t.k = view_from("k", k, device);
   t.v = view_from("v", v, device);
   t.out = view_from("out", out, device);
@@ -153,6 +155,8 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
   t.slot_mapping = array_from<int64_t>("slot_mapping", slot_mapping, device);
   t.sinks = array_from<float>("sinks", sinks, device);
   t.alibi_slopes = array_from<float>("alibi_slopes", alibi_slopes, device);
+  t.q_scale = array_from<float>("q_scale", q_scale, device);
+  if (q_scale.has_value()) t.num_q_scales = static_cast<int32_t>(q_scale.value().numel());
   const PlanRequest& planned = plan->plan->request();
   const int64_t requests = planned.batch.num_requests();
   check_length("query_start_loc", query_start_loc, requests + 1, "requests + 1");

@@ -29,6 +29,7 @@ class AttentionSpec:
     sliding_window: keep the W newest keys, own position included; 0 = no window.
     logits_soft_cap: cap * tanh(score / cap); 0 = none.
     dtype: "fp32", "fp16" or "bf16" of q, k, v and out.
+    query_dtype: of q where it is not dtype: "fp8_e4m3fn", "fp8_e4m3fnuz" or "fp8_e5m2", whose values are stored * q_scale. Not for MLA.
     kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim: multi-head latent attention; 0 = none.
     """
 
@@ -47,6 +48,7 @@ class AttentionSpec:
     qk_nope_head_dim: int = 0
     qk_rope_head_dim: int = 0
     v_head_dim: int = 0
+    query_dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ class Plan:
         slot_mapping: Optional[Tensor] = None,
         sinks: Optional[Tensor] = None,
         alibi_slopes: Optional[Tensor] = None,
+        q_scale: Optional[Tensor] = None,
         workspace: Optional[Tensor] = None,
         stream: Optional[int] = None,
     ) -> None:
@@ -164,7 +167,7 @@ class Plan:
         MLA: q [T, N, nope + rope], kv_c [T, rank], k_pe [T, rope], kv_b_proj [N * (nope + v), rank] instead of k and v.
         query_start_loc int32 [B + 1], seq_lens int32 [B], block_table int32 [B, max_blocks], slot_mapping int64 [T] (negative:
         not written; None: the cache already holds the new tokens). All on the plan's device.
-        k_scale, v_scale: fp32 [1] or [Hkv] of an fp8 cache. sinks, alibi_slopes: fp32 [Hq].
+        k_scale, v_scale: fp32 [1] or [Hkv] of an fp8 cache. q_scale: fp32 [1] or [Hkv] of fp8 queries. sinks, alibi_slopes: fp32 [Hq].
         workspace: at least workspace_bytes, 256-byte aligned; None: allocated with q's library.
 
         Raises SextantInvalidArgument (dtype, shape, stride, device or a missing tensor; on the CPU also a batch that is not the planned
@@ -173,7 +176,7 @@ class Plan:
         tensors = passed(
             q=q, k=k, v=v, out=out, lse=lse, kv_c=kv_c, k_pe=k_pe, kv_b_proj=kv_b_proj, k_cache=k_cache, v_cache=v_cache, k_scale=k_scale,
             v_scale=v_scale, query_start_loc=query_start_loc, seq_lens=seq_lens, block_table=block_table, slot_mapping=slot_mapping, sinks=sinks,
-            alibi_slopes=alibi_slopes,
+            alibi_slopes=alibi_slopes, q_scale=q_scale,
         )  # fmt: skip
         scratch = workspace_beside(q, self.workspace_bytes) if workspace is None else workspace
         library["plan_run"](self._handle, *tensors, *passed(workspace=scratch), current_stream(q) if stream is None else stream)

@@ -260,12 +260,13 @@ def _paged_attention(
     alibi_slopes: Optional[torch.Tensor],
     k_scale: Optional[torch.Tensor],
     v_scale: Optional[torch.Tensor],
+    q_scale: Optional[torch.Tensor],
     workspace: Optional[torch.Tensor],
 ) -> None:
     _kept(plan_handle).run(
         q=q, k=k, v=v, out=out, lse=lse, k_cache=k_cache, v_cache=v_cache, query_start_loc=query_start_loc, seq_lens=seq_lens,
         block_table=block_table, slot_mapping=slot_mapping, sinks=sinks, alibi_slopes=alibi_slopes, k_scale=k_scale, v_scale=v_scale,
-        workspace=workspace,
+        q_scale=q_scale, workspace=workspace,
     )  # fmt: skip
 
 
@@ -319,6 +320,7 @@ def run(
     alibi_slopes: Optional[torch.Tensor] = None,
     k_scale: Optional[torch.Tensor] = None,
     v_scale: Optional[torch.Tensor] = None,
+    q_scale: Optional[torch.Tensor] = None,
     out: Optional[torch.Tensor] = None,
     lse: Optional[torch.Tensor] = None,
     workspace: Optional[torch.Tensor] = None,
@@ -328,10 +330,10 @@ def run(
     Tensors and errors as in sextant.Plan.run; lse fp32 [Hq, T] is written when given (plan with lse_out=True).
     """
     if out is None:
-        out = q.new_empty(q.shape[0], q.shape[1], v.shape[2])
+        out = v.new_empty(q.shape[0], q.shape[1], v.shape[2])  # v's type: q may be fp8
     torch.ops.sextant.paged_attention(
         made._handle, q, k, v, out, lse, k_cache, v_cache, query_start_loc, seq_lens, block_table, slot_mapping, sinks, alibi_slopes, k_scale,
-        v_scale, workspace,
+        v_scale, q_scale, workspace,
     )  # fmt: skip
     return out
 

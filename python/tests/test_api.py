@@ -60,6 +60,24 @@ def test_backend_agrees_with_numpy(backend):
     assert np.isfinite(step.lse).all()
 
 
+@pytest.mark.parametrize("scales", (1, 2))
+@pytest.mark.parametrize("backend", MHA)
+def test_fp8_queries(backend, scales):
+    step = Step()
+    bits = np.random.default_rng(3).integers(0x28, 0x48, step.q.shape).astype(np.uint8)  # e4m3fn, 2^-2 .. below 4
+    exponent, mantissa = (bits >> 3).astype(np.float64), (bits & 7) / 8
+    scale = np.array([0.5, 0.25][:scales], np.float32)
+    q = 2.0 ** (exponent - 7) * (1 + mantissa) * np.repeat(scale, 4 // scales)[:, None]
+    spec = sextant.AttentionSpec(**{**SPEC.__dict__, "query_dtype": "fp8_e4m3fn"})
+    plan = sextant.plan(backend, spec, CACHE, query_start_loc=[0, 3], seq_lens=[11], block_table=step.table, slot_mapping=step.new_slots)
+    step.run(plan, q=bits, q_scale=scale, lse=None)
+    np.testing.assert_allclose(step.out, reference(q, step.k, step.v, 0.35), rtol=1e-5, atol=1e-5)
+    with pytest.raises(sextant.SextantInvalidArgument, match="q has dtype fp32; allowed: fp8_e4m3fn"):
+        step.run(plan, lse=None)
+    with pytest.raises(sextant.SextantInvalidArgument, match="num_q_scales is 3; allowed: 1 or 2"):
+        step.run(plan, q=bits, q_scale=np.ones(3, np.float32), lse=None)
+
+
 def test_select_explains():
     selection = sextant.select(SPEC, CACHE)
     assert selection.chosen in MHA

@@ -19,6 +19,8 @@ class MhaPlan : public Plan {
   const Ops* ops = nullptr;
   std::unique_ptr<MainPath> main;
   std::unique_ptr<Cascade> cascade;
+  bool converts_queries = false;  // fp8 queries, once for all ops that the path runs
+  Region queries;
   void finish(size_t workspace_bytes, std::vector<std::string> steps) {
     workspace_bytes_ = workspace_bytes;
     steps_ = std::move(steps);
@@ -43,6 +45,21 @@ Result<std::unique_ptr<Cascade>> plan_cascade(const Ops& ops, const PlanRequest&
   cascade->suffix =
       take_state(layout, {0, request.batch.num_tokens()}, request.batch.num_tokens(), s.num_heads, s.value_head_dim());
   return cascade;
+}
+
+// Queries of spec.dtype in the workspace.
+Result<RunTensors> convert_queries(const MhaPlan& plan, const RunTensors& tensors, Stream stream) {
+  const AttentionSpec& s = plan.request().spec;
+  const int64_t tokens = plan.request().batch.num_tokens();
+  CopyPadArgs copy;
+  copy.src = slice(tensors.q, 0, 0, tokens);
+  copy.dst = make_view(plan.queries.at(tensors.workspace), s.dtype, {tokens, s.num_heads, s.head_dim});
+  copy.src_scale = tensors.q_scale;
+  copy.num_src_scales = tensors.num_q_scales;
+  SEXTANT_RETURN_IF_ERROR(plan.ops->copy_pad(copy, stream));
+  RunTensors converted = tensors;
+  converted.q = copy.dst;
+  return converted;
 }
 
 Status launch_cascade(const MhaPlan& plan, const RunTensors& tensors, Stream stream) {
@@ -93,12 +110,23 @@ std::vector<std::string> MhaBackend::reasons_against(const AttentionSpec& spec, 
   return op_reasons(device.ops(info().family), uses);
 }
 
-Result<std::shared_ptr<Plan>> MhaBackend::make_plan(const Device& device, const PlanRequest& request) const {
+Result<std::shared_ptr<Plan>> MhaBackend::make_plan(const Device& device, const PlanRequest& asked) const {
   auto plan = std::make_shared<MhaPlan>();
   plan->ops = &device.ops(info().family);
   WorkspaceLayout layout;
+  PlanRequest request = asked;
   std::vector<std::string> steps = {fmt::format("reshape_and_cache: {} tokens, layout {}", request.batch.num_tokens(),
                                                 to_string(request.cache.layout))};
+  for (AttentionOp op : ops_used())
+    plan->converts_queries = plan->converts_queries ||
+                             (request.spec.has_fp8_queries() && !plan->ops->takes_fp8_queries(plan_args(op, request)));
+  if (plan->converts_queries) {
+    const AttentionSpec& s = request.spec;
+    plan->queries =
+        layout.take(static_cast<size_t>(request.batch.num_tokens() * s.num_heads * s.head_dim) * size_of(s.dtype));
+    steps.push_back(fmt::format("queries: {} to {}", to_string(s.query_type()), to_string(s.dtype)));
+    request.spec.query_dtype.reset();
+  }
   MainPathRequest main{.key_begin = 0, .lse_out = request.options.lse_out, .out_dtype = request.spec.dtype};
   if (request.batch.shared_prefix_len > 0) {
     auto cascade = plan_cascade(*plan->ops, request, layout);
@@ -125,7 +153,13 @@ Status MhaBackend::launch(const Plan& base, const RunTensors& tensors, Stream st
                                     tensors.cache};
     SEXTANT_RETURN_IF_ERROR(plan.ops->reshape_and_cache(write, stream));
   }
-  return plan.cascade ? launch_cascade(plan, tensors, stream) : plan.main->launch(tensors, stream);
+  const auto attend = [&](const RunTensors& t) {
+    return plan.cascade ? launch_cascade(plan, t, stream) : plan.main->launch(t, stream);
+  };
+  if (!plan.converts_queries) return attend(tensors);
+  auto converted = convert_queries(plan, tensors, stream);
+  if (!converted) return converted.status();
+  return attend(*converted);
 }
 
 }  // namespace sextant

@@ -25,6 +25,9 @@ class MlaPlan : public Plan {
 std::vector<std::string> MlaBackend::reasons_against(const AttentionSpec& spec, const KvCacheSpec& cache,
                                                      const Device& device) const {
   if (!spec.mla.enabled()) return {"the model has no latent KV; this backend serves multi-head latent attention"};
+  if (spec.has_fp8_queries())
+    return {fmt::format("query_dtype is {}; MLA allows {}, because its queries are multiplied by weights first",
+                        to_string(spec.query_type()), to_string(spec.dtype))};
   PlanRequest request;
   request.spec = spec;
   request.cache = cache;

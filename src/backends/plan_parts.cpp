@@ -74,6 +74,8 @@ AttentionArgs run_args(const RunTensors& t) {
   args.block_table_stride = t.block_table_stride;
   args.k = t.k;
   args.v = t.v;
+  args.q_scale = t.q_scale;
+  args.num_q_scales = t.num_q_scales;
   args.sinks = t.sinks;
   args.alibi_slopes = t.alibi_slopes;
   return args;

@@ -66,7 +66,10 @@ Status check_run(const Plan& plan, const RunTensors& t) {
   const AttentionSpec& s = plan.request().spec;
   const int64_t tokens = plan.request().batch.num_tokens();
   if (tokens == 0) return Status::ok();
-  SEXTANT_RETURN_IF_ERROR(check_rows_of("q", t.q, {kAnyExtent, s.num_heads, s.head_dim}, tokens, s.dtype));
+  SEXTANT_RETURN_IF_ERROR(check_rows_of("q", t.q, {kAnyExtent, s.num_heads, s.head_dim}, tokens, s.query_type()));
+  if (s.has_fp8_queries() && t.num_q_scales != 1 && t.num_q_scales != s.num_kv_heads)
+    return invalid_argument(
+        fmt::format("num_q_scales is {}; allowed: 1 or {} (num_kv_heads)", t.num_q_scales, s.num_kv_heads));
   SEXTANT_RETURN_IF_ERROR(check_rows_of("out", t.out, {kAnyExtent, s.num_heads, s.value_head_dim()}, tokens, s.dtype));
   SEXTANT_RETURN_IF_ERROR(s.mla.enabled() ? check_mla_tensors(s, t, tokens) : check_mha_tensors(s, t, tokens));
   if (plan.request().options.lse_out) {

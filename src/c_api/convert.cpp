@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
+
 namespace sextant::c_api {
 namespace {
 
@@ -52,7 +54,7 @@ Result<TensorView> to_view(const char* field, const sextant_tensor* tensor) {
 
 Result<AttentionSpec> to_spec(const sextant_attention_spec* spec) {
   SEXTANT_RETURN_IF_ERROR(check_argument("spec", spec));
-  SEXTANT_RETURN_IF_ERROR(check_size("spec", spec->size, sizeof(*spec)));
+  SEXTANT_RETURN_IF_ERROR(check_size("spec", spec->size, offsetof(sextant_attention_spec, query_dtype)));
   auto dtype = to_dtype("spec.dtype", spec->dtype);
   if (!dtype) return dtype.status();
   AttentionSpec s;
@@ -67,6 +69,11 @@ Result<AttentionSpec> to_spec(const sextant_attention_spec* spec) {
   s.has_sinks = spec->has_sinks != 0;
   s.has_alibi = spec->has_alibi != 0;
   s.dtype = *dtype;
+  if (spec->size > offsetof(sextant_attention_spec, query_dtype) && spec->query_dtype != 0) {
+    auto query_dtype = to_dtype("spec.query_dtype", spec->query_dtype);
+    if (!query_dtype) return query_dtype.status();
+    s.query_dtype = *query_dtype;
+  }
   s.mla = {spec->kv_lora_rank, spec->qk_nope_head_dim, spec->qk_rope_head_dim, spec->v_head_dim};
   return s;
 }

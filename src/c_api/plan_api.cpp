@@ -1,6 +1,8 @@
 // plan and run of a backend.
 #include <fmt/format.h>
 
+#include <cstddef>
+
 #include "c_api/convert.h"
 
 using namespace sextant;         // NOLINT(google-build-using-namespace): this file only glues
@@ -54,8 +56,9 @@ Status to_options(const sextant_plan_options* options, PlanOptions& to) {
 
 Status to_tensors(const sextant_run_tensors* from, const sextant_plan& plan, RunTensors& to) {
   SEXTANT_RETURN_IF_ERROR(check_argument("tensors", from));
-  if (from->size < sizeof(*from))
-    return invalid_argument(fmt::format("tensors.size is {}; allowed: >= {} (sizeof)", from->size, sizeof(*from)));
+  if (from->size < offsetof(sextant_run_tensors, q_scale))
+    return invalid_argument(
+        fmt::format("tensors.size is {}; allowed: >= {} (sizeof)", from->size, offsetof(sextant_run_tensors, q_scale)));
   const struct {
     const char* field;
     const sextant_tensor* from;
@@ -81,6 +84,10 @@ Status to_tensors(const sextant_run_tensors* from, const sextant_plan& plan, Run
   to.alibi_slopes = from->alibi_slopes;
   to.workspace = from->workspace;
   to.workspace_bytes = from->workspace_bytes;
+  if (from->size >= sizeof(*from)) {
+    to.q_scale = from->q_scale;
+    to.num_q_scales = from->num_q_scales > 0 ? from->num_q_scales : 1;
+  }
   return Status::ok();
 }
 

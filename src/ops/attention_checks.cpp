@@ -31,6 +31,9 @@ bool reads_packed_keys(AttentionOp op) { return op == AttentionOp::kVarlen || op
 
 // Head sizes of the op itself: mla_decode works in the latent space, whose sizes exceed those of other ops.
 Status check_op_spec(const AttentionPlanArgs& a) {
+  if (a.op == AttentionOp::kMlaDecode && a.spec.has_fp8_queries())
+    return unsupported(fmt::format("spec.query_dtype is {}; mla_decode allows {}", to_string(a.spec.query_type()),
+                                   to_string(a.spec.dtype)));
   if (a.op != AttentionOp::kMlaDecode) {
     AttentionSpec spec = a.spec;
     spec.mla = {};
@@ -115,8 +118,11 @@ Status check(const AttentionPlanArgs& p, const AttentionArgs& a) {
   if (tokens == 0) return Status::ok();
   SEXTANT_RETURN_IF_ERROR(check_shape("q", a.q, {kAnyExtent, s.num_heads, s.head_dim}));
   SEXTANT_RETURN_IF_ERROR(check_rows("q", a.q, tokens));
-  SEXTANT_RETURN_IF_ERROR(check_dtype("q", a.q, {s.dtype}));
+  SEXTANT_RETURN_IF_ERROR(check_dtype("q", a.q, {s.query_type()}));
   SEXTANT_RETURN_IF_ERROR(check_last_stride("q", a.q));
+  if (s.has_fp8_queries() && a.num_q_scales != 1 && a.num_q_scales != s.num_kv_heads)
+    return invalid_argument(
+        fmt::format("num_q_scales is {}; allowed: 1 or {} (num_kv_heads)", a.num_q_scales, s.num_kv_heads));
   SEXTANT_RETURN_IF_ERROR(check_shape("out", a.out, {kAnyExtent, s.num_heads, s.value_head_dim()}));
   SEXTANT_RETURN_IF_ERROR(check_rows("out", a.out, tokens));
   SEXTANT_RETURN_IF_ERROR(check_dtype("out", a.out, {p.out_dtype}));

@@ -132,7 +132,10 @@ Status check(const CopyBlocksArgs& a) {
 Status check(const CopyPadArgs& a) {
   SEXTANT_RETURN_IF_ERROR(check_shape("src", a.src, {kAnyExtent, kAnyExtent, kAnyExtent}));
   SEXTANT_RETURN_IF_ERROR(check_shape("dst", a.dst, {a.src.shape[0], a.src.shape[1], kAnyExtent}));
-  SEXTANT_RETURN_IF_ERROR(check_dtype("src", a.src, kComputeTypes));
+  if (!is_fp8(a.src.dtype)) SEXTANT_RETURN_IF_ERROR(check_dtype("src", a.src, kComputeTypes));
+  if (a.num_src_scales < 1 || a.src.shape[1] % a.num_src_scales != 0)
+    return invalid_argument(
+        fmt::format("num_src_scales is {}; allowed: a divisor of {} (heads)", a.num_src_scales, a.src.shape[1]));
   SEXTANT_RETURN_IF_ERROR(check_dtype("dst", a.dst, kComputeTypes));
   SEXTANT_RETURN_IF_ERROR(check_last_stride("dst", a.dst));
   if (a.dst.shape[2] < a.src.shape[2])

@@ -8,12 +8,22 @@
 namespace sextant {
 namespace {
 
-// The device's plan and what it was planned for.
+constexpr size_t kAlignment = 256;  // of what lies in the workspace
+
+// The same attention of queries that were converted to spec.dtype.
+AttentionPlanArgs without_fp8_queries(const AttentionPlanArgs& args) {
+  AttentionPlanArgs converted = args;
+  converted.spec.query_dtype.reset();
+  return converted;
+}
+
+// The device's plan and what it was planned for. Converted queries lie behind the device's own workspace.
 class CheckedPlan final : public AttentionPlan {
  public:
-  CheckedPlan(AttentionPlanPtr inner, const AttentionPlanArgs& args)
+  CheckedPlan(AttentionPlanPtr inner, const AttentionPlanArgs& args, bool converts)
       : inner_(std::move(inner)),
         args_(args),
+        converts_(converts),
         query_start_loc_(args.query_start_loc.begin(), args.query_start_loc.end()),
         seq_lens_(args.seq_lens.begin(), args.seq_lens.end()),
         key_start_loc_(args.key_start_loc.begin(), args.key_start_loc.end()) {
@@ -21,14 +31,28 @@ class CheckedPlan final : public AttentionPlan {
     args_.seq_lens = seq_lens_;
     args_.key_start_loc = key_start_loc_;
   }
-  size_t workspace_bytes() const override { return inner_->workspace_bytes(); }
-  std::string describe() const override { return inner_->describe(); }
+  size_t workspace_bytes() const override {
+    return converts_ ? queries_at() + query_bytes() : inner_->workspace_bytes();
+  }
+  std::string describe() const override {
+    return converts_ ? fmt::format("queries to {}; {}", to_string(args_.spec.dtype), inner_->describe())
+                     : inner_->describe();
+  }
+  bool converts_queries() const { return converts_; }
+  size_t queries_at() const { return (inner_->workspace_bytes() + kAlignment - 1) / kAlignment * kAlignment; }
   const AttentionPlan& inner() const { return *inner_; }
   const AttentionPlanArgs& args() const { return args_; }
 
  private:
+  size_t query_bytes() const {
+    const AttentionSpec& s = args_.spec;
+    const size_t tokens = query_start_loc_.empty() ? 0 : static_cast<size_t>(query_start_loc_.back());
+    return tokens * static_cast<size_t>(s.num_heads) * static_cast<size_t>(s.head_dim) * size_of(s.dtype);
+  }
+
   AttentionPlanPtr inner_;
   AttentionPlanArgs args_;
+  bool converts_ = false;
   std::vector<int32_t> query_start_loc_, seq_lens_, key_start_loc_;
 };
 
@@ -39,6 +63,13 @@ Status check_scales(const KvCacheView& cache) {
     for (int32_t i = 0; scales != nullptr && i < cache.num_scales; ++i)
       if (!std::isfinite(scales[i]) || scales[i] <= 0)
         return invalid_argument(fmt::format("{}[{}] is {}; allowed: finite, > 0", field, i, scales[i]));
+  return Status::ok();
+}
+
+Status check_query_scales(const AttentionSpec& spec, const AttentionArgs& args) {
+  for (int32_t i = 0; spec.has_fp8_queries() && args.q_scale != nullptr && i < args.num_q_scales; ++i)
+    if (!std::isfinite(args.q_scale[i]) || args.q_scale[i] <= 0)
+      return invalid_argument(fmt::format("q_scale[{}] is {}; allowed: finite, > 0", i, args.q_scale[i]));
   return Status::ok();
 }
 
@@ -70,14 +101,21 @@ Status check_block_mapping(const CopyBlocksArgs& args) {
 
 }  // namespace
 
+Status CheckedOps::supports(const AttentionPlanArgs& args) const {
+  if (!args.spec.has_fp8_queries() || inner_->takes_fp8_queries(args)) return inner_->supports(args);
+  if (args.op == AttentionOp::kMlaDecode) return check(args);
+  return inner_->supports(without_fp8_queries(args));
+}
+
 Result<AttentionPlanPtr> CheckedOps::plan_attention(const AttentionPlanArgs& args) const {
   SEXTANT_RETURN_IF_ERROR(check(args));
+  const bool converts = args.spec.has_fp8_queries() && !inner_->takes_fp8_queries(args);
   if (args.merge_state && !inner_->merges_state(args))
     return unsupported(fmt::format("merge_state is set; {} does not merge in {}: call merge_attn_states",
                                    inner_->name(), to_string(args.op)));
-  auto plan = inner_->plan_attention(args);
+  auto plan = inner_->plan_attention(converts ? without_fp8_queries(args) : args);
   if (!plan) return plan.status();
-  return AttentionPlanPtr(std::make_shared<CheckedPlan>(std::move(plan).value(), args));
+  return AttentionPlanPtr(std::make_shared<CheckedPlan>(std::move(plan).value(), args, converts));
 }
 
 Status CheckedOps::run_attention(const AttentionPlan& plan, const AttentionArgs& args, Stream stream) const {
@@ -90,9 +128,22 @@ Status CheckedOps::run_attention(const AttentionPlan& plan, const AttentionArgs&
         fmt::format("workspace is null; allowed: {} bytes (plan.workspace_bytes())", plan.workspace_bytes()));
   if (host_readable_) {
     SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
+    SEXTANT_RETURN_IF_ERROR(check_query_scales(checked->args().spec, args));
     SEXTANT_RETURN_IF_ERROR(check_block_ids(checked->args(), args));
   }
-  return inner_->run_attention(checked->inner(), args, stream);
+  if (!checked->converts_queries()) return inner_->run_attention(checked->inner(), args, stream);
+  const AttentionSpec& spec = checked->args().spec;
+  CopyPadArgs convert;
+  convert.src = args.q;
+  convert.src.shape[0] = checked->args().query_start_loc.back();
+  convert.dst = make_view(static_cast<char*>(args.workspace) + checked->queries_at(), spec.dtype,
+                          {convert.src.shape[0], spec.num_heads, spec.head_dim});
+  convert.src_scale = args.q_scale;
+  convert.num_src_scales = args.num_q_scales;
+  SEXTANT_RETURN_IF_ERROR(inner_->copy_pad(convert, stream));
+  AttentionArgs converted = args;
+  converted.q = convert.dst;
+  return inner_->run_attention(checked->inner(), converted, stream);
 }
 
 Status CheckedOps::reshape_and_cache(const ReshapeAndCacheArgs& args, Stream stream) const {

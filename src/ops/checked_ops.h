@@ -1,5 +1,6 @@
 // Ops with their argument checks in front. Devices hand these out, so that an engine that calls an op alone gets an
-// error instead of a crash. Adds no launches and no allocation to run_attention.
+// error instead of a crash. Adds no allocation to run_attention, and a launch only for fp8 queries that the device does
+// not take: they are converted in the workspace first.
 #pragma once
 
 #include <memory>
@@ -16,8 +17,11 @@ class CheckedOps final : public Ops {
 
   const Ops& inner() const { return *inner_; }
   std::string name() const override { return inner_->name(); }
-  Status supports(const AttentionPlanArgs& args) const override { return inner_->supports(args); }
+  Status supports(const AttentionPlanArgs& args) const override;
   bool merges_state(const AttentionPlanArgs& args) const override { return inner_->merges_state(args); }
+  bool takes_fp8_queries(const AttentionPlanArgs& args) const override {
+    return args.spec.has_fp8_queries() && inner_->takes_fp8_queries(args);
+  }
   bool overlaps() const override { return inner_->overlaps(); }
   Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args) const override;
   Status run_attention(const AttentionPlan& plan, const AttentionArgs& args, Stream stream) const override;

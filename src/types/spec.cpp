@@ -56,6 +56,9 @@ Status validate(const AttentionSpec& s) {
         fmt::format("spec.logits_soft_cap is {}; allowed: finite, >= 0 (0 = none)", s.logits_soft_cap));
   if (s.dtype != DType::kF32 && s.dtype != DType::kF16 && s.dtype != DType::kBF16)
     return invalid_argument(fmt::format("spec.dtype is {}; allowed: fp32, fp16, bf16", to_string(s.dtype)));
+  if (s.query_type() != s.dtype && !s.has_fp8_queries())
+    return invalid_argument(fmt::format("spec.query_dtype is {}; allowed: {} (spec.dtype) or fp8_*",
+                                        to_string(s.query_type()), to_string(s.dtype)));
   return Status::ok();
 }
 

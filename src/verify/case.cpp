@@ -99,6 +99,11 @@ reference::OracleRequest oracle_request(const CaseData& data, size_t b) {
   request.query_len = data.query_start_loc[b + 1] - data.query_start_loc[b];
   request.seq_len = data.seq_lens[b];
   request.q = reference::read_rows(data.q.view(), data.query_start_loc[b]);
+  if (spec.has_fp8_queries())
+    request.q = [&data, stored = request.q](int64_t query, int32_t head, int32_t d) {
+      const size_t scale = data.q_scale.size() == 1 ? 0 : static_cast<size_t>(head / data.test.spec.group_size());
+      return stored(query, head, d) * static_cast<double>(data.q_scale[scale]);
+    };
   request.sinks = data.sinks;
   request.alibi_slopes = data.alibi_slopes;
   const HostTensor& keys = data.keys[b];
@@ -141,9 +146,13 @@ reference::OracleRequest oracle_request(const CaseData& data, size_t b) {
 }
 
 // What a plain implementation in `dtype` makes of the row: operands and probabilities rounded to dtype, sums in high
-// precision, output rounded. Its error is the yardstick for ours.
-double plain_error(const reference::OracleRequest& exact, int64_t query, int32_t head,
-                   const reference::OracleRow& row) {
+// precision, output rounded. Its error is the yardstick for ours. With fp8 products the probabilities are in e4m3fn.
+struct PlainErrors {
+  double error = 0, fp8_error = 0, score_mass = 0;
+};
+PlainErrors plain_errors(const reference::OracleRequest& exact, int64_t query, int32_t head,
+                         const reference::OracleRow& row) {
+  PlainErrors plain;
   const AttentionSpec& spec = exact.spec;
   const DType dtype = spec.dtype;
   reference::OracleRequest rounded = exact;
@@ -160,8 +169,13 @@ double plain_error(const reference::OracleRequest& exact, int64_t query, int32_t
   for (int64_t key = 0; key < exact.seq_len; ++key) {
     if (spec.causal && key > position) break;
     if (spec.sliding_window > 0 && key <= position - spec.sliding_window) continue;
-    double dot = 0;
-    for (int32_t d = 0; d < spec.head_dim; ++d) dot += exact.q(query, head, d) * rounded.k(key, kv_head, d);
+    double dot = 0, mass = 0;
+    for (int32_t d = 0; d < spec.head_dim; ++d) {
+      const double product = exact.q(query, head, d) * rounded.k(key, kv_head, d);
+      dot += product;
+      mass += std::fabs(product);
+    }
+    plain.score_mass = std::max(plain.score_mass, mass * static_cast<double>(spec.softmax_scale));
     double s = dot * static_cast<double>(spec.softmax_scale);
     if (spec.logits_soft_cap > 0)
       s = static_cast<double>(spec.logits_soft_cap) * std::tanh(s / static_cast<double>(spec.logits_soft_cap));
@@ -173,17 +187,26 @@ double plain_error(const reference::OracleRequest& exact, int64_t query, int32_t
   }
   double denominator =
       exact.sinks.empty() ? 0.0 : std::exp(static_cast<double>(exact.sinks[static_cast<size_t>(head)]) - max);
-  std::vector<double> out(row.out.size(), 0.0);
+  constexpr double kFp8Top = 256;  // below e4m3fn's largest, 448
+  struct Sums {
+    double plain = 0, fp8 = 0;
+  };
+  std::vector<Sums> out(row.out.size());
   for (const auto& [key, s] : scores) {
     const double p = std::exp(s - max);
     denominator += p;
-    const double p_rounded = round_to(dtype, p);
-    for (size_t d = 0; d < out.size(); ++d) out[d] += p_rounded * rounded.v(key, kv_head, static_cast<int32_t>(d));
+    const double p_rounded = round_to(dtype, p), p_fp8 = round_to(DType::kF8E4M3FN, p * kFp8Top) / kFp8Top;
+    for (size_t d = 0; d < out.size(); ++d) {
+      const double v = rounded.v(key, kv_head, static_cast<int32_t>(d));
+      out[d].plain += p_rounded * v;
+      out[d].fp8 += p_fp8 * v;
+    }
   }
-  double error = 0;
-  for (size_t d = 0; d < out.size() && !scores.empty(); ++d)
-    error = std::max(error, std::fabs(round_to(dtype, out[d] / denominator) - row.out[d]));
-  return error;
+  for (size_t d = 0; d < out.size() && !scores.empty(); ++d) {
+    plain.error = std::max(plain.error, std::fabs(round_to(dtype, out[d].plain / denominator) - row.out[d]));
+    plain.fp8_error = std::max(plain.fp8_error, std::fabs(round_to(dtype, out[d].fp8 / denominator) - row.out[d]));
+  }
+  return plain;
 }
 
 void choose_rows_and_ask_oracle(CaseData& data, Random& random, int max_rows) {
@@ -208,13 +231,31 @@ void choose_rows_and_ask_oracle(CaseData& data, Random& random, int max_rows) {
       request = oracle_request(data, b);
     }
     const int64_t query = token - data.query_start_loc[b];
-    CaseData::Expected expected{token, head, reference::attend_row(request, query, head), 0};
-    expected.plain_error = plain_error(request, query, head, expected.row);
+    CaseData::Expected expected{token, head, reference::attend_row(request, query, head), 0, 0, 0};
+    const PlainErrors plain = plain_errors(request, query, head, expected.row);
+    expected.plain_error = plain.error;
+    expected.plain_fp8_error = plain.fp8_error;
+    expected.score_mass = plain.score_mass;
     data.expected.push_back(std::move(expected));
   }
 }
 
+// Normal numbers as stored in fp8 under their head's scale.
+HostTensor fp8_queries(Random& random, const Case& test, int64_t rows, const std::vector<float>& scales) {
+  const AttentionSpec& s = test.spec;
+  HostTensor q = HostTensor::zeros(s.query_type(), {rows, s.num_heads, s.head_dim});
+  for (int64_t i = 0; i < q.elements(); ++i) {
+    const int64_t kv_head = i / s.head_dim % s.num_heads / s.group_size();
+    q.set(i, test.magnitude * random.normal() / scales[scales.size() == 1 ? 0 : static_cast<size_t>(kv_head)]);
+  }
+  return q;
+}
+
 }  // namespace
+
+bool allows_fp8_products(const Case& test) {
+  return test.spec.query_type() == DType::kF8E4M3FN && test.cache_dtype == DType::kF8E4M3FN;
+}
 
 CaseData prepare(const Case& test, uint64_t seed, int max_rows) {
   CaseData data;
@@ -249,7 +290,13 @@ CaseData prepare(const Case& test, uint64_t seed, int max_rows) {
     }
   }
   const int64_t rows = data.query_start_loc.back() + test.padding_tokens;
-  data.q = random_tensor(random, spec.dtype, {rows, spec.num_heads, spec.head_dim}, test.magnitude, spec.dtype, {1.0F});
+  if (spec.has_fp8_queries()) {
+    data.q_scale = power_of_two_scales(random, scale_count);
+    data.q = fp8_queries(random, test, rows, data.q_scale);
+  } else {
+    data.q =
+        random_tensor(random, spec.dtype, {rows, spec.num_heads, spec.head_dim}, test.magnitude, spec.dtype, {1.0F});
+  }
   if (mla) {
     const int64_t out_rows = int64_t{spec.num_heads} * (spec.mla.qk_nope_head_dim + spec.mla.v_head_dim);
     data.kv_b_proj = random_tensor(random, spec.dtype, {out_rows, spec.mla.kv_lora_rank},

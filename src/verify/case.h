@@ -26,7 +26,7 @@ struct Case {
   std::vector<RequestShape> requests;
   PlanOptions options;
   int32_t shared_prefix_len = 0;
-  int32_t num_scales = 1;      // fp8: 1 or num_kv_heads
+  int32_t num_scales = 1;      // fp8 cache, fp8 queries: 1 or num_kv_heads
   int64_t spare_blocks = 3;    // blocks of the cache that no request uses
   int32_t padding_tokens = 0;  // rows after the batch that nobody may touch; their slots are -1
   double magnitude = 1.0;      // of q and k: large values make peaked softmaxes
@@ -53,18 +53,23 @@ struct CaseData {
   // Keys and values of every request, all positions, as real numbers that the dtype holds exactly.
   // MHA: [seq_len, Hkv, D]; MLA: latent [seq_len, rank + rope] in `keys`.
   std::vector<HostTensor> keys, values;
-  HostTensor q, kv_b_proj;  // packed batch
-  std::vector<float> sinks, alibi_slopes, k_scale, v_scale;
+  HostTensor q, kv_b_proj;  // packed batch; fp8 queries as stored, value = stored * q_scale
+  std::vector<float> sinks, alibi_slopes, k_scale, v_scale, q_scale;
   std::vector<int32_t> query_start_loc, seq_lens;
 
   struct Expected {
     int64_t token;
     int32_t head;
     reference::OracleRow row;
-    double plain_error;  // largest error of a plain computation in spec.dtype on this row
+    double plain_error;      // largest error of a plain computation in spec.dtype on this row
+    double plain_fp8_error;  // the same with probabilities in e4m3fn, the row's largest at 2^8
+    double score_mass;       // largest sum of |q| |k| of a score, scaled: what an inexact sum of products can lose from
   };
   std::vector<Expected> expected;
 };
+
+// Whether fp8 queries and keys may be multiplied as they are, with probabilities in fp8 as well.
+bool allows_fp8_products(const Case& test);
 
 // max_rows bounds the oracle's work: the first and last query of every request and random others.
 CaseData prepare(const Case& test, uint64_t seed, int max_rows);

@@ -28,7 +28,7 @@ void run_recorded(Device& device, const VerifyOptions& options, const CaseData& 
 void expect_recorded(CaseData& data, double error, const std::function<double(int64_t, int32_t, int32_t)>& out) {
   for (int64_t token = 0; token < data.query_start_loc.back(); ++token)
     for (int32_t head = 0; head < data.test.spec.num_heads; ++head) {
-      CaseData::Expected expected{token, head, {}, error};
+      CaseData::Expected expected{token, head, {}, error, error, 0};
       for (int32_t d = 0; d < data.test.spec.value_head_dim(); ++d) expected.row.out.push_back(out(token, head, d));
       data.expected.push_back(std::move(expected));
     }

@@ -178,6 +178,7 @@ Result<Outcome> execute(Device& device, const Backend& backend, const CaseData& 
   ASSIGN_OR_RETURN(v_cache, upload(setup.v_memory));
   ASSIGN_OR_RETURN(k_scale, upload(data.k_scale));
   ASSIGN_OR_RETURN(v_scale, upload(data.v_scale));
+  ASSIGN_OR_RETURN(q_scale, upload(data.q_scale));
   ASSIGN_OR_RETURN(query_start_loc, upload(data.query_start_loc));
   ASSIGN_OR_RETURN(seq_lens, upload(data.seq_lens));
   ASSIGN_OR_RETURN(block_table, upload(setup.block_table));
@@ -205,6 +206,10 @@ Result<Outcome> execute(Device& device, const Backend& backend, const CaseData& 
   t.cache.k_scale = k_scale.as<float>();
   t.cache.v_scale = v_scale.as<float>();
   t.cache.num_scales = data.test.num_scales;
+  if (s.has_fp8_queries()) {
+    t.q_scale = q_scale.as<float>();
+    t.num_q_scales = data.test.num_scales;
+  }
   t.query_start_loc = query_start_loc.as<int32_t>();
   t.seq_lens = seq_lens.as<int32_t>();
   t.block_table = block_table.as<int32_t>();
@@ -251,6 +256,10 @@ std::string check_padding(const CaseData& data, const Outcome& outcome) {
 
 // Tolerances: out at most twice the error of a plain computation in the same type, plus what fp32 sums may lose; MLA's
 // decode rounds twice more on its way through the latent space. lse is always a sum in fp32.
+// Where a device multiplies fp8 queries, keys and values as they are, the plain computation has its probabilities in
+// e4m3fn, and scores are sums that keep 13 bits below the largest product (Hopper's fp8 matrix products).
+constexpr double kFp8SumLoss = 0x1p-11;  // of the sum of |q| |k|
+
 double allowed_error(const CaseData& data, double plain_error, double largest) {
   const DType dtype = data.test.spec.dtype;
   const double fp32_loss = 1e-5 * std::max(1.0, largest);
@@ -259,19 +268,20 @@ double allowed_error(const CaseData& data, double plain_error, double largest) {
   return 2 * plain_error + fp32_loss + mla;
 }
 
-double allowed_lse_error(const CaseData& data, double lse) {
+double allowed_lse_error(const CaseData& data, double lse, double score_mass) {
   const DType dtype = data.test.spec.dtype;
-  if (!data.test.spec.mla.enabled() || dtype == DType::kF32) return 2e-5 * std::max(1.0, std::fabs(lse));
+  if (!data.test.spec.mla.enabled() || dtype == DType::kF32)
+    return 2e-5 * std::max(1.0, std::fabs(lse)) + kFp8SumLoss * score_mass;
   return reference::epsilon(dtype) * std::max(4.0, std::fabs(lse)) * std::max(1.0, data.test.magnitude);
 }
 
-Verdict judge(const CaseData& data, const Outcome& outcome) {
+Verdict judge(const CaseData& data, const Outcome& outcome, bool fp8_products) {
   const AttentionSpec& s = data.test.spec;
   const int64_t dim = s.value_head_dim(), rows = data.q.shape[0];
   Verdict verdict;
   double plain = 0, largest = 0;
   for (const CaseData::Expected& e : data.expected) {
-    plain = std::max(plain, e.plain_error);
+    plain = std::max(plain, fp8_products ? e.plain_fp8_error : e.plain_error);
     for (double x : e.row.out) largest = std::max(largest, std::fabs(x));
   }
   verdict.allowed = allowed_error(data, plain, largest);
@@ -292,7 +302,8 @@ Verdict judge(const CaseData& data, const Outcome& outcome) {
     if (!data.test.options.lse_out) continue;
     const double lse = outcome.lse[static_cast<size_t>(e.head * rows + e.token)];
     const bool both_empty = std::isinf(e.row.lse) && std::isinf(lse) && lse < 0;
-    if (!both_empty && !(std::fabs(lse - e.row.lse) <= allowed_lse_error(data, e.row.lse)))
+    if (!both_empty &&
+        !(std::fabs(lse - e.row.lse) <= allowed_lse_error(data, e.row.lse, fp8_products ? e.score_mass : 0)))
       return fail(fmt::format("lse[{}, {}] is {}; the oracle says {}", e.head, e.token, lse, e.row.lse));
   }
   return verdict;
@@ -309,7 +320,8 @@ Verdict run_case(Device& device, const Backend& backend, const CaseData& data, u
   }
   for (const std::string& fault : {check_cache(data, setup, *outcome), check_padding(data, *outcome)})
     if (!fault.empty()) return {Verdict::Kind::kFailed, fault, 0, 0};
-  return judge(data, *outcome);
+  const bool fp8_products = device.info().kind == DeviceKind::kCuda && allows_fp8_products(data.test);
+  return judge(data, *outcome, fp8_products);
 }
 
 Result<std::vector<uint8_t>> run_for_bytes(Device& device, const Backend& backend, const CaseData& data,

@@ -139,6 +139,61 @@ void add_caches(std::vector<Case>& cases) {
     }
 }
 
+// fp8 queries: products in fp8 where a device has them and the cache is e4m3fn as well, converted elsewhere.
+void add_fp8_queries(std::vector<Case>& cases, bool reduced) {
+  const std::vector<RequestShape> long_and_short = {{130, 700}, {1, 300}, {200, 200}, {9, 129}, {0, 5}, {33, 161}};
+  const auto add = [&cases](std::string name, AttentionSpec spec, const std::vector<RequestShape>& requests,
+                            DType cache, auto change) {
+    spec.query_dtype = DType::kF8E4M3FN;
+    Case c = base("fp8 queries, " + name, spec, requests);
+    c.cache_dtype = cache;
+    change(c);
+    cases.push_back(c);
+  };
+  const auto plain = [](Case&) {};
+  const DType e4m3 = DType::kF8E4M3FN;
+  for (int32_t dim : {64, 128}) {
+    add(fmt::format("e4m3fn cache, head_dim {}", dim), mha(8, 2, dim, DType::kBF16), long_and_short, e4m3, plain);
+    add(fmt::format("e4m3fn cache, head_dim {}, fp16, 2 scales, block_size 3", dim), mha(8, 2, dim, DType::kF16),
+        kRagged, e4m3, [](Case& c) {
+          c.num_scales = 2;
+          c.block_size = 3;
+        });
+  }
+  add("e4m3fn cache, small integers", mha(4, 2, 128, DType::kBF16), long_and_short, e4m3,
+      [](Case& c) { c.integers = true; });
+  add("e4m3fn cache, not causal, window 100, sinks", mha(8, 2, 128, DType::kBF16), long_and_short, e4m3, [](Case& c) {
+    c.spec.causal = false;
+    c.spec.sliding_window = 100;
+    c.spec.has_sinks = true;
+  });
+  add("e4m3fn cache, softcap and alibi, group 3, block_size 64", mha(6, 2, 128, DType::kBF16), long_and_short, e4m3,
+      [](Case& c) {
+        c.spec.logits_soft_cap = 8;
+        c.spec.has_alibi = true;
+        c.block_size = 64;
+      });
+  add("e4m3fn cache, shared prefix", mha(8, 2, 64, DType::kBF16), {{1, 120}, {40, 150}, {3, 99}}, e4m3,
+      [](Case& c) { c.shared_prefix_len = 96; });
+  add("e4m3fn cache, layout HND, head_dim 112", mha(4, 2, 112, DType::kBF16), long_and_short, e4m3, [](Case& c) {
+    c.layout = KvLayout::kHND;
+    c.use_preferred_layout = false;
+  });
+  add("bf16 cache", mha(4, 2, 72, DType::kBF16), kRagged, DType::kBF16, plain);
+  add("e5m2 cache, large scores", mha(4, 2, 64, DType::kBF16), kRagged, DType::kF8E5M2,
+      [](Case& c) { c.magnitude = 6; });
+  if (reduced) return;
+  add("fp32 cache", mha(4, 2, 40, DType::kF32), kRagged, DType::kF32, plain);
+  for (DType type : {DType::kF8E5M2, DType::kF8E4M3FNUZ})
+    add(fmt::format("{} queries and cache", to_string(type)), mha(4, 2, 64, DType::kBF16), kRagged, type,
+        [type](Case& c) {
+          c.spec.query_dtype = type;
+          c.num_scales = 2;
+        });
+  add("e4m3fn cache, head_dim 256", mha(4, 2, 256, DType::kBF16), long_and_short, e4m3, plain);
+  add("e4m3fn cache, long context", mha(4, 1, 128, DType::kBF16), {{150, 5000}}, e4m3, plain);
+}
+
 void add_batches(std::vector<Case>& cases, bool reduced) {
   Case none = base("no requests", mha(4, 2, 64, DType::kBF16), {});
   cases.push_back(none);
@@ -235,6 +290,7 @@ std::vector<Case> mha_cases(bool reduced) {
   add_shapes(cases, reduced);
   add_features(cases, reduced);
   add_caches(cases);
+  add_fp8_queries(cases, reduced);
   add_batches(cases, reduced);
   add_full_chips(cases, reduced);
   return cases;

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstddef>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -113,6 +114,19 @@ TEST_F(CApi, RunsABackend) {
     sextant_plan_free(plan);
     std::free(workspace);
   }
+}
+
+// Callers built before fp8 queries pass shorter structs; what lies behind those is not read.
+TEST_F(CApi, ShorterStructs) {
+  spec.query_dtype = SEXTANT_INT32;
+  sextant_plan* plan = nullptr;
+  EXPECT_EQ(sextant_plan_make(device, "TRITON_ATTN", &spec, &cache, &batch, nullptr, &plan), SEXTANT_INVALID_ARGUMENT);
+  EXPECT_NE(std::string(sextant_last_error()).find("spec.query_dtype is int32"), std::string::npos)
+      << sextant_last_error();
+  spec.size = offsetof(sextant_attention_spec, query_dtype);
+  EXPECT_EQ(sextant_plan_make(device, "TRITON_ATTN", &spec, &cache, &batch, nullptr, &plan), SEXTANT_OK)
+      << sextant_last_error();
+  sextant_plan_free(plan);
 }
 
 TEST_F(CApi, Selects) {

@@ -136,5 +136,27 @@ TEST(CudaPlan, MlaOfFewHeadsMergesInClusters) {
   EXPECT_PRED2(has, plan(mla_args(one, 16), one)->describe(), "16 clusters of 8, 64-key tiles) + reduce");
 }
 
+TEST(CudaPlan, Fp8QueriesGoToTheFp8KernelWhereTheyCan) {
+  Batch batch;
+  batch.seq_lens = {9000, 4000};
+  batch.query_len = batch.last_query_len = 2000;
+  AttentionPlanArgs args = decode_args(batch);
+  args.spec.query_dtype = DType::kF8E4M3FN;
+  EXPECT_FALSE(cuda::takes_fp8_queries(args, h100(), KernelFamily::kTuned));  // a bf16 cache
+  args.cache.dtype = DType::kF8E4M3FN;
+  EXPECT_FALSE(cuda::takes_fp8_queries(args, h100(), KernelFamily::kPortable));
+  ASSERT_TRUE(cuda::takes_fp8_queries(args, h100(), KernelFamily::kTuned));
+  EXPECT_EQ(plan(args, batch)->describe().rfind("forward_fp8 (", 0), 0u) << plan(args, batch)->describe();
+  batch.query_len = 1;  // a decode: its kernel wants the queries converted
+  const std::string mixed = plan(args, batch)->describe();
+  EXPECT_EQ(mixed.rfind("queries to bf16; ", 0), 0u) << mixed;
+  EXPECT_NE(mixed.find("forward_fp8 ("), std::string::npos) << mixed;
+  args.cache.layout = KvLayout::kSplitK;  // tokens of a dim together in V
+  EXPECT_FALSE(cuda::takes_fp8_queries(args, h100(), KernelFamily::kTuned));
+  args.cache.layout = KvLayout::kNHD;
+  args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = 256;
+  EXPECT_FALSE(cuda::takes_fp8_queries(args, h100(), KernelFamily::kTuned));
+}
+
 }  // namespace
 }  // namespace sextant

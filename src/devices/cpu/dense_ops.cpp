@@ -65,12 +65,13 @@ Status CpuOps::copy_pad(const CopyPadArgs& a, Stream) const {
     for (int64_t i = first; i < last; ++i) {
       const char* src = at(a.src, i / heads, i % heads);
       char* dst = at(a.dst, i / heads, i % heads);
+      const float scale = a.src_scale != nullptr ? a.src_scale[i % heads / (heads / a.num_src_scales)] : 1.0F;
       if (a.src.stride[2] == 1)
-        kernels_.convert_mul(src, a.src.dtype, dst, a.dst.dtype, dim, 1.0F);
+        kernels_.convert_mul(src, a.src.dtype, dst, a.dst.dtype, dim, scale);
       else
         for (int64_t d = 0; d < dim; ++d)
           kernels_.convert_mul(src + d * a.src.stride[2] * src_bytes, a.src.dtype, dst + d * dst_bytes, a.dst.dtype, 1,
-                               1.0F);
+                               scale);
       std::fill_n(dst + dim * dst_bytes, padding * dst_bytes, '\0');
     }
   });

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "devices/cuda/hopper/forward_fp8_params.h"
 #include "devices/cuda/kernels/cache_kernels.h"
 #include "devices/cuda/plan_clusters.h"
 #include "devices/cuda/plan_forward.h"
@@ -84,6 +85,7 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
                        chip.shared_bytes >= (wide ? kWideStreamSharedBytes : kStreamSharedBytes);
   const bool hopper = family == KernelFamily::kTuned && chip.compute_capability == 90;
   const bool forward = vectors && hopper && forward_serves(p);
+  const bool forward_fp8 = vectors && takes_fp8_queries(a, chip, family);
   const bool all_forward = streams && forward && n.any_short && forward_beats_stream(a, p, n, short_len, chip);
   std::vector<PlanPart> parts;
   if (streams && n.any_short && !all_forward) {
@@ -105,8 +107,8 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   part.max_query_len = a.filter.max_query_len;
   part.max_keys = n.keys;
   part.sms = chip.sms;
-  if (forward) {
-    part.kind = KernelKind::kForward;
+  if (forward || forward_fp8) {
+    part.kind = forward_fp8 ? KernelKind::kForwardFp8 : KernelKind::kForward;
     set_tile_split(part, a, n, short_len, kForwardRows, chip.sms);
     part.counters_offset = align_workspace(part.workspace_bytes);
     part.workspace_bytes = part.counters_offset + align_workspace(kForwardCounters * sizeof(int32_t));
@@ -123,7 +125,7 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
     set_tile_split(part, a, n, short_len, kSimtTileRows, 2 * chip.sms);
   }
   // The cluster kernel may start while the last blocks of the forward kernel run: neither reads what the other writes.
-  if (!parts.empty() && parts[0].kind == KernelKind::kCluster && part.kind == KernelKind::kForward && !part.reduces) {
+  if (!parts.empty() && parts[0].kind == KernelKind::kCluster && (forward || forward_fp8) && !part.reduces) {
     parts[0].cluster.beside_previous = true;
     parts.insert(parts.begin(), part);
   } else {
@@ -144,6 +146,8 @@ const char* kernel_name(KernelKind kind) {
       return "mla_wgmma";
     case KernelKind::kForward:
       return "forward";
+    case KernelKind::kForwardFp8:
+      return "forward_fp8";
     case KernelKind::kTile:
       return "tile_attention";
     case KernelKind::kSimt:
@@ -209,6 +213,11 @@ AttentionParams planned_params(const AttentionPlanArgs& a) {
   return p;
 }
 
+bool takes_fp8_queries(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family) {
+  return family == KernelFamily::kTuned && chip.compute_capability == 90 &&
+         args.spec.query_type() == DType::kF8E4M3FN && forward_fp8_serves(planned_params(args));
+}
+
 Status supports_attention(const AttentionPlanArgs& args, const ChipLimits& chip) {
   const AttentionParams p = planned_params(args);
   const bool mla = mla_serves(p) && chip.shared_bytes >= kMlaSharedBytes;
@@ -230,6 +239,15 @@ Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const Chi
   }
   for (const auto* parts : {&plan->parts, &plan->unaligned_parts})
     for (const PlanPart& part : *parts) plan->workspace = std::max(plan->workspace, part.workspace_bytes);
+  if (args.spec.has_fp8_queries()) {  // unaligned tensors may want them converted when `parts` do not
+    const auto takes = [](const PlanPart& part) { return part.kind == KernelKind::kForwardFp8; };
+    plan->converts = !std::all_of(plan->parts.begin(), plan->parts.end(), takes);
+    plan->queries_offset = align_workspace(plan->workspace);
+    plan->workspace = plan->queries_offset + static_cast<size_t>(plan->num_tokens) *
+                                                 static_cast<size_t>(args.spec.num_heads * args.spec.head_dim) *
+                                                 size_of(args.spec.dtype);
+    if (plan->converts) plan->text = fmt::format("queries to {}", to_string(args.spec.dtype));
+  }
   for (const PlanPart& part : plan->parts)
     plan->text += (plan->text.empty() ? "" : "; ") + describe(part, args.spec.num_kv_heads);
   if (plan->text.empty()) plan->text = "nothing to do";

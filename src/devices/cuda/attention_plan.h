@@ -21,7 +21,7 @@ struct ChipLimits {
   ClusterLimits clusters_at_once{};
 };
 
-enum class KernelKind : uint8_t { kStream, kCluster, kMla, kMlaWgmma, kForward, kTile, kSimt };
+enum class KernelKind : uint8_t { kStream, kCluster, kMla, kMlaWgmma, kForward, kForwardFp8, kTile, kSimt };
 
 // One attention kernel and its reduce, over the requests whose query length lies in [min_query_len, max_query_len].
 struct PlanPart {
@@ -52,9 +52,13 @@ class CudaAttentionPlan final : public AttentionPlan {
   std::vector<PlanPart> parts;
   std::vector<PlanPart> unaligned_parts;  // when tensors turn out not to be aligned for the vector copies of `parts`
   size_t workspace = 0;
+  // fp8 queries for the kernels that take none: converted behind the parts' own workspace. `converts`: `parts` want it.
+  bool converts = false;
+  size_t queries_offset = 0;
   std::string text;
 };
 
+bool takes_fp8_queries(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family);
 Status supports_attention(const AttentionPlanArgs& args, const ChipLimits& chip);
 Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family);
 Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, const ChipLimits& chip, Stream stream);

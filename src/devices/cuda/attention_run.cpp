@@ -3,6 +3,7 @@
 
 #include "devices/cuda/attention_plan.h"
 #include "devices/cuda/cuda_status.h"
+#include "devices/cuda/hopper/forward_fp8_params.h"
 #include "devices/cuda/kernels/cache_kernels.h"
 
 namespace sextant::cuda {
@@ -76,15 +77,20 @@ bool serves(KernelKind kind, const AttentionParams& p) {
       return mla_wgmma_serves(p);
     case KernelKind::kForward:
       return forward_serves(p);
+    case KernelKind::kForwardFp8:
+      return forward_fp8_serves(p);
     default:
       return true;
   }
 }
 
-cudaError_t launch(const PlanPart& part, const AttentionParams& p, const ChipLimits& chip, char* workspace,
-                   cudaStream_t stream) {
+cudaError_t launch(const PlanPart& part, const AttentionParams& p, const Fp8Queries& queries, const ChipLimits& chip,
+                   char* workspace, cudaStream_t stream) {
   const bool overlap = chip.compute_capability >= 90;
   cudaError_t error = cudaSuccess;
+  const ForwardPlan forward = {part.grid.tiles, part.grid.partitions,
+                               part.sms,        part.max_keys,
+                               part.front_sms,  reinterpret_cast<int32_t*>(workspace + part.counters_offset)};
   switch (part.kind) {
     case KernelKind::kStream:
       error = launch_stream_attention(p, part.stream, stream);
@@ -99,10 +105,10 @@ cudaError_t launch(const PlanPart& part, const AttentionParams& p, const ChipLim
       error = launch_mla_wgmma(p, part.stream, stream);
       break;
     case KernelKind::kForward:
-      error = launch_forward(p,
-                             {part.grid.tiles, part.grid.partitions, part.sms, part.max_keys, part.front_sms,
-                              reinterpret_cast<int32_t*>(workspace + part.counters_offset)},
-                             stream);
+      error = launch_forward(p, forward, stream);
+      break;
+    case KernelKind::kForwardFp8:
+      error = launch_forward_fp8(p, queries, forward, stream);
       break;
     case KernelKind::kTile:
       error = launch_tile_attention(p, part.grid, stream);
@@ -116,16 +122,41 @@ cudaError_t launch(const PlanPart& part, const AttentionParams& p, const ChipLim
                        : launch_reduce_fixed(p, part.num_slots, overlap, stream);
 }
 
+// fp8 queries as spec.dtype in the workspace; `p` then reads them there.
+Status convert_queries(AttentionParams& p, const CudaAttentionPlan& plan, const AttentionArgs& args,
+                       cudaStream_t stream) {
+  const AttentionSpec& s = plan.args.spec;
+  CopyPadArgs copy;
+  copy.src = args.q;
+  copy.src.shape[0] = plan.num_tokens;
+  copy.dst = make_view(static_cast<char*>(args.workspace) + plan.queries_offset, s.dtype,
+                       {plan.num_tokens, s.num_heads, s.head_dim});
+  copy.src_scale = args.q_scale;
+  copy.num_src_scales = args.num_q_scales;
+  p.q = copy.dst.data;
+  p.q_token_stride = copy.dst.stride[0];
+  p.q_head_stride = copy.dst.stride[1];
+  p.q_aligned = is_vector_aligned(copy.dst);
+  return to_status(launch_copy_pad(copy, stream), "conversion of queries");
+}
+
 }  // namespace
 
 Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, const ChipLimits& chip, Stream stream) {
   if (plan.parts.empty()) return Status::ok();
   AttentionParams p = planned_params(plan.args);
   set_tensors(p, plan, args);
+  const auto cuda_stream = static_cast<cudaStream_t>(stream.handle);
   const std::vector<PlanPart>* parts = &plan.parts;
   for (const PlanPart& part : plan.parts)
     if (!serves(part.kind, p)) parts = &plan.unaligned_parts;
+  const AttentionParams as_given = p;
+  const Fp8Queries queries = {args.q_scale, args.num_q_scales};
+  if (plan.args.spec.has_fp8_queries() && (plan.converts || parts == &plan.unaligned_parts))
+    SEXTANT_RETURN_IF_ERROR(convert_queries(p, plan, args, cuda_stream));
+  const AttentionParams converted = p;
   for (const PlanPart& part : *parts) {
+    p = part.kind == KernelKind::kForwardFp8 ? as_given : converted;
     p.min_query_len = part.min_query_len;
     p.max_query_len = part.max_query_len;
     p.balanced = part.balanced;
@@ -137,8 +168,7 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
       p.partial_lse = reinterpret_cast<float*>(workspace + part.partial_lse_offset);
       p.tile_starts = reinterpret_cast<int32_t*>(workspace + part.tile_starts_offset);
     }
-    SEXTANT_RETURN_IF_ERROR(
-        to_status(launch(part, p, chip, workspace, static_cast<cudaStream_t>(stream.handle)), to_string(plan.args.op)));
+    SEXTANT_RETURN_IF_ERROR(to_status(launch(part, p, queries, chip, workspace, cuda_stream), to_string(plan.args.op)));
   }
   return Status::ok();
 }

@@ -17,6 +17,9 @@ class CudaOps final : public Ops {
   std::string name() const override { return name_; }
   Status supports(const AttentionPlanArgs& args) const override { return supports_attention(args, chip_); }
   bool merges_state(const AttentionPlanArgs& args) const override { return args.op == AttentionOp::kVarlen; }
+  bool takes_fp8_queries(const AttentionPlanArgs& args) const override {
+    return cuda::takes_fp8_queries(args, chip_, family_);
+  }
   bool overlaps() const override { return chip_.compute_capability >= 90; }
   Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args) const override;
   Status run_attention(const AttentionPlan& plan, const AttentionArgs& args, Stream stream) const override;

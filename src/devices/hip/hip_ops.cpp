@@ -149,7 +149,8 @@ Status HipOps::copy_blocks(const CopyBlocksArgs& args, Stream stream) const {
 
 Status HipOps::copy_pad(const CopyPadArgs& args, Stream stream) const {
   if (args.dst.num_elements() == 0) return Status::ok();
-  const CopyPadParams a{to_tensor(args.src), to_tensor(args.dst)};
+  const CopyPadParams a{to_tensor(args.src), to_tensor(args.dst), args.src_scale,
+                        args.src.shape[1] / args.num_src_scales};
   return launcher_.launch("sextant_copy_pad", args.src.shape[0], a, stream);
 }
 

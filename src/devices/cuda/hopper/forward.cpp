@@ -11,12 +11,24 @@ namespace {
 
 constexpr int64_t kResidentBytes = 24 << 20;  // of keys and values in the L2 cache (50 MiB) while their rows go by
 
-int32_t heads_per_section(const AttentionParams& p, int64_t max_keys) {
-  const int64_t head_bytes = std::max<int64_t>(1, max_keys * (p.head_dim + p.head_dim_v) * 2);
+int32_t heads_per_section(const AttentionParams& p, int64_t max_keys, int32_t key_bytes) {
+  const int64_t head_bytes = std::max<int64_t>(1, max_keys * (p.head_dim + p.head_dim_v) * key_bytes);
   return static_cast<int32_t>(std::clamp<int64_t>(kResidentBytes / head_bytes, 1, p.num_kv_heads));
 }
 
 }  // namespace
+
+ForwardOrder make_forward_order(const AttentionParams& p, const ForwardPlan& plan, int32_t key_bytes) {
+  ForwardOrder order;
+  order.tiles = plan.tiles;
+  order.partitions = plan.partitions;
+  order.heads_per_section = plan.front_sms > 0 ? p.num_kv_heads : heads_per_section(p, plan.max_keys, key_bytes);
+  order.items = plan.tiles * plan.partitions * p.num_kv_heads;
+  order.blocks = std::min(plan.sms, order.items);
+  order.front_blocks = std::min(plan.front_sms, order.blocks);
+  order.claimed = plan.claimed;
+  return order;
+}
 
 bool forward_serves(const AttentionParams& p) {
   const bool sizes = p.head_dim % 8 == 0 && p.head_dim_v % 8 == 0 && p.head_dim <= 256 && p.head_dim_v <= 256;
@@ -39,19 +51,12 @@ cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cu
     tile = {192, 128, 128};
     launcher = bf16 ? forward_bf16_192_128 : forward_f16_192_128;
   }
-  ForwardOrder order;
-  order.tiles = plan.tiles;
-  order.partitions = plan.partitions;
-  order.heads_per_section = plan.front_sms > 0 ? p.num_kv_heads : heads_per_section(p, plan.max_keys);
-  order.items = plan.tiles * plan.partitions * p.num_kv_heads;
-  const int32_t blocks = std::min(plan.sms, order.items);
-  order.front_blocks = std::min(plan.front_sms, blocks);
-  order.claimed = plan.claimed;
+  const ForwardOrder order = make_forward_order(p, plan, 2);
   const cudaError_t error = cudaMemsetAsync(plan.claimed, 0, kForwardCounters * sizeof(int32_t), stream);
   if (error != cudaSuccess) return error;
   const bool cached = p.origin != KeyOrigin::kPacked;
   const bool convert = cached && (p.cache_dtype != p.dtype || p.k_chunk_stride == 0 || p.v_chunk_stride == 0);
-  return launcher(p, make_forward_maps(p, tile), order, convert, blocks, stream);
+  return launcher(p, make_forward_maps(p, tile), order, convert, order.blocks, stream);
 }
 
 }  // namespace sextant::cuda

@@ -40,6 +40,20 @@ __device__ __forceinline__ bool find_forward_work(const AttentionParams& p, cons
   return true;
 }
 
+// A block's first item, and the claim of the next one.
+__device__ __forceinline__ int first_item(const ForwardOrder& order) {
+  const int block = static_cast<int>(blockIdx.x);
+  return block < order.front_blocks ? order.items - 1 - block : block - order.front_blocks;
+}
+__device__ __forceinline__ int claim_item(const ForwardOrder& order) {
+  // Every item is taken once, from whichever end: this counts both.
+  const int next = atomicAdd(order.claimed, 1) + order.blocks;
+  if (order.front_blocks == 0 || next >= order.items) return next;
+  return static_cast<int>(blockIdx.x) < order.front_blocks
+             ? order.items - 1 - (atomicAdd(order.claimed + 2, 1) + order.front_blocks)
+             : atomicAdd(order.claimed + 1, 1) + order.blocks - order.front_blocks;
+}
+
 // The leading half brings Q: a box a column block, or row by row.
 template <class S>
 __device__ __forceinline__ void load_forward_queries(const AttentionParams& p, const ForwardMaps& maps,
@@ -170,16 +184,10 @@ __device__ __forceinline__ void lead_forward(const AttentionParams& p, const For
   RingPosition<S::kStages> ring;
   RingPosition<S::kQBuffers> queries;
   int32_t next = 0;
-  const int front = order.front_blocks, block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
-  const bool from_end = block < front;
   const auto claim = [&] {
-    if (thread != 0) return;
-    next = atomicAdd(order.claimed, 1) + blocks;  // every item is taken once, from whichever end
-    if (front == 0 || next >= order.items) return;
-    next = from_end ? order.items - 1 - (atomicAdd(order.claimed + 2, 1) + front)
-                    : atomicAdd(order.claimed + 1, 1) + blocks - front;
+    if (thread == 0) next = claim_item(order);
   };
-  for (int item = from_end ? order.items - 1 - block : block - front;;) {
+  for (int item = first_item(order);;) {
     ForwardWork w;
     const bool ends = item >= order.items;
     if (ends) w.tiles = kNoMoreWork;

@@ -31,6 +31,7 @@ struct ForwardOrder {
   int32_t partitions = 1;
   int32_t heads_per_section = 1;
   int32_t items = 0;
+  int32_t blocks = 0;          // of the grid
   int32_t front_blocks = 0;    // the first so many blocks take items from the end of the order
   int32_t* claimed = nullptr;  // [3], zeroed before the launch: items taken beyond the blocks' first; of these by
                                // blocks that go from the start, and from the end

@@ -118,13 +118,43 @@ bool make_query_map(CUtensorMap* map, const AttentionParams& p) {
                      {64, p.group_size, kForwardRows / p.group_size, 1});
 }
 
+// A whole head is one column block of 128 bytes; columns beyond head_dim become zero.
+bool make_fp8_key_map(CUtensorMap* map, const AttentionParams& p, const void* base, const KvAddressing& a,
+                      int32_t head_dim, int32_t box_tokens) {
+  return make_map<5>(map, DType::kF8E4M3FN, base,
+                     {head_dim, p.block_size, p.num_kv_heads, std::max<int64_t>(1, p.block_size / 8), p.num_blocks},
+                     {a.token_outer_stride, a.head_stride, 8 * a.token_outer_stride, a.block_stride},
+                     {128, 8, 1, box_tokens / 8, 1});
+}
+
 // Rows of one token lie together, 8 dims after 8 dims.
 bool is_plain(const KvAddressing& a, int32_t chunk_stride) { return a.token_tile == 1 && chunk_stride == 8; }
 
 // What a request's packed rows end at is known on the device only; no kernel reads a box that reaches past them.
 constexpr int64_t kManyTokens = int64_t{1} << 31;
 
+// Dims of a token lie together.
+bool has_plain_rows(const KvAddressing& a) { return a.token_tile == 1 && a.dims_contiguous(); }
+
 }  // namespace
+
+ForwardMaps make_forward_fp8_maps(const AttentionParams& p, int32_t tile_keys) {
+  ForwardMaps maps{};
+  if (kForwardRows % p.group_size == 0)
+    maps.queries = make_map<4>(&maps.q, DType::kF8E4M3FN, p.q, {p.head_dim, p.group_size, p.num_tokens, p.num_kv_heads},
+                               {p.q_head_stride, p.q_token_stride, p.group_size * p.q_head_stride},
+                               {128, p.group_size, kForwardRows / p.group_size, 1});
+  const int32_t tokens = std::min(tile_keys, p.block_size & -p.block_size);
+  KeyMap& keys = maps.cache;
+  if (tokens < 8 || !has_plain_rows(p.k_addr) || !has_plain_rows(p.v_addr) ||
+      !make_fp8_key_map(&keys.k, p, p.cache_k, p.k_addr, p.head_dim, tokens) ||
+      !make_fp8_key_map(&keys.v, p, p.cache_v, p.v_addr, p.head_dim_v, tokens))
+    return maps;
+  keys.tokens = tokens;
+  keys.k_head_blocks = keys.v_head_blocks = 1;
+  keys.k_block_outer = keys.v_block_outer = 1;
+  return maps;
+}
 
 KeyMap make_cache_map(const AttentionParams& p, int32_t tile_keys) {
   KeyMap map{};

@@ -81,6 +81,25 @@ __device__ __forceinline__ void wgmma_values(float (&d)[kN / 2], const uint32_t 
   }
 }
 #undef SEXTANT_WGMMA_VALUES
+
+// fp8: k is 32, all operands are e4m3 and K-major, which is all that 8-bit wgmma knows.
+// d (+)= a b^T; a and b in shared memory.
+__device__ __forceinline__ void wgmma_fp8_scores(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {" SEXTANT_REGISTERS_64 "}, %64, %65, p, 1, 1;\n}\n"
+      : SEXTANT_ACCUMULATORS_64
+      : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));
+}
+// d (+)= a b^T; a in registers, b in shared memory.
+__device__ __forceinline__ void wgmma_fp8_values(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" SEXTANT_REGISTERS_32
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1;\n}\n"
+      : SEXTANT_ACCUMULATORS_32
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate ? 1 : 0));
+}
 #undef SEXTANT_REGISTERS_32
 #undef SEXTANT_REGISTERS_64
 #undef SEXTANT_ACCUMULATORS_32

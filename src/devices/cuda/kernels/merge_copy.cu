@@ -155,16 +155,19 @@ __global__ void __launch_bounds__(kThreads) copy_pad(const CopyPadArgs a, bool v
     const int64_t row = i / heads, head = i - row * heads;
     const int64_t from = row * a.src.stride[0] + head * a.src.stride[1],
                   to = row * a.dst.stride[0] + head * a.dst.stride[1];
+    const float scale = a.src_scale != nullptr ? a.src_scale[head / (heads / a.num_src_scales)] : 1.0f;
     if (vectors) {
       for (int64_t d = lane * 8; d < padded; d += 256) {
         Chunk c{};
         if (d < dim) c = load_chunk(a.src.dtype, a.src.data, from + d);
+#pragma unroll
+        for (float& x : c.x) x *= scale;
         store_chunk(a.dst.dtype, a.dst.data, to + d, c);
       }
     } else {
       for (int64_t d = lane; d < padded; d += 32)
         store_float(a.dst.dtype, a.dst.data, to + d,
-                    d < dim ? load_float(a.src.dtype, a.src.data, from + d * a.src.stride[2]) : 0.0f);
+                    d < dim ? scale * load_float(a.src.dtype, a.src.data, from + d * a.src.stride[2]) : 0.0f);
     }
   }
 }

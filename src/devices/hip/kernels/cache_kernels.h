@@ -203,6 +203,7 @@ SEXTANT_DEVICE void copy_pad(const CopyPadParams& a) {
     float x = 0;
     if (d < a.src.shape[2])
       x = load_element(a.src.format, a.src.data, row * a.src.stride[0] + head * a.src.stride[1] + d * a.src.stride[2]);
+    if (a.src_scale != nullptr) x *= a.src_scale[head / a.heads_per_scale];
     store_element(a.dst.format, a.dst.data, row * a.dst.stride[0] + head * a.dst.stride[1] + d * a.dst.stride[2], x);
   }
 }

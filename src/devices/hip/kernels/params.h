@@ -158,6 +158,8 @@ struct CopyBlocksParams {
 };
 struct CopyPadParams {
   Tensor3 src, dst;
+  const float* src_scale;  // of an fp8 source; null: 1
+  int64_t heads_per_scale;
 };
 struct GemmParams {
   Tensor3 a, b, c;  // [batch, M, K], [batch, K, N], [batch, M, N]
