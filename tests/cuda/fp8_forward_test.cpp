@@ -47,7 +47,8 @@ Result<std::vector<double>> run(const SmallProblem& problem) {
   plan_args.spec = mha_spec(1, 1, static_cast<int32_t>(dim));
   plan_args.spec.query_dtype = kFp8;
   plan_args.spec.causal = causal;
-  plan_args.cache = {KvLayout::kNHD, kFp8, (keys + 15) / 16, 16, 1, static_cast<int32_t>(dim), static_cast<int32_t>(dim)};
+  plan_args.cache = {KvLayout::kNHD,           kFp8, (keys + 15) / 16, 16, 1, static_cast<int32_t>(dim),
+                     static_cast<int32_t>(dim)};
   plan_args.query_start_loc = starts;
   plan_args.seq_lens = lens;
   auto plan = ops.plan_attention(plan_args);
@@ -60,8 +61,8 @@ Result<std::vector<double>> run(const SmallProblem& problem) {
   };
   const int64_t rows = static_cast<int64_t>(table.size()) * 16;
   const DeviceBuffer q = upload(fp8_rows(queries, dim, q_rule)), k = upload(fp8_rows(rows, dim, k_rule)),
-                     v = upload(fp8_rows(rows, dim, v_rule)), query_start_loc = upload(starts),
-                     seq_lens = upload(lens), block_table = upload(table);
+                     v = upload(fp8_rows(rows, dim, v_rule)), query_start_loc = upload(starts), seq_lens = upload(lens),
+                     block_table = upload(table);
   const DeviceBuffer out = DeviceBuffer::make(device, static_cast<size_t>(queries * dim) * 2).value();
   const DeviceBuffer workspace = DeviceBuffer::make(device, (*plan)->workspace_bytes()).value();
   AttentionArgs args;
@@ -84,7 +85,9 @@ Result<std::vector<double>> run(const SmallProblem& problem) {
 
 double one_hot(int64_t row, int64_t d) { return row % 64 == d ? 64.0 : 0.0; }
 // Small integers; neighbours in either direction, and 8 or 16 away, differ.
-double mixed_up(int64_t key, int64_t d) { return static_cast<double>((key * 5 + key / 16 * 3 + d * 7 + d / 8) % 17) - 8; }
+double mixed_up(int64_t key, int64_t d) {
+  return static_cast<double>((key * 5 + key / 16 * 3 + d * 7 + d / 8) % 17) - 8;
+}
 
 // Row i sees key i: by 64 dims, so that keys i and i + 64 are alike and out is their mean.
 TEST(CudaFp8Forward, OneKeyARow) {
@@ -160,7 +163,12 @@ std::vector<OracleCase> oracle_cases() {
       {"softcap", 4, 2, 128, {{130, 400}}, [](verify::Case& c) { c.spec.logits_soft_cap = 6; }},
       {"alibi", 4, 2, 128, {{130, 400}}, [](verify::Case& c) { c.spec.has_alibi = true; }},
       {"large scores", 4, 2, 128, {{130, 400}}, [](verify::Case& c) { c.magnitude = 6; }},
-      {"many requests, decodes among them", 8, 2, 128, {{130, 400}, {1, 90}, {0, 0}, {9, 9}, {257, 300}, {4, 70}}, nothing},
+      {"many requests, decodes among them",
+       8,
+       2,
+       128,
+       {{130, 400}, {1, 90}, {0, 0}, {9, 9}, {257, 300}, {4, 70}},
+       nothing},
       {"more items than blocks", 32, 8, 64, {{700, 900}, {300, 1300}}, nothing},
       {"long context", 2, 1, 128, {{40, 9000}}, nothing},
   };

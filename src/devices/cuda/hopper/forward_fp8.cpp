@@ -17,11 +17,11 @@ bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointe
 }  // namespace
 
 bool forward_fp8_serves(const AttentionParams& p) {
-  const bool sizes =
-      p.head_dim % kChunk == 0 && p.head_dim_v % kChunk == 0 && p.head_dim <= 128 && p.head_dim_v <= 128;
+  const bool sizes = p.head_dim % kChunk == 0 && p.head_dim_v % kChunk == 0 && p.head_dim <= 128 && p.head_dim_v <= 128;
   const bool cached = p.origin == KeyOrigin::kCache && !p.values_in_keys && p.cache_dtype == DType::kF8E4M3FN;
   if (!sizes || !cached || p.dtype == DType::kF32) return false;
-  const bool rows = vector_stride(p.k_addr, p.head_dim, kChunk) > 0 && vector_stride(p.v_addr, p.head_dim_v, kChunk) > 0;
+  const bool rows =
+      vector_stride(p.k_addr, p.head_dim, kChunk) > 0 && vector_stride(p.v_addr, p.head_dim_v, kChunk) > 0;
   const bool out_aligned = is_aligned(p.out) && p.out_token_stride % 8 == 0 && p.out_head_stride % 8 == 0;
   return rows && p.q_aligned && is_aligned(p.cache_k) && is_aligned(p.cache_v) && out_aligned;
 }

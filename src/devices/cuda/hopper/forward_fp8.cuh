@@ -144,8 +144,9 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
     const uint64_t q_rows = matrix_descriptor(base + queries.index() * S::kQBytes + group * 64 * 128, 16, 1024);
     const int first_row = w.row0 + group * 64 + warp * 16;
     const int32_t context_len = w.request.context_len;
-    const float q_scale =
-        query_scales.scale == nullptr ? 1.0f : __ldg(query_scales.scale + (query_scales.num_scales > 1 ? w.kv_head : 0));
+    const float q_scale = query_scales.scale == nullptr
+                              ? 1.0f
+                              : __ldg(query_scales.scale + (query_scales.num_scales > 1 ? w.kv_head : 0));
     const ScoreRule rule = make_score_rule(p, key_scale(p, w.kv_head) * q_scale);
     const bool biased = rule.has_cap || p.alibi_slopes != nullptr;
     ForwardRows rows;
@@ -187,8 +188,8 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
       written(s);
       release(barriers.k_empty(k_ring.index()));
       ++k_ring.count;
-      const float first_scale = find_fp8_maxima<S, false>(p, rule, w.first + (w.tiles - 1) * S::kKeys, context_len, s,
-                                                          rows, factor);
+      const float first_scale =
+          find_fp8_maxima<S, false>(p, rule, w.first + (w.tiles - 1) * S::kKeys, context_len, s, rows, factor);
       exponentiate<S>(s, first_scale, rows, factor);
       pack_fp8_probabilities<S>(s, prob);
       factor[0] = factor[1] = 1.0f;  // O is zero
@@ -205,7 +206,7 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
         release(barriers.k_empty(k_ring.index()));
         ++k_ring.count;
         const float scale = find_fp8_maxima<S, decltype(plain)::value>(p, rule, w.first + t * S::kKeys, context_len, s,
-                                                                      rows, next_factor);
+                                                                       rows, next_factor);
         if constexpr (S::kBlocks == 2) {
           wgmma_wait<0>();
           written(t_sum);
