@@ -9,8 +9,7 @@
 //
 // One consumer's softmax runs under the other's products. With kTurns they take turns at the matrix unit by barrier, as
 // FlashAttention-3's do ("ping-pong", Shah et al. 2024): 2 to 7 % faster for head sizes 64, 192 and 256, 2 to 3 %
-// slower for 128. O is rescaled only when a row's maximum grew by more than 2: waiting longer makes the largest weight
-// of a row, which should be 1 exactly, a rounded number, and rows of few keys have most of their error from it.
+// slower for 128. O is rescaled only when a row's maximum grew by more than 2^8.
 //
 // Rows are queries x heads of one KV head (row r is query r / G, head r % G), so that G heads share each loaded key.
 // Key tiles go from the last to the first: masks are needed at the ends only.
@@ -98,7 +97,7 @@ template <class S, bool kPlain>
 __device__ __forceinline__ void forward_softmax(const AttentionParams& p, const ScoreRule& rule, bool masked,
                                                 int32_t key0, int32_t context_len, float (&s)[S::kKeys / 2],
                                                 ForwardRows& rows, float (&factor)[2]) {
-  constexpr float kLazyGrowth = 1.0f;  // log2
+  constexpr float kLazyGrowth = 8.0f;
   const float scale = !kPlain && (rule.has_cap || p.alibi_slopes != nullptr) ? 1.0f : rule.scale_log2;
   if constexpr (!kPlain) adjust_scores<S>(p, rule, masked, key0, context_len, s, rows);
 #pragma unroll
