@@ -192,7 +192,8 @@ sextant_status sextant_copy_blocks(const sextant_device* device, int32_t family,
                                    const int64_t* mapping, int64_t num_pairs, void* stream);
 
 /* Dense (varlen) attention over packed q, k, v: q [T, Hq, D], k [Tk, Hkv, D], v [Tk, Hkv, Dv]; causal is bottom-right.
- * The start locations are host arrays for the plan and device arrays for the run. */
+ * fp8 queries have no scale of their own here: multiply softmax_scale by it. The start locations are host arrays for
+ * the plan and device arrays for the run. */
 typedef struct sextant_attention_plan sextant_attention_plan;
 sextant_status sextant_varlen_plan_make(const sextant_device* device, int32_t family,
                                         const sextant_attention_spec* spec, int32_t num_requests,

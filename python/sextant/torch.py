@@ -260,8 +260,8 @@ def _paged_attention(
     alibi_slopes: Optional[torch.Tensor],
     k_scale: Optional[torch.Tensor],
     v_scale: Optional[torch.Tensor],
-    q_scale: Optional[torch.Tensor],
     workspace: Optional[torch.Tensor],
+    q_scale: Optional[torch.Tensor] = None,
 ) -> None:
     _kept(plan_handle).run(
         q=q, k=k, v=v, out=out, lse=lse, k_cache=k_cache, v_cache=v_cache, query_start_loc=query_start_loc, seq_lens=seq_lens,
@@ -328,12 +328,13 @@ def run(
     """Runs a plan of `plan` as a custom op: writes k [T, Hkv, D] and v [T, Hkv, Dv] to the cache, gives out [T, Hq, Dv].
 
     Tensors and errors as in sextant.Plan.run; lse fp32 [Hq, T] is written when given (plan with lse_out=True).
+    q may be torch.float8_* where spec.query_dtype says so, with q_scale fp32 [1] or [Hkv].
     """
     if out is None:
         out = v.new_empty(q.shape[0], q.shape[1], v.shape[2])  # v's type: q may be fp8
     torch.ops.sextant.paged_attention(
         made._handle, q, k, v, out, lse, k_cache, v_cache, query_start_loc, seq_lens, block_table, slot_mapping, sinks, alibi_slopes, k_scale,
-        v_scale, q_scale, workspace,
+        v_scale, workspace, q_scale,
     )  # fmt: skip
     return out
 

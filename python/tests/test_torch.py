@@ -113,6 +113,20 @@ def test_paged_run_compiles():
     torch.testing.assert_close(caches[0], tensors[3])  # the cache write happened in place
 
 
+def test_paged_run_takes_fp8_queries():
+    made, (q, k, v, k_cache, v_cache), batch = paged_arguments()
+    q8, scale = q.mul(2).to(torch.float8_e4m3fn), torch.tensor([0.5, 0.5])
+    expected = st.run(made, q8.float() / 2, k, v, k_cache, v_cache, **batch)
+    st.release(made)
+    spec = sextant.AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=32, softmax_scale=0.2, dtype="fp32", query_dtype="fp8_e4m3fn")
+    cache = sextant.KvCacheSpec(num_blocks=4, block_size=8, num_kv_heads=2, head_dim=32, dtype="fp32", layout="NHD")
+    made = st.plan("ROCM_AITER_UNIFIED_ATTN", spec, cache, query_start_loc=[0, 12], seq_lens=[12], block_table=batch["block_table"])
+    out = st.run(made, q8, k, v, k_cache, v_cache, q_scale=scale, **batch)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, expected, atol=1e-6, rtol=1e-6)
+    st.release(made)
+
+
 def test_paged_and_dense_ops_pass_opcheck():
     plan, (q, k, v, k_cache, v_cache), batch = paged_arguments()
     arguments = (plan._handle, q, k, v, torch.zeros(12, 4, 32), None, k_cache, v_cache, *batch.values(), None, None, None, None, None)

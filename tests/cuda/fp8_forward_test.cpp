@@ -103,7 +103,7 @@ TEST(CudaFp8Forward, OneKeyARow) {
           double expected = 0;
           for (int64_t i = 0; i < alike; ++i) expected += mixed_up(row % 64 + 64 * i, d) / static_cast<double>(alike);
           const double got = (*out)[static_cast<size_t>(row * dim + d)];
-          if (got == expected) continue;
+          if (std::abs(got - expected) <= 0.004 * std::max(1.0, std::abs(expected))) continue;  // rounded to bf16
           ++wrong;
           ADD_FAILURE() << "dim " << dim << ", " << keys << " keys: out[" << row << ", " << d << "] is " << got
                         << "; V[" << row % 64 << " + 64 i, " << d << "] means " << expected;

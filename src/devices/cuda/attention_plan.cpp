@@ -84,8 +84,8 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   const bool streams = vectors && stream_serves(p) && !(a.deterministic && stream_key_align(p) > 1) &&
                        chip.shared_bytes >= (wide ? kWideStreamSharedBytes : kStreamSharedBytes);
   const bool hopper = family == KernelFamily::kTuned && chip.compute_capability == 90;
-  const bool forward = vectors && hopper && forward_serves(p);
   const bool forward_fp8 = vectors && takes_fp8_queries(a, chip, family);
+  const bool forward = vectors && hopper && !forward_fp8 && forward_serves(p);
   const bool all_forward = streams && forward && n.any_short && forward_beats_stream(a, p, n, short_len, chip);
   std::vector<PlanPart> parts;
   if (streams && n.any_short && !all_forward) {
