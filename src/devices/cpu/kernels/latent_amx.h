@@ -339,8 +339,7 @@ class LatentTiles {
     for (int64_t j = column_; j < last_column_; ++j) {
       F32 x = mul(load(s + j * kScoreRows), scale);
       if (cap) x = mul(tanh(x), set1(shape_.soft_cap * kLog2E));
-      if (slopes)
-        x = fmadd(load(slope), sub(set1(static_cast<float>(run_.tile_begin + j)), load(origin)), x);
+      if (slopes) x = fmadd(load(slope), sub(set1(static_cast<float>(run_.tile_begin + j)), load(origin)), x);
       store(s + j * kScoreRows, x);
     }
   }
@@ -361,8 +360,8 @@ class LatentTiles {
     for (int i = 0; i < 4; ++i) top[i] = at(column_ + i);
     for (int64_t j = column_ + 4; j < last_column_; j += 4)
       for (int i = 0; i < 4; ++i) top[i] = _mm512_max_ps(top[i], at(j + i));
-    const __m512 minus_max =
-        raise_maxima(r, _mm512_mul_ps(_mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3])), scale));
+    const __m512 minus_max = raise_maxima(
+        r, _mm512_mul_ps(_mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3])), scale));
     // Keys j and j + 1 of a lane become one pair.
     alignas(64) static constexpr uint16_t kPairs[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
