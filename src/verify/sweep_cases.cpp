@@ -309,6 +309,14 @@ std::vector<Case> mla_cases(bool reduced) {
     c.block_size = block_size;
     cases.push_back(c);
   }
+  // Rows of many heads go through the kernels of tiles, from blocks that they read in place and blocks that they copy.
+  for (int32_t block_size : {16, 24}) {
+    Case c = base(fmt::format("mla, 40 heads, block_size {}", block_size), mla(40, DType::kBF16, 128),
+                  {{1, 290}, {1, 1}, {2, 65}, {1, 64}});
+    c.block_size = block_size;
+    c.options.decode_max_query_len = 2;
+    cases.push_back(c);
+  }
   Case chunks = base("mla, context in many chunks", mla(3, DType::kBF16, 128), {{4, 60}, {1, 30}, {9, 9}, {2, 77}});
   chunks.options.chunk_workspace_rows = 23;
   cases.push_back(chunks);

@@ -110,6 +110,36 @@ TEST_P(CpuKernels, LatentDecodeAndPrefill) {
   for (int32_t heads : {2, 16, 20}) expect_right(make_case(mla_spec(heads), {{1, 150}, {1, 64}, {30, 50}}));
 }
 
+// More rows than stream: blocks of 16 and of 32, more than share one pass over V, several tokens a request, keys that
+// lie ready (block_size 16, 48) and that must be copied (5, fp8, a head size between two tiles).
+TEST_P(CpuKernels, LatentDecodeInTiles) {
+  const auto latent = [](int32_t heads, int32_t rank, int32_t rope) {
+    AttentionSpec spec = mla_spec(heads);
+    spec.mla = {rank, 32, rope, 32};
+    spec.head_dim = 32 + rope;
+    spec.head_dim_v = 32;
+    return spec;
+  };
+  for (int32_t heads : {9, 40}) {
+    Case c = make_case(latent(heads, 128, 64), {{1, 300}, {1, 1}, {3, 130}, {0, 0}, {1, 63}});
+    c.options.decode_max_query_len = 3;
+    c.block_size = heads == 9 ? 16 : 48;
+    expect_right(c);
+    c.block_size = 5;
+    c.cache_dtype = heads == 9 ? DType::kBF16 : DType::kF8E4M3FN;
+    expect_right(c);
+    c.block_size = 16;
+    c.cache_dtype = DType::kBF16;
+    c.spec.softmax_scale = 0.3F;  // maxima that move between tiles
+    c.spec.sliding_window = 70;
+    c.spec.logits_soft_cap = 6;
+    c.spec.has_sinks = true;
+    expect_right(c);
+  }
+  for (int32_t rank : {32, 96}) expect_right(make_case(latent(48, rank, 64), {{1, 270}, {1, 18}}));
+  expect_right(make_case(latent(20, 104, 24), {{1, 270}, {1, 18}}));
+}
+
 INSTANTIATE_TEST_SUITE_P(Isas, CpuKernels, ::testing::ValuesIn(available_isas()),
                          [](const auto& name) { return name.param; });
 

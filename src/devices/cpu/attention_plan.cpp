@@ -137,8 +137,12 @@ class Planner {
         kStreamTileKeys * (a_.spec.head_dim + a_.spec.value_head_dim()) * static_cast<int64_t>(key_bytes());
     int64_t heads = std::clamp<int64_t>(kStreamTileBytes / head_bytes, 1, kv_heads);
     const auto runs = static_cast<int64_t>(runs_.size());
-    if (a_.split.kind == SplitPolicy::Kind::kNone && workers_ > 1)
-      heads = std::min(heads, ceil_div(kv_heads, ceil_div(kItemsPerWorker * workers_, runs)));
+    if (a_.split.kind == SplitPolicy::Kind::kNone && workers_ > 1) {
+      // The heads of one request cost the same, so that an item a worker is balanced. Heads of a token may lie
+      // together: the more of them an item takes, the longer the runs that it reads.
+      const int64_t parts = runs == 1 ? workers_ : ceil_div(kItemsPerWorker * workers_, runs);
+      heads = std::min(heads, ceil_div(kv_heads, parts));
+    }
     WorkItem item;
     item.stream = true;
     item.request = run.request;

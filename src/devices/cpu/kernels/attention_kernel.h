@@ -76,6 +76,9 @@ struct AttentionScratch {
 // Many rows, where the engine's products run beside the softmax: attention_interleaved.h.
 template <class E>
 class InterleavedTiles;
+// The latent of MLA, on the same unit: latent_amx.h.
+template <class E>
+class LatentTiles;
 
 template <class E>
 struct AttentionRun {
@@ -306,7 +309,10 @@ struct AttentionRun {
       out_factor = source->v_scale;
       empty = false;
       if constexpr (E::kInterleaved) {
-        InterleavedTiles<E>(*this, from, to).attend();
+        if (source->block_table != nullptr && source->k == source->v)  // V is the first columns of K
+          LatentTiles<E>(*this, from, to).attend();
+        else
+          InterleavedTiles<E>(*this, from, to).attend();
       } else {
         for (tile_begin = from / it.tile_keys * it.tile_keys; tile_begin < to; tile_begin += it.tile_keys) {
           set_range(from, to);

@@ -2,6 +2,7 @@
 #include "devices/cpu/kernels/attention_interleaved.h"
 #include "devices/cpu/kernels/engine_amx.h"
 #include "devices/cpu/kernels/isa_fp32.h"
+#include "devices/cpu/kernels/latent_amx.h"
 #include "devices/cpu/kernels/stream_amx.h"
 
 namespace sextant::cpu {
