@@ -52,7 +52,7 @@ void* cache_memory(const char* field, const sextant::TensorView& view, const KvC
 }
 
 KvCacheView cache_view_from(const OptionalTensor& k, const OptionalTensor& v, const KvCacheSpec& cache,
-                            DeviceKind device) {
+                            const DeviceInfo& device) {
   KvCacheView view = make_kv_cache_view(cache, nullptr, nullptr);
   if (k.has_value())
     view.k =
@@ -131,7 +131,7 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
               OptionalTensor slot_mapping, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor workspace,
               int64_t stream) {
   const auto plan = plans().get(handle);
-  const DeviceKind device = plan->device->info().kind;
+  const DeviceInfo& device = plan->device->info();
   const KvCacheSpec& cache = plan->plan->request().cache;
   RunTensors t;
   t.q = view_from("q", q, device);

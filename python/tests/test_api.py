@@ -1,5 +1,7 @@
 """plan / run and errors over NumPy: needs nothing but the package."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -221,14 +223,15 @@ def test_jax_arrays():
 
 
 class FakeCupy:
-    """An array as CuPy's: its stream is asked for, host copies are made by get(), NumPy may not convert it."""
+    """An array as CuPy's: its stream is asked for and never made to wait, host copies are made by get(), NumPy may not convert it."""
 
     __module__ = "cupy"
 
     def __init__(self, array):
         self._array = array
 
-    def __dlpack__(self, *args, **kwargs):
+    def __dlpack__(self, *, stream, **kwargs):
+        assert stream == -1
         return self._array.__dlpack__(**kwargs)
 
     def __dlpack_device__(self):
@@ -256,7 +259,7 @@ def test_cupys_way(monkeypatch):
         return memory[-memory.ctypes.data % 512 :][:size]
 
     cupy.empty = empty
-    cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=0))
+    cupy.cuda = types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=0), ExternalStream=lambda pointer: contextlib.nullcontext())
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     step = Step()
     plan = sextant.plan("ROCM_AITER_FA", SPEC, CACHE, query_start_loc=FakeCupy(np.array([0, 3])), seq_lens=[11], block_table=FakeCupy(step.table), lse_out=True)
