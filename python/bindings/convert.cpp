@@ -2,6 +2,8 @@
 
 #include <tvm/ffi/error.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <string>
 
@@ -196,6 +198,28 @@ sextant::TensorView view_from(const char* field, const Tensor& tensor, const Dev
 
 sextant::TensorView view_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device) {
   return tensor.has_value() ? view_from(field, tensor.value(), device) : sextant::TensorView{};
+}
+
+sextant::TensorView written_view_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device) {
+  const sextant::TensorView view = view_from(field, tensor, device);
+  // Dimensions from the smallest stride up: each begins where the ones before end.
+  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
+  for (size_t i = 0; i < static_cast<size_t>(view.rank); ++i)
+    if (view.shape[i] > 1) dims.emplace_back(std::abs(view.stride[i]), view.shape[i]);
+  std::sort(dims.begin(), dims.end());
+  int64_t end = 1;
+  for (const auto& [stride, size] : dims) {
+    if (stride < end && view.num_elements() > 0)
+      raise_invalid(std::string(field) + " is " + to_string(view) +
+                    " with elements that share memory (an expanded tensor?); allowed: elements apart");
+    end = stride * (size - 1) + end;
+  }
+  return view;
+}
+
+void refuse_unplanned(const char* field, const OptionalTensor& tensor, bool planned, const char* how_to_plan) {
+  if (tensor.has_value() && !planned)
+    raise_invalid(std::string(field) + " was given; allowed: none, since the plan was made without " + how_to_plan);
 }
 
 void check_cache_dtype(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache) {

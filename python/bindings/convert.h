@@ -45,6 +45,10 @@ PlanOptions options_from(const Json& json);
 // A tensor that must live on `device`, of several GPUs on that one. Absent optionals give an absent view.
 sextant::TensorView view_from(const char* field, const Tensor& tensor, const DeviceInfo& device);
 sextant::TensorView view_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device);
+// One that is written: no two elements at one address.
+sextant::TensorView written_view_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device);
+// What the plan does not know of would be ignored in silence.
+void refuse_unplanned(const char* field, const OptionalTensor& tensor, bool planned, const char* how_to_plan);
 // A contiguous array of T on `device`; null when absent.
 template <class T>
 T* array_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device);

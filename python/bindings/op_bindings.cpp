@@ -14,6 +14,7 @@ struct VarlenHandle {
   AttentionPlanPtr plan;
   std::vector<int32_t> query_start_loc, key_start_loc;
   int32_t num_heads;
+  bool lse_out, has_sinks, has_alibi;
 };
 
 HandleTable<VarlenHandle>& varlen_plans() {
@@ -31,7 +32,7 @@ const Ops& ops_of(const Json& json, const Device& device) {
 // {device, device_index, family, spec, lse_out}; start locations on the host.
 int64_t varlen_make(const String& description, OptionalTensor query_start_loc, OptionalTensor key_start_loc) {
   const Json json = parse_json(description);
-  VarlenHandle handle;
+  VarlenHandle handle{};
   handle.device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
   handle.ops = &ops_of(json, *handle.device);
   AttentionPlanArgs args;
@@ -50,6 +51,9 @@ int64_t varlen_make(const String& description, OptionalTensor query_start_loc, O
   handle.query_start_loc.assign(args.query_start_loc.begin(), args.query_start_loc.end());
   handle.key_start_loc.assign(args.key_start_loc.begin(), args.key_start_loc.end());
   handle.num_heads = args.spec.num_heads;
+  handle.lse_out = args.lse_out;
+  handle.has_sinks = args.spec.has_sinks;
+  handle.has_alibi = args.spec.has_alibi;
   return varlen_plans().add(std::make_shared<VarlenHandle>(std::move(handle)));
 }
 
@@ -80,13 +84,16 @@ void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTens
   args.q = view_from("q", q, device);
   args.k = view_from("k", k, device);
   args.v = view_from("v", v, device);
-  args.out = view_from("out", out, device);
-  args.lse = view_from("lse", lse, device);
+  args.out = written_view_from("out", out, device);
+  args.lse = written_view_from("lse", lse, device);
   args.query_start_loc = array_from<int32_t>("query_start_loc", query_start_loc, device);
   args.key_start_loc = array_from<int32_t>("key_start_loc", key_start_loc, device);
   args.seq_lens = array_from<int32_t>("seq_lens", seq_lens, device);
   args.sinks = array_from<float>("sinks", sinks, device);
   args.alibi_slopes = array_from<float>("alibi_slopes", alibi_slopes, device);
+  refuse_unplanned("lse", lse, plan->lse_out, "lse_out");
+  refuse_unplanned("sinks", sinks, plan->has_sinks, "spec.has_sinks");
+  refuse_unplanned("alibi_slopes", alibi_slopes, plan->has_alibi, "spec.has_alibi");
   check_planned("query_start_loc", query_start_loc, plan->query_start_loc, device);
   check_planned("key_start_loc", key_start_loc, plan->key_start_loc, device);
   std::vector<int32_t> keys;  // of each sequence
@@ -115,8 +122,8 @@ void merge_attn_states(const String& description, Tensor prefix_out, Tensor pref
   args.prefix_lse = view_from("prefix_lse", prefix_lse, where);
   args.suffix_out = view_from("suffix_out", suffix_out, where);
   args.suffix_lse = view_from("suffix_lse", suffix_lse, where);
-  args.out = view_from("out", out, where);
-  args.lse = view_from("lse", lse, where);
+  args.out = written_view_from("out", OptionalTensor(out), where);
+  args.lse = written_view_from("lse", lse, where);
   raise_unless_ok(ops_of(json, *device).merge_attn_states(args, {reinterpret_cast<void*>(stream)}));
 }
 

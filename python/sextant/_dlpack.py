@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Optional, Protocol, runtime_checkable
 
 import numpy as np
@@ -36,6 +37,8 @@ def _passed(name: str, value: Any) -> Any:
             kind = value.device if getattr(value, "is_meta", False) else "quantised" if value.is_quantized else value.layout
             raise SextantInvalidArgument(f"{name} is a {kind} tensor; allowed: strided tensors with memory on a CPU or GPU")
         return value.detach()
+    if isinstance(value, np.ndarray) and (value.dtype.kind not in "biufcV" or value.dtype.fields is not None or not value.dtype.isnative):
+        raise SextantInvalidArgument(f"{name} has dtype {value.dtype}; allowed: plain numbers in the machine's byte order")
     if not hasattr(value, "__dlpack__"):
         raise SextantInvalidArgument(f"{name} is a {type(value).__name__}; allowed: a tensor of PyTorch, NumPy, JAX or CuPy")
     if isinstance(value, np.ndarray) and not value.flags.writeable:  # DLPack hands over memory that may be written
@@ -54,6 +57,24 @@ class _OnItsStream:
 
     def __dlpack_device__(self) -> Any:
         return self._array.__dlpack_device__()
+
+
+def required(**tensors: Optional[Tensor]) -> list[Any]:
+    """`passed`, of tensors that must be there."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            raise SextantInvalidArgument(f"{name} is None; allowed: a tensor of PyTorch, NumPy, JAX or CuPy")
+    return passed(**tensors)
+
+
+def chosen_stream(stream: Optional[int], tensor: object) -> int:
+    """`stream` as the caller names it, else the caller's current one."""
+    if stream is None:
+        return current_stream(tensor)
+    try:
+        return operator.index(stream)
+    except TypeError:
+        raise SextantInvalidArgument(f"stream is {stream!r}; allowed: the driver's pointer as an integer") from None
 
 
 def library_of(value: object) -> str:

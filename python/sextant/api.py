@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sextant._describe import device_of, dump, fields, host_integers
-from sextant._dlpack import Tensor, current_stream, device_beside, has_own_streams, passed, workspace_beside
+from sextant._dlpack import Tensor, chosen_stream, current_stream, device_beside, has_own_streams, passed, required, workspace_beside
 from sextant._library import library
 from sextant.errors import SextantInvalidArgument
 
@@ -115,10 +115,17 @@ def cache_shape(cache: KvCacheSpec, backend: Optional[str] = None, device: str =
 
     The layout "preferred" asks what `backend` likes on the device. Raises SextantInvalidArgument and SextantNotFound.
     """
+    if backend is None:
+        _refuse_preferred(cache)
     kind, index = device_of(device)
     named = {} if backend is None else {"backend": backend}
     answer = json.loads(library["cache_shape"](dump(device=kind, device_index=index, cache=fields("cache", cache, KvCacheSpec), **named)))
     return answer["k_shape"], answer["v_shape"], answer["layout"]
+
+
+def _refuse_preferred(cache: KvCacheSpec) -> None:
+    if getattr(cache, "layout", None) == "preferred":
+        raise SextantInvalidArgument('cache.layout is "preferred" and no backend is named; allowed: the layout that cache_shape gives for the backend')
 
 
 class Plan:
@@ -175,7 +182,7 @@ class Plan:
             v_scale=v_scale, query_start_loc=query_start_loc, seq_lens=seq_lens, block_table=block_table, slot_mapping=slot_mapping, sinks=sinks,
             alibi_slopes=alibi_slopes,
         )  # fmt: skip
-        stream = current_stream(q) if stream is None else stream
+        stream = chosen_stream(stream, q)
         scratch = workspace_beside(q, self.workspace_bytes, stream) if workspace is None else workspace
         library["plan_run"](self._handle, *tensors, *passed(workspace=scratch), stream)
         _wait(self._device, stream, tensors)
@@ -221,8 +228,9 @@ def plan(
     kind, index = device_of(device)
     table = None if block_table is None else host_integers(block_table, np.int32, "block_table", "[requests, max_blocks]")
     columns = max_blocks_per_request if table is None else table.shape[1]
-    if columns is None:
-        raise SextantInvalidArgument("max_blocks_per_request is missing; allowed: an integer, or a block_table")
+    if not isinstance(columns, (int, np.integer)):
+        given = "missing" if columns is None else repr(columns)
+        raise SextantInvalidArgument(f"max_blocks_per_request is {given}; allowed: an integer, or a block_table")
     description = dump(
         device=kind,
         device_index=index,
@@ -282,7 +290,7 @@ class VarlenPlan:
         """
         tensors = passed(q=q, k=k, v=v, out=out, lse=lse, query_start_loc=query_start_loc, key_start_loc=key_start_loc, seq_lens=seq_lens, sinks=sinks,
                          alibi_slopes=alibi_slopes)  # fmt: skip
-        stream = current_stream(q) if stream is None else stream
+        stream = chosen_stream(stream, q)
         scratch = workspace_beside(q, self.workspace_bytes, stream) if workspace is None else workspace
         library["varlen_run"](self._handle, *tensors, *passed(workspace=scratch), stream)
         _wait(self._device, stream, tensors)
@@ -329,7 +337,7 @@ def merge_attn_states(
     """
     device = device_beside(out) if device is None else device
     kind, index = device_of(device)
-    tensors = passed(prefix_out=prefix_out, prefix_lse=prefix_lse, suffix_out=suffix_out, suffix_lse=suffix_lse, out=out, lse=lse)
+    tensors = required(prefix_out=prefix_out, prefix_lse=prefix_lse, suffix_out=suffix_out, suffix_lse=suffix_lse, out=out) + passed(lse=lse)
     library["merge_attn_states"](dump(device=kind, device_index=index, family=family), *tensors, current_stream(out))
     _wait(device, current_stream(out), tensors)
 
@@ -352,9 +360,10 @@ def reshape_and_cache(
     k_scale, v_scale: fp32 [1] or [Hkv] of an fp8 cache; what is stored is x / scale. device: default where `k_cache` is. Raises
     SextantInvalidArgument.
     """
+    _refuse_preferred(cache)
     device = device_beside(k_cache) if device is None else device
     kind, index = device_of(device)
     description = dump(device=kind, device_index=index, family=family, cache=fields("cache", cache, KvCacheSpec))
-    tensors = passed(k=k, v=v, slot_mapping=slot_mapping, k_cache=k_cache, v_cache=v_cache, k_scale=k_scale, v_scale=v_scale)
+    tensors = required(k=k, v=v, slot_mapping=slot_mapping, k_cache=k_cache, v_cache=v_cache) + passed(k_scale=k_scale, v_scale=v_scale)
     library["reshape_and_cache"](description, *tensors, current_stream(k))
     _wait(device, current_stream(k), tensors)

@@ -103,37 +103,37 @@ class TestBadInput:
     def test_dtype(self):
         step = Step()
         with pytest.raises(sextant.SextantInvalidArgument, match="q has dtype fp16; allowed: fp32"):
-            step.run(step.plan("TRITON_ATTN"), q=step.q.astype(np.float16))
+            step.run(step.plan("TRITON_ATTN", lse_out=True), q=step.q.astype(np.float16))
 
     def test_unusable_dtype(self):
         step = Step()
         with pytest.raises(sextant.SextantInvalidArgument, match="q has a dtype"):
-            step.run(step.plan("TRITON_ATTN"), q=step.q.astype(np.float64))
+            step.run(step.plan("TRITON_ATTN", lse_out=True), q=step.q.astype(np.float64))
 
     def test_shape(self):
         step = Step()
         with pytest.raises(sextant.SextantInvalidArgument, match=r"q is fp32\[3, 2, 16\]; allowed"):
-            step.run(step.plan("TRITON_ATTN"), q=step.q.reshape(3, 2, 16))
+            step.run(step.plan("TRITON_ATTN", lse_out=True), q=step.q.reshape(3, 2, 16))
 
     def test_stride(self):
         step = Step()
         with pytest.raises(sextant.SextantInvalidArgument, match="q has last stride"):
-            step.run(step.plan("TRITON_ATTN"), q=np.asfortranarray(step.q))
+            step.run(step.plan("TRITON_ATTN", lse_out=True), q=np.asfortranarray(step.q))
 
     def test_short_cache(self):
         step = Step()
         with pytest.raises(sextant.SextantInvalidArgument, match="k_cache is"):
-            step.run(step.plan("TRITON_ATTN"), k_cache=step.k_cache[:2])
+            step.run(step.plan("TRITON_ATTN", lse_out=True), k_cache=step.k_cache[:2])
 
     def test_missing_tensor(self):
         step = Step()
         with pytest.raises(sextant.SextantInvalidArgument, match="k is"):
-            step.run(step.plan("TRITON_ATTN"), k=None)
+            step.run(step.plan("TRITON_ATTN", lse_out=True), k=None)
 
     def test_not_a_tensor(self):
         step = Step()
         with pytest.raises(sextant.SextantInvalidArgument, match="is a str"):
-            step.run(step.plan("TRITON_ATTN"), q="q")
+            step.run(step.plan("TRITON_ATTN", lse_out=True), q="q")
 
     def test_block_table(self):
         with pytest.raises(ValueError, match=r"block_table\[0\]\[1\] is 9; allowed: 0..3"):
@@ -148,7 +148,7 @@ class TestBadInput:
 
     def test_small_workspace(self):
         spec = sextant.AttentionSpec(**{**SPEC.__dict__})
-        plan = sextant.plan("ROCM_AITER_FA", spec, CACHE, query_start_loc=[0, 3], seq_lens=[11], block_table=[[2, 0, 3]])
+        plan = sextant.plan("ROCM_AITER_FA", spec, CACHE, query_start_loc=[0, 3], seq_lens=[11], block_table=[[2, 0, 3]], lse_out=True)
         assert plan.workspace_bytes > 0
         with pytest.raises(sextant.SextantResourceExhausted, match="workspace_bytes is"):
             Step().run(plan, workspace=np.empty(256, np.uint8))
@@ -339,6 +339,14 @@ class TestStrangeInput:
             ({"q": [1, 2, 3]}, "q is a list; allowed: a tensor"),
             ({"v_cache": object()}, "v_cache is a object"),
             ({"workspace": "none"}, "workspace is a str"),
+            ({"block_table": np.array([2, 0, 3], np.int32)}, r"block_table has rank 1; allowed: 2 \(\[requests, max_blocks\]\)"),
+            ({"sinks": np.zeros(4, np.float32)}, "sinks was given; allowed: none, since the plan was made without spec.has_sinks"),
+            ({"alibi_slopes": np.zeros(4, np.float32)}, "alibi_slopes was given; allowed: none"),
+            ({"out": np.lib.stride_tricks.as_strided(np.zeros(32, np.float32), (3, 4, 8), (0, 32, 4))}, "out is .* elements that share memory"),
+            ({"lse": np.lib.stride_tricks.as_strided(np.zeros(8, np.float32), (4, 3), (8, 4))}, "lse is .* elements that share memory"),
+            ({"q": np.zeros((3, 4, 8), ">f4")}, "q has dtype >f4; allowed: plain numbers in the machine's byte order"),
+            ({"q": np.zeros((3, 4, 8), object)}, "q has dtype object"),
+            ({"stream": "main"}, "stream is 'main'; allowed: the driver's pointer"),
             ({"q": np.broadcast_to(np.float32(1), (3, 4, 8))}, "q is a read-only array; allowed: writable"),
         ],
     )
@@ -346,6 +354,25 @@ class TestStrangeInput:
         step = Step()
         with pytest.raises(sextant.SextantError, match=message):
             step.run(step.plan("ROCM_AITER_FA", lse_out=True), **changes)
+
+    def test_lse_that_was_not_planned(self):
+        """Left unwritten it would look like a result."""
+        step = Step()
+        with pytest.raises(sextant.SextantInvalidArgument, match="lse was given; allowed: none, since the plan was made without lse_out"):
+            step.run(step.plan("TRITON_ATTN"))
+
+    def test_missing_operands_of_single_ops(self):
+        rows, lse = np.zeros((2, 2, 8), np.float32), np.zeros((2, 2), np.float32)
+        with pytest.raises(sextant.SextantInvalidArgument, match="suffix_lse is None; allowed: a tensor"):
+            sextant.merge_attn_states(rows, lse, rows, None, rows)
+        with pytest.raises(sextant.SextantInvalidArgument, match="k_cache is None; allowed: a tensor"):
+            sextant.reshape_and_cache(rows, rows, np.array([0, 1]), None, None, CACHE)
+
+    def test_no_layout_to_prefer(self):
+        cache = sextant.KvCacheSpec(**{**CACHE.__dict__, "layout": "preferred"})
+        for call in (lambda: sextant.cache_shape(cache), lambda: sextant.reshape_and_cache(None, None, None, None, None, cache)):
+            with pytest.raises(sextant.SextantInvalidArgument, match='layout is "preferred" and no backend is named; allowed: the layout that'):
+                call()
 
     def test_read_only_output(self):
         step = Step()
@@ -370,6 +397,7 @@ class TestStrangeInput:
             ({"block_table": [[2, 0, 3], [1]]}, "block_table is not an array"),
             ({"block_table": [[-1, 0, 0]]}, r"block_table\[0\]\[0\] is -1"),
             ({"block_table": None}, "max_blocks_per_request is missing"),
+            ({"block_table": None, "max_blocks_per_request": "3"}, "max_blocks_per_request is '3'; allowed: an integer"),
             ({"slot_mapping": [10**12, 0, 0]}, "slot_mapping"),
             ({"shared_prefix_len": -5}, "shared_prefix_len"),
             ({"shared_prefix_len": 2**32 + 4}, "shared_prefix_len"),

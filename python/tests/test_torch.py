@@ -30,6 +30,13 @@ def test_causal_is_bottom_right():
     torch.testing.assert_close(st.attention(q, k, v, is_causal=True), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_rows_past_the_sequences_are_empty():
+    """Padding: no keys, so out 0 and lse -inf, not what the memory held."""
+    q, k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], 64) for x in dense_inputs())
+    out, lse = st.varlen_attention(q, k, v, [7], [7], 0.125)
+    assert (out[7:] == 0).all() and (lse[:, 7:] == float("-inf")).all() and lse[:, :7].isfinite().all() and out[:7].all()
+
+
 def test_ops_pass_opcheck():
     q, k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], 64) for x in dense_inputs())
     torch.library.opcheck(torch.ops.sextant.varlen_attention.default, (q, k, v, [7, 7], [7, 7], 0.125), test_utils=("test_schema", "test_faketensor"))

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SEXTANT = ("TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN", "ROCM_ATTN", "ROCM_AITER_FA")
+SEXTANT_MLA = ("TRITON_MLA", "ROCM_AITER_MLA")  # for DeepSeek-style models: --backends CPU_MLA,TRITON_MLA,ROCM_AITER_MLA
 _TOPICS = ("rivers", "the moon", "bread", "bridges", "bees", "clocks", "glass", "salt", "trains", "wool", "maps", "rain", "ink", "tea", "stone", "ships")
 _INTRODUCTION = (
     "You are a patient teacher who explains everyday things to curious children. Use short sentences and plain words. Say what the thing is, "
@@ -123,8 +124,8 @@ def measure(address: str, requests: int, tokens: int) -> dict:
 
 def backend_in_log(log: Path) -> str:
     """The attention backend that vLLM's log names."""
-    found = re.findall(r"Using Sextant's (\w+) backend", log.read_text())
-    return found[-1] if found else "CPU_ATTN"
+    found = re.findall(r"Using (?:Sextant's )?(\w+) backend", log.read_text())
+    return found[-1] if found else "CPU_ATTN"  # the one that vLLM does not name
 
 
 def prefix_hits(address: str) -> float:
