@@ -20,7 +20,7 @@ from typing import Optional, Sequence
 import torch
 
 from sextant import api
-from sextant.errors import SextantInvalidArgument, SextantUnsupported
+from sextant.errors import SextantUnsupported
 from sextant.torch import device_name, dtype_name
 
 _BLOCK_SIZE = 16
