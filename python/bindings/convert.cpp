@@ -2,6 +2,8 @@
 
 #include <tvm/ffi/error.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <string>
 
@@ -43,15 +45,29 @@ DType dtype_from(const char* field, DLDataType type) {
                 std::to_string(type.bits) + " bits; allowed: fp32, fp16, bf16, fp8_*, uint8 (fp8 bytes), int32, int64");
 }
 
-bool lives_on(DLDevice device, DeviceKind kind) {
-  switch (kind) {
-    case DeviceKind::kCuda:
-      return device.device_type == kDLCUDA || device.device_type == kDLCUDAManaged;
-    case DeviceKind::kHip:
-      return device.device_type == kDLROCM;
+// As torch writes it.
+std::string name_of(DLDevice device) {
+  const std::string index = std::to_string(device.device_id);
+  switch (device.device_type) {
+    case kDLCPU:
+    case kDLCUDAHost:
+    case kDLROCMHost:
+      return "cpu";
+    case kDLCUDA:
+    case kDLCUDAManaged:
+      return "cuda:" + index;
+    case kDLROCM:
+      return "hip:" + index;
     default:
-      return device.device_type == kDLCPU || device.device_type == kDLCUDAHost;
+      return "DLPack device (" + std::to_string(device.device_type) + ", " + index + ")";
   }
+}
+
+// Managed memory is read from every GPU.
+bool lives_on(DLDevice device, const DeviceInfo& wanted) {
+  if (device.device_type == kDLCUDAManaged) return wanted.kind == DeviceKind::kCuda;
+  const bool host = wanted.kind == DeviceKind::kCpu || wanted.kind == DeviceKind::kHipEmulated;
+  return name_of(device) == (host ? "cpu" : to_string(wanted.kind) + (":" + std::to_string(wanted.index)));
 }
 
 float number(const Json& json, const char* field, float fallback) {
@@ -76,7 +92,9 @@ void raise_unless_ok(const Status& status) {
   if (!status.is_ok()) raise(status);
 }
 
-bool is_host_readable(DeviceKind device) { return device == DeviceKind::kCpu || device == DeviceKind::kHipEmulated; }
+bool is_host_readable(const DeviceInfo& device) {
+  return device.kind == DeviceKind::kCpu || device.kind == DeviceKind::kHipEmulated;
+}
 
 std::string text_field(const Json& json, const char* field, const std::string& fallback) {
   const auto it = json.find(field);
@@ -157,9 +175,10 @@ PlanOptions options_from(const Json& json) {
   return options;
 }
 
-sextant::TensorView view_from(const char* field, const Tensor& tensor, DeviceKind device) {
+sextant::TensorView view_from(const char* field, const Tensor& tensor, const DeviceInfo& device) {
   if (!lives_on(tensor.device(), device))
-    raise_invalid(std::string(field) + " is on another device; allowed: a tensor on " + to_string(device));
+    raise_invalid(std::string(field) + " is on " + name_of(tensor.device()) + "; allowed: a tensor on " +
+                  (is_host_readable(device) ? "cpu" : to_string(device.kind) + (":" + std::to_string(device.index))));
   sextant::TensorView view;
   view.dtype = dtype_from(field, tensor.dtype());
   view.rank = tensor.ndim();
@@ -178,8 +197,30 @@ sextant::TensorView view_from(const char* field, const Tensor& tensor, DeviceKin
   return view;
 }
 
-sextant::TensorView view_from(const char* field, const OptionalTensor& tensor, DeviceKind device) {
+sextant::TensorView view_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device) {
   return tensor.has_value() ? view_from(field, tensor.value(), device) : sextant::TensorView{};
+}
+
+sextant::TensorView written_view_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device) {
+  const sextant::TensorView view = view_from(field, tensor, device);
+  // Dimensions from the smallest stride up: each begins where the ones before end.
+  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
+  for (size_t i = 0; i < static_cast<size_t>(view.rank); ++i)
+    if (view.shape[i] > 1) dims.emplace_back(std::abs(view.stride[i]), view.shape[i]);
+  std::sort(dims.begin(), dims.end());
+  int64_t end = 1;
+  for (const auto& [stride, size] : dims) {
+    if (stride < end && view.num_elements() > 0)
+      raise_invalid(std::string(field) + " is " + to_string(view) +
+                    " with elements that share memory (an expanded tensor?); allowed: elements apart");
+    end = stride * (size - 1) + end;
+  }
+  return view;
+}
+
+void refuse_unplanned(const char* field, const OptionalTensor& tensor, bool planned, const char* how_to_plan) {
+  if (tensor.has_value() && !planned)
+    raise_invalid(std::string(field) + " was given; allowed: none, since the plan was made without " + how_to_plan);
 }
 
 void check_cache_dtype(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache) {
@@ -218,7 +259,7 @@ constexpr DType dtype_of() {
 }
 
 template <class T>
-sextant::TensorView checked_array(const char* field, const OptionalTensor& tensor, DeviceKind device) {
+sextant::TensorView checked_array(const char* field, const OptionalTensor& tensor, const DeviceInfo& device) {
   const sextant::TensorView view = view_from(field, tensor, device);
   if (!tensor.has_value()) return view;
   if (view.dtype != dtype_of<T>())
@@ -231,20 +272,20 @@ sextant::TensorView checked_array(const char* field, const OptionalTensor& tenso
 }  // namespace
 
 template <class T>
-T* array_from(const char* field, const OptionalTensor& tensor, DeviceKind device) {
+T* array_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device) {
   return checked_array<T>(field, tensor, device).template as<T>();
 }
 
 template <class T>
 std::span<const T> host_array_from(const char* field, const OptionalTensor& tensor) {
-  const sextant::TensorView view = checked_array<T>(field, tensor, DeviceKind::kCpu);
+  const sextant::TensorView view = checked_array<T>(field, tensor, DeviceInfo{});
   if (!tensor.has_value()) return {};
   return {view.as<const T>(), static_cast<size_t>(view.num_elements())};
 }
 
-template float* array_from(const char*, const OptionalTensor&, DeviceKind);
-template int32_t* array_from(const char*, const OptionalTensor&, DeviceKind);
-template int64_t* array_from(const char*, const OptionalTensor&, DeviceKind);
+template float* array_from(const char*, const OptionalTensor&, const DeviceInfo&);
+template int32_t* array_from(const char*, const OptionalTensor&, const DeviceInfo&);
+template int64_t* array_from(const char*, const OptionalTensor&, const DeviceInfo&);
 template std::span<const int32_t> host_array_from(const char*, const OptionalTensor&);
 template std::span<const int64_t> host_array_from(const char*, const OptionalTensor&);
 

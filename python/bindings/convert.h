@@ -29,7 +29,7 @@ T value_or_raise(Result<T> result) {
 }
 
 // Whether arrays of the device can be read here; the emulated device's can.
-bool is_host_readable(DeviceKind device);
+bool is_host_readable(const DeviceInfo& device);
 
 // Fields of a description; a value of another kind is an invalid argument, not a JSON error.
 std::string text_field(const Json& json, const char* field, const std::string& fallback);
@@ -42,12 +42,16 @@ AttentionSpec spec_from(const Json& json);
 KvCacheSpec cache_spec_from(const Json& json, const Device& device, const Backend* backend);
 PlanOptions options_from(const Json& json);
 
-// A tensor that must live on `device`. Absent optionals give an absent view.
-sextant::TensorView view_from(const char* field, const Tensor& tensor, DeviceKind device);
-sextant::TensorView view_from(const char* field, const OptionalTensor& tensor, DeviceKind device);
+// A tensor that must live on `device`, of several GPUs on that one. Absent optionals give an absent view.
+sextant::TensorView view_from(const char* field, const Tensor& tensor, const DeviceInfo& device);
+sextant::TensorView view_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device);
+// One that is written: no two elements at one address.
+sextant::TensorView written_view_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device);
+// What the plan does not know of would be ignored in silence.
+void refuse_unplanned(const char* field, const OptionalTensor& tensor, bool planned, const char* how_to_plan);
 // A contiguous array of T on `device`; null when absent.
 template <class T>
-T* array_from(const char* field, const OptionalTensor& tensor, DeviceKind device);
+T* array_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device);
 // A cache's memory must be of the cache's dtype; fp8 formats may come as each other or as bytes, the spec says which.
 void check_cache_dtype(const char* field, const sextant::TensorView& view, const KvCacheSpec& cache);
 // Raw pointers cannot say how long they are, so their lengths are checked here, where tensors still have shapes.

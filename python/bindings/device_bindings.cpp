@@ -43,6 +43,13 @@ String devices() {
   return list.dump();
 }
 
+// {device, device_index}
+void synchronize(const String& description, int64_t stream) {
+  const Json json = parse_json(description);
+  const auto device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
+  raise_unless_ok(device->synchronize({reinterpret_cast<void*>(stream)}));
+}
+
 String backends() {
   Json list = Json::array();
   for (const Backend* backend : all_backends())
@@ -110,6 +117,7 @@ String cache_shape(const String& description) {
 }  // namespace sextant::python
 
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(devices, sextant::python::devices);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(synchronize, sextant::python::synchronize);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(backends, sextant::python::backends);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(select, sextant::python::select);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(cache_shape, sextant::python::cache_shape);

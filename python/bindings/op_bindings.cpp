@@ -14,6 +14,7 @@ struct VarlenHandle {
   AttentionPlanPtr plan;
   std::vector<int32_t> query_start_loc, key_start_loc;
   int32_t num_heads;
+  bool lse_out, has_sinks, has_alibi;
 };
 
 HandleTable<VarlenHandle>& varlen_plans() {
@@ -31,7 +32,7 @@ const Ops& ops_of(const Json& json, const Device& device) {
 // {device, device_index, family, spec, lse_out}; start locations on the host.
 int64_t varlen_make(const String& description, OptionalTensor query_start_loc, OptionalTensor key_start_loc) {
   const Json json = parse_json(description);
-  VarlenHandle handle;
+  VarlenHandle handle{};
   handle.device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
   handle.ops = &ops_of(json, *handle.device);
   AttentionPlanArgs args;
@@ -50,6 +51,9 @@ int64_t varlen_make(const String& description, OptionalTensor query_start_loc, O
   handle.query_start_loc.assign(args.query_start_loc.begin(), args.query_start_loc.end());
   handle.key_start_loc.assign(args.key_start_loc.begin(), args.key_start_loc.end());
   handle.num_heads = args.spec.num_heads;
+  handle.lse_out = args.lse_out;
+  handle.has_sinks = args.spec.has_sinks;
+  handle.has_alibi = args.spec.has_alibi;
   return varlen_plans().add(std::make_shared<VarlenHandle>(std::move(handle)));
 }
 
@@ -60,7 +64,7 @@ int64_t varlen_workspace_bytes(int64_t handle) {
 
 // Long enough; on the CPU also what was planned, since the kernels index by it.
 void check_planned(const char* field, const OptionalTensor& tensor, const std::vector<int32_t>& planned,
-                   DeviceKind device) {
+                   const DeviceInfo& device) {
   check_length(field, tensor, static_cast<int64_t>(planned.size()), "as planned");
   if (!tensor.has_value() || !is_host_readable(device)) return;
   const int32_t* values = array_from<int32_t>(field, tensor, device);
@@ -75,18 +79,21 @@ void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTens
                 OptionalTensor seq_lens, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor workspace,
                 int64_t stream) {
   const auto plan = varlen_plans().get(handle);
-  const DeviceKind device = plan->device->info().kind;
+  const DeviceInfo& device = plan->device->info();
   AttentionArgs args;
   args.q = view_from("q", q, device);
   args.k = view_from("k", k, device);
   args.v = view_from("v", v, device);
-  args.out = view_from("out", out, device);
-  args.lse = view_from("lse", lse, device);
+  args.out = written_view_from("out", out, device);
+  args.lse = written_view_from("lse", lse, device);
   args.query_start_loc = array_from<int32_t>("query_start_loc", query_start_loc, device);
   args.key_start_loc = array_from<int32_t>("key_start_loc", key_start_loc, device);
   args.seq_lens = array_from<int32_t>("seq_lens", seq_lens, device);
   args.sinks = array_from<float>("sinks", sinks, device);
   args.alibi_slopes = array_from<float>("alibi_slopes", alibi_slopes, device);
+  refuse_unplanned("lse", lse, plan->lse_out, "lse_out");
+  refuse_unplanned("sinks", sinks, plan->has_sinks, "spec.has_sinks");
+  refuse_unplanned("alibi_slopes", alibi_slopes, plan->has_alibi, "spec.has_alibi");
   check_planned("query_start_loc", query_start_loc, plan->query_start_loc, device);
   check_planned("key_start_loc", key_start_loc, plan->key_start_loc, device);
   std::vector<int32_t> keys;  // of each sequence
@@ -109,14 +116,14 @@ void merge_attn_states(const String& description, Tensor prefix_out, Tensor pref
                        Tensor suffix_lse, Tensor out, OptionalTensor lse, int64_t stream) {
   const Json json = parse_json(description);
   const auto device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
-  const DeviceKind kind = device->info().kind;
+  const DeviceInfo& where = device->info();
   MergeAttnStatesArgs args;
-  args.prefix_out = view_from("prefix_out", prefix_out, kind);
-  args.prefix_lse = view_from("prefix_lse", prefix_lse, kind);
-  args.suffix_out = view_from("suffix_out", suffix_out, kind);
-  args.suffix_lse = view_from("suffix_lse", suffix_lse, kind);
-  args.out = view_from("out", out, kind);
-  args.lse = view_from("lse", lse, kind);
+  args.prefix_out = view_from("prefix_out", prefix_out, where);
+  args.prefix_lse = view_from("prefix_lse", prefix_lse, where);
+  args.suffix_out = view_from("suffix_out", suffix_out, where);
+  args.suffix_lse = view_from("suffix_lse", suffix_lse, where);
+  args.out = written_view_from("out", OptionalTensor(out), where);
+  args.lse = written_view_from("lse", lse, where);
   raise_unless_ok(ops_of(json, *device).merge_attn_states(args, {reinterpret_cast<void*>(stream)}));
 }
 
@@ -125,20 +132,20 @@ void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slo
                        Tensor v_cache, OptionalTensor k_scale, OptionalTensor v_scale, int64_t stream) {
   const Json json = parse_json(description);
   const auto device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
-  const DeviceKind kind = device->info().kind;
+  const DeviceInfo& where = device->info();
   const KvCacheSpec spec = cache_spec_from(json.at("cache"), *device, nullptr);
   ReshapeAndCacheArgs args;
-  args.k = view_from("k", k, kind);
-  args.v = view_from("v", v, kind);
-  args.slot_mapping = array_from<int64_t>("slot_mapping", OptionalTensor(slot_mapping), kind);
+  args.k = view_from("k", k, where);
+  args.v = view_from("v", v, where);
+  args.slot_mapping = array_from<int64_t>("slot_mapping", OptionalTensor(slot_mapping), where);
   args.num_tokens = slot_mapping.numel();
   const int64_t slots = spec.num_blocks * spec.block_size;
-  for (int64_t t = 0; is_host_readable(kind) && t < args.num_tokens; ++t)
+  for (int64_t t = 0; is_host_readable(where) && t < args.num_tokens; ++t)
     if (args.slot_mapping[t] >= slots)
       raise(invalid_argument("slot_mapping[" + std::to_string(t) + "] is " + std::to_string(args.slot_mapping[t]) +
                              "; allowed: below " + std::to_string(slots) + " (num_blocks * block_size)"));
-  const sextant::TensorView k_memory = view_from("k_cache", k_cache, kind),
-                            v_memory = view_from("v_cache", v_cache, kind);
+  const sextant::TensorView k_memory = view_from("k_cache", k_cache, where),
+                            v_memory = view_from("v_cache", v_cache, where);
   check_cache_dtype("k_cache", k_memory, spec);
   check_cache_dtype("v_cache", v_memory, spec);
   if (k_memory.num_elements() < k_elements(spec) || v_memory.num_elements() < v_elements(spec) ||
@@ -147,8 +154,8 @@ void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slo
                            "; allowed: contiguous, at least " + std::to_string(k_elements(spec)) + " and " +
                            std::to_string(v_elements(spec)) + " elements"));
   args.cache = make_kv_cache_view(spec, k_memory.data, v_memory.data);
-  args.cache.k_scale = array_from<float>("k_scale", k_scale, kind);
-  args.cache.v_scale = array_from<float>("v_scale", v_scale, kind);
+  args.cache.k_scale = array_from<float>("k_scale", k_scale, where);
+  args.cache.v_scale = array_from<float>("v_scale", v_scale, where);
   args.cache.num_scales = num_scales_from(k_scale, v_scale, spec);
   raise_unless_ok(ops_of(json, *device).reshape_and_cache(args, {reinterpret_cast<void*>(stream)}));
 }

@@ -52,16 +52,16 @@ void* cache_memory(const char* field, const sextant::TensorView& view, const KvC
 }
 
 KvCacheView cache_view_from(const OptionalTensor& k, const OptionalTensor& v, const KvCacheSpec& cache,
-                            DeviceKind device) {
+                            const DeviceInfo& device) {
   KvCacheView view = make_kv_cache_view(cache, nullptr, nullptr);
   if (k.has_value())
-    view.k =
-        cache_memory("k_cache", view_from("k_cache", k, device), cache, k_elements(cache), cache.head_dim, view.k_addr);
+    view.k = cache_memory("k_cache", written_view_from("k_cache", k, device), cache, k_elements(cache), cache.head_dim,
+                          view.k_addr);
   if (cache.is_latent())
     view.v = view.k;
   else if (v.has_value())
-    view.v = cache_memory("v_cache", view_from("v_cache", v, device), cache, v_elements(cache), cache.head_dim_v,
-                          view.v_addr);
+    view.v = cache_memory("v_cache", written_view_from("v_cache", v, device), cache, v_elements(cache),
+                          cache.head_dim_v, view.v_addr);
   return view;
 }
 
@@ -131,7 +131,7 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
               OptionalTensor slot_mapping, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor q_scale,
               OptionalTensor workspace, int64_t stream) {
   const auto plan = plans().get(handle);
-  const DeviceKind device = plan->device->info().kind;
+  const DeviceInfo& device = plan->device->info();
   const KvCacheSpec& cache = plan->plan->request().cache;
   RunTensors t;
   t.q = view_from("q", q, device);
@@ -139,8 +139,8 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
   if (spec.has_fp8_queries() && size_of(t.q.dtype) == 1) t.q.dtype = spec.query_type();  // bytes: the spec says which
   t.k = view_from("k", k, device);
   t.v = view_from("v", v, device);
-  t.out = view_from("out", out, device);
-  t.lse = view_from("lse", lse, device);
+  t.out = written_view_from("out", out, device);
+  t.lse = written_view_from("lse", lse, device);
   t.kv_c = view_from("kv_c", kv_c, device);
   t.k_pe = view_from("k_pe", k_pe, device);
   t.kv_b_proj = view_from("kv_b_proj", kv_b_proj, device);
@@ -158,6 +158,12 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
   t.q_scale = array_from<float>("q_scale", q_scale, device);
   if (q_scale.has_value()) t.num_q_scales = static_cast<int32_t>(q_scale.value().numel());
   const PlanRequest& planned = plan->plan->request();
+  refuse_unplanned("lse", lse, planned.options.lse_out, "lse_out");
+  refuse_unplanned("sinks", sinks, planned.spec.has_sinks, "spec.has_sinks");
+  refuse_unplanned("alibi_slopes", alibi_slopes, planned.spec.has_alibi, "spec.has_alibi");
+  if (block_table.has_value() && block_table.value().ndim() != 2)
+    raise(invalid_argument("block_table has rank " + std::to_string(block_table.value().ndim()) +
+                           "; allowed: 2 ([requests, max_blocks])"));
   const int64_t requests = planned.batch.num_requests();
   check_length("query_start_loc", query_start_loc, requests + 1, "requests + 1");
   check_length("seq_lens", seq_lens, requests, "requests");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Optional, Protocol, runtime_checkable
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from sextant.errors import SextantInvalidArgument
 
 _CPU, _CUDA_HOST = 1, 3  # DLPack's device types of memory that the CPU reads
+_GPUS = {2: "cuda", 10: "hip", 13: "cuda"}
 
 
 @runtime_checkable
@@ -28,16 +30,51 @@ def passed(**tensors: Optional[Tensor]) -> list[Any]:
 def _passed(name: str, value: Any) -> Any:
     if value is None:
         return None
+    if library_of(value) == "cupy":
+        return _OnItsStream(value)
     if hasattr(value, "detach"):
         if getattr(value, "is_meta", False) or str(getattr(value, "layout", "torch.strided")) != "torch.strided" or getattr(value, "is_quantized", False):
             kind = value.device if getattr(value, "is_meta", False) else "quantised" if value.is_quantized else value.layout
             raise SextantInvalidArgument(f"{name} is a {kind} tensor; allowed: strided tensors with memory on a CPU or GPU")
         return value.detach()
+    if isinstance(value, np.ndarray) and (value.dtype.kind not in "biufcV" or value.dtype.fields is not None or not value.dtype.isnative):
+        raise SextantInvalidArgument(f"{name} has dtype {value.dtype}; allowed: plain numbers in the machine's byte order")
     if not hasattr(value, "__dlpack__"):
         raise SextantInvalidArgument(f"{name} is a {type(value).__name__}; allowed: a tensor of PyTorch, NumPy, JAX or CuPy")
     if isinstance(value, np.ndarray) and not value.flags.writeable:  # DLPack hands over memory that may be written
         raise SextantInvalidArgument(f"{name} is a read-only array; allowed: writable arrays")
     return value
+
+
+class _OnItsStream:
+    """A CuPy array without the default stream's wait for the current one: the call runs on the current stream, which a graph may be capturing."""
+
+    def __init__(self, array: Any):
+        self._array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._array.__dlpack__(**{**options, "stream": -1})  # DLPack's word for "do not synchronise"
+
+    def __dlpack_device__(self) -> Any:
+        return self._array.__dlpack_device__()
+
+
+def required(**tensors: Optional[Tensor]) -> list[Any]:
+    """`passed`, of tensors that must be there."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            raise SextantInvalidArgument(f"{name} is None; allowed: a tensor of PyTorch, NumPy, JAX or CuPy")
+    return passed(**tensors)
+
+
+def chosen_stream(stream: Optional[int], tensor: object) -> int:
+    """`stream` as the caller names it, else the caller's current one."""
+    if stream is None:
+        return current_stream(tensor)
+    try:
+        return operator.index(stream)
+    except TypeError:
+        raise SextantInvalidArgument(f"stream is {stream!r}; allowed: the driver's pointer as an integer") from None
 
 
 def library_of(value: object) -> str:
@@ -60,8 +97,23 @@ def current_stream(tensor: object) -> int:
     return 0
 
 
-def workspace_beside(tensor: Any, size: int) -> Optional[Tensor]:
-    """Uninitialised bytes on the tensor's device, 256-byte aligned; None for 0 (and without a tensor, which the call then refuses)."""
+def device_beside(tensor: Any) -> str:
+    """Sextant's name of the device that the tensor is on: "cpu", "cuda:1"; "cpu" for what is no tensor (which the call then refuses)."""
+    if not hasattr(tensor, "__dlpack_device__") or getattr(tensor, "is_meta", False):
+        return "cpu"
+    kind, index = tensor.__dlpack_device__()
+    return f"{_GPUS[kind]}:{index}" if kind in _GPUS else "cpu"
+
+
+def has_own_streams(tensor: Any) -> bool:
+    """Whether the tensor's library works on streams that it does not tell (JAX on GPUs): it may free or read memory while a kernel runs."""
+    if tensor is None or hasattr(tensor, "detach") or isinstance(tensor, (np.ndarray, _OnItsStream)):
+        return False
+    return tensor.__dlpack_device__()[0] not in (_CPU, _CUDA_HOST)
+
+
+def workspace_beside(tensor: Any, size: int, stream: int) -> Optional[Tensor]:
+    """Uninitialised bytes on the tensor's device for work on `stream`, 256-byte aligned; None for 0 (and without a tensor, which the call then refuses)."""
     if size == 0 or tensor is None:
         return None
     library = library_of(tensor)
@@ -69,12 +121,15 @@ def workspace_beside(tensor: Any, size: int) -> Optional[Tensor]:
         import torch
 
         memory = torch.empty(size + 256, dtype=torch.uint8, device=tensor.device)
+        if stream != current_stream(tensor):  # the allocator gives the memory to others only after that stream's work
+            memory.record_stream(torch.cuda.ExternalStream(stream, tensor.device))
         offset = -memory.data_ptr() % 256
         return memory[offset : offset + size]
     if library == "cupy":
         import cupy
 
-        return cupy.empty(size, dtype=cupy.uint8)  # type: ignore[no-any-return]  # cupy's allocations are 512-byte aligned
+        with cupy.cuda.ExternalStream(stream):  # CuPy's pool knows one stream for each allocation, the current one
+            return cupy.empty(size, dtype=cupy.uint8)  # type: ignore[no-any-return]  # 512-byte aligned
     if tensor.__dlpack_device__()[0] in (_CPU, _CUDA_HOST):
         raw = np.empty(size + 256, dtype=np.uint8)
         shift = -raw.ctypes.data % 256

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sextant._describe import device_of, dump, fields, host_integers
-from sextant._dlpack import Tensor, current_stream, passed, workspace_beside
+from sextant._dlpack import Tensor, chosen_stream, current_stream, device_beside, has_own_streams, passed, required, workspace_beside
 from sextant._library import library
 from sextant.errors import SextantInvalidArgument
 
@@ -117,10 +117,17 @@ def cache_shape(cache: KvCacheSpec, backend: Optional[str] = None, device: str =
 
     The layout "preferred" asks what `backend` likes on the device. Raises SextantInvalidArgument and SextantNotFound.
     """
+    if backend is None:
+        _refuse_preferred(cache)
     kind, index = device_of(device)
     named = {} if backend is None else {"backend": backend}
     answer = json.loads(library["cache_shape"](dump(device=kind, device_index=index, cache=fields("cache", cache, KvCacheSpec), **named)))
     return answer["k_shape"], answer["v_shape"], answer["layout"]
+
+
+def _refuse_preferred(cache: KvCacheSpec) -> None:
+    if getattr(cache, "layout", None) == "preferred":
+        raise SextantInvalidArgument('cache.layout is "preferred" and no backend is named; allowed: the layout that cache_shape gives for the backend')
 
 
 class Plan:
@@ -161,7 +168,7 @@ class Plan:
         workspace: Optional[Tensor] = None,
         stream: Optional[int] = None,
     ) -> None:
-        """Launches the step on the caller's current stream (`stream`: another one, as the driver's pointer).
+        """Launches the step on the caller's current stream (`stream`: another one, as the driver's pointer), and waits only for JAX on a GPU.
 
         q [T, Hq, D]; k [T, Hkv, D]; v [T, Hkv, Dv]; out [T, Hq, Dv] (written); lse fp32 [Hq, T], natural logarithm, with lse_out.
         MLA: q [T, N, nope + rope], kv_c [T, rank], k_pe [T, rope], kv_b_proj [N * (nope + v), rank] instead of k and v.
@@ -178,8 +185,17 @@ class Plan:
             v_scale=v_scale, query_start_loc=query_start_loc, seq_lens=seq_lens, block_table=block_table, slot_mapping=slot_mapping, sinks=sinks,
             alibi_slopes=alibi_slopes, q_scale=q_scale,
         )  # fmt: skip
-        scratch = workspace_beside(q, self.workspace_bytes) if workspace is None else workspace
-        library["plan_run"](self._handle, *tensors, *passed(workspace=scratch), current_stream(q) if stream is None else stream)
+        stream = chosen_stream(stream, q)
+        scratch = workspace_beside(q, self.workspace_bytes, stream) if workspace is None else workspace
+        library["plan_run"](self._handle, *tensors, *passed(workspace=scratch), stream)
+        _wait(self._device, stream, tensors)
+
+
+def _wait(device: str, stream: int, tensors: Sequence[Any]) -> None:
+    """A library that has streams of its own cannot wait for ours: it gets its tensors back when the work is done."""
+    kind, index = device_of(device)
+    if kind in ("cuda", "hip") and any(map(has_own_streams, tensors)):
+        library["synchronize"](dump(device=kind, device_index=index), stream)
 
 
 def plan(
@@ -215,8 +231,9 @@ def plan(
     kind, index = device_of(device)
     table = None if block_table is None else host_integers(block_table, np.int32, "block_table", "[requests, max_blocks]")
     columns = max_blocks_per_request if table is None else table.shape[1]
-    if columns is None:
-        raise SextantInvalidArgument("max_blocks_per_request is missing; allowed: an integer, or a block_table")
+    if not isinstance(columns, (int, np.integer)):
+        given = "missing" if columns is None else repr(columns)
+        raise SextantInvalidArgument(f"max_blocks_per_request is {given}; allowed: an integer, or a block_table")
     description = dump(
         device=kind,
         device_index=index,
@@ -247,8 +264,9 @@ def plan(
 class VarlenPlan:
     """Planned attention over packed keys. Made by `varlen_plan`."""
 
-    def __init__(self, handle: int):
+    def __init__(self, handle: int, device: str):
         self._handle = handle
+        self._device = device
         self._finalizer = weakref.finalize(self, library["varlen_free"], handle)
         self.workspace_bytes: int = library["varlen_workspace_bytes"](handle)
 
@@ -275,8 +293,10 @@ class VarlenPlan:
         """
         tensors = passed(q=q, k=k, v=v, out=out, lse=lse, query_start_loc=query_start_loc, key_start_loc=key_start_loc, seq_lens=seq_lens, sinks=sinks,
                          alibi_slopes=alibi_slopes)  # fmt: skip
-        scratch = workspace_beside(q, self.workspace_bytes) if workspace is None else workspace
-        library["varlen_run"](self._handle, *tensors, *passed(workspace=scratch), current_stream(q) if stream is None else stream)
+        stream = chosen_stream(stream, q)
+        scratch = workspace_beside(q, self.workspace_bytes, stream) if workspace is None else workspace
+        library["varlen_run"](self._handle, *tensors, *passed(workspace=scratch), stream)
+        _wait(self._device, stream, tensors)
 
 
 def varlen_plan(
@@ -297,7 +317,8 @@ def varlen_plan(
     return VarlenPlan(
         library["varlen_make"](
             description, host_integers(query_start_loc, np.int32, "query_start_loc"), host_integers(key_start_loc, np.int32, "key_start_loc")
-        )
+        ),
+        device,
     )
 
 
@@ -309,16 +330,19 @@ def merge_attn_states(
     out: Tensor,
     lse: Optional[Tensor] = None,
     *,
-    device: str = "cpu",
+    device: Optional[str] = None,
     family: str = "tuned",
 ) -> None:
     """Joins two attention states over disjoint keys into out [T, H, D] and lse fp32 [H, T]; out may be one of the inputs.
 
-    The inputs are out [T, H, D] and lse fp32 [H, T], natural logarithm, of each state. Raises SextantInvalidArgument.
+    The inputs are out [T, H, D] and lse fp32 [H, T], natural logarithm, of each state. device: default where `out` is. Raises
+    SextantInvalidArgument.
     """
+    device = device_beside(out) if device is None else device
     kind, index = device_of(device)
-    tensors = passed(prefix_out=prefix_out, prefix_lse=prefix_lse, suffix_out=suffix_out, suffix_lse=suffix_lse, out=out, lse=lse)
+    tensors = required(prefix_out=prefix_out, prefix_lse=prefix_lse, suffix_out=suffix_out, suffix_lse=suffix_lse, out=out) + passed(lse=lse)
     library["merge_attn_states"](dump(device=kind, device_index=index, family=family), *tensors, current_stream(out))
+    _wait(device, current_stream(out), tensors)
 
 
 def reshape_and_cache(
@@ -331,14 +355,18 @@ def reshape_and_cache(
     *,
     k_scale: Optional[Tensor] = None,
     v_scale: Optional[Tensor] = None,
-    device: str = "cpu",
+    device: Optional[str] = None,
     family: str = "tuned",
 ) -> None:
     """Writes k [T, Hkv, D] and v [T, Hkv, Dv] to the slots (int64 [T], negative: not written) of a paged cache.
 
-    k_scale, v_scale: fp32 [1] or [Hkv] of an fp8 cache; what is stored is x / scale. Raises SextantInvalidArgument.
+    k_scale, v_scale: fp32 [1] or [Hkv] of an fp8 cache; what is stored is x / scale. device: default where `k_cache` is. Raises
+    SextantInvalidArgument.
     """
+    _refuse_preferred(cache)
+    device = device_beside(k_cache) if device is None else device
     kind, index = device_of(device)
     description = dump(device=kind, device_index=index, family=family, cache=fields("cache", cache, KvCacheSpec))
-    tensors = passed(k=k, v=v, slot_mapping=slot_mapping, k_cache=k_cache, v_cache=v_cache, k_scale=k_scale, v_scale=v_scale)
+    tensors = required(k=k, v=v, slot_mapping=slot_mapping, k_cache=k_cache, v_cache=v_cache) + passed(k_scale=k_scale, v_scale=v_scale)
     library["reshape_and_cache"](description, *tensors, current_stream(k))
+    _wait(device, current_stream(k), tensors)

@@ -104,7 +104,7 @@ def varlen_attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of packed q [T, Hq, D] over packed k [Tk, Hkv, D], v [Tk, Hkv, Dv]: (out [T, Hq, Dv], lse fp32 [Hq, T]).
 
-    query_lens and key_lens give the tokens of each sequence; causal is bottom-right aligned.
+    query_lens and key_lens give the tokens of each sequence; causal is bottom-right aligned. Rows of q past them give 0 and an lse of -inf.
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dim() != 3:
@@ -129,6 +129,8 @@ def varlen_attention(
     made = _varlen(spec, tuple(query_lens), tuple(key_lens), q.device, family)
     out = q.new_empty(q.shape[0], q.shape[1], v.shape[2])
     lse = torch.empty(q.shape[1], q.shape[0], dtype=torch.float32, device=q.device)
+    tokens = sum(query_lens)
+    out[tokens:], lse[:, tokens:] = 0, -math.inf
     made.plan.run(
         q=_last_dense(q),
         k=_last_dense(k),

@@ -20,8 +20,8 @@ from typing import Optional, Sequence
 import torch
 
 from sextant import api
-from sextant.errors import SextantInvalidArgument, SextantUnsupported
-from sextant.torch import dtype_name
+from sextant.errors import SextantUnsupported
+from sextant.torch import device_name, dtype_name
 
 _BLOCK_SIZE = 16
 MHA_BACKENDS = ("TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN", "ROCM_ATTN", "ROCM_AITER_FA")
@@ -209,9 +209,9 @@ def _pages(lens: Sequence[int]) -> tuple[torch.Tensor, int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _planned(backend: str, spec: api.AttentionSpec, cache: api.KvCacheSpec, query_lens: tuple, key_lens: tuple, device: str):
+def _planned(backend: str, spec: api.AttentionSpec, cache: api.KvCacheSpec, query_lens: tuple, key_lens: tuple, device: torch.device):
     table, _ = _pages(key_lens)
-    plan = api.plan(backend, spec, cache, query_start_loc=_start(query_lens), seq_lens=key_lens, block_table=table, device=device)
+    plan = api.plan(backend, spec, cache, query_start_loc=_start(query_lens), seq_lens=key_lens, block_table=table, device=device_name(device))
     slots = torch.cat([
         table[b].repeat_interleave(_BLOCK_SIZE)[:n].long() * _BLOCK_SIZE + torch.arange(n) % _BLOCK_SIZE for b, n in enumerate(key_lens)
     ] or [torch.zeros(0, dtype=torch.int64)])
@@ -254,13 +254,12 @@ def _attend(backend, q, k, v, query_lens, key_lens, features) -> torch.Tensor:
     )
     _, blocks = _pages(key_lens)
     cache = api.KvCacheSpec(num_blocks=max(1, blocks), block_size=_BLOCK_SIZE, num_kv_heads=k.shape[1], head_dim=k.shape[2], head_dim_v=v.shape[2], dtype=spec.dtype)
-    device = str(q.device)
-    plan, query_start_loc, seq_lens, table, old, new, old_slots, new_slots = _planned(backend, spec, cache, tuple(query_lens), tuple(key_lens), device)
-    k_shape, v_shape, layout = api.cache_shape(cache, backend, device)
+    plan, query_start_loc, seq_lens, table, old, new, old_slots, new_slots = _planned(backend, spec, cache, tuple(query_lens), tuple(key_lens), q.device)
+    k_shape, v_shape, layout = api.cache_shape(cache, backend, device_name(q.device))
     k_cache, v_cache = q.new_empty(k_shape), q.new_empty(v_shape)
     resolved = api.KvCacheSpec(**{**cache.__dict__, "layout": layout})
     if len(old):
-        api.reshape_and_cache(k[old], v[old], old_slots, k_cache, v_cache, resolved, device=device)
+        api.reshape_and_cache(k[old], v[old], old_slots, k_cache, v_cache, resolved)
     out = q.new_empty(q.shape[0], q.shape[1], v.shape[2])
     plan.run(
         q=q.contiguous(), k=k[new], v=v[new], out=out, k_cache=k_cache, v_cache=v_cache, query_start_loc=query_start_loc, seq_lens=seq_lens,
@@ -289,8 +288,7 @@ def _attend_latent(backend, module, q, latents, query_lens, key_lens, features) 
     )
     _, blocks = _pages(key_lens)
     cache = api.KvCacheSpec(num_blocks=max(1, blocks), block_size=_BLOCK_SIZE, num_kv_heads=1, head_dim=rank + rope, head_dim_v=rank, dtype=spec.dtype)
-    device = str(q.device)
-    plan, query_start_loc, seq_lens, table, old, new, old_slots, new_slots = _planned(backend, spec, cache, tuple(query_lens), tuple(key_lens), device)
+    plan, query_start_loc, seq_lens, table, old, new, old_slots, new_slots = _planned(backend, spec, cache, tuple(query_lens), tuple(key_lens), q.device)
     k_cache = q.new_empty(cache.num_blocks * _BLOCK_SIZE, rank + rope)
     k_cache[old_slots] = latents[old]
     out = q.new_empty(q.shape[0], q.shape[1], module.v_head_dim)

@@ -1,6 +1,7 @@
-"""vLLM plugin (entry point `vllm.general_plugins`): the MHA backends behind vLLM's own names.
+"""vLLM plugin (entry point `vllm.general_plugins`): the six backends behind vLLM's own names.
 
     vllm serve MODEL --attention-backend ROCM_AITER_FA          # or VLLM_ATTENTION_BACKEND=ROCM_AITER_FA
+    vllm serve DEEPSEEK --attention-backend TRITON_MLA
 
 On the CPU platform vLLM itself serves none of the names, so Sextant's classes take them. On other platforms they are registered with SEXTANT_ in
 front and vLLM's own stay what they are. Nothing changes when no backend is asked for.
@@ -10,15 +11,9 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
-import torch
-
-from sextant import api
-from sextant._dlpack import workspace_beside
-from sextant.torch import dtype_name
-from sextant.transformers import MHA_BACKENDS
+from sextant.transformers import MHA_BACKENDS, MLA_BACKENDS
 
 _VARIABLE = "VLLM_ATTENTION_BACKEND"
 
@@ -31,11 +26,11 @@ def register() -> None:
 
     logger = init_logger("vllm.sextant")
     if not current_platform.is_cpu():
-        for name in MHA_BACKENDS:
+        for name in MHA_BACKENDS + MLA_BACKENDS:
             if not hasattr(AttentionBackendEnum, "SEXTANT_" + name):
                 AttentionBackendEnum.register("SEXTANT_" + name, _class_path(name))
         return
-    for name in MHA_BACKENDS:
+    for name in MHA_BACKENDS + MLA_BACKENDS:
         register_backend(AttentionBackendEnum[name], _class_path(name))
     platform: Any = type(current_platform) if not isinstance(current_platform, type) else current_platform
     if hasattr(platform, "_sextant_original"):
@@ -44,8 +39,9 @@ def register() -> None:
     platform._sextant_original = original
 
     def get_attn_backend_cls(cls, selected_backend, attn_selector_config, num_heads=None):
-        name = getattr(selected_backend, "name", None) or os.environ.get(_VARIABLE)
-        if name in MHA_BACKENDS and not attn_selector_config.use_mla and attn_selector_config.attn_type == "decoder":
+        name = _asked_for(selected_backend)
+        if name in MHA_BACKENDS + MLA_BACKENDS and attn_selector_config.attn_type == "decoder":
+            _refuse_unfit(name, attn_selector_config)
             logger.info_once("Using Sextant's %s backend.", name)
             return _class_path(name)
         if selected_backend is None and name:
@@ -55,6 +51,41 @@ def register() -> None:
         return original(cls, selected_backend, attn_selector_config, num_heads)
 
     platform.get_attn_backend_cls = classmethod(get_attn_backend_cls)
+    _keep_mla_features(platform)
+
+
+def _asked_for(selected: Any) -> Optional[str]:
+    """The name that --attention-backend gave, else the variable's."""
+    return getattr(selected, "name", None) or os.environ.get(_VARIABLE)
+
+
+def _keep_mla_features(platform: Any) -> None:
+    """vLLM takes chunked prefill, prefix caching and the block size from MLA models on most CPUs, since its own kernel cannot serve them; ours can."""
+    original = platform.check_and_update_config.__func__
+
+    def check_and_update_config(cls, vllm_config):
+        model, cache, scheduler = vllm_config.model_config, vllm_config.cache_config, vllm_config.scheduler_config
+        ours = model is not None and getattr(model, "use_mla", False) and _asked_for(vllm_config.attention_config.backend) in MLA_BACKENDS
+        kept = [(cache, "enable_prefix_caching"), (scheduler, "enable_chunked_prefill"), (scheduler, "max_num_batched_tokens")]
+        if cache.user_specified_block_size:
+            kept.append((cache, "block_size"))
+        values = [getattr(owner, name) for owner, name in kept]
+        original(cls, vllm_config)
+        for (owner, name), value in zip(kept, values):
+            if ours:
+                setattr(owner, name, value)
+
+    platform.check_and_update_config = classmethod(check_and_update_config)
+
+
+def _refuse_unfit(name: str, config: Any) -> None:
+    """An explicit choice is served or refused, never replaced."""
+    if config.use_sparse:
+        raise ValueError(f"the attention backend is {name} and the model's attention is sparse; allowed: a backend of vLLM")
+    fit = MLA_BACKENDS if config.use_mla else MHA_BACKENDS
+    if name not in fit:
+        kind = "MLA (VLLM_MLA_DISABLE=1 runs it as MHA)" if config.use_mla else "MHA"
+        raise ValueError(f"the attention backend is {name} and the model's attention is {kind}; allowed: {', '.join(fit)}, or a backend of vLLM")
 
 
 def _near_misses() -> list[str]:
@@ -69,7 +100,7 @@ def _refuse_unknown(name: str, registry) -> None:
         return
     near = difflib.get_close_matches(name, registry.__members__, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(f'{_VARIABLE} is "{name}"; {hint}allowed: {", ".join(MHA_BACKENDS)}, or a backend of vLLM')
+    raise ValueError(f'{_VARIABLE} is "{name}"; {hint}allowed: {", ".join(MHA_BACKENDS + MLA_BACKENDS)}, or a backend of vLLM')
 
 
 def _class_path(name: str) -> str:
@@ -82,148 +113,10 @@ def _class_name(name: str) -> str:
 
 def __getattr__(name: str):
     """The backend classes are made on demand: importing this module must not import vLLM's attention code."""
-    for backend in MHA_BACKENDS:
+    for backend in MHA_BACKENDS + MLA_BACKENDS:
         if name == _class_name(backend):
-            return _make_class(backend)
+            from sextant import _vllm_attention, _vllm_mla
+
+            make = _vllm_attention.make_class if backend in MHA_BACKENDS else _vllm_mla.make_class
+            return make(backend, name)
     raise AttributeError(name)
-
-
-@dataclass
-class SextantMetadata:
-    """A step's batch on the host and the device, and the plans that layers with equal features share."""
-
-    num_actual_tokens: int
-    query_start_loc: torch.Tensor
-    seq_lens: torch.Tensor
-    block_table: torch.Tensor
-    slot_mapping: torch.Tensor
-    causal: bool
-    plans: dict = field(default_factory=dict)
-
-
-_classes: dict = {}
-
-
-def _make_class(backend: str):
-    if backend in _classes:
-        return _classes[backend]
-    from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, AttentionMetadataBuilder, AttentionType
-    from vllm.v1.kv_cache_interface import KVCacheLayout
-
-    class Builder(AttentionMetadataBuilder):
-        def __init__(self, kv_cache_spec, layer_names, vllm_config, device):
-            super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-
-        def build(self, common_prefix_len, common_attn_metadata, fast_build=False):
-            m = common_attn_metadata
-            requests = m.num_reqs
-            return SextantMetadata(
-                num_actual_tokens=m.num_actual_tokens,
-                query_start_loc=m.query_start_loc[: requests + 1].to(torch.int32).contiguous(),
-                seq_lens=m.seq_lens[:requests].to(torch.int32).contiguous(),
-                block_table=m.block_table_tensor[:requests].to(torch.int32).contiguous(),
-                slot_mapping=m.slot_mapping[: m.num_actual_tokens].to(torch.int64).contiguous(),
-                causal=bool(m.causal),
-            )
-
-    class Impl(AttentionImpl):
-        def __init__(self, num_heads, head_size, scale, num_kv_heads, alibi_slopes, sliding_window, kv_cache_dtype, logits_soft_cap=None,
-                     attn_type=AttentionType.DECODER, kv_sharing_target_layer_name=None, sinks=None):
-            if attn_type != AttentionType.DECODER:
-                raise NotImplementedError(f"attn_type is {attn_type}; Sextant allows decoder")
-            if kv_cache_dtype not in ("auto", "float16", "bfloat16", "float32"):
-                raise NotImplementedError(f"kv_cache_dtype is {kv_cache_dtype}; Sextant in vLLM allows auto")
-            self.num_heads, self.head_size, self.scale, self.num_kv_heads = num_heads, head_size, float(scale), num_kv_heads
-            self.alibi_slopes = None if alibi_slopes is None else torch.tensor(alibi_slopes, dtype=torch.float32)
-            self.sliding_window = int(sliding_window or 0)
-            self.logits_soft_cap = float(logits_soft_cap or 0.0)
-            self.sinks = sinks
-            self.kv_cache_dtype, self.kv_sharing_target_layer_name = kv_cache_dtype, kv_sharing_target_layer_name
-
-        def forward(self, layer, query, key, value, kv_cache, attn_metadata, output, output_scale=None, output_block_scale=None):
-            """query [T, Hq, D], key and value [T, Hkv, D], kv_cache [num_blocks, Hkv, block_size, 2 * D]."""
-            if output_scale is not None or output_block_scale is not None:
-                raise NotImplementedError("fused output quantisation is not supported by Sextant")
-            if attn_metadata is None:  # profiling run
-                return output.fill_(0)
-            tokens = attn_metadata.num_actual_tokens
-            blocks, heads, block_size, _ = kv_cache.shape
-            k_cache, v_cache = kv_cache.view(blocks, heads, block_size * 2, -1).chunk(2, dim=2)
-            plan, workspace = self._plan(attn_metadata, query.dtype, blocks, block_size)
-            shaped = output.view(-1, self.num_heads, self.head_size)
-            plan.run(
-                q=query.view(-1, self.num_heads, self.head_size)[:tokens],
-                k=key.view(-1, self.num_kv_heads, self.head_size)[:tokens],
-                v=value.view(-1, self.num_kv_heads, self.head_size)[:tokens],
-                out=shaped[:tokens],
-                k_cache=k_cache,
-                v_cache=v_cache,
-                query_start_loc=attn_metadata.query_start_loc,
-                seq_lens=attn_metadata.seq_lens,
-                block_table=attn_metadata.block_table,
-                # Layers that share another layer's cache read it and write nothing.
-                slot_mapping=None if self.kv_sharing_target_layer_name else attn_metadata.slot_mapping,
-                sinks=None if self.sinks is None else self.sinks.float().contiguous(),
-                alibi_slopes=self.alibi_slopes,
-                workspace=workspace,
-            )
-            return output
-
-        def _plan(self, metadata, dtype, blocks, block_size):
-            spec = api.AttentionSpec(
-                num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_size, softmax_scale=self.scale, dtype=dtype_name(dtype),
-                causal=metadata.causal, sliding_window=self.sliding_window, logits_soft_cap=self.logits_soft_cap,
-                has_sinks=self.sinks is not None, has_alibi=self.alibi_slopes is not None,
-            )
-            key = (spec, blocks, block_size)
-            if key not in metadata.plans:
-                cache = api.KvCacheSpec(blocks, block_size, self.num_kv_heads, self.head_size, spec.dtype, layout="HND")
-                plan = api.plan(backend, spec, cache, query_start_loc=metadata.query_start_loc, seq_lens=metadata.seq_lens,
-                                block_table=metadata.block_table, slot_mapping=metadata.slot_mapping, device=str(metadata.seq_lens.device))
-                metadata.plans[key] = plan, workspace_beside(metadata.seq_lens, plan.workspace_bytes)
-            return metadata.plans[key]
-
-    class Backend(AttentionBackend):
-        supported_dtypes = [torch.float32, torch.float16, torch.bfloat16]
-        supported_kv_cache_dtypes = ["auto", "float16", "bfloat16"]
-        forward_includes_kv_cache_update = True
-
-        @staticmethod
-        def get_name():
-            return backend
-
-        @staticmethod
-        def get_impl_cls():
-            return Impl
-
-        @staticmethod
-        def get_builder_cls():
-            return Builder
-
-        @classmethod
-        def supported_kv_cache_layouts(cls):
-            return (KVCacheLayout.LBHNC,)  # a block's heads one after another, K and V of a head side by side
-
-        @classmethod
-        def supports_head_size(cls, head_size):
-            return head_size % 8 == 0 and 8 <= head_size <= 256
-
-        @classmethod
-        def supports_sink(cls):
-            return True
-
-        @classmethod
-        def supports_sliding_window(cls):
-            return True
-
-        @classmethod
-        def supports_non_causal(cls):
-            return True
-
-        @classmethod
-        def supports_device_cpu_query_lens_mismatch(cls):
-            return False  # plans are made from the lengths on the host
-
-    Backend.__name__ = Backend.__qualname__ = _class_name(backend)
-    _classes[backend] = Backend
-    return Backend

