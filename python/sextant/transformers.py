@@ -15,6 +15,7 @@ tokens go through the backend's own cache write. Sliding windows, softcap, sinks
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Optional, Sequence
 
 import torch
@@ -152,17 +153,20 @@ def _packed_forward(backend, module, query, key, value, attention_mask=None, sca
     if query.is_cuda and torch.cuda.is_current_stream_capturing():
         raise SextantUnsupported("lengths cannot be read in a CUDA graph capture; allowed: ContinuousBatchingConfig(use_cuda_graph=False)")
     cache = kwargs.pop("cache", None)
+    if sliding_window is None:
+        sliding_window = getattr(module, "sliding_window", None)
     if cache is not None:
-        key, value = cache.update(key_states=key, value_states=value, layer_idx=module.layer_idx, kwargs=kwargs)
+        key, value = _cached(cache, module.layer_idx, key, value, kwargs)
     if kwargs.get("block_table") is not None:
         raise SextantUnsupported("a block table came without its keys; allowed: ContinuousBatchingConfig(max_blocks_per_request=0)")
     if kwargs.get("cu_seq_lens_q") is not None:
-        query_lens, key_lens = kwargs["cu_seq_lens_q"].diff().tolist(), kwargs["cu_seq_lens_k"].diff().tolist()
+        key_starts = kwargs["cu_seq_lens_k"]
+        if isinstance(key_starts, dict):  # of the layers with a window, and of the others
+            key_starts = key_starts["sliding_attention" if sliding_window else "full_attention"]
+        query_lens, key_lens = kwargs["cu_seq_lens_q"].diff().tolist(), key_starts.diff().tolist()
     else:
         starts = _starts(query, key, attention_mask, kwargs)
         query_lens = key_lens = [end - start for start, end in zip(starts, [*starts[1:], query.shape[2]])]
-    if sliding_window is None:
-        sliding_window = getattr(module, "sliding_window", None)
     if s_aux is None:
         s_aux = getattr(module, "sinks", None)
     features = _features(module, scaling, True, sliding_window, softcap, s_aux, query.shape[-1])
@@ -172,6 +176,17 @@ def _packed_forward(backend, module, query, key, value, attention_mask=None, sca
     out = query.new_zeros(packed[0].shape[0], packed[0].shape[1], packed[2].shape[-1])
     out[:tokens] = _attend(backend, packed[0][:tokens], packed[1][: sum(key_lens)], packed[2][: sum(key_lens)], query_lens, key_lens, features)
     return out.unsqueeze(0), None
+
+
+def _cached(cache, layer_idx: int, key, value, kwargs: dict):
+    """Writes the step's keys and values to a continuous-batching cache; all that the step attends to, both as [1, Hkv, S, D]."""
+    if "kwargs" in inspect.signature(cache.update).parameters:
+        return cache.update(key_states=key, value_states=value, layer_idx=layer_idx, kwargs=kwargs)
+    if kwargs.get("block_table") is not None:
+        raise SextantUnsupported("a block table came without its keys; allowed: ContinuousBatchingConfig(max_blocks_per_request=0)")
+    read, write = kwargs["read_index"], kwargs["write_index"]
+    rows = cache.update(key_states=key, value_states=value, layer_idx=layer_idx, read_index=read, write_index=write)  # [S, Hkv, D] each
+    return tuple(x.transpose(0, 1).unsqueeze(0) for x in rows)
 
 
 def _starts(query, key, mask, kwargs) -> Optional[list[int]]:

@@ -159,6 +159,11 @@ def test_jax_arrays():
     jax = pytest.importorskip("jax", reason="needs JAX: pip install jax")
     from jax import numpy as jnp
 
+    with jax.default_device(jax.devices("cpu")[0]):  # where a GPU is, JAX makes its arrays there
+        _check_jax_arrays(jax, jnp)
+
+
+def _check_jax_arrays(jax, jnp):
     spec, cache = (type(x)(**{**x.__dict__, "dtype": "bf16"}) for x in (SPEC, CACHE))
     batch = {"query_start_loc": [0, 3], "seq_lens": [3], "block_table": [[2]], "slot_mapping": [8, 9, 10]}
     batch = {name: jnp.array(value, jnp.int32) for name, value in batch.items()}
