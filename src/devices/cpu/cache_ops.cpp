@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "devices/cpu/cpu_ops.h"
+#include "devices/cpu/packed_write.h"
 
 namespace sextant::cpu {
 namespace {
@@ -129,11 +130,36 @@ const char* row_of(const TensorView& view, int64_t i, int64_t h) {
   return element(view.data, view.dtype, i * view.stride[0] + (view.rank > 2 ? h * view.stride[1] : 0));
 }
 
+// A task's tokens into the packed layout, by runs of slots.
+void write_packed_runs(const ReshapeAndCacheArgs& a, int64_t first, int64_t last) {
+  const KvCacheSpec& c = a.cache.spec;
+  auto *k = static_cast<uint16_t*>(a.cache.k), *v = static_cast<uint16_t*>(a.cache.v);
+  const int64_t k_row = a.k.stride[0] * 2, v_row = a.v.stride[0] * 2;
+  for (int64_t t = first; t < last;) {
+    if (a.slot_mapping[t] < 0) {
+      ++t;
+      continue;
+    }
+    const int64_t count = run_of_slots(a.slot_mapping, t, last, c.block_size);
+    const int64_t block = a.slot_mapping[t] / c.block_size, token = a.slot_mapping[t] % c.block_size;
+    for (int64_t h = 0; h < c.num_kv_heads; ++h) {
+      write_key_run(row_of(a.k, t, h), k_row, count, c.head_dim, a.cache.k_addr,
+                    k + a.cache.k_addr.offset(block, h, 0, 0), token);
+      write_value_run(row_of(a.v, t, h), v_row, count, c.head_dim_v, a.cache.v_addr,
+                      v + a.cache.v_addr.offset(block, h, 0, 0), token);
+    }
+    t += count;
+  }
+}
+
 }  // namespace
 
 Status CpuOps::reshape_and_cache(const ReshapeAndCacheArgs& a, Stream) const {
   const KvCacheSpec& c = a.cache.spec;
+  const bool packed = a.k.dtype == c.dtype && a.v.dtype == c.dtype && packs_keys(a.cache.k_addr, c.dtype) &&
+                      packs_values(a.cache.v_addr, c.dtype);
   for_ranges(a.num_tokens, kTokensPerTask, [&](int64_t first, int64_t last) {
+    if (packed) return write_packed_runs(a, first, last);
     for (int64_t t = first; t < last; ++t) {
       if (a.slot_mapping[t] < 0) continue;
       const int64_t block = a.slot_mapping[t] / c.block_size, token = a.slot_mapping[t] % c.block_size;
