@@ -142,7 +142,7 @@ void add_caches(std::vector<Case>& cases) {
 // fp8 queries: products in fp8 where a device has them and the cache is e4m3fn as well, converted elsewhere.
 void add_fp8_queries(std::vector<Case>& cases, bool reduced) {
   const std::vector<RequestShape> long_and_short = {{130, 700}, {1, 300}, {200, 200}, {9, 129}, {0, 5}, {33, 161}};
-  const auto add = [&cases](std::string name, AttentionSpec spec, const std::vector<RequestShape>& requests,
+  const auto add = [&cases](const std::string& name, AttentionSpec spec, const std::vector<RequestShape>& requests,
                             DType cache, auto change) {
     spec.query_dtype = DType::kF8E4M3FN;
     Case c = base("fp8 queries, " + name, spec, requests);
@@ -266,6 +266,7 @@ void add_full_chips(std::vector<Case>& cases, bool reduced) {
   cases.push_back(beside);
   cases.push_back(base("decodes beside a prefill, head_dim 128", mha(32, 8, 128, DType::kF16), mixed));
   std::vector<RequestShape> tokens;
+  tokens.reserve(17);
   for (int32_t b = 0; b < 17; ++b) tokens.push_back({8, 500 + 9 * b});
   Case many = base("8 query tokens of many requests", mha(32, 8, 128, DType::kBF16), tokens);
   many.options.decode_max_query_len = 8;

@@ -334,7 +334,8 @@ class LatentTiles {
     float slope[kPanel] = {}, origin[kPanel] = {};
     for (int64_t i = 0; i < kPanel && r + i < run_.rows && slopes; ++i) {
       slope[i] = it_.alibi_slopes[(r + i) % it_.num_heads] * kLog2E;
-      origin[i] = static_cast<float>(it_.context_len[(r + i) / it_.num_heads]);
+      const int64_t request = (r + i) / it_.num_heads;
+      origin[i] = static_cast<float>(it_.context_len[request]);
     }
     for (int64_t j = column_; j < last_column_; ++j) {
       F32 x = mul(load(s + j * kScoreRows), scale);
