@@ -1,9 +1,10 @@
 // Cache writes into the packed layout, where runs of slots go their own way, against the layout's definition.
+#include "devices/cpu/packed_write.h"
+
 #include <gtest/gtest.h>
 
 #include <random>
 
-#include "devices/cpu/packed_write.h"
 #include "support/cases.h"
 #include "support/matchers.h"
 
@@ -56,7 +57,8 @@ void expect_exact(int32_t block_size, int32_t dim, int32_t dim_v, uint32_t seed)
     const int64_t slot = slots[static_cast<size_t>(t)], block = slot / block_size, token = slot % block_size;
     for (int64_t h = 0; h < 3 && slot >= 0; ++h) {
       for (int64_t d = 0; d < dim; ++d)
-        k_expected[static_cast<size_t>(k_at.offset(block, h, token, d))] = k[static_cast<size_t>((t * 3 + h) * dim + d)];
+        k_expected[static_cast<size_t>(k_at.offset(block, h, token, d))] =
+            k[static_cast<size_t>((t * 3 + h) * dim + d)];
       for (int64_t d = 0; d < dim_v; ++d)
         v_expected[static_cast<size_t>(v_at.offset(block, h, token, d))] =
             v[static_cast<size_t>((t * 3 + h) * dim_v + d)];
@@ -78,7 +80,8 @@ void expect_exact(int32_t block_size, int32_t dim, int32_t dim_v, uint32_t seed)
 TEST(PackedWrite, EverySlotAndNoOtherGetsItsRow) {
   uint32_t seed = 1;
   for (int32_t block_size : {1, 3, 16, 64, 544})
-    for (const auto& [dim, dim_v] : {std::pair{128, 128}, {72, 40}, {2, 33}}) expect_exact(block_size, dim, dim_v, seed++);
+    for (const auto& [dim, dim_v] : {std::pair{128, 128}, {72, 40}, {2, 33}})
+      expect_exact(block_size, dim, dim_v, seed++);
 }
 
 TEST(PackedWrite, RunsEndAtPanelsBlocksAndGaps) {
