@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "ops/query_conversion.h"
+
 namespace sextant {
 namespace {
 
@@ -51,11 +53,8 @@ Result<std::unique_ptr<Cascade>> plan_cascade(const Ops& ops, const PlanRequest&
 Result<RunTensors> convert_queries(const MhaPlan& plan, const RunTensors& tensors, Stream stream) {
   const AttentionSpec& s = plan.request().spec;
   const int64_t tokens = plan.request().batch.num_tokens();
-  CopyPadArgs copy;
-  copy.src = slice(tensors.q, 0, 0, tokens);
-  copy.dst = make_view(plan.queries.at(tensors.workspace), s.dtype, {tokens, s.num_heads, s.head_dim});
-  copy.src_scale = tensors.q_scale;
-  copy.num_src_scales = tensors.num_q_scales;
+  const CopyPadArgs copy =
+      query_conversion(s, tokens, tensors.q, tensors.q_scale, tensors.num_q_scales, plan.queries.at(tensors.workspace));
   SEXTANT_RETURN_IF_ERROR(plan.ops->copy_pad(copy, stream));
   RunTensors converted = tensors;
   converted.q = copy.dst;
@@ -122,8 +121,7 @@ Result<std::shared_ptr<Plan>> MhaBackend::make_plan(const Device& device, const 
                              (request.spec.has_fp8_queries() && !plan->ops->takes_fp8_queries(plan_args(op, request)));
   if (plan->converts_queries) {
     const AttentionSpec& s = request.spec;
-    plan->queries =
-        layout.take(static_cast<size_t>(request.batch.num_tokens() * s.num_heads * s.head_dim) * size_of(s.dtype));
+    plan->queries = layout.take(converted_query_bytes(s, request.batch.num_tokens()));
     steps.push_back(fmt::format("queries: {} to {}", to_string(s.query_type()), to_string(s.dtype)));
     request.spec.query_dtype.reset();
   }

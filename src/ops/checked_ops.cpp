@@ -5,6 +5,8 @@
 #include <cmath>
 #include <vector>
 
+#include "ops/query_conversion.h"
+
 namespace sextant {
 namespace {
 
@@ -45,9 +47,7 @@ class CheckedPlan final : public AttentionPlan {
 
  private:
   size_t query_bytes() const {
-    const AttentionSpec& s = args_.spec;
-    const size_t tokens = query_start_loc_.empty() ? 0 : static_cast<size_t>(query_start_loc_.back());
-    return tokens * static_cast<size_t>(s.num_heads) * static_cast<size_t>(s.head_dim) * size_of(s.dtype);
+    return converted_query_bytes(args_.spec, query_start_loc_.empty() ? 0 : query_start_loc_.back());
   }
 
   AttentionPlanPtr inner_;
@@ -133,13 +133,9 @@ Status CheckedOps::run_attention(const AttentionPlan& plan, const AttentionArgs&
   }
   if (!checked->converts_queries()) return inner_->run_attention(checked->inner(), args, stream);
   const AttentionSpec& spec = checked->args().spec;
-  CopyPadArgs convert;
-  convert.src = args.q;
-  convert.src.shape[0] = checked->args().query_start_loc.back();
-  convert.dst = make_view(static_cast<char*>(args.workspace) + checked->queries_at(), spec.dtype,
-                          {convert.src.shape[0], spec.num_heads, spec.head_dim});
-  convert.src_scale = args.q_scale;
-  convert.num_src_scales = args.num_q_scales;
+  const CopyPadArgs convert =
+      query_conversion(spec, checked->args().query_start_loc.back(), args.q, args.q_scale, args.num_q_scales,
+                       static_cast<char*>(args.workspace) + checked->queries_at());
   SEXTANT_RETURN_IF_ERROR(inner_->copy_pad(convert, stream));
   AttentionArgs converted = args;
   converted.q = convert.dst;

@@ -10,6 +10,7 @@
 #include "devices/cuda/plan_clusters.h"
 #include "devices/cuda/plan_forward.h"
 #include "devices/cuda/plan_splits.h"
+#include "ops/query_conversion.h"
 
 namespace sextant::cuda {
 namespace {
@@ -243,9 +244,7 @@ Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const Chi
     const auto takes = [](const PlanPart& part) { return part.kind == KernelKind::kForwardFp8; };
     plan->converts = !std::all_of(plan->parts.begin(), plan->parts.end(), takes);
     plan->queries_offset = align_workspace(plan->workspace);
-    plan->workspace = plan->queries_offset + static_cast<size_t>(plan->num_tokens) *
-                                                 static_cast<size_t>(args.spec.num_heads * args.spec.head_dim) *
-                                                 size_of(args.spec.dtype);
+    plan->workspace = plan->queries_offset + converted_query_bytes(args.spec, plan->num_tokens);
     if (plan->converts) plan->text = fmt::format("queries to {}", to_string(args.spec.dtype));
   }
   for (const PlanPart& part : plan->parts)

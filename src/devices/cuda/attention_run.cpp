@@ -5,6 +5,7 @@
 #include "devices/cuda/cuda_status.h"
 #include "devices/cuda/hopper/forward_fp8_params.h"
 #include "devices/cuda/kernels/cache_kernels.h"
+#include "ops/query_conversion.h"
 
 namespace sextant::cuda {
 namespace {
@@ -126,13 +127,8 @@ cudaError_t launch(const PlanPart& part, const AttentionParams& p, const Fp8Quer
 Status convert_queries(AttentionParams& p, const CudaAttentionPlan& plan, const AttentionArgs& args,
                        cudaStream_t stream) {
   const AttentionSpec& s = plan.args.spec;
-  CopyPadArgs copy;
-  copy.src = args.q;
-  copy.src.shape[0] = plan.num_tokens;
-  copy.dst = make_view(static_cast<char*>(args.workspace) + plan.queries_offset, s.dtype,
-                       {plan.num_tokens, s.num_heads, s.head_dim});
-  copy.src_scale = args.q_scale;
-  copy.num_src_scales = args.num_q_scales;
+  const CopyPadArgs copy = query_conversion(s, plan.num_tokens, args.q, args.q_scale, args.num_q_scales,
+                                            static_cast<char*>(args.workspace) + plan.queries_offset);
   p.q = copy.dst.data;
   p.q_token_stride = copy.dst.stride[0];
   p.q_head_stride = copy.dst.stride[1];

@@ -1,32 +1,20 @@
 #include "devices/cuda/device_scope.h"
 
-#include <cuda_runtime.h>
-
 #include "devices/cuda/cuda_status.h"
+#include "devices/cuda/driver_entry.h"
 
 namespace sextant::cuda {
 namespace {
 
-// The driver's entries, found at run time: nothing links against libcuda. The runtime's cudaGetDevice alone would not
-// do: for a thread without a device it names GPU 0, and setting that one again would make a context there.
-template <class Function>
-Function find_entry(const char* name) {
-  void* entry = nullptr;
-  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-  if (cudaGetDriverEntryPointByVersion(name, &entry, 12000, cudaEnableDefault, &found) == cudaSuccess &&
-      found == cudaDriverEntryPointSuccess)
-    return reinterpret_cast<Function>(entry);
-  cudaGetLastError();
-  return nullptr;
-}
-
+// The runtime's cudaGetDevice alone would not do: for a thread without a device it names GPU 0, and setting that one
+// again would make a context there.
 decltype(&cuCtxGetCurrent) get_current() {
-  static const auto entry = find_entry<decltype(&cuCtxGetCurrent)>("cuCtxGetCurrent");
+  static const auto entry = find_driver_entry<decltype(&cuCtxGetCurrent)>("cuCtxGetCurrent");
   return entry;
 }
 
 decltype(&cuCtxSetCurrent) set_current() {
-  static const auto entry = find_entry<decltype(&cuCtxSetCurrent)>("cuCtxSetCurrent");
+  static const auto entry = find_driver_entry<decltype(&cuCtxSetCurrent)>("cuCtxSetCurrent");
   return entry;
 }
 

@@ -10,10 +10,8 @@ namespace {
 constexpr double kMemoryRate = 2.85e12, kSmRate = 6.0e10, kProductRate = 6.0e14, kStart = 8e-6;
 
 bool plain_cache(const AttentionPlanArgs& a, const AttentionParams& p) {
-  return p.origin == KeyOrigin::kCache && p.cache_dtype == p.dtype && p.k_addr.token_tile == 1 &&
-         p.v_addr.token_tile == 1 && p.k_chunk_stride == 8 && p.v_chunk_stride == 8 &&
-         (p.block_size & -p.block_size) >= 8 && a.split.kind == SplitPolicy::Kind::kAuto && !a.deterministic &&
-         !a.shared_prefix;
+  return p.origin == KeyOrigin::kCache && p.cache_dtype == p.dtype && cache_has_boxes(p) &&
+         a.split.kind == SplitPolicy::Kind::kAuto && !a.deterministic && !a.shared_prefix;
 }
 
 // Floating-point operations of the requests longer than `short_len`.

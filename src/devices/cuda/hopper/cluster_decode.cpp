@@ -13,9 +13,7 @@ int32_t tile_keys(const AttentionParams& p) {
 
 bool cluster_serves(const AttentionParams& p) {
   const bool size = p.head_dim == 64 || p.head_dim == 128 || p.head_dim == 256;
-  const int32_t box_tokens = p.block_size & -p.block_size;  // the largest power of two that divides it
-  const bool layout = (p.cache_dtype == p.dtype || is_native_fp8(p.cache_dtype)) && p.k_addr.token_tile == 1 &&
-                      p.v_addr.token_tile == 1 && p.k_chunk_stride == 8 && p.v_chunk_stride == 8 && box_tokens >= 8;
+  const bool layout = (p.cache_dtype == p.dtype || is_native_fp8(p.cache_dtype)) && cache_has_boxes(p);
   return p.dtype != DType::kF32 && size && p.head_dim_v == p.head_dim && layout && p.q_aligned &&
          p.origin == KeyOrigin::kCache && p.key_begin % tile_keys(p) == 0 && p.group_size <= kClusterRows;
 }

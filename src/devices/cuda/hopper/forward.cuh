@@ -9,8 +9,8 @@
 //
 // One consumer's softmax runs under the other's products. With kTurns they take turns at the matrix unit by barrier, as
 // FlashAttention-3's do ("ping-pong", Shah et al. 2024): 2 to 7 % faster for head sizes 64, 192 and 256, 2 to 3 %
-// slower for 128. O is rescaled only when a row's maximum grew. (To wait until it grew by 2^8 is 1 to 2 % faster, but
-// then the largest weight of a row is not exactly 1 and is rounded like the others: 6 % more error, 40 % at worst.)
+// slower for 128. O is rescaled only when a row's maximum grew. (To wait until it grew by 2^8 is 0.5 to 4 % faster, but
+// then the largest weight of a row is not exactly 1 and is rounded like the others: 6 % more error, 70 % at worst.)
 //
 // Rows are queries x heads of one KV head (row r is query r / G, head r % G), so that G heads share each loaded key.
 // Key tiles go from the last to the first: masks are needed at the ends only.

@@ -5,26 +5,12 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "devices/cuda/driver_entry.h"
 #include "devices/cuda/kernels/launchers.h"
 #include "sextant/types.h"
 
 namespace sextant::cuda {
 namespace {
-
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-// The driver's entry, found at run time: nothing links against libcuda.
-Encode find_encode() {
-  void* entry = nullptr;
-  cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found) !=
-          cudaSuccess ||
-      found != cudaDriverEntryPointSuccess) {
-    cudaGetLastError();
-    return nullptr;
-  }
-  return reinterpret_cast<Encode>(entry);
-}
 
 // What an element is does not matter to a copy; it fills nothing in.
 CUtensorMapDataType element_type(DType dtype) {
@@ -35,7 +21,7 @@ CUtensorMapDataType element_type(DType dtype) {
 template <int kRank>
 bool make_map(CUtensorMap* map, DType dtype, const void* base, const int64_t (&dims)[kRank],
               const int64_t (&strides)[kRank - 1], const int32_t (&box)[kRank]) {
-  static const Encode encode = find_encode();
+  static const auto encode = find_driver_entry<decltype(&cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
   if (encode == nullptr || reinterpret_cast<uintptr_t>(base) % 16 != 0) return false;
   cuuint64_t sizes[kRank], bytes[kRank - 1];
   cuuint32_t boxes[kRank], steps[kRank];
@@ -127,9 +113,6 @@ bool make_fp8_key_map(CUtensorMap* map, const AttentionParams& p, const void* ba
                      {128, 8, 1, box_tokens / 8, 1});
 }
 
-// Rows of one token lie together, 8 dims after 8 dims.
-bool is_plain(const KvAddressing& a, int32_t chunk_stride) { return a.token_tile == 1 && chunk_stride == 8; }
-
 // What a request's packed rows end at is known on the device only; no kernel reads a box that reaches past them.
 constexpr int64_t kManyTokens = int64_t{1} << 31;
 
@@ -159,8 +142,7 @@ ForwardMaps make_forward_fp8_maps(const AttentionParams& p, int32_t tile_keys) {
 KeyMap make_cache_map(const AttentionParams& p, int32_t tile_keys) {
   KeyMap map{};
   const int32_t tokens = std::min(tile_keys, p.block_size & -p.block_size);
-  const bool plain = is_plain(p.k_addr, p.k_chunk_stride) && is_plain(p.v_addr, p.v_chunk_stride);
-  if (plain && p.head_dim % 64 == 0 && p.head_dim_v % 64 == 0 && tokens >= 8)  // a swizzle pattern's rows
+  if (cache_has_boxes(p) && p.head_dim % 64 == 0 && p.head_dim_v % 64 == 0)
     make_key_maps(&map, p.cache_dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim),
                   cache_keys(p, p.cache_v, p.v_addr, p.head_dim_v), tokens);
   return map;

@@ -51,6 +51,13 @@ cudaError_t launch_stream_attention(const AttentionParams& p, const StreamPlan& 
 cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& plan, int32_t tile_keys, bool overlap,
                                    cudaStream_t stream);
 
+// Hopper: whether tensor-map boxes can bring a cache's tokens. Dims of a token lie together, 8 after 8, and a power of
+// two of at least 8 tokens, a swizzle pattern's rows, divides the block size.
+inline bool cache_has_boxes(const AttentionParams& p) {
+  return p.k_addr.token_tile == 1 && p.v_addr.token_tile == 1 && p.k_chunk_stride == 8 && p.v_chunk_stride == 8 &&
+         p.block_size % 8 == 0;
+}
+
 // Hopper: decode of up to 16 query rows a KV head by clusters of blocks; no partial results in memory.
 constexpr int32_t kClusterRows = 16;
 // Keys of a tile: 16 KiB of K, but 16 to 64 keys for each of four warps.
