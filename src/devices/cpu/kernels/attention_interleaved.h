@@ -133,8 +133,8 @@ class InterleavedTiles {
         runs *= 2;
       }
     }
-    ahead_.begin(ahead_rows_, runs, 0, run_bytes, 0, 1,
-                 run_.rows + it_.tile_keys * (source.packed_layout ? 9 : m_.depth / 32 + 8) / kPanel);
+    ahead_.add(ahead_rows_, runs, 0, run_bytes, 0, 1);
+    ahead_.start(run_.rows + it_.tile_keys * (source.packed_layout ? 9 : m_.depth / 32 + 8) / kPanel);
   }
 
   TileProduct scores(const Phase& p) const {

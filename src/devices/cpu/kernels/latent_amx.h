@@ -93,7 +93,8 @@ class LatentTiles {
                   groups = (run_.rows + rows_at_once - 1) / rows_at_once,
                   steps = groups * tile / 32 * (m_.depth + m_.dv_padded) / (run_.rows > kPanel ? 32 : 64) +
                           m_.dv_padded / 32 * tile / (2 * kPairsAStep);
-    ahead_.begin(rows, smaller(tile, to_ - begin), 0, it_.head_dim * element_bytes(source_.dtype), 0, 1, steps);
+    ahead_.add(rows, smaller(tile, to_ - begin), 0, it_.head_dim * element_bytes(source_.dtype), 0, 1);
+    ahead_.start(steps);
   }
 
   // Sixteen keys as a tile is loaded: row i at first + i * stride bytes.

@@ -17,6 +17,7 @@ constexpr int64_t kValueTokens = 16;  // of one tile of V
 // Tiles 0-3 accumulate; 4 holds queries and 6 a panel of keys, 32 dims; 5 holds weights and 7 values, 16 tokens.
 struct AmxStream : DotStream {
   static constexpr bool kReadsTiles = true;
+  static constexpr int64_t kSoftmaxSteps = 8;
 
   static void begin_tiles(int64_t rows) {
     TileShape shape;

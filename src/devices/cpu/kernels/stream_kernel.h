@@ -154,26 +154,24 @@ struct StreamRun {
     }
   }
 
-  // The part of the next tile that this KV head's turn brings into L2, over `steps` steps of its products.
-  void prefetch_keys(const StreamTile* next, int64_t h, int64_t steps) {
-    ahead = {};
-    if (next != nullptr)
-      prefetch(*next, next->k, next->k_blocks, source.k_addr, source.k_head_stride, it.head_dim, h, steps);
-  }
-  void prefetch_values(const StreamTile* next, int64_t h, int64_t steps) {
+  // The part of the next tile that this KV head's turn brings into L2, over `steps` steps of its products and the
+  // softmax between them.
+  void prefetch(const StreamTile* next, int64_t h, int64_t steps) {
     ahead.finish();
-    if (next != nullptr && !latent)
-      prefetch(*next, next->v, next->v_blocks, source.v_addr, source.v_head_stride, it.head_dim_v, h, steps);
+    if (next == nullptr) return;
+    if (!latent) add_ahead(*next, next->v, next->v_blocks, source.v_head_stride, it.head_dim_v, h);
+    add_ahead(*next, next->k, next->k_blocks, source.k_head_stride, it.head_dim, h);
+    ahead.start(steps + m.rows * S::kSoftmaxSteps);
   }
-  void prefetch(const StreamTile& next, const char* const* rows, const char* const* blocks, const KvAddressing& addr,
-                int64_t head_stride, int64_t dim, int64_t h, int64_t steps) {
+  void add_ahead(const StreamTile& next, const char* const* rows, const char* const* blocks, int64_t head_stride,
+                 int64_t dim, int64_t h) {
     const int64_t heads = it.num_kv_heads, count = next.to - next.from;
     if (next.heads_inside)  // all heads of a token lie together
-      ahead.begin(rows + next.from, count, 0, ((heads - 1) * head_stride + dim) * source_bytes, h, heads, steps);
+      ahead.add(rows + next.from, count, 0, ((heads - 1) * head_stride + dim) * source_bytes, h, heads);
     else if (source.block_size <= kStreamKeys)  // all heads of a block
-      ahead.begin(blocks, next.num_blocks, 0, heads * head_stride * source_bytes, h, heads, steps);
+      ahead.add(blocks, next.num_blocks, 0, heads * head_stride * source_bytes, h, heads);
     else  // the tile's tokens of a block and head
-      ahead.begin(blocks, next.num_blocks, h * head_stride * source_bytes, count * dim * source_bytes, 0, 1, steps);
+      ahead.add(blocks, next.num_blocks, h * head_stride * source_bytes, count * dim * source_bytes, 0, 1);
   }
 
   // Rows of KV head h, ready to be multiplied: in place where possible.
@@ -227,6 +225,7 @@ struct StreamRun {
     shape.scale = it.scale * scale_of(source.k_scales, h);
     shape.soft_cap = it.soft_cap;
     for (int64_t r = 0; r < m.rows; ++r) {
+      ahead.step(S::kSoftmaxSteps);
       const int64_t token = r / group, row = h * m.rows + r;
       float* s = m.s + r * kStreamKeys;
       if (it.alibi_slopes != nullptr) {
@@ -242,11 +241,10 @@ struct StreamRun {
   }
 
   void attend_rows(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c) {
-    prefetch_keys(next, h, score_steps(m.rows, c.to - c.from));
+    prefetch(next, h, score_steps(m.rows, c.to - c.from) + output_steps(m.rows, c.to - c.from, it.head_dim_v));
     bind_rows(tile, tile.k, source.k_addr, source.k_head_stride, h, it.head_dim, m.k_staging, m.k_rows);
     S::scores(key_type, m.k_rows + c.from, c.to - c.from, it.head_dim, m.q + h * m.rows * m.depth, m.depth, m.rows,
               m.s + c.from, ahead);
-    prefetch_values(next, h, output_steps(m.rows, c.to - c.from, it.head_dim_v));
     softmax(tile, h, c);
     const char* const* values = m.k_rows;
     if (!latent) {
@@ -255,7 +253,6 @@ struct StreamRun {
     }
     S::output(key_type, values + c.from, c.to - c.from, it.head_dim_v, m.p + c.from, m.rows,
               m.o + h * m.rows * m.dv_padded, m.dv_padded, ahead);
-    ahead.finish();
   }
 
   void attend() {
@@ -354,14 +351,12 @@ void StreamRun<S>::attend_panels(const StreamTile& tile, const StreamTile* next,
       v[j / 2] = direct ? reinterpret_cast<const uint16_t*>(tile.v[j] + h * source.v_head_stride * 2)
                         : copy_value_pair(tile, h, j);
     }
-    prefetch_keys(next, h, round_up(m.rows, 4) / 4 * it.head_dim / 8);
+    prefetch(next, h, round_up(m.rows, 4) / 4 * it.head_dim / 8 + output_steps(m.rows, c.to - c.from, it.head_dim_v));
     S::scores_of_panels(k + c.from / kPanel, (c.to - c.from) / kPanel, it.head_dim, m.q + h * m.rows * m.depth, m.depth,
                         m.rows, m.s + c.from, ahead);
-    prefetch_values(next, h, output_steps(m.rows, c.to - c.from, it.head_dim_v));
     softmax(tile, h, c);
     S::output_of_pairs(v + c.from / 2, c.to - c.from, it.head_dim_v, m.p + c.from, m.rows,
                        m.o + h * m.rows * m.dv_padded, m.dv_padded, ahead);
-    ahead.finish();
   }
 }
 
@@ -383,12 +378,10 @@ void StreamRun<S>::multiply_tiles(const StreamTile& tile, const StreamTile* next
       for (int64_t i = 2; i < kPanel; i += 2) copy_value_pair(tile, h, j + i);
       strides[g] = m.dv_padded * 4;
     }
-    prefetch_keys(next, h, groups * it.head_dim / 32);
+    prefetch(next, h, groups * (it.head_dim / 32 + it.head_dim_v / 16));
     S::tile_scores(k + c.from / kPanel, groups, it.head_dim, m.q + h * m.rows * m.depth, m.depth, m.s + c.from, ahead);
-    prefetch_values(next, h, groups * it.head_dim_v / 16);
     softmax(tile, h, c);
     S::tile_output(v, strides, groups, it.head_dim_v, m.p + c.from, m.o + h * m.rows * m.dv_padded, m.dv_padded, ahead);
-    ahead.finish();
   }
 }
 

@@ -139,6 +139,7 @@ struct FmaStream {
   using Values = F32;
   static constexpr int kUnit = 1;
   static constexpr int kExpDegree = 5;
+  static constexpr int64_t kSoftmaxSteps = 3;
   static constexpr bool kReadsPanels = false;
   static constexpr bool kReadsTiles = false;
   struct Chunk {
