@@ -111,6 +111,10 @@ void add_backends(int threads) {
       for (int32_t heads : {16, 128})
         add("decode/" + name + "/heads" + std::to_string(heads) + "/8x8k",
             {"", backend, mla_spec(heads), DType::kBF16, {8, 1, 8192}, threads}, attention);
+      for (int32_t heads : {16, 128})
+        for (int32_t keys : {256, 1024})  // the difference is attention alone: the products with kv_b_proj are in both
+          add("decode_cached/" + name + "/heads" + std::to_string(heads) + "/1x" + std::to_string(keys),
+              {"", backend, mla_spec(heads), DType::kBF16, {1, 1, keys}, threads}, attention);
       add("prefill/" + name + "/heads16/1k", {"", backend, mla_spec(16), DType::kBF16, {1, 1024, 1024}, threads},
           attention);
       continue;

@@ -2,8 +2,10 @@
 //
 //   S^T = K Q^T     K is the first operand of a tile product, which wants rows as they lie: nothing is copied or packed
 //   softmax         a row of the batch is a lane, so maxima and sums need no folding;  S^T -> P by transposition
-//   O += P V        V is the second operand, which wants pairs of tokens side by side: one shuffle a vector, 32 or 64
-//                   columns at a time, so that the pairs are used from the first-level cache
+//   O += P V        V is the second operand, which wants pairs of tokens side by side. Many rows: one shuffle a vector,
+//                   32 columns at a time, so that the pairs are used from the first-level cache. Up to 16 rows: the
+//                   unit takes a row's neighbouring columns for the pair, and weights (p, 0) and (0, p) give the sums
+//                   of even and of odd columns. Half of what is multiplied is zero, but the rows are used as they lie.
 //
 // One copy of the latent cannot be both operands as it lies. The packed layout of MHA would spare the pairs and cost a
 // transposition of K, four shuffles a vector; pairs of tokens would spare the shuffle and cost K a product with half of
@@ -27,6 +29,7 @@ class LatentTiles {
   // Keys [from, to) of the run's current source, its only one.
   LatentTiles(Run& run, int64_t from, int64_t to)
       : run_(run), it_(run.it), m_(run.m), source_(*run.source), from_(from), to_(to), p_(m_.v[1]) {
+    few_rows_ = run_.rows <= kPanel && m_.dv_padded >= 64;  // their weights fill 64 rows of the buffer
     in_place_ = source_.dtype == DType::kBF16 && source_.block_size % kPanel == 0 && it_.head_dim == m_.depth;
     weight_rows_ = m_.dv_padded;  // rows of P that fit a buffer of V
   }
@@ -52,15 +55,21 @@ class LatentTiles {
       column_ = c.from / kBlockKeys * kBlockKeys;
       last_column_ = round_up(c.to, kBlockKeys);
       bind_rows(rows_[current]);
-      for (int64_t r = 0; r < run_.rows; r += weight_rows_) tile_of_rows(r, smaller(r + weight_rows_, run_.rows));
+      if (few_rows_)
+        tile_of_few_rows();
+      else
+        for (int64_t r = 0; r < run_.rows; r += weight_rows_) tile_of_rows(r, smaller(r + weight_rows_, run_.rows));
     }
+    if (few_rows_) join_columns();
   }
 
  private:
   static constexpr int64_t kMaxTileKeys = 256;
-  static constexpr int64_t kBlockKeys = 64;   // of the score product, at most
-  static constexpr int64_t kScoreRows = 32;   // lanes of S^T at once
-  static constexpr int64_t kPairsAStep = 16;  // pairs of tokens between two steps of the prefetcher
+  static constexpr int64_t kBlockKeys = 64;  // of the score product, at most
+  static constexpr int64_t kScoreRows = 32;  // lanes of S^T at once
+  // Of the prefetcher:
+  static constexpr int64_t kPairsAStep = 16;   // pairs of tokens between two steps
+  static constexpr int64_t kSoftmaxSteps = 1;  // as long as softmax_apart takes for 32 keys
 
   // Queries lie in tiles of 16 rows x 32 dims; the second operand wants pairs of dims by rows.
   void turn_queries() {
@@ -89,12 +98,19 @@ class LatentTiles {
     ahead_ = {};
     if (begin >= to_) return;
     locate(begin, rows);
-    const int64_t tile = it_.tile_keys, rows_at_once = run_.rows > kPanel ? kScoreRows : kPanel,
-                  groups = (run_.rows + rows_at_once - 1) / rows_at_once,
-                  steps = groups * tile / 32 * (m_.depth + m_.dv_padded) / (run_.rows > kPanel ? 32 : 64) +
-                          m_.dv_padded / 32 * tile / (2 * kPairsAStep);
-    ahead_.add(rows, smaller(tile, to_ - begin), 0, it_.head_dim * element_bytes(source_.dtype), 0, 1);
-    ahead_.start(steps);
+    const int64_t tile = it_.tile_keys, count = smaller(tile, to_ - begin), dim = it_.head_dim,
+                  bytes = element_bytes(source_.dtype);
+    const int64_t stretch = source_.block_size % kPanel == 0 && rows[1] - rows[0] == dim * bytes ? kPanel : 1;
+    if (stretch > 1)
+      for (int64_t i = 0; i < count; i += stretch) stretches_[i / stretch] = rows[i];
+    const char* const* first = stretch > 1 ? stretches_ : rows;
+    const int64_t stretches = (count + stretch - 1) / stretch, half = stretches / 2;
+    ahead_.add(first, half, 0, stretch * dim * bytes, 0, 1);
+    ahead_.add(first + half, stretches - half, 0, stretch * dim * bytes, 0, 1);
+    const int64_t groups = (run_.rows + kScoreRows - 1) / kScoreRows;
+    ahead_.start(few_rows_ ? tile / 64 * (m_.depth / 32 + m_.dv_padded / kPanel) + tile / 32 * kSoftmaxSteps
+                           : groups * tile / 32 * (m_.depth + m_.dv_padded) / 32 +
+                                 m_.dv_padded / 32 * tile / (2 * kPairsAStep));
   }
 
   // Sixteen keys as a tile is loaded: row i at first + i * stride bytes.
@@ -141,28 +157,21 @@ class LatentTiles {
 
   void tile_of_rows(int64_t r0, int64_t r1) {
     for (int64_t r = r0; r < r1; r += kScoreRows) {
-      const int64_t panels = r1 - r > kPanel ? 2 : 1;
-      if (panels == 2)
-        for (int64_t j = column_; j < last_column_; j += 32) scores_of_32_keys(j, r);
-      else
-        for (int64_t j = column_; j < last_column_; j += 64) scores_of_64_keys(j, r);
+      for (int64_t j = column_; j < last_column_; j += 32) scores_of_32_keys(j, r);
       shape_and_mask(r, smaller(r + kScoreRows, r1));
-      for (int64_t i = 0; i < panels; ++i) softmax(r + i * kPanel, m_.s[0] + i * kPanel, r - r0 + i * kPanel);
+      for (int64_t i = r; i < smaller(r + kScoreRows, r1); i += kPanel) softmax(i, m_.s[0] + i - r, i - r0);
     }
-    const int64_t columns = columns_at_once(r1 - r0);
-    for (int64_t d = 0; d < m_.dv_padded; d += columns) {
-      const int64_t count = smaller(columns, m_.dv_padded - d);
-      pair_tokens(d, count);
-      for (int64_t r = r0; r < r1; r += kScoreRows) {
-        if (columns == 64)
-          output_of_16_rows(r, r - r0, d, count / kPanel);
-        else
-          output_of_32_rows(r, r - r0, d);
-      }
+    for (int64_t d = 0; d < m_.dv_padded; d += 32) {
+      pair_tokens(d);
+      for (int64_t r = r0; r < r1; r += kScoreRows) output_of_32_rows(r, r - r0, d);
     }
   }
-  // 16 rows keep the unit busy with four panels; more rows take two at a time, and half the pairs stay in L1.
-  static int64_t columns_at_once(int64_t rows) { return rows <= kPanel ? 64 : 32; }
+  void tile_of_few_rows() {
+    for (int64_t j = column_; j < last_column_; j += 64) scores_of_64_keys(j);
+    shape_and_mask(0, run_.rows);
+    softmax_apart();
+    for (int64_t d = 0; d < m_.dv_padded; d += 64) output_in_place(d, smaller(m_.dv_padded - d, 64) / 32);
+  }
 
   // S^T [32 keys, 32 rows]: tiles 0-3 accumulate, 4-5 hold keys, 6-7 queries.
   void scores_of_32_keys(int64_t column, int64_t row) {
@@ -193,11 +202,11 @@ class LatentTiles {
   }
 
   // S^T [64 keys, 16 rows].
-  void scores_of_64_keys(int64_t column, int64_t row) {
+  void scores_of_64_keys(int64_t column) {
     const KeyGroup k[4] = {group_[column / kPanel], group_[column / kPanel + 1], group_[column / kPanel + 2],
                            group_[column / kPanel + 3]};
     const int64_t depth = m_.depth;
-    const uint16_t* q = m_.q + row * m_.depth;
+    const uint16_t* q = m_.q;
     tile_zero<0>();
     tile_zero<1>();
     tile_zero<2>();
@@ -222,26 +231,24 @@ class LatentTiles {
     tile_store<3>(s + 3 * kNext, kStride);
   }
 
-  // Columns d .. d + columns of V as [columns / 16][token / 2][16][2].
-  void pair_tokens(int64_t d, int64_t columns) {
+  // Columns d .. d + 32 of V as [2][token / 2][16][2].
+  void pair_tokens(int64_t d) {
     alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     const int64_t panel_stride = m_.v_tokens * kPanel, first = column_, last = last_column_;
     const char* const* rows = token_;
     uint16_t* dst = m_.v[0];
-    for (int64_t end = d + columns; d < end; d += 32, dst += 2 * panel_stride) {
-      const int64_t left = it_.head_dim - d;
-      const __mmask32 mask = left >= 32 ? ~0u : (1u << left) - 1u;  // of the columns that a row has
-      for (int64_t t = first; t < last; t += 2 * kPairsAStep) {
-        ahead_.step();
+    const int64_t left = it_.head_dim - d;
+    const __mmask32 mask = left >= 32 ? ~0u : (1u << left) - 1u;  // of the columns that a row has
+    for (int64_t t = first; t < last; t += 2 * kPairsAStep) {
+      ahead_.step();
 #pragma GCC unroll 4
-        for (int64_t i = t; i < t + 2 * kPairsAStep; i += 2) {
-          const __m512i x = _mm512_maskz_loadu_epi16(mask, rows[i] + 2 * d),
-                        y = _mm512_maskz_loadu_epi16(mask, rows[i + 1] + 2 * d);
-          _mm512_storeu_si512(dst + i * kPanel, _mm512_permutex2var_epi16(x, low, y));
-          _mm512_storeu_si512(dst + i * kPanel + panel_stride, _mm512_permutex2var_epi16(x, high, y));
-        }
+      for (int64_t i = t; i < t + 2 * kPairsAStep; i += 2) {
+        const __m512i x = _mm512_maskz_loadu_epi16(mask, rows[i] + 2 * d),
+                      y = _mm512_maskz_loadu_epi16(mask, rows[i + 1] + 2 * d);
+        _mm512_storeu_si512(dst + i * kPanel, _mm512_permutex2var_epi16(x, low, y));
+        _mm512_storeu_si512(dst + i * kPanel + panel_stride, _mm512_permutex2var_epi16(x, high, y));
       }
     }
   }
@@ -278,37 +285,49 @@ class LatentTiles {
     tile_store<3>(o2 + kPanel, bytes);
   }
 
-  // O [16 rows, 64 columns], or 32 of a last half chunk.
-  void output_of_16_rows(int64_t row, int64_t p_row, int64_t d, int64_t panels) {
-    const int64_t bytes = m_.o_stride * 4, next = m_.v_tokens * kPanel;
-    float* o = m_.o + row * m_.o_stride + d;
-    const uint16_t *p = weights(p_row, column_), *v = m_.v[0] + column_ * kPanel;
-    const bool four = panels > 2;
+  // O [16 rows, 64 columns], or 32 of a last half chunk: tiles 4 and 5 hold weights (p, 0) and (0, p), 6 and 7 the
+  // values of 16 tokens as they lie. Of 32 columns the even ones go to the first sixteen places, the odd ones to the
+  // others.
+  void output_in_place(int64_t d, int64_t chunks) {
+    const int64_t bytes = m_.o_stride * 4;
+    float* o = m_.o + d;
+    const bool two = chunks > 1;
     tile_load<0>(o, bytes);
     tile_load<1>(o + 16, bytes);
-    if (four) {
+    if (two) {
       tile_load<2>(o + 32, bytes);
       tile_load<3>(o + 48, bytes);
     }
-    const int64_t tokens = last_column_ - column_;
-    for (int64_t t = 0; t < tokens; t += 32) {
+    for (int64_t t = column_; t < last_column_; t += kPanel) {
+      const KeyGroup v = group_[t / kPanel];
+      const uint16_t* p = p_ + t / kPanel * 2 * kTileElements;
       ahead_.step();
-      tile_load<4>(p + t * kPanel, 64);
-      tile_load<6>(v + t * kPanel, 64);
+      tile_load<4>(p, 64);
+      tile_load<6>(v.first + 2 * d, v.stride);
       tile_dot<0, 4, 6>();
-      tile_load<7>(v + next + t * kPanel, 64);
-      tile_dot<1, 4, 7>();
-      if (!four) continue;
-      tile_load<6>(v + 2 * next + t * kPanel, 64);
-      tile_dot<2, 4, 6>();
-      tile_load<7>(v + 3 * next + t * kPanel, 64);
-      tile_dot<3, 4, 7>();
+      tile_load<5>(p + kTileElements, 64);
+      tile_dot<1, 5, 6>();
+      if (!two) continue;
+      tile_load<7>(v.first + 2 * d + 64, v.stride);
+      tile_dot<2, 4, 7>();
+      tile_dot<3, 5, 7>();
     }
     tile_store<0>(o, bytes);
     tile_store<1>(o + 16, bytes);
-    if (!four) return;
+    if (!two) return;
     tile_store<2>(o + 32, bytes);
     tile_store<3>(o + 48, bytes);
+  }
+  // Columns in their order again.
+  void join_columns() const {
+    alignas(64) static constexpr int32_t kLow[16] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+    const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    for (int64_t r = 0; r < run_.rows; ++r)
+      for (float *o = m_.o + r * m_.o_stride, *end = o + m_.dv_padded; o < end; o += 32) {
+        const __m512 even = _mm512_loadu_ps(o), odd = _mm512_loadu_ps(o + 16);
+        _mm512_storeu_ps(o, _mm512_permutex2var_ps(even, low, odd));
+        _mm512_storeu_ps(o + 16, _mm512_permutex2var_ps(even, high, odd));
+      }
   }
 
   // ---- softmax ----
@@ -354,16 +373,24 @@ class LatentTiles {
     store(s + j * kScoreRows, select(visible, load(s + j * kScoreRows), set1(kNegInf)));
   }
 
-  // Lanes r .. r + 15: S^T -> P as tiles of 16 rows x 32 keys, sums and maxima brought up to date.
-  void softmax(int64_t r, const float* s, int64_t p_row) {
-    const __m512 scale = _mm512_set1_ps(shape_.remaining_scale());
+  // What to add to the scores of lanes r .. r + 15, whose maxima are brought up to date.
+  __m512 minus_maximum(int64_t r, const float* s, __m512 scale) {
     const auto at = [&](int64_t j) { return _mm512_loadu_ps(s + j * kScoreRows); };
     __m512 top[4];
     for (int i = 0; i < 4; ++i) top[i] = at(column_ + i);
     for (int64_t j = column_ + 4; j < last_column_; j += 4)
       for (int i = 0; i < 4; ++i) top[i] = _mm512_max_ps(top[i], at(j + i));
-    const __m512 minus_max = raise_maxima(
+    return raise_maxima(
         r, _mm512_mul_ps(_mm512_max_ps(_mm512_max_ps(top[0], top[1]), _mm512_max_ps(top[2], top[3])), scale));
+  }
+  void add_sums(int64_t r, const RowSum& sum) {
+    float* row_sum = m_.row_sum + r;
+    _mm512_storeu_ps(row_sum, _mm512_add_ps(_mm512_loadu_ps(row_sum), _mm512_add_ps(sum.even, sum.odd)));
+  }
+
+  // Lanes r .. r + 15: S^T -> P as tiles of 16 rows x 32 keys, sums and maxima brought up to date.
+  void softmax(int64_t r, const float* s, int64_t p_row) {
+    const __m512 scale = _mm512_set1_ps(shape_.remaining_scale()), minus_max = minus_maximum(r, s, scale);
     // Keys j and j + 1 of a lane become one pair.
     alignas(64) static constexpr uint16_t kPairs[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
@@ -373,8 +400,7 @@ class LatentTiles {
       __m512i w[16];
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) {
-        const __m512 x = exp2_of(_mm512_fmadd_ps(at(j + 2 * i), scale, minus_max)),
-                     y = exp2_of(_mm512_fmadd_ps(at(j + 2 * i + 1), scale, minus_max));
+        const __m512 x = weight(s, j + 2 * i, scale, minus_max), y = weight(s, j + 2 * i + 1, scale, minus_max);
         sum.even = _mm512_add_ps(sum.even, x);
         sum.odd = _mm512_add_ps(sum.odd, y);
         w[i] = _mm512_permutexvar_epi16(pairs, as_int(_mm512_cvtne2ps_pbh(y, x)));
@@ -383,8 +409,35 @@ class LatentTiles {
       uint16_t* p = p_ + p_row * it_.tile_keys + j / 32 * kTileElements;
       for (int i = 0; i < 16; ++i) _mm512_storeu_si512(p + i * 32, w[i]);
     }
-    float* row_sum = m_.row_sum + r;
-    _mm512_storeu_ps(row_sum, _mm512_add_ps(_mm512_loadu_ps(row_sum), _mm512_add_ps(sum.even, sum.odd)));
+    add_sums(r, sum);
+  }
+  // Lanes 0 .. 15: S^T -> P as two tiles of 16 rows x 16 keys, of pairs (p, 0) and of pairs (0, p).
+  void softmax_apart() {
+    const float* s = m_.s[0];
+    const __m512 scale = _mm512_set1_ps(shape_.remaining_scale()), minus_max = minus_maximum(0, s, scale);
+    RowSum sum;
+    for (int64_t j = column_; j < last_column_; j += kPanel) {
+      if (j % 32 == 0) ahead_.step(kSoftmaxSteps);
+      __m512i w[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i += 2) {
+        const __m512 x = weight(s, j + i, scale, minus_max), y = weight(s, j + i + 1, scale, minus_max);
+        sum.even = _mm512_add_ps(sum.even, x);
+        sum.odd = _mm512_add_ps(sum.odd, y);
+        w[i] = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+        w[i + 1] = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(y)));
+      }
+      transpose(w);
+      uint16_t* p = p_ + j / kPanel * 2 * kTileElements;
+      for (int i = 0; i < 16; ++i) {
+        _mm512_storeu_si512(p + i * 32, w[i]);
+        _mm512_storeu_si512(p + kTileElements + i * 32, _mm512_slli_epi32(w[i], 16));
+      }
+    }
+    add_sums(0, sum);
+  }
+  static __m512 weight(const float* s, int64_t j, __m512 scale, __m512 minus_max) {
+    return exp2_of(_mm512_fmadd_ps(_mm512_loadu_ps(s + j * kScoreRows), scale, minus_max));
   }
 
   // raise_max of 16 rows; see softmax_amx.h. Returns what to add to their scores.
@@ -414,12 +467,13 @@ class LatentTiles {
   const int64_t from_, to_;
   uint16_t* const p_;    // [weight_rows / 16][tile / 32][16][32]
   int64_t weight_rows_;  // rows that share the pairs of a chunk
-  bool in_place_;
+  bool few_rows_, in_place_;
   int64_t column_ = 0, last_column_ = 0;  // of the tile at work
   ScoreShape shape_;
   Prefetcher ahead_;
   const char** token_ = nullptr;  // of the tile at work
   const char* rows_[2][kMaxTileKeys];
+  const char* stretches_[kMaxTileKeys / kPanel];  // of the next tile, panels that lie together
   KeyGroup group_[kMaxTileKeys / kPanel];
 };
 
