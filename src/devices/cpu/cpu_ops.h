@@ -33,6 +33,8 @@ class CpuOps final : public Ops {
   Status gemm(const GemmArgs& args, Stream stream) const override;
 
  private:
+  // A batch of products with matrices that are read once, where the kernels take it. False: nothing was done.
+  bool gemm_in_place(const GemmArgs& args, const AttentionKernels& products) const;
   // Calls task(first, last) on ranges of [0, count) of about `grain` indices.
   template <class Task>
   void for_ranges(int64_t count, int64_t grain, const Task& task) const {

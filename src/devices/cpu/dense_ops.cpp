@@ -80,11 +80,51 @@ Status CpuOps::copy_pad(const CopyPadArgs& a, Stream) const {
 
 size_t CpuOps::gemm_workspace_bytes(int64_t, int64_t, int64_t) const { return 0; }
 
+bool CpuOps::gemm_in_place(const GemmArgs& a, const AttentionKernels& products) const {
+  const int64_t batch = a.a.shape[0];
+  if (products.gemm_in_place == nullptr || batch == 1) return false;
+  GemmItem all;
+  all.a = a.a.data;
+  all.b = a.b.data;
+  all.c = a.c.data;
+  all.dtype = a.a.dtype;
+  all.c_dtype = a.c.dtype;
+  all.m = a.a.shape[1];
+  all.n = a.b.shape[2];
+  all.k = a.a.shape[2];
+  all.a_row_stride = a.a.stride[1];
+  all.a_col_stride = a.a.stride[2];
+  all.b_row_stride = a.b.stride[1];
+  all.b_col_stride = a.b.stride[2];
+  all.c_row_stride = a.c.stride[1];
+  all.a_batch_stride = a.a.stride[0];
+  all.b_batch_stride = a.b.stride[0];
+  all.c_batch_stride = a.c.stride[0];
+  if (!products.takes_in_place(all)) return false;
+  // Matrices next to each other to one worker, which fetches the next while it multiplies one.
+  const int64_t workers = executor_->concurrency(), parts = batch < 32 * workers ? workers : 4 * workers;
+  executor_->parallel_for(std::min(parts, batch), [&](int64_t part, int worker) {
+    const int64_t count = std::min(parts, batch), first = batch * part / count;
+    const auto at = [first](const void* data, DType dtype, int64_t stride) {
+      return static_cast<const char*>(data) + first * stride * static_cast<int64_t>(size_of(dtype));
+    };
+    GemmItem item = all;
+    item.a = at(all.a, all.dtype, all.a_batch_stride);
+    item.b = at(all.b, all.dtype, all.b_batch_stride);
+    item.c = const_cast<char*>(at(all.c, all.c_dtype, all.c_batch_stride));
+    item.batch = batch * (part + 1) / count - first;
+    item.scratch = gemm_scratch_->of(worker);
+    products.gemm_in_place(item);
+  });
+  return true;
+}
+
 Status CpuOps::gemm(const GemmArgs& a, Stream) const {
   const AttentionKernels& products = products_for(a.a.dtype);
   const int64_t batch = a.a.shape[0], m = a.a.shape[1], k = a.a.shape[2], n = a.b.shape[2];
   const int64_t row_tiles = (m + products.gemm_rows - 1) / products.gemm_rows;
   const int64_t column_tiles = (n + products.gemm_columns - 1) / products.gemm_columns;
+  if (gemm_in_place(a, products)) return Status::ok();
   const auto offset = [](const TensorView& v, int64_t i, int64_t r, int64_t c) {
     return static_cast<char*>(v.data) +
            (i * v.stride[0] + r * v.stride[1] + c * v.stride[2]) * static_cast<int64_t>(size_of(v.dtype));

@@ -1,6 +1,7 @@
 #define SEXTANT_ISA isa_amx
 #include "devices/cpu/kernels/attention_interleaved.h"
 #include "devices/cpu/kernels/engine_amx.h"
+#include "devices/cpu/kernels/gemm_in_place_amx.h"
 #include "devices/cpu/kernels/isa_fp32.h"
 #include "devices/cpu/kernels/latent_amx.h"
 #include "devices/cpu/kernels/stream_amx.h"
@@ -13,6 +14,8 @@ constexpr IsaKernels table() {
   t.name = "amx";
   // The matrix unit earns back its packing sooner than vector units do. Every machine that has it has 2 MiB of L2.
   t.bf16 = attention_kernels<AmxEngine, AmxStream>(1024, 8, 800 << 10, 600 << 10);
+  t.bf16.takes_in_place = &takes_in_place;
+  t.bf16.gemm_in_place = &gemm_in_place;
   return t;
 }
 }  // namespace

@@ -27,7 +27,9 @@ constexpr AttentionKernels attention_kernels(int64_t item_rows, int64_t stream_r
           item_bytes,
           tile_bytes,
           stream_rows,
-          &peak_products<E>};
+          &peak_products<E>,
+          nullptr,
+          nullptr};
 }
 
 constexpr IsaKernels fp32_table(const char* name) {

@@ -108,6 +108,8 @@ struct GemmItem {
   int64_t a_row_stride = 0, a_col_stride = 0;
   int64_t b_row_stride = 0, b_col_stride = 0;
   int64_t c_row_stride = 0;
+  // gemm_in_place alone: so many products, whose matrices lie so far apart.
+  int64_t batch = 1, a_batch_stride = 0, b_batch_stride = 0, c_batch_stride = 0;
   void* scratch = nullptr;  // at least gemm_scratch_bytes
 };
 
@@ -141,6 +143,9 @@ struct AttentionKernels {
   // The ceiling of the unit that multiplies: products alone, operands in registers (AMX) or in the first-level cache.
   // Returns operations done.
   double (*peak)(int64_t iterations, void* scratch);
+  // Products of a batch with matrices b that are read once and not packed; any m. null: none.
+  bool (*takes_in_place)(const GemmItem& item);
+  void (*gemm_in_place)(const GemmItem& item);
 };
 
 struct IsaKernels {

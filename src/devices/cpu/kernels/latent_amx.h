@@ -320,13 +320,11 @@ class LatentTiles {
   }
   // Columns in their order again.
   void join_columns() const {
-    alignas(64) static constexpr int32_t kLow[16] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-    const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     for (int64_t r = 0; r < run_.rows; ++r)
       for (float *o = m_.o + r * m_.o_stride, *end = o + m_.dv_padded; o < end; o += 32) {
-        const __m512 even = _mm512_loadu_ps(o), odd = _mm512_loadu_ps(o + 16);
-        _mm512_storeu_ps(o, _mm512_permutex2var_ps(even, low, odd));
-        _mm512_storeu_ps(o + 16, _mm512_permutex2var_ps(even, high, odd));
+        const auto [low, high] = join_even_odd(_mm512_loadu_ps(o), _mm512_loadu_ps(o + 16));
+        _mm512_storeu_ps(o, low);
+        _mm512_storeu_ps(o + 16, high);
       }
   }
 

@@ -194,6 +194,16 @@ inline void transpose(__m512i (&r)[16]) {
 }
 
 // rows[i] lane j -> dst[j * stride + i]
+// The even and the odd elements of two vectors, in their order again.
+struct VectorPair {
+  __m512 first, second;
+};
+inline VectorPair join_even_odd(__m512 even, __m512 odd) {
+  alignas(64) static constexpr int32_t kFirst[16] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+  const __m512i first = _mm512_load_si512(kFirst), second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+  return {_mm512_permutex2var_ps(even, first, odd), _mm512_permutex2var_ps(even, second, odd)};
+}
+
 inline void transpose_store(const F32 (&rows)[kLanes], float* dst, int64_t stride) {
   __m512i r[16];
   for (int i = 0; i < 16; ++i) r[i] = _mm512_castps_si512(rows[i].v);
