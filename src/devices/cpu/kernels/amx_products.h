@@ -44,11 +44,11 @@ class TileProducts {
   inline __attribute__((always_inline)) void quarter() {
     if constexpr (kQuarter == 0) {
       if (k_ == 0) open();
-      tile_load<6>(b_, 64);
+      tile_load_once<6>(b_, 64);
       tile_load<4>(a_, 64);
       tile_dot<0, 4, 6>();
     } else if constexpr (kQuarter == 1) {
-      tile_load<7>(b_ + b_next_, 64);
+      tile_load_once<7>(b_ + b_next_, 64);
       tile_dot<1, 4, 7>();
     } else if constexpr (kQuarter == 2) {
       if (!two_) return;

@@ -42,6 +42,10 @@ inline void tile_load(const void* p, int64_t stride_bytes) {
                      tile_shape.column_bytes[kTile]);
 }
 template <int kTile>
+inline void tile_load_once(const void* p, int64_t stride_bytes) {
+  tile_load<kTile>(p, stride_bytes);
+}
+template <int kTile>
 inline void tile_store(void* p, int64_t stride_bytes) {
   for (int i = 0; i < tile_shape.rows[kTile]; ++i)
     __builtin_memcpy(static_cast<char*>(p) + i * stride_bytes, tiles[kTile].row[i], tile_shape.column_bytes[kTile]);
@@ -89,6 +93,11 @@ inline void tile_zero() {
 template <int kTile>
 inline void tile_load(const void* p, int64_t stride_bytes) {
   __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(stride_bytes), "i"(kTile) : "memory");
+}
+// Of what is not needed again soon: the first-level cache keeps what it holds.
+template <int kTile>
+inline void tile_load_once(const void* p, int64_t stride_bytes) {
+  __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(stride_bytes), "i"(kTile) : "memory");
 }
 template <int kTile>
 inline void tile_store(void* p, int64_t stride_bytes) {

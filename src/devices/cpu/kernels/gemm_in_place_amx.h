@@ -1,8 +1,9 @@
-// c[i] = a[i] * b[i] for a batch of matrices of weights that are read once and therefore not packed: the products of MLA
-// decode with kv_b_proj, one matrix a head, for the few rows of a batch of tokens.
+// c[i] = a[i] * b[i] for a batch of matrices of weights that are read once and therefore not packed: the products of
+// MLA decode with kv_b_proj, one matrix a head, for the few rows of a batch of tokens.
 //
 //   b's columns lie together (W_UV)   C^T = B^T A^T    B^T is the first operand, which wants rows as they lie
-//   b's rows lie together (W_UK)      C = A B          B is the second operand, which wants pairs of rows: rows are taken as
+//   b's rows lie together (W_UK)      C = A B          B is the second operand, which wants pairs of rows: rows are
+//   taken as
 //                                                      they lie and multiplied by (a, 0) and (0, a), as in latent_amx.h
 //
 // The next matrix comes into the second-level cache while this one is at work. The order of a row's sums depends on
@@ -27,7 +28,9 @@ class InPlaceGemm {
   }
 
   explicit InPlaceGemm(const GemmItem& it)
-      : it_(it), columns_together_(it.b_row_stride == 1), stride_(columns_together_ ? it.b_col_stride : it.b_row_stride) {
+      : it_(it),
+        columns_together_(it.b_row_stride == 1),
+        stride_(columns_together_ ? it.b_col_stride : it.b_row_stride) {
     GemmScratch<AmxEngine> scratch(it.scratch);
     a_ = scratch.a;
     c_ = scratch.c;

@@ -185,11 +185,11 @@ class LatentTiles {
     for (int64_t d = 0; d < depth; d += 32) {
       ahead_.step();
       tile_load<6>(q + d * kPanel, 64);
-      tile_load<4>(a.first + d * 2, a.stride);
+      tile_load_once<4>(a.first + d * 2, a.stride);
       tile_dot<0, 4, 6>();
       tile_load<7>(q2 + d * kPanel, 64);
       tile_dot<1, 4, 7>();
-      tile_load<5>(b.first + d * 2, b.stride);
+      tile_load_once<5>(b.first + d * 2, b.stride);
       tile_dot<2, 5, 6>();
       tile_dot<3, 5, 7>();
     }
@@ -214,13 +214,13 @@ class LatentTiles {
     for (int64_t d = 0; d < depth; d += 32) {
       ahead_.step();
       tile_load<6>(q + d * kPanel, 64);
-      tile_load<4>(k[0].first + d * 2, k[0].stride);
+      tile_load_once<4>(k[0].first + d * 2, k[0].stride);
       tile_dot<0, 4, 6>();
-      tile_load<5>(k[1].first + d * 2, k[1].stride);
+      tile_load_once<5>(k[1].first + d * 2, k[1].stride);
       tile_dot<1, 5, 6>();
-      tile_load<4>(k[2].first + d * 2, k[2].stride);
+      tile_load_once<4>(k[2].first + d * 2, k[2].stride);
       tile_dot<2, 4, 6>();
-      tile_load<5>(k[3].first + d * 2, k[3].stride);
+      tile_load_once<5>(k[3].first + d * 2, k[3].stride);
       tile_dot<3, 5, 6>();
     }
     float* s = m_.s[0] + column * kScoreRows;
@@ -271,11 +271,11 @@ class LatentTiles {
     for (int64_t t = 0; t < tokens; t += 32) {
       ahead_.step();
       tile_load<6>(v + t * kPanel, 64);
-      tile_load<4>(p + t * kPanel, 64);
+      tile_load_once<4>(p + t * kPanel, 64);
       tile_dot<0, 4, 6>();
       tile_load<7>(v2 + t * kPanel, 64);
       tile_dot<1, 4, 7>();
-      tile_load<5>(p2 + t * kPanel, 64);
+      tile_load_once<5>(p2 + t * kPanel, 64);
       tile_dot<2, 5, 6>();
       tile_dot<3, 5, 7>();
     }
@@ -303,12 +303,12 @@ class LatentTiles {
       const uint16_t* p = p_ + t / kPanel * 2 * kTileElements;
       ahead_.step();
       tile_load<4>(p, 64);
-      tile_load<6>(v.first + 2 * d, v.stride);
+      tile_load_once<6>(v.first + 2 * d, v.stride);
       tile_dot<0, 4, 6>();
       tile_load<5>(p + kTileElements, 64);
       tile_dot<1, 5, 6>();
       if (!two) continue;
-      tile_load<7>(v.first + 2 * d + 64, v.stride);
+      tile_load_once<7>(v.first + 2 * d + 64, v.stride);
       tile_dot<2, 4, 7>();
       tile_dot<3, 5, 7>();
     }

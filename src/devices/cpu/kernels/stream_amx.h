@@ -38,7 +38,7 @@ struct AmxStream : DotStream {
     const auto panel = [&]<int kPanelOf>(int64_t d) __attribute__((always_inline)) {
       if (kPanelOf >= count) return;
       ahead.step();
-      tile_load<6>(panels[kPanelOf] + d * kPanel, 64);
+      tile_load_once<6>(panels[kPanelOf] + d * kPanel, 64);
       tile_dot<kPanelOf, 4, 6>();
     };
     for (int64_t d = 0; d < dim; d += 32) {
@@ -72,7 +72,7 @@ struct AmxStream : DotStream {
         const auto panel = [&]<int kPanelOf>() __attribute__((always_inline)) {
           if (kPanelOf >= panels) return;
           ahead.step();
-          tile_load<7>(values + 32 * kPanelOf, strides[g]);
+          tile_load_once<7>(values + 32 * kPanelOf, strides[g]);
           tile_dot<kPanelOf, 5, 7>();
         };
         panel.template operator()<0>();
