@@ -1,5 +1,5 @@
-// gemm of every ISA against sums in double precision: both orders of b, sizes on and off the extents that kernels take at
-// once, batches of one and of many (which some kernels divide among workers in another way).
+// gemm of every ISA against sums in double precision: both orders of b, sizes on and off the extents that kernels take
+// at once, batches of one and of many (which some kernels divide among workers in another way).
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -43,8 +43,8 @@ class Gemm : public ::testing::TestWithParam<std::string> {
 
   // columns_together: b's columns lie together in memory, as W_UV's do; else its rows.
   void expect_right(const Shape& s, bool columns_together) {
-    SCOPED_TRACE(::testing::Message() << s.batch << " x [" << s.m << ", " << s.k << "] x [" << s.k << ", " << s.n << "], "
-                                    << (columns_together ? "columns" : "rows") << " of b together");
+    SCOPED_TRACE(::testing::Message() << s.batch << " x [" << s.m << ", " << s.k << "] x [" << s.k << ", " << s.n
+                                      << "], " << (columns_together ? "columns" : "rows") << " of b together");
     std::mt19937_64 random(static_cast<uint64_t>(s.batch * 1000 + s.m * 100 + s.k + s.n));
     std::vector<uint16_t> a = random_bf16(s.batch * s.m * s.k, random), b = random_bf16(s.batch * s.k * s.n, random);
     std::vector<uint16_t> c(static_cast<size_t>(s.batch * s.m * (s.n + kGap)), kUntouched);
