@@ -245,7 +245,7 @@ void add_bench_verb(CLI::App& app, Action& action) {
   CLI::App* verb = app.add_subcommand("bench", "Time each backend on batches, checked against the oracle first");
   auto a = std::make_shared<BenchArguments>();
   const auto list = [verb](const char* name, std::vector<std::string>& values, const char* help) {
-    verb->add_option(name, values, help)->delimiter(',')->allow_extra_args(false)->capture_default_str();
+    add_list(*verb, name, values, help);
   };
   list("--model", a->models, "Built-in names or config.json files");
   list("--batch", a->batches, "Batches, comma-separated");

@@ -71,7 +71,7 @@ Diagnosis diagnose() {
   for (const cpu::IsaInfo& isa : cpu::all_isas())
     d.isas.push_back({std::string(isa.name), isa.kernels != nullptr, isa.available});
   const char* asked = std::getenv("SEXTANT_CPU_ISA");
-  auto choice = cpu::choose_isa(asked == nullptr ? "" : asked);
+  auto choice = cpu::choose_isa(asked == nullptr ? "" : asked, "SEXTANT_CPU_ISA");
   if (choice) {
     d.portable_isa = choice->portable_name;
     d.tuned_isa = choice->tuned_name;

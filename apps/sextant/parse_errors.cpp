@@ -1,6 +1,7 @@
 #include "parse_errors.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -62,6 +63,29 @@ std::string message_of(CLI::App& app, const CLI::ParseError& error, int argc, ch
 }
 
 }  // namespace
+
+CLI::Option* add_list(CLI::App& verb, const std::string& name, std::vector<std::string>& values,
+                      const std::string& help) {
+  const auto split = [&values, name](const std::vector<std::string>& given) {
+    std::vector<std::string> words;
+    for (const std::string& text : given)
+      for (size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
+        end = text.find(',', begin);
+        words.push_back(text.substr(begin, end == std::string::npos ? end : end - begin));
+        if (words.back().empty())
+          throw CLI::ValidationError(name, fmt::format("is \"{}\", whose word {} is empty; allowed: words with a comma "
+                                                       "between two",
+                                                       text, words.size()));
+      }
+    values = std::move(words);
+    return true;
+  };
+  return verb.add_option(name, split, help)
+      ->type_name("TEXT")
+      ->default_str(fmt::format("{}", fmt::join(values, ",")))
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+}
 
 CLI::Validator between(double low, double high) {
   const std::string range = fmt::format("{:.15g}..{:.15g}", low, high);

@@ -8,6 +8,10 @@
 
 namespace sextant::cli {
 
+// An option that takes comma-separated words, and may be given more than once. An empty word is refused.
+CLI::Option* add_list(CLI::App& verb, const std::string& name, std::vector<std::string>& values,
+                      const std::string& help);
+
 // A finite number from `low` to `high`.
 CLI::Validator between(double low, double high);
 

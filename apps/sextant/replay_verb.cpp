@@ -119,7 +119,7 @@ void add_replay_verb(CLI::App& app, Action& action) {
   SchedulerOptions& s = a->options.scheduler;
   a->options.seconds = kSeconds;
   const auto list = [verb](const char* name, std::vector<std::string>& values, const char* help) {
-    verb->add_option(name, values, help)->delimiter(',')->allow_extra_args(false)->capture_default_str();
+    add_list(*verb, name, values, help);
   };
   verb->add_option("--trace", a->trace, "Azure CSV or Mooncake JSON lines; none: the built-in trace");
   list("--model", a->models, "Built-in names or config.json files");

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "arguments.h"
+#include "parse_errors.h"
 #include "progress.h"
 #include "table.h"
 #include "verbs.h"
@@ -106,10 +107,7 @@ void add_verify_verb(CLI::App& app, Action& action) {
   verb->add_option("--onnx", arguments->onnx, "Folder of the ONNX Attention node tests (cases.json, node/)");
   verb->add_option("--goldens", arguments->goldens, "Folder of recorded attention tensors (*.safetensors)");
   verb->add_option("--device", arguments->device, kDeviceNames)->capture_default_str();
-  verb->add_option("--backends", arguments->backends, "all, or names")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->capture_default_str();
+  add_list(*verb, "--backends", arguments->backends, "all, or names");
   verb->add_option("--seed", arguments->seed, "Of the sweep's random data")->capture_default_str();
   verb->add_flag("--reduced", arguments->reduced, "A smaller sweep");
   verb->add_flag("--json", arguments->json, "Print JSON; exit status 1 if anything failed");

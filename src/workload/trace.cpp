@@ -38,11 +38,21 @@ Status open(const std::string& path, std::ifstream& file) {
   return Status::ok();
 }
 
+// A file may hold anything, and a terminal obeys control characters: those are shown as \xNN.
+std::string printable(std::string_view text) {
+  std::string shown;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    shown += byte < 0x20 || byte >= 0x7f ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
+  }
+  return shown;
+}
+
 }  // namespace
 
 Status trace_error(const TraceLine& line, std::string_view field, std::string_view value, std::string_view allowed) {
   return invalid_argument(
-      fmt::format("{}: {} is {}; allowed: {}", line.where, field, value.empty() ? "empty" : value, allowed));
+      fmt::format("{}: {} is {}; allowed: {}", line.where, field, value.empty() ? "empty" : printable(value), allowed));
 }
 
 Result<Trace> read_trace(const std::string& path, int64_t max_requests) {

@@ -51,6 +51,10 @@ TEST(Usage, NamesFieldValueAndWhatIsAllowed) {
             std::string::npos);
   EXPECT_NE(message_of("bench --device cpu --backends TRITON_ATN").find("(did you mean TRITON_ATTN?)"),
             std::string::npos);
+  for (const char* list : {"bench --batch q1,,q2", "bench --batch q1, --batch q2", "verify --backends ,TRITON_ATTN",
+                           "replay --dry-run --model \"\""})
+    EXPECT_NE(message_of(list).find("is empty; allowed: words with a comma between two"), std::string::npos) << list;
+  EXPECT_NE(message_of("bench --batch q1,,q2").find("--batch is \"q1,,q2\", whose word 2 is empty"), std::string::npos);
   EXPECT_EQ(message_of("frobnicate --json"),
             "sextant: the verb is \"frobnicate\"; allowed: backends, select, bench, replay, verify, doctor, and in the "
             "Python package: report\nsextant: see sextant --help\n");

@@ -42,7 +42,12 @@ TEST_F(IsaChoice, TheVariableChoosesEveryAvailableIsa) {
 
 TEST_F(IsaChoice, AnUnknownNameIsRefusedWithWhatIsAllowed) {
   setenv(kVariable, "avx1024", 1);
-  EXPECT_ERROR(make_cpu_device(), StatusCode::kInvalidArgument, "isa is \"avx1024\"; allowed here: scalar");
+  EXPECT_ERROR(make_cpu_device(), StatusCode::kInvalidArgument, "SEXTANT_CPU_ISA is \"avx1024\"; allowed here: scalar");
+  setenv(kVariable, "avx51", 1);
+  EXPECT_ERROR(make_cpu_device(), StatusCode::kInvalidArgument, "SEXTANT_CPU_ISA is \"avx51\" (did you mean avx512?)");
+  unsetenv(kVariable);
+  EXPECT_ERROR(make_cpu_device({.executor = nullptr, .isa = "avx1024"}), StatusCode::kInvalidArgument,
+               "isa is \"avx1024\"; allowed here: scalar");
 }
 
 TEST_F(IsaChoice, TheOptionWinsOverTheVariable) {

@@ -125,6 +125,8 @@ TEST(Trace, RefusesWhatIsNoTrace) {
   EXPECT_NE(TraceFile("").message().find("holds 0 requests"), std::string::npos);
   EXPECT_NE(TraceFile("TIMESTAMP,ContextTokens,GeneratedTokens\n").message().find("holds 0 requests"),
             std::string::npos);
+  EXPECT_NE(TraceFile("a\x1b[2J\x01\xff\n").message().find("the first line is \"a\\x1b[2J\\x01\\xff\"; allowed"),
+            std::string::npos);
   EXPECT_NE(TraceFile("hello\n").message().find("the first line is \"hello\"; allowed: \"TIMESTAMP,"),
             std::string::npos);
   EXPECT_FALSE(TraceFile(std::string("\0\xff\xfe{]", 6)).read().is_ok());

@@ -71,8 +71,8 @@ class CpuDevice final : public Device {
 
 Result<std::shared_ptr<Device>> make_cpu_device(const CpuOptions& options) try {
   const char* variable = std::getenv(cpu::kIsaVariable);
-  const std::string requested = !options.isa.empty() ? options.isa : variable != nullptr ? variable : "";
-  auto isa = cpu::choose_isa(requested);
+  const bool from_variable = options.isa.empty() && variable != nullptr;
+  auto isa = from_variable ? cpu::choose_isa(variable, cpu::kIsaVariable) : cpu::choose_isa(options.isa);
   if (!isa) return isa.status();
   std::shared_ptr<Executor> executor = options.executor ? options.executor : make_thread_pool();
   return std::shared_ptr<Device>(std::make_shared<cpu::CpuDevice>(*isa, std::move(executor)));

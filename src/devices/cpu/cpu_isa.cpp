@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "types/near_miss.h"
+
 #if defined(SEXTANT_CPU_X86)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -87,17 +89,23 @@ const std::vector<IsaInfo>& all_isas() {
   return isas;
 }
 
-Result<IsaChoice> choose_isa(std::string_view requested) {
+Result<IsaChoice> choose_isa(std::string_view requested, std::string_view field) {
   const std::vector<IsaInfo>& isas = all_isas();
   size_t chosen = isas.size();
   bool known = false;
+  std::vector<std::string> names;
   for (size_t i = 0; i < isas.size(); ++i) {
     known = known || isas[i].name == requested;
+    names.emplace_back(isas[i].name);
     if (isas[i].available && (requested.empty() ? isas[i].automatic : isas[i].name == requested)) chosen = i;
   }
   if (chosen == isas.size()) {
-    const std::string message = fmt::format("isa is \"{}\"{}; allowed here: {}", requested,
-                                            known ? ", which this machine does not have" : "", available_names());
+    const auto near = nearest(requested, names);
+    const std::string why = known  ? ", which this machine does not have"
+                            : near ? fmt::format(" (did you mean {}?)", *near)
+                                   : std::string();
+    const std::string message =
+        fmt::format("{} is \"{}\"{}; allowed here: {}", field, requested, why, available_names());
     return known ? Status(StatusCode::kUnavailable, message) : invalid_argument(message);
   }
   IsaChoice choice;

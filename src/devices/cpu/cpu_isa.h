@@ -27,7 +27,7 @@ struct IsaChoice {
 };
 
 // Empty: the best there is. A name caps the portable family too ("avx2" runs everything in AVX2).
-Result<IsaChoice> choose_isa(std::string_view requested);
+Result<IsaChoice> choose_isa(std::string_view requested, std::string_view field = "isa");
 
 // Brand string of the processor.
 std::string processor_name();
