@@ -16,6 +16,10 @@ char* at(const TensorView& view, int64_t i, int64_t j) {
          (i * view.stride[0] + j * view.stride[1]) * static_cast<int64_t>(size_of(view.dtype));
 }
 
+char* element(const TensorView& view, int64_t i, int64_t row, int64_t column) {
+  return at(view, i, row) + column * view.stride[2] * static_cast<int64_t>(size_of(view.dtype));
+}
+
 float lse_at(const TensorView& lse, int64_t head, int64_t token) {
   const float x = lse.as<float>()[head * lse.stride[0] + token * lse.stride[1]];
   return x == -kMinusInfinity ? kMinusInfinity : x;
@@ -30,6 +34,25 @@ std::vector<std::pair<int64_t, int64_t>> ranges_of(const MergeAttnStatesArgs& a)
     if (a.filter.matches(end - begin, a.seq_lens[b])) ranges.emplace_back(begin, end);
   }
   return ranges;
+}
+
+// The whole first product of the batch.
+GemmItem first_product(const GemmArgs& a) {
+  GemmItem item;
+  item.a = a.a.data;
+  item.b = a.b.data;
+  item.c = a.c.data;
+  item.dtype = a.a.dtype;
+  item.c_dtype = a.c.dtype;
+  item.m = a.a.shape[1];
+  item.n = a.b.shape[2];
+  item.k = a.a.shape[2];
+  item.a_row_stride = a.a.stride[1];
+  item.a_col_stride = a.a.stride[2];
+  item.b_row_stride = a.b.stride[1];
+  item.b_col_stride = a.b.stride[2];
+  item.c_row_stride = a.c.stride[1];
+  return item;
 }
 
 }  // namespace
@@ -83,20 +106,7 @@ size_t CpuOps::gemm_workspace_bytes(int64_t, int64_t, int64_t) const { return 0;
 bool CpuOps::gemm_in_place(const GemmArgs& a, const AttentionKernels& products) const {
   const int64_t batch = a.a.shape[0];
   if (products.gemm_in_place == nullptr || batch == 1) return false;
-  GemmItem all;
-  all.a = a.a.data;
-  all.b = a.b.data;
-  all.c = a.c.data;
-  all.dtype = a.a.dtype;
-  all.c_dtype = a.c.dtype;
-  all.m = a.a.shape[1];
-  all.n = a.b.shape[2];
-  all.k = a.a.shape[2];
-  all.a_row_stride = a.a.stride[1];
-  all.a_col_stride = a.a.stride[2];
-  all.b_row_stride = a.b.stride[1];
-  all.b_col_stride = a.b.stride[2];
-  all.c_row_stride = a.c.stride[1];
+  GemmItem all = first_product(a);
   all.a_batch_stride = a.a.stride[0];
   all.b_batch_stride = a.b.stride[0];
   all.c_batch_stride = a.c.stride[0];
@@ -105,13 +115,10 @@ bool CpuOps::gemm_in_place(const GemmArgs& a, const AttentionKernels& products) 
   const int64_t workers = executor_->concurrency(), parts = batch < 32 * workers ? workers : 4 * workers;
   executor_->parallel_for(std::min(parts, batch), [&](int64_t part, int worker) {
     const int64_t count = std::min(parts, batch), first = batch * part / count;
-    const auto at = [first](const void* data, DType dtype, int64_t stride) {
-      return static_cast<const char*>(data) + first * stride * static_cast<int64_t>(size_of(dtype));
-    };
     GemmItem item = all;
-    item.a = at(all.a, all.dtype, all.a_batch_stride);
-    item.b = at(all.b, all.dtype, all.b_batch_stride);
-    item.c = const_cast<char*>(at(all.c, all.c_dtype, all.c_batch_stride));
+    item.a = element(a.a, first, 0, 0);
+    item.b = element(a.b, first, 0, 0);
+    item.c = element(a.c, first, 0, 0);
     item.batch = batch * (part + 1) / count - first;
     item.scratch = gemm_scratch_->of(worker);
     products.gemm_in_place(item);
@@ -121,32 +128,20 @@ bool CpuOps::gemm_in_place(const GemmArgs& a, const AttentionKernels& products) 
 
 Status CpuOps::gemm(const GemmArgs& a, Stream) const {
   const AttentionKernels& products = products_for(a.a.dtype);
-  const int64_t batch = a.a.shape[0], m = a.a.shape[1], k = a.a.shape[2], n = a.b.shape[2];
+  const int64_t batch = a.a.shape[0], m = a.a.shape[1], n = a.b.shape[2];
   const int64_t row_tiles = (m + products.gemm_rows - 1) / products.gemm_rows;
   const int64_t column_tiles = (n + products.gemm_columns - 1) / products.gemm_columns;
   if (gemm_in_place(a, products)) return Status::ok();
-  const auto offset = [](const TensorView& v, int64_t i, int64_t r, int64_t c) {
-    return static_cast<char*>(v.data) +
-           (i * v.stride[0] + r * v.stride[1] + c * v.stride[2]) * static_cast<int64_t>(size_of(v.dtype));
-  };
   executor_->parallel_for(batch * row_tiles * column_tiles, [&](int64_t index, int worker) {
     const int64_t i = index / (row_tiles * column_tiles);
     const int64_t r = index / column_tiles % row_tiles * products.gemm_rows,
                   c = index % column_tiles * products.gemm_columns;
-    GemmItem item;
-    item.a = offset(a.a, i, r, 0);
-    item.b = offset(a.b, i, 0, c);
-    item.c = offset(a.c, i, r, c);
-    item.dtype = a.a.dtype;
-    item.c_dtype = a.c.dtype;
+    GemmItem item = first_product(a);
+    item.a = element(a.a, i, r, 0);
+    item.b = element(a.b, i, 0, c);
+    item.c = element(a.c, i, r, c);
     item.m = std::min<int64_t>(products.gemm_rows, m - r);
     item.n = std::min<int64_t>(products.gemm_columns, n - c);
-    item.k = k;
-    item.a_row_stride = a.a.stride[1];
-    item.a_col_stride = a.a.stride[2];
-    item.b_row_stride = a.b.stride[1];
-    item.b_col_stride = a.b.stride[2];
-    item.c_row_stride = a.c.stride[1];
     item.scratch = gemm_scratch_->of(worker);
     products.gemm(item);
   });
