@@ -244,12 +244,9 @@ int run_bench(BenchArguments arguments) {
 void add_bench_verb(CLI::App& app, Action& action) {
   CLI::App* verb = app.add_subcommand("bench", "Time each backend on batches, checked against the oracle first");
   auto a = std::make_shared<BenchArguments>();
-  const auto list = [verb](const char* name, std::vector<std::string>& values, const char* help) {
-    add_list(*verb, name, values, help);
-  };
-  list("--model", a->models, "Built-in names or config.json files");
-  list("--batch", a->batches, "Batches, comma-separated");
-  list("--backends", a->backends, "all, or names");
+  add_list(*verb, "--model", a->models, "Built-in names or config.json files");
+  add_list(*verb, "--batch", a->batches, "Batches, comma-separated");
+  add_list(*verb, "--backends", a->backends, "all, or names");
   verb->add_option("--device", a->device, kDeviceNames)->capture_default_str();
   verb->add_option("--dtype", a->shape.dtype, "Of queries, keys, values and output: auto, fp32, fp16, bf16")
       ->capture_default_str();

@@ -25,7 +25,7 @@ struct Variable {
 // All that the library reads.
 constexpr Variable kVariables[] = {
     {"VLLM_ATTENTION_BACKEND", "the backend that select and engines must use"},
-    {"SEXTANT_CPU_ISA", "caps the CPU kernels: scalar, avx2, avx512, avx512_bf16, amx"},
+    {cpu::kIsaVariable, "caps the CPU kernels: scalar, avx2, avx512, avx512_bf16, amx"},
 };
 
 struct Isa {
@@ -70,8 +70,8 @@ Diagnosis diagnose() {
   d.machine = this_machine();
   for (const cpu::IsaInfo& isa : cpu::all_isas())
     d.isas.push_back({std::string(isa.name), isa.kernels != nullptr, isa.available});
-  const char* asked = std::getenv("SEXTANT_CPU_ISA");
-  auto choice = cpu::choose_isa(asked == nullptr ? "" : asked, "SEXTANT_CPU_ISA");
+  const char* asked = std::getenv(cpu::kIsaVariable);
+  auto choice = cpu::choose_isa(asked == nullptr ? "" : asked, cpu::kIsaVariable);
   if (choice) {
     d.portable_isa = choice->portable_name;
     d.tuned_isa = choice->tuned_name;

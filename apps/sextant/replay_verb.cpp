@@ -118,12 +118,9 @@ void add_replay_verb(CLI::App& app, Action& action) {
   auto a = std::make_shared<ReplayArguments>();
   SchedulerOptions& s = a->options.scheduler;
   a->options.seconds = kSeconds;
-  const auto list = [verb](const char* name, std::vector<std::string>& values, const char* help) {
-    add_list(*verb, name, values, help);
-  };
   verb->add_option("--trace", a->trace, "Azure CSV or Mooncake JSON lines; none: the built-in trace");
-  list("--model", a->models, "Built-in names or config.json files");
-  list("--backends", a->backends, "all, or names");
+  add_list(*verb, "--model", a->models, "Built-in names or config.json files");
+  add_list(*verb, "--backends", a->backends, "all, or names");
   verb->add_option("--requests", a->requests, "Requests of the trace, 0: all (default 32; a file's dry run: all)")
       ->check(between(0, 1e7));
   verb->add_option("--layers", a->options.layers, "Layers of the model to run")->capture_default_str();

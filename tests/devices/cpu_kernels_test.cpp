@@ -1,8 +1,8 @@
 // Every ISA's kernels against the oracle, on shapes that reach each of their paths.
 #include <gtest/gtest.h>
 
-#include "devices/cpu/cpu_isa.h"
 #include "support/cases.h"
+#include "support/isas.h"
 
 namespace sextant {
 namespace {
@@ -12,13 +12,6 @@ using testing::make_case;
 using testing::mha_spec;
 using testing::mla_spec;
 using verify::Case;
-
-std::vector<std::string> available_isas() {
-  std::vector<std::string> names;
-  for (const cpu::IsaInfo& isa : cpu::all_isas())
-    if (isa.available) names.emplace_back(isa.name);
-  return names;
-}
 
 class CpuKernels : public ::testing::TestWithParam<std::string> {
  protected:
@@ -140,7 +133,7 @@ TEST_P(CpuKernels, LatentDecodeInTiles) {
   expect_right(make_case(latent(20, 104, 24), {{1, 270}, {1, 18}}));
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, CpuKernels, ::testing::ValuesIn(available_isas()),
+INSTANTIATE_TEST_SUITE_P(Isas, CpuKernels, ::testing::ValuesIn(testing::available_isas()),
                          [](const auto& name) { return name.param; });
 
 }  // namespace

@@ -7,9 +7,9 @@
 #include <random>
 #include <vector>
 
-#include "devices/cpu/cpu_isa.h"
 #include "reference/numbers.h"
 #include "sextant/device.h"
+#include "support/isas.h"
 #include "support/matchers.h"
 
 namespace sextant {
@@ -84,13 +84,6 @@ class Gemm : public ::testing::TestWithParam<std::string> {
   std::shared_ptr<Device> device_;
 };
 
-std::vector<std::string> available_isas() {
-  std::vector<std::string> names;
-  for (const cpu::IsaInfo& isa : cpu::all_isas())
-    if (isa.available) names.emplace_back(isa.name);
-  return names;
-}
-
 TEST_P(Gemm, BatchesOfWeights) {
   for (bool columns_together : {false, true})
     for (const Shape& s : {Shape{1, 5, 64, 64}, Shape{3, 1, 128, 192}, Shape{5, 16, 96, 64}, Shape{2, 17, 32, 128},
@@ -104,7 +97,8 @@ TEST_P(Gemm, ExtentsOffEveryMultiple) {
       expect_right(s, columns_together);
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, Gemm, ::testing::ValuesIn(available_isas()), [](const auto& isa) { return isa.param; });
+INSTANTIATE_TEST_SUITE_P(Isas, Gemm, ::testing::ValuesIn(testing::available_isas()),
+                         [](const auto& isa) { return isa.param; });
 
 }  // namespace
 }  // namespace sextant

@@ -15,8 +15,6 @@ namespace sextant {
 namespace cpu {
 namespace {
 
-constexpr char kIsaVariable[] = "SEXTANT_CPU_ISA";
-
 class CpuDevice final : public Device {
  public:
   CpuDevice(const IsaChoice& isa, const std::shared_ptr<Executor>& executor) {

@@ -93,13 +93,13 @@ Result<IsaChoice> choose_isa(std::string_view requested, std::string_view field)
   const std::vector<IsaInfo>& isas = all_isas();
   size_t chosen = isas.size();
   bool known = false;
-  std::vector<std::string> names;
   for (size_t i = 0; i < isas.size(); ++i) {
     known = known || isas[i].name == requested;
-    names.emplace_back(isas[i].name);
     if (isas[i].available && (requested.empty() ? isas[i].automatic : isas[i].name == requested)) chosen = i;
   }
   if (chosen == isas.size()) {
+    std::vector<std::string> names;
+    for (const IsaInfo& isa : isas) names.emplace_back(isa.name);
     const auto near = nearest(requested, names);
     const std::string why = known  ? ", which this machine does not have"
                             : near ? fmt::format(" (did you mean {}?)", *near)

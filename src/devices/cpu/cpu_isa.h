@@ -26,6 +26,9 @@ struct IsaChoice {
   const AttentionKernels* bf16 = nullptr;  // null: no tuned kernels
 };
 
+// The variable that names one.
+inline constexpr char kIsaVariable[] = "SEXTANT_CPU_ISA";
+
 // Empty: the best there is. A name caps the portable family too ("avx2" runs everything in AVX2).
 Result<IsaChoice> choose_isa(std::string_view requested, std::string_view field = "isa");
 

@@ -36,12 +36,9 @@ std::vector<std::pair<int64_t, int64_t>> ranges_of(const MergeAttnStatesArgs& a)
   return ranges;
 }
 
-// The whole first product of the batch.
-GemmItem first_product(const GemmArgs& a) {
+// What all products of the batch share: everything but the pointers.
+GemmItem any_product(const GemmArgs& a) {
   GemmItem item;
-  item.a = a.a.data;
-  item.b = a.b.data;
-  item.c = a.c.data;
   item.dtype = a.a.dtype;
   item.c_dtype = a.c.dtype;
   item.m = a.a.shape[1];
@@ -106,20 +103,21 @@ size_t CpuOps::gemm_workspace_bytes(int64_t, int64_t, int64_t) const { return 0;
 bool CpuOps::gemm_in_place(const GemmArgs& a, const AttentionKernels& products) const {
   const int64_t batch = a.a.shape[0];
   if (products.gemm_in_place == nullptr || batch == 1) return false;
-  GemmItem all = first_product(a);
+  GemmItem all = any_product(a);
   all.a_batch_stride = a.a.stride[0];
   all.b_batch_stride = a.b.stride[0];
   all.c_batch_stride = a.c.stride[0];
   if (!products.takes_in_place(all)) return false;
   // Matrices next to each other to one worker, which fetches the next while it multiplies one.
-  const int64_t workers = executor_->concurrency(), parts = batch < 32 * workers ? workers : 4 * workers;
-  executor_->parallel_for(std::min(parts, batch), [&](int64_t part, int worker) {
-    const int64_t count = std::min(parts, batch), first = batch * part / count;
+  const int64_t workers = executor_->concurrency(),
+                parts = std::min(batch, batch < 32 * workers ? workers : 4 * workers);
+  executor_->parallel_for(parts, [&](int64_t part, int worker) {
+    const int64_t first = batch * part / parts;
     GemmItem item = all;
     item.a = element(a.a, first, 0, 0);
     item.b = element(a.b, first, 0, 0);
     item.c = element(a.c, first, 0, 0);
-    item.batch = batch * (part + 1) / count - first;
+    item.batch = batch * (part + 1) / parts - first;
     item.scratch = gemm_scratch_->of(worker);
     products.gemm_in_place(item);
   });
@@ -128,15 +126,16 @@ bool CpuOps::gemm_in_place(const GemmArgs& a, const AttentionKernels& products) 
 
 Status CpuOps::gemm(const GemmArgs& a, Stream) const {
   const AttentionKernels& products = products_for(a.a.dtype);
+  if (gemm_in_place(a, products)) return Status::ok();
   const int64_t batch = a.a.shape[0], m = a.a.shape[1], n = a.b.shape[2];
   const int64_t row_tiles = (m + products.gemm_rows - 1) / products.gemm_rows;
   const int64_t column_tiles = (n + products.gemm_columns - 1) / products.gemm_columns;
-  if (gemm_in_place(a, products)) return Status::ok();
+  const GemmItem any = any_product(a);
   executor_->parallel_for(batch * row_tiles * column_tiles, [&](int64_t index, int worker) {
     const int64_t i = index / (row_tiles * column_tiles);
     const int64_t r = index / column_tiles % row_tiles * products.gemm_rows,
                   c = index % column_tiles * products.gemm_columns;
-    GemmItem item = first_product(a);
+    GemmItem item = any;
     item.a = element(a.a, i, r, 0);
     item.b = element(a.b, i, 0, c);
     item.c = element(a.c, i, r, c);

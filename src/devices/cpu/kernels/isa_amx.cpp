@@ -1,28 +1,9 @@
 #define SEXTANT_ISA isa_amx
-#include "devices/cpu/kernels/attention_interleaved.h"
-#include "devices/cpu/kernels/engine_amx.h"
-#include "devices/cpu/kernels/gemm_in_place_amx.h"
-#include "devices/cpu/kernels/isa_fp32.h"
-#include "devices/cpu/kernels/latent_amx.h"
-#include "devices/cpu/kernels/stream_amx.h"
+#include "devices/cpu/kernels/isa_amx_table.h"
 
 namespace sextant::cpu {
-namespace isa_amx {
-namespace {
-constexpr IsaKernels table() {
-  IsaKernels t = {};
-  t.name = "amx";
-  // The matrix unit earns back its packing sooner than vector units do. Every machine that has it has 2 MiB of L2.
-  t.bf16 = attention_kernels<AmxEngine, AmxStream>(1024, 8, 800 << 10, 600 << 10);
-  t.bf16.takes_in_place = &takes_in_place;
-  t.bf16.gemm_in_place = &gemm_in_place;
-  return t;
-}
-}  // namespace
-}  // namespace isa_amx
-
 const IsaKernels& amx_kernels() {
-  static constexpr IsaKernels kTable = isa_amx::table();
+  static constexpr IsaKernels kTable = isa_amx::amx_table("amx");
   return kTable;
 }
 }  // namespace sextant::cpu

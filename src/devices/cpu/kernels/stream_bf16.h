@@ -15,7 +15,7 @@ struct DotStream {
   using Values = __m512bh;
   static constexpr int kUnit = 2;
   static constexpr int kExpDegree = Bf16Packing::kExpDegree;
-  static constexpr int64_t kSoftmaxSteps = 3;  // of the prefetcher, as long as a row takes
+  static constexpr int64_t kSoftmaxSteps = 3;
   static constexpr bool kReadsPanels = true;
   static constexpr bool kReadsTiles = false;
   static ChunkOrder order(DType) { return ChunkOrder::kPairs; }

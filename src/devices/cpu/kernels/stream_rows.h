@@ -139,7 +139,7 @@ struct FmaStream {
   using Values = F32;
   static constexpr int kUnit = 1;
   static constexpr int kExpDegree = 5;
-  static constexpr int64_t kSoftmaxSteps = 3;
+  static constexpr int64_t kSoftmaxSteps = 3;  // of the prefetcher, as long as the softmax of a row takes
   static constexpr bool kReadsPanels = false;
   static constexpr bool kReadsTiles = false;
   struct Chunk {

@@ -193,7 +193,6 @@ inline void transpose(__m512i (&r)[16]) {
   }
 }
 
-// rows[i] lane j -> dst[j * stride + i]
 // The even and the odd elements of two vectors, in their order again.
 struct VectorPair {
   __m512 first, second;
@@ -204,6 +203,7 @@ inline VectorPair join_even_odd(__m512 even, __m512 odd) {
   return {_mm512_permutex2var_ps(even, first, odd), _mm512_permutex2var_ps(even, second, odd)};
 }
 
+// rows[i] lane j -> dst[j * stride + i]
 inline void transpose_store(const F32 (&rows)[kLanes], float* dst, int64_t stride) {
   __m512i r[16];
   for (int i = 0; i < 16; ++i) r[i] = _mm512_castps_si512(rows[i].v);

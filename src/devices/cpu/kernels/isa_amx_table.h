@@ -1,0 +1,25 @@
+// The table of the ISA that multiplies by AMX tiles, real or emulated.
+#pragma once
+
+#include "devices/cpu/kernels/attention_interleaved.h"
+#include "devices/cpu/kernels/engine_amx.h"
+#include "devices/cpu/kernels/gemm_in_place_amx.h"
+#include "devices/cpu/kernels/isa_fp32.h"
+#include "devices/cpu/kernels/latent_amx.h"
+#include "devices/cpu/kernels/stream_amx.h"
+
+namespace sextant::cpu::SEXTANT_ISA {
+namespace {
+
+constexpr IsaKernels amx_table(const char* name) {
+  IsaKernels t = {};
+  t.name = name;
+  // The matrix unit earns back its packing sooner than vector units do. Every machine that has it has 2 MiB of L2.
+  t.bf16 = attention_kernels<AmxEngine, AmxStream>(1024, 8, 800 << 10, 600 << 10);
+  t.bf16.takes_in_place = &takes_in_place;
+  t.bf16.gemm_in_place = &gemm_in_place;
+  return t;
+}
+
+}  // namespace
+}  // namespace sextant::cpu::SEXTANT_ISA
