@@ -99,6 +99,7 @@ Result<IsaChoice> choose_isa(std::string_view requested, std::string_view field)
   }
   if (chosen == isas.size()) {
     std::vector<std::string> names;
+    names.reserve(isas.size());
     for (const IsaInfo& isa : isas) names.emplace_back(isa.name);
     const auto near = nearest(requested, names);
     const std::string why = known  ? ", which this machine does not have"
