@@ -141,7 +141,8 @@ class Problem {
  public:
   Problem(const Case& c, const Ops& ops) : case_(c), ops_(ops) {
     latent_ = c.op == AttentionOp::kMlaDecode;
-    for (int b = 0; b < c.batch; ++b) add_request(c.query_len, c.seq_len);
+    for (int b = 0; b < c.batch; ++b)
+      add_request(c.query_len, c.ragged ? std::max<int64_t>(c.query_len, c.seq_len * (b + 1) / c.batch) : c.seq_len);
     if (c.mixed) add_request(2048, 2048);
     make_plan();
     make_tensors();
@@ -204,7 +205,9 @@ class Problem {
     double pairs = 0;
     for (size_t b = 0; b < lens_.size(); ++b) {
       const double q = starts_[b + 1] - starts_[b], context = static_cast<double>(lens_[b]) - q;
-      pairs += q * context + q * (q + 1) / 2;
+      const double window = case_.window > 0 ? case_.window : 1e18;
+      const double partial = std::clamp(window - 1 - context, 0.0, q);  // queries that see less than a window
+      pairs += partial * context + partial * (partial + 1) / 2 + (q > partial ? (q - partial) * window : 0);
     }
     return 2.0 * (case_.dim + case_.dim_v) * case_.heads * pairs;
   }
@@ -223,6 +226,8 @@ class Problem {
     a.spec.num_kv_heads = case_.kv_heads;
     a.spec.head_dim = case_.dim;
     a.spec.head_dim_v = case_.dim_v;
+    a.spec.sliding_window = case_.window;
+    a.spec.logits_soft_cap = case_.soft_cap;
     if (case_.q != a.spec.dtype) a.spec.query_dtype = case_.q;
     a.spec.softmax_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(case_.dim)));
     a.query_start_loc = starts_;
@@ -495,6 +500,7 @@ int main(int argc, char** argv) {
   run_attention_cases(decode_cases(), ops, options, rows);
   run_attention_cases(mla_cases(), ops, options, rows);
   run_attention_cases(prefill_cases(), ops, options, rows);
+  run_attention_cases(off_road_cases(), ops, options, rows);
   int wrong = 0;
   for (const Row& row : rows) wrong += row.wrong ? 1 : 0;
   std::printf("%zu attention cases, %d wrong\n", rows.size(), wrong);

@@ -135,4 +135,70 @@ std::vector<Case> prefill_cases() {
   return cases;
 }
 
+std::vector<Case> off_road_cases() {
+  std::vector<Case> cases;
+  const auto add = [&](const std::string& name, int query_len, int64_t kv, int heads, int kv_heads, int dim,
+                       int page = 16) -> Case& {
+    Case c;
+    c.name = name;
+    c.op = AttentionOp::kUnified;
+    c.query_len = query_len;
+    c.seq_len = kv;
+    c.heads = heads;
+    c.kv_heads = kv_heads;
+    c.page = page;
+    c.dim = c.dim_v = dim;
+    cases.push_back(c);
+    return cases.back();
+  };
+  for (const DType kv : {DType::kF8E4M3FN, DType::kF8E5M2, DType::kF8E4M3FNUZ})
+    add("kv " + std::string(to_string(kv)) + " q3616 kv20000", 3616, 20000, 32, 8, 128).kv = kv;
+  add("kv fp8 q4096 page 128", 4096, 4096, 32, 8, 128, 128).kv = DType::kF8E4M3FN;
+  add("kv fp8 q4096 page 1", 4096, 4096, 32, 8, 128, 1).kv = DType::kF8E4M3FN;
+  for (const int dim : {64, 96, 192, 256})
+    add("kv fp8 q8192 D" + std::to_string(dim), 8192, 8192, 32, 8, dim).kv = DType::kF8E4M3FN;
+  for (const int dim : {40, 80, 96, 112, 128, 160, 192, 224})
+    add("q8192 D" + std::to_string(dim), 8192, 8192, 32, 8, dim);
+  add("q8192 D96 page 1", 8192, 8192, 32, 8, 96, 1);
+  add("q8192 D128 page 1", 8192, 8192, 32, 8, 128, 1);
+  add("softcap D256 q4096 16/8", 4096, 4096, 16, 8, 256).soft_cap = 30;
+  add("softcap D128 q4096", 4096, 4096, 32, 8, 128).soft_cap = 30;
+  add("window 128 D64 q8192 64/8", 8192, 8192, 64, 8, 64).window = 128;
+  add("window 1024 D128 q8192", 8192, 8192, 32, 8, 128).window = 1024;
+  add("many 1024 x 32", 32, 32, 32, 8, 128).batch = 1024;
+  add("many 8 x 1024", 1024, 1024, 32, 8, 128).batch = 8;
+  const auto add_mla = [&](const std::string& name, int batch, int query_len, int64_t ctx, int heads, DType kv,
+                           bool ragged = false) {
+    Case c;
+    c.name = name;
+    c.op = AttentionOp::kMlaDecode;
+    c.batch = batch;
+    c.query_len = query_len;
+    c.seq_len = ctx;
+    c.heads = heads;
+    c.kv_heads = 1;
+    c.dim = 576;
+    c.dim_v = 512;
+    c.page = 64;
+    c.kv = kv;
+    c.ragged = ragged;
+    cases.push_back(c);
+  };
+  add_mla("latent 128h B1 1k", 1, 1, 1024, 128, DType::kBF16);
+  add_mla("latent 128h B1 8k", 1, 1, 8192, 128, DType::kBF16);
+  add_mla("latent 128h B32 4k", 32, 1, 4096, 128, DType::kBF16);
+  add_mla("latent 128h B64 8k", 64, 1, 8192, 128, DType::kBF16);
+  add_mla("latent 128h B32 8k q2", 32, 2, 8192, 128, DType::kBF16);
+  add_mla("latent 128h B64 16k ragged", 64, 1, 16384, 128, DType::kBF16, true);
+  add_mla("latent 64h B64 8k", 64, 1, 8192, 64, DType::kBF16);
+  add_mla("latent 16h B64 8k", 64, 1, 8192, 16, DType::kBF16);
+  add_mla("latent 16h B32 8k q2", 32, 2, 8192, 16, DType::kBF16);
+  add_mla("latent fp8 16h B64 8k", 64, 1, 8192, 16, DType::kF8E4M3FN);
+  add_mla("latent fp8 16h B64 1k", 64, 1, 1024, 16, DType::kF8E4M3FN);
+  add_mla("latent fp8 16h B64 16k ragged", 64, 1, 16384, 16, DType::kF8E4M3FN, true);
+  add_mla("latent fp8 128h B64 8k", 64, 1, 8192, 128, DType::kF8E4M3FN);
+  add_mla("latent fp8 128h B64 16k ragged", 64, 1, 16384, 128, DType::kF8E4M3FN, true);
+  return cases;
+}
+
 }  // namespace sextant::cuda_bench

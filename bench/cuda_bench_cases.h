@@ -20,10 +20,14 @@ struct Case {
   KvLayout layout = KvLayout::kNHD;
   bool contiguous = false;  // kVarlen over packed keys
   bool mixed = false;       // one prefill of 2048 tokens joins the batch
+  bool ragged = false;      // request b of the batch has (b + 1) / batch of seq_len
+  int window = 0;
+  float soft_cap = 0;
 };
 
 std::vector<Case> decode_cases();
 std::vector<Case> mla_cases();
 std::vector<Case> prefill_cases();
+std::vector<Case> off_road_cases();  // sizes, types and features beside those that benchmarks usually name
 
 }  // namespace sextant::cuda_bench

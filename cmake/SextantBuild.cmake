@@ -29,3 +29,13 @@ if(SEXTANT_SANITIZE)
   add_link_options(-fsanitize=${SEXTANT_SANITIZE})
 endif()
 find_package(Threads REQUIRED)
+
+# A Python package brings what it needs inside: fmt from its headers instead of the system's library.
+if(SEXTANT_BUILD_PYTHON)
+  set(SEXTANT_FMT fmt::fmt-header-only)
+else()
+  set(SEXTANT_FMT fmt::fmt)
+endif()
+# For scripts/build_wheels: what a program needs to run where glibc is older than this compiler's.
+option(SEXTANT_OLD_GLIBC "Link against an older glibc's root (scripts/build_wheels)" OFF)
+mark_as_advanced(SEXTANT_OLD_GLIBC)

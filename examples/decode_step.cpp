@@ -25,6 +25,7 @@ int main() {
 
   // Which backend, and why: VLLM_ATTENTION_BACKEND wins if it is set.
   KvCacheSpec cache_spec;
+  cache_spec.layout = KvLayout::kPreferred;  // the chosen backend's own
   cache_spec.dtype = DType::kF32;
   cache_spec.num_blocks = 8;
   cache_spec.block_size = 16;
@@ -36,7 +37,7 @@ int main() {
   auto selection = select_backend(**device, select);
   if (!selection) return std::fprintf(stderr, "%s\n", selection.status().message().c_str()), 1;
   const Backend& backend = *selection->backend;
-  cache_spec.layout = backend.preferred_layout((*device)->info(), cache_spec.dtype);
+  cache_spec = with_layout(cache_spec, backend, (*device)->info());
 
   // The batch: request 0 has 20 tokens with the new one, request 1 has 3.
   const std::vector<int32_t> query_start_loc = {0, 1, 2}, seq_lens = {20, 3};
@@ -71,7 +72,7 @@ int main() {
   tensors.slot_mapping = slot_mapping.data();
   tensors.workspace = workspace.get();
   tensors.workspace_bytes = workspace_bytes;
-  const Status status = backend.run(**plan, tensors, {});
+  const Status status = (*plan)->run(tensors, {});
   if (!status) return std::fprintf(stderr, "%s\n", status.message().c_str()), 1;
 
   std::printf("%s:\n", backend.info().name.c_str());

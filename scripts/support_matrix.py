@@ -91,6 +91,8 @@ def main():
         return
     text = PAGE.read_text()
     wrong = contradictions(found, text) + [f"{name} is not on the page" for name in categories if f"`{name}`" not in text]
+    features = {feature for backends in found.values() for own in backends.values() for feature in own}
+    wrong += [f"{feature} is not on the page" for feature in sorted(features) if f"\n| {feature} |" not in text]
     print("\n".join(wrong) or f"{PAGE.name} agrees with the program")
     sys.exit(1 if wrong else 0)
 

@@ -4,6 +4,9 @@
 
 #include <charconv>
 #include <cstdio>
+#include <type_traits>
+
+#include "types/fields.h"
 
 namespace sextant::cli {
 
@@ -58,6 +61,21 @@ Result<std::vector<const Backend*>> parse_backends(const std::vector<std::string
   return backends;
 }
 
+namespace {
+
+// "fp8" is what the device has; without a name it is the model's own type.
+Result<KvFormat> parse_kv_format_argument(const std::string& name, DType model_dtype, const DeviceInfo& device) {
+  if (name == "auto") return KvFormat(model_dtype);
+  std::string full = name;
+  if (name == "fp8" || name.starts_with("fp8_per")) full = to_string(device.native_fp8) + name.substr(3);
+  auto format = parse_kv_format(full);
+  if (format && (is_quantized(format->dtype) || format->dtype == model_dtype)) return format;
+  return invalid_argument(
+      fmt::format("--kv-cache-dtype is \"{}\"; allowed: {}, {}", name, to_string(model_dtype), kKvFormatNames));
+}
+
+}  // namespace
+
 Result<LoadedModel> load_model_with(const std::string& name, const ModelArguments& arguments,
                                     const DeviceInfo& device) {
   if (arguments.block_size < 1)
@@ -70,26 +88,19 @@ Result<LoadedModel> load_model_with(const std::string& name, const ModelArgument
     auto dtype = parse_dtype(arguments.dtype);
     if (!dtype || (*dtype != DType::kF32 && *dtype != DType::kF16 && *dtype != DType::kBF16))
       return invalid_argument(fmt::format("--dtype is \"{}\"; allowed: auto, fp32, fp16, bf16", arguments.dtype));
-    for (AttentionSpec& spec : model.shape.layers) spec.dtype = *dtype;
+    for (ModelLayer& layer : model.shape.layers) layer.attention.dtype = *dtype;
   }
   if (arguments.query_dtype != "auto") {
     auto dtype = arguments.query_dtype == "fp8" ? Result<DType>(device.native_fp8) : parse_dtype(arguments.query_dtype);
     if (!dtype || !is_fp8(*dtype))
       return invalid_argument(fmt::format("--query-dtype is \"{}\"; allowed: {}", arguments.query_dtype, kFp8Names));
-    for (AttentionSpec& spec : model.shape.layers) spec.query_dtype = *dtype;
+    for (ModelLayer& layer : model.shape.layers) layer.attention.query_dtype = *dtype;
   }
-  model.cache_dtype = model.shape.layers.front().dtype;
-  if (arguments.kv_cache_dtype == "fp8") {
-    model.cache_dtype = device.native_fp8;
-  } else if (arguments.kv_cache_dtype != "auto") {
-    auto dtype = parse_dtype(arguments.kv_cache_dtype);
-    if (!dtype || (!is_fp8(*dtype) && *dtype != model.cache_dtype))
-      return invalid_argument(
-          fmt::format("--kv-cache-dtype is \"{}\"; allowed: auto, {}, fp8, fp8_e4m3fn, fp8_e4m3fnuz, fp8_e5m2",
-                      arguments.kv_cache_dtype, to_string(model.cache_dtype)));
-    model.cache_dtype = *dtype;
-  }
+  auto format = parse_kv_format_argument(arguments.kv_cache_dtype, model.shape.layers.front().attention.dtype, device);
+  if (!format) return format.status();
+  model.kv_format = *format;
   model.kinds = layer_kinds(model.shape);
+  model.unserved = unserved_kinds(model.shape);
   return model;
 }
 
@@ -99,26 +110,27 @@ std::string describe(const AttentionSpec& spec) {
           ? fmt::format("MLA, {} heads, latent {}+{}, {}/{} wide", spec.num_heads, spec.mla.kv_lora_rank,
                         spec.mla.qk_rope_head_dim, spec.head_dim, spec.value_head_dim())
           : fmt::format("{} heads, {} KV heads, {} wide", spec.num_heads, spec.num_kv_heads, spec.head_dim);
-  if (spec.sliding_window > 0) text += fmt::format(", window {}", spec.sliding_window);
-  if (spec.logits_soft_cap > 0) text += fmt::format(", softcap {}", spec.logits_soft_cap);
-  if (spec.has_sinks) text += ", sinks";
-  if (spec.has_alibi) text += ", ALiBi";
+  if (!spec.mla.enabled() && spec.value_head_dim() != spec.head_dim)
+    text += fmt::format(" (values {})", spec.value_head_dim());
+  const AttentionSpec usual;
+  for_each_field<AttentionSpec>([&](const auto& field) {
+    const auto& value = field.of(spec);
+    if (field.word == nullptr || value == field.of(usual)) return;
+    if constexpr (std::is_same_v<std::decay_t<decltype(value)>, bool>)
+      text += fmt::format(", {}{}", value ? "" : "not ", field.word);
+    else
+      text += fmt::format(", {} {}", field.word, json_value(value));
+  });
   text += fmt::format(", {}", to_string(spec.dtype));
   return spec.has_fp8_queries() ? text + ", queries " + to_string(spec.query_type()) : text;
 }
 
 Json to_json(const AttentionSpec& spec) {
-  Json json = {{"num_heads", spec.num_heads},
-               {"num_kv_heads", spec.num_kv_heads},
-               {"head_dim", spec.head_dim},
-               {"head_dim_v", spec.value_head_dim()},
-               {"softmax_scale", spec.softmax_scale},
-               {"sliding_window", spec.sliding_window},
-               {"logits_soft_cap", spec.logits_soft_cap},
-               {"sinks", spec.has_sinks},
-               {"alibi", spec.has_alibi},
-               {"dtype", to_string(spec.dtype)},
-               {"query_dtype", to_string(spec.query_type())}};
+  Json json = fields_to_json<Json>(spec);
+  json["head_dim_v"] = spec.value_head_dim();
+  json["query_dtype"] = to_string(spec.query_type());
+  json["sinks"] = spec.has_sinks;  // the names of version 0.1
+  json["alibi"] = spec.has_alibi;
   if (spec.mla.enabled())
     json["mla"] = {{"kv_lora_rank", spec.mla.kv_lora_rank},
                    {"qk_nope_head_dim", spec.mla.qk_nope_head_dim},
@@ -127,15 +139,22 @@ Json to_json(const AttentionSpec& spec) {
   return json;
 }
 
-std::string layer_ranges(const std::vector<int32_t>& layers) {
-  std::string text;
-  for (size_t begin = 0, end = 0; begin < layers.size(); begin = end) {
-    for (end = begin + 1; end < layers.size() && layers[end] == layers[end - 1] + 1; ++end) {
-    }
-    if (!text.empty()) text += ",";
-    text += end - begin == 1 ? fmt::format("{}", layers[begin]) : fmt::format("{}-{}", layers[begin], layers[end - 1]);
+std::string layer_count(const std::vector<int32_t>& layers, const std::string& part) {
+  return fmt::format("{} {}layer{}", layers.size(), part.empty() ? "" : part + " ", layers.size() == 1 ? "" : "s");
+}
+
+Json to_json(const std::vector<UnservedKind>& kinds, size_t num_layers) {
+  Json array = Json::array();
+  for (const UnservedKind& kind : kinds) {
+    Json json = {{"what", kind.what},
+                 {"count", kind.layers.size()},
+                 {"layers", kind.layers},
+                 {"attends", kind.attends},
+                 {"text", describe(kind, num_layers)}};
+    json["attention"] = kind.attends ? to_json(kind.spec) : Json(nullptr);
+    array.push_back(std::move(json));
   }
-  return text;
+  return array;
 }
 
 }  // namespace sextant::cli

@@ -33,7 +33,9 @@ std::string device_name(const DeviceInfo& info);  // "cpu", "cuda:1"
 // "all" or names. MHA and MLA backends may be mixed; each model takes those of its category.
 Result<std::vector<const Backend*>> parse_backends(const std::vector<std::string>& names);
 
-inline constexpr char kFp8Names[] = "auto, fp8, fp8_e4m3fn, fp8_e4m3fnuz, fp8_e5m2";  // of queries, of a KV cache
+inline constexpr char kFp8Names[] = "auto, fp8, fp8_e4m3fn, fp8_e4m3fnuz, fp8_e5m2";  // of queries
+inline constexpr char kKvFormatNames[] =
+    "auto, fp8, fp8_e4m3fn, fp8_e4m3fnuz, fp8_e5m2, int8_per_token_head, fp8_per_token_head, ...";
 // Options that shape the attention of a model.
 struct ModelArguments {
   std::string dtype = "auto";           // of q, k, v; auto: the model's
@@ -43,15 +45,17 @@ struct ModelArguments {
 };
 struct LoadedModel {
   ModelShape shape;
-  std::vector<LayerKind> kinds;
-  DType cache_dtype = DType::kBF16;
+  std::vector<LayerKind> kinds;        // of the layers that are served here
+  std::vector<UnservedKind> unserved;  // and of the others
+  KvFormat kv_format;
 };
 Result<LoadedModel> load_model_with(const std::string& name, const ModelArguments& arguments, const DeviceInfo& device);
 
 // "32 heads, 8 KV heads, 128 wide, window 128, sinks".
 std::string describe(const AttentionSpec& spec);
 Json to_json(const AttentionSpec& spec);
-// "0-31", "0,2,4".
-std::string layer_ranges(const std::vector<int32_t>& layers);
+Json to_json(const std::vector<UnservedKind>& kinds, size_t num_layers);
+// "12 layers", "6 decoder layers".
+std::string layer_count(const std::vector<int32_t>& layers, const std::string& part);
 
 }  // namespace sextant::cli

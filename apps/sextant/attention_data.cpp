@@ -31,6 +31,17 @@ Status fill(Result<DeviceBuffer> made, DeviceBuffer& buffer) {
   return Status::ok();
 }
 
+// A token's scale under which random numbers fill int8's range, and are themselves in fp8.
+float token_scale(DType dtype) { return dtype == DType::kI8 ? 4.0F / 127 : 1.0F; }
+
+KvCacheView view_of(const KvCacheSpec& spec, void* k, void* v, const void* k_scale, const void* v_scale) {
+  KvCacheView view = make_kv_cache_view(spec, k, v);
+  if (!spec.has_token_scales()) return view;
+  view.k_scale = static_cast<const float*>(k_scale);
+  view.v_scale = static_cast<const float*>(v_scale);
+  return view;
+}
+
 // View of rows [first_row, first_row + tokens) of a dense tensor.
 TensorView rows_of(const DeviceBuffer& buffer, DType dtype, int64_t first_row, int64_t tokens,
                    std::initializer_list<int64_t> row_shape) {
@@ -121,21 +132,28 @@ Result<PagedCache> PagedCache::make(Device& device, const KvCacheSpec& spec, boo
   PagedCache cache;
   cache.spec_ = spec;
   const auto buffer = [&](int64_t elements, uint64_t stream) {
-    return random ? random_buffer(device, spec.dtype, elements, 1, seed + stream)
+    return random ? random_buffer(device, spec.dtype, elements, 1 / token_scale(spec.dtype), seed + stream)
                   : DeviceBuffer::make(device, static_cast<size_t>(elements) * size_of(spec.dtype));
   };
   SEXTANT_RETURN_IF_ERROR(fill(buffer(k_elements(spec), 0), cache.k_));
   SEXTANT_RETURN_IF_ERROR(fill(buffer(v_elements(spec), 1), cache.v_));
+  if (!spec.has_token_scales()) return cache;
+  const std::vector<float> scales(static_cast<size_t>(scale_elements(spec)), random ? token_scale(spec.dtype) : NAN);
+  for (DeviceBuffer* to : {&cache.k_scale_, &cache.v_scale_})
+    SEXTANT_RETURN_IF_ERROR(fill(DeviceBuffer::make(device, scales.data(), scales.size() * sizeof(float)), *to));
   return cache;
 }
 
-Result<KvCacheView> PagedCache::read(const Device& device, std::vector<uint8_t>& k, std::vector<uint8_t>& v) const {
+KvCacheView PagedCache::view() const { return view_of(spec_, k_.data(), v_.data(), k_scale_.data(), v_scale_.data()); }
+
+Result<KvCacheView> PagedCache::read(const Device& device, HostCopy& host) const {
   if (device.info().kind == DeviceKind::kCpu) return view();  // host memory already, and there may be gigabytes of it
-  k.resize(k_.bytes());
-  v.resize(v_.bytes());
-  SEXTANT_RETURN_IF_ERROR(k_.read(k.data(), k.size()));
-  if (!spec_.is_latent()) SEXTANT_RETURN_IF_ERROR(v_.read(v.data(), v.size()));
-  return make_kv_cache_view(spec_, k.data(), spec_.is_latent() ? nullptr : v.data());
+  for (const auto& [from, to] : {std::pair{&k_, &host.k}, std::pair{&v_, &host.v}, std::pair{&k_scale_, &host.k_scale},
+                                 std::pair{&v_scale_, &host.v_scale}}) {
+    to->resize(from->bytes());
+    if (!to->empty()) SEXTANT_RETURN_IF_ERROR(from->read(to->data(), to->size()));
+  }
+  return view_of(spec_, host.k.data(), host.v.data(), host.k_scale.data(), host.v_scale.data());
 }
 
 Status BatchOnDevice::upload(Device& device, const BatchArrays& batch) {

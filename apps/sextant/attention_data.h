@@ -50,14 +50,17 @@ class PagedCache {
  public:
   // Random contents, or (random == false) NaN everywhere: what nobody wrote must not be read.
   static Result<PagedCache> make(Device& device, const KvCacheSpec& spec, bool random, uint64_t seed);
-  KvCacheView view() const { return make_kv_cache_view(spec_, k_.data(), spec_.is_latent() ? nullptr : v_.data()); }
+  KvCacheView view() const;
   const KvCacheSpec& spec() const { return spec_; }
-  // Readable by the host: a copy in `k` and `v`, or the cache itself where it is host memory.
-  Result<KvCacheView> read(const Device& device, std::vector<uint8_t>& k, std::vector<uint8_t>& v) const;
+  // Readable by the host: a copy in `host`, or the cache itself where it is host memory.
+  struct HostCopy {
+    std::vector<uint8_t> k, v, k_scale, v_scale;
+  };
+  Result<KvCacheView> read(const Device& device, HostCopy& host) const;
 
  private:
   KvCacheSpec spec_;
-  DeviceBuffer k_, v_;
+  DeviceBuffer k_, v_, k_scale_, v_scale_;  // scales of tokens and heads, where the format has them
 };
 
 // The arrays of a batch on the device.

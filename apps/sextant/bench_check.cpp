@@ -44,7 +44,8 @@ std::set<Row> choose_rows(const BenchCase& bench, uint64_t seed) {
 
 // Host copies of what the oracle reads.
 struct HostSide {
-  std::vector<uint8_t> k, v, q, kv_b_proj, out;
+  std::vector<uint8_t> q, kv_b_proj, out;
+  PagedCache::HostCopy cached;
   KvCacheView cache;
   TensorView q_view, out_view;
 };
@@ -100,12 +101,12 @@ double row_error(const TensorView& out, int64_t token, int32_t head, const std::
 
 }  // namespace
 
-double allowed_row_error(const AttentionSpec& spec, DType cache_dtype) {
+double allowed_row_error(const AttentionSpec& spec, KvFormat kv_format) {
   // A row's largest value is about 4 root mean squares; its rounding, that of the probabilities and (MLA) of the
   // projected keys and values each add half a unit in the last place of about that.
   const double units = spec.mla.enabled() ? 24 : 12;
-  // New tokens may be read before they are rounded to fp8; the oracle reads the cache.
-  if (is_fp8(cache_dtype)) return cache_dtype == DType::kF8E5M2 ? 0.6 : 0.3;
+  // New tokens may be read before they are rounded to 8 bits; the oracle reads the cache.
+  if (is_quantized(kv_format.dtype)) return kv_format.dtype == DType::kF8E5M2 ? 0.6 : 0.3;
   return spec.dtype == DType::kF32 ? 1e-4 : units * reference::epsilon(spec.dtype) / 2;
 }
 
@@ -113,7 +114,7 @@ Result<OracleCheck> check_against_oracle(const BenchCase& bench, const Attention
                                          const RunTensors& tensors, const DeviceBuffer& out, Device& device,
                                          uint64_t seed) {
   HostSide host;
-  auto view = cache.read(device, host.k, host.v);
+  auto view = cache.read(device, host.cached);
   if (!view) return view.status();
   host.cache = *view;
   SEXTANT_RETURN_IF_ERROR(copy(device, tensors.q, host.q, host.q_view));
@@ -121,7 +122,7 @@ Result<OracleCheck> check_against_oracle(const BenchCase& bench, const Attention
   TensorView unused;
   if (bench.spec.mla.enabled()) SEXTANT_RETURN_IF_ERROR(copy(device, tensors.kv_b_proj, host.kv_b_proj, unused));
   OracleCheck check;
-  check.allowed = allowed_row_error(bench.spec, bench.cache_dtype);
+  check.allowed = allowed_row_error(bench.spec, bench.kv_format);
   for (const Row& row : choose_rows(bench, seed)) {
     const int32_t* blocks =
         bench.batch.block_table.data() + static_cast<int64_t>(row.request) * bench.batch.max_blocks_per_request;

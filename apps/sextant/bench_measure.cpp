@@ -46,8 +46,8 @@ Status prepare(Device& device, const Backend& backend, const BenchCase& bench, c
                uint64_t seed, Prepared& p) {
   PlanRequest request;
   request.spec = bench.spec;
-  request.cache = kv_cache_for(bench.spec, bench.cache_dtype, bench.block_size, bench.num_blocks);
-  request.cache.layout = backend.preferred_layout(device.info(), bench.cache_dtype);
+  request.cache = with_layout(kv_cache_for(bench.spec, bench.kv_format, bench.block_size, bench.num_blocks), backend,
+                              device.info());
   request.batch = bench.batch.metadata();
   const auto start = Clock::now();
   auto plan = backend.plan(device, request);
@@ -73,18 +73,18 @@ Status prepare(Device& device, const Backend& backend, const BenchCase& bench, c
   return Status::ok();
 }
 
-Result<double> run_ms(Device& device, const Backend& backend, const Prepared& p, int times) {
+Result<double> run_ms(Device& device, const Prepared& p, int times) {
   const auto start = Clock::now();
-  for (int i = 0; i < times; ++i) SEXTANT_RETURN_IF_ERROR(backend.run(*p.plan, p.tensors, {}));
+  for (int i = 0; i < times; ++i) SEXTANT_RETURN_IF_ERROR(p.plan->run(p.tensors, {}));
   SEXTANT_RETURN_IF_ERROR(device.synchronize({}));
   return milliseconds_since(start) / times;
 }
 
-Result<Timing> time_runs(Device& device, const Backend& backend, const Prepared& p, const MeasureOptions& options) {
+Result<Timing> time_runs(Device& device, const Prepared& p, const MeasureOptions& options) {
   double warm_ms = 0;
   // The run that was checked has warmed up as well.
   for (int i = options.check ? 1 : 0; i < std::max(options.warm_up, 2); ++i) {
-    auto ms = run_ms(device, backend, p, 1);
+    auto ms = run_ms(device, p, 1);
     if (!ms) return ms.status();
     warm_ms = *ms;
   }
@@ -98,7 +98,7 @@ Result<Timing> time_runs(Device& device, const Backend& backend, const Prepared&
     return n >= kMostSamples || (n >= least && milliseconds_since(start) > options.seconds * 1000);
   };
   while (!enough()) {
-    auto ms = run_ms(device, backend, p, times);
+    auto ms = run_ms(device, p, times);
     if (!ms) return ms.status();
     samples.push_back(*ms);
   }
@@ -109,21 +109,19 @@ Result<Timing> time_runs(Device& device, const Backend& backend, const Prepared&
 
 }  // namespace
 
-double bytes_needed(const AttentionSpec& spec, DType cache_dtype, int32_t block_size,
+double bytes_needed(const AttentionSpec& spec, KvFormat kv_format, int32_t block_size,
                     const std::vector<RequestLengths>& requests) {
   double tokens = 0;
   for (const RequestLengths& request : requests) tokens += request.query_len;
   const double slots = static_cast<double>(blocks_needed(requests, block_size)) * block_size;
   const int64_t wide = spec.head_dim + spec.value_head_dim();
-  const int64_t cached =
-      spec.mla.enabled() ? spec.mla.kv_lora_rank + spec.mla.qk_rope_head_dim : spec.num_kv_heads * wide;
-  return slots * static_cast<double>(cached * static_cast<int64_t>(size_of(cache_dtype))) +
+  return slots * static_cast<double>(token_bytes(kv_cache_for(spec, kv_format, block_size, 1))) +
          tokens * static_cast<double>(spec.num_heads * wide * static_cast<int64_t>(size_of(spec.dtype)));
 }
 
-Result<BenchCase> make_bench_case(const AttentionSpec& spec, DType cache_dtype, int32_t block_size,
+Result<BenchCase> make_bench_case(const AttentionSpec& spec, KvFormat kv_format, int32_t block_size,
                                   const std::vector<RequestLengths>& requests) {
-  BenchCase bench{spec, cache_dtype, block_size, requests, {}, 0};
+  BenchCase bench{spec, kv_format, block_size, requests, {}, 0};
   bench.num_blocks = blocks_needed(requests, block_size);
   auto batch = lay_out_batch(requests, block_size, bench.num_blocks);
   if (!batch) return batch.status();
@@ -140,14 +138,14 @@ Result<Measurement> measure(Device& device, const Backend& backend, const BenchC
   m.workspace_bytes = prepared.plan->workspace_bytes();
   m.steps = prepared.plan->steps();
   if (options.check) {
-    SEXTANT_RETURN_IF_ERROR(run_ms(device, backend, prepared, 1).status());
+    SEXTANT_RETURN_IF_ERROR(run_ms(device, prepared, 1).status());
     auto check =
         check_against_oracle(bench, inputs, prepared.cache, prepared.tensors, prepared.out, device, options.seed);
     if (!check) return check.status();
     m.check = *check;
     if (!m.check.passed()) return m;
   }
-  auto timing = time_runs(device, backend, prepared, options);
+  auto timing = time_runs(device, prepared, options);
   if (!timing) return timing.status();
   m.timing = *timing;
   return m;

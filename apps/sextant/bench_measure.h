@@ -41,16 +41,16 @@ struct MeasureOptions {
 // One batch of one attention kind, ready to run.
 struct BenchCase {
   AttentionSpec spec;
-  DType cache_dtype = DType::kBF16;
+  KvFormat kv_format;
   int32_t block_size = 16;
   std::vector<RequestLengths> requests;
   BatchArrays batch;
   int64_t num_blocks = 0;
 };
 // Of its cache and its dense tensors, without workspace.
-double bytes_needed(const AttentionSpec& spec, DType cache_dtype, int32_t block_size,
+double bytes_needed(const AttentionSpec& spec, KvFormat kv_format, int32_t block_size,
                     const std::vector<RequestLengths>& requests);
-Result<BenchCase> make_bench_case(const AttentionSpec& spec, DType cache_dtype, int32_t block_size,
+Result<BenchCase> make_bench_case(const AttentionSpec& spec, KvFormat kv_format, int32_t block_size,
                                   const std::vector<RequestLengths>& requests);
 
 // kUnsupported: the backend does not serve it.
@@ -63,6 +63,6 @@ Result<OracleCheck> check_against_oracle(const BenchCase& bench, const Attention
                                          uint64_t seed);
 
 // What a row may be off by, relative to its root mean square (docs/json.md gives the reasoning).
-double allowed_row_error(const AttentionSpec& spec, DType cache_dtype);
+double allowed_row_error(const AttentionSpec& spec, KvFormat kv_format);
 
 }  // namespace sextant::cli

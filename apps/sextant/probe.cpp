@@ -10,14 +10,13 @@ namespace {
 struct Question {
   std::string feature;
   AttentionSpec spec;
-  DType cache_dtype;
+  KvFormat kv_format;
   int32_t block_size = 16;
 };
 
 std::vector<std::string> ask(const Backend& backend, const Device& device, const Question& question) {
-  KvCacheSpec cache = kv_cache_for(question.spec, question.cache_dtype, question.block_size, 64);
-  cache.layout = backend.preferred_layout(device.info(), question.cache_dtype);
-  return backend.reasons_against(question.spec, cache, device);
+  const KvCacheSpec cache = kv_cache_for(question.spec, question.kv_format, question.block_size, 64);
+  return backend.reasons_against(question.spec, with_layout(cache, backend, device.info()), device);
 }
 
 AttentionSpec with_head_dim(AttentionSpec spec, int32_t dim, int32_t dim_v) {
@@ -36,6 +35,8 @@ std::vector<Question> mha_questions(const DeviceInfo& device) {
   };
   std::vector<Question> questions = {
       variant("sliding window", [](AttentionSpec& s) { s.sliding_window = 128; }),
+      variant("chunked attention", [](AttentionSpec& s) { s.attention_chunk_size = 128; }),
+      variant("bidirectional spans", [](AttentionSpec& s) { s.max_span_len = 256; }),
       variant("softcap", [](AttentionSpec& s) { s.logits_soft_cap = 50; }),
       variant("sinks", [](AttentionSpec& s) { s.has_sinks = true; }),
       variant("ALiBi", [](AttentionSpec& s) { s.has_alibi = true; }),
@@ -57,7 +58,9 @@ std::vector<Question> mla_questions(const DeviceInfo& device) {
   heads.spec.num_heads = heads.spec.num_kv_heads = 12;
   Question fp32{"fp32", plain, DType::kF32};
   fp32.spec.dtype = DType::kF32;
-  return {heads, {"fp8 KV cache", plain, device.native_fp8}, {"any block size", plain, DType::kBF16, 544}, fp32};
+  Question spans{"bidirectional spans", plain, DType::kBF16};
+  spans.spec.max_span_len = 256;
+  return {heads, spans, {"fp8 KV cache", plain, device.native_fp8}, {"any block size", plain, DType::kBF16, 544}, fp32};
 }
 
 }  // namespace

@@ -20,6 +20,8 @@ Json share_json(const StepShare& share, int64_t tokens) {
 // What the scheduler alone knows; the first keys are the documented ones.
 Json stats_json(const Trace& trace, const SchedulerStats& s) {
   return {{"trace", trace.name},
+          {"trace_format", trace.format},
+          {"trace_notes", trace.notes},
           {"requests", trace.requests.size()},
           {"tokens", s.scheduled_tokens},
           {"block_hit_rate", s.block_hit_rate()},
@@ -93,13 +95,94 @@ Json dry_run_json(const Trace& trace, const DryRun& run, const ReplayOptions& op
 }
 
 void print_dry_run(const Trace& trace, const DryRun& run, const ReplayOptions& options) {
-  fmt::print("{}: {} requests, scheduler and prefix cache alone, {:.2f} s\n\n", trace.name, trace.requests.size(),
-             run.seconds);
+  fmt::print("{} ({}): {} requests, scheduler and prefix cache alone, {:.2f} s\n", trace.name, trace.format,
+             trace.requests.size(), run.seconds);
+  for (const std::string& note : trace.notes) fmt::print("note: {}\n", note);
+  fmt::print("\n");
   print_stats(trace, run.stats);
   const bool unbounded = options.scheduler.num_blocks == 0;
   fmt::print("{} KV blocks of {} tokens{}, {} evictions\n", run.blocks_used, options.scheduler.block_size,
              unbounded ? " (unbounded cache)" : "", run.evictions);
 }
+
+namespace {
+
+std::string held(const CapacityKind& kind) {
+  return kind.most_tokens > 0 ? fmt::format("the newest {} tokens", kind.most_tokens) : "all tokens";
+}
+
+}  // namespace
+
+Json dry_run_json(const Trace& trace, const std::vector<ModelDryRun>& runs, const ReplayOptions& options) {
+  Json json = dry_run_json(trace, runs.front().run, options);
+  for (const ModelDryRun& dry : runs) {
+    Json kinds = Json::array();
+    for (const CapacityKind& kind : dry.capacity.kinds)
+      kinds.push_back({{"count", kind.layers},
+                       {"shared", kind.shared},
+                       {"groups", kind.groups},
+                       {"kept_tokens", kind.most_tokens},
+                       {"served", kind.served},
+                       {"why_not", kind.what},
+                       {"attention", to_json(kind.spec)}});
+    std::vector<std::string> notes = dry.model.shape.notes;
+    notes.insert(notes.end(), dry.capacity.notes.begin(), dry.capacity.notes.end());
+    Json model = dry_run_json(trace, dry.run, options);
+    model["model"] = dry.model.shape.name;
+    model["kinds"] = kinds;
+    model["not_served"] = to_json(dry.model.unserved, dry.model.shape.layers.size());
+    model["notes"] = notes;
+    model["window_blocks_freed"] = dry.run.stats.window_blocks_freed;
+    model["peak_used_blocks"] = dry.run.stats.peak_used_blocks;
+    model["block_bytes"] = dry.block_bytes();
+    json["models"].push_back(std::move(model));
+  }
+  return json;
+}
+
+void print_dry_run(const Trace& trace, const std::vector<ModelDryRun>& runs, const ReplayOptions& options) {
+  for (const ModelDryRun& dry : runs) {
+    fmt::print("{}\n", dry.model.shape.name);
+    for (const CapacityKind& kind : dry.capacity.kinds)
+      fmt::print("{} layer{}: {}: {} group{} of the pool, {}{}\n", kind.layers, kind.layers == 1 ? "" : "s",
+                 describe(kind.spec), kind.groups, kind.groups == 1 ? "" : "s", held(kind),
+                 kind.served ? "" : " (not served here: " + kind.what + ")");
+    for (const UnservedKind& kind : dry.model.unserved)
+      if (!kind.attends) fmt::print("{}: {}, no keys\n", layer_count(kind.layers, ""), kind.what);
+    for (const std::string& note : dry.model.shape.notes) fmt::print("note: {}\n", note);
+    for (const std::string& note : dry.capacity.notes) fmt::print("note: {}\n", note);
+    print_dry_run(trace, dry.run, options);
+    fmt::print("{} blocks used at most, {:.2f} GiB; windows gave back {} before their requests ended\n\n",
+               dry.run.stats.peak_used_blocks,
+               static_cast<double>(dry.run.stats.peak_used_blocks * dry.block_bytes()) / (1 << 30),
+               dry.run.stats.window_blocks_freed);
+  }
+}
+
+namespace {
+
+Json kinds_json(const ModelReplay& replay) {
+  Json kinds = Json::array();
+  for (const ReplayedKind& kind : replay.kinds)
+    kinds.push_back({{"count", kind.kind.layers.size()},
+                     {"run", kind.run},
+                     {"why_not", kind.why_not},
+                     {"attention", to_json(kind.kind.spec)}});
+  return kinds;
+}
+
+void print_kinds(const ModelReplay& replay) {
+  for (const ReplayedKind& kind : replay.kinds) {
+    const std::string what = kind.run > 0 ? fmt::format("{} of {} run", kind.run, layer_count(kind.kind.layers, ""))
+                                          : layer_count(kind.kind.layers, "") + " not run (" + kind.why_not + ")";
+    fmt::print("{}: {}\n", what, describe(kind.kind.spec));
+  }
+  for (const std::string& note : replay.notes) fmt::print("note: {}\n", note);
+  if (replay.stats.window_blocks_freed > 0)
+    fmt::print("windows gave back {} blocks before their requests ended\n", replay.stats.window_blocks_freed);
+}
+
+}  // namespace
 
 Json replay_json(const Trace& trace, const std::vector<ModelReplay>& replays, const ReplayOptions& options,
                  const DeviceInfo& device) {
@@ -122,6 +205,10 @@ Json replay_json(const Trace& trace, const std::vector<ModelReplay>& replays, co
     Json model = stats_json(trace, replay.stats);
     model["model"] = replay.model;
     model["layers"] = replay.layers;
+    model["kinds"] = kinds_json(replay);
+    model["not_served"] = to_json(replay.unserved, replay.model_layers);
+    model["notes"] = replay.notes;
+    model["window_blocks_freed"] = replay.stats.window_blocks_freed;
     model["block_size"] = options.scheduler.block_size;
     model["num_blocks"] = replay.num_blocks;
     model["stopped_by_time"] = replay.stopped_by_time;
@@ -139,12 +226,14 @@ Json replay_json(const Trace& trace, const std::vector<ModelReplay>& replays, co
 
 void print_replay(const Trace& trace, const std::vector<ModelReplay>& replays, const ReplayOptions& options,
                   const DeviceInfo& device) {
-  fmt::print("{} trace, {} requests, on {} ({}, {}, {} units)\n", trace.name, trace.requests.size(),
+  fmt::print("{} trace ({}), {} requests, on {} ({}, {}, {} units)\n", trace.name, trace.format, trace.requests.size(),
              device_name(device), device.name, device.architecture, device.compute_units);
+  for (const std::string& note : trace.notes) fmt::print("note: {}\n", note);
   constexpr auto kRight = Table::Align::kRight;
   for (const ModelReplay& replay : replays) {
     fmt::print("\n{}: {} layer{}, {} KV blocks of {} tokens\n\n", replay.model, replay.layers,
                replay.layers == 1 ? "" : "s", replay.num_blocks, options.scheduler.block_size);
+    print_kinds(replay);
     for (const auto& [backend, reason] : replay.skipped) fmt::print("{} skipped: {}\n", backend, reason);
     if (replay.backends.empty()) continue;
     print_stats(trace, replay.stats);

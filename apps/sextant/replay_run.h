@@ -6,13 +6,14 @@
 
 #include "arguments.h"
 #include "progress.h"
+#include "sextant/capacity.h"
 #include "sextant/scheduler.h"
 
 namespace sextant::cli {
 
 struct ReplayOptions {
   SchedulerOptions scheduler;  // num_blocks 0: what an unbounded cache would use, as far as memory allows
-  int32_t layers = 1;          // the model's first ones
+  int32_t layers = 0;          // the model's first served ones; 0: one of each kind
   double seconds = 0;          // stop before that; 0: never
   uint64_t seed = 1;
 };
@@ -25,8 +26,8 @@ struct BackendReplay {
   double quantile(double at) const;
 };
 
-// Sampled rows of every step's last layer, each backend against the first. Differences are relative to a row's root
-// mean square.
+// Sampled rows of every step's last layer of each kind, each backend against the first. Differences are relative to a
+// row's root mean square.
 struct Agreement {
   int64_t rows = 0;
   double largest = 0;
@@ -35,8 +36,20 @@ struct Agreement {
   bool agrees() const { return largest <= allowed; }
 };
 
+// A kind of layer: how many of it ran, or why none did.
+struct ReplayedKind {
+  LayerKind kind;
+  int32_t run = 0;
+  std::string why_not;
+  bool refused = false;  // no backend takes it
+};
+
 struct ModelReplay {
   std::string model;
+  size_t model_layers = 0;
+  std::vector<ReplayedKind> kinds;
+  std::vector<UnservedKind> unserved;
+  std::vector<std::string> notes;
   int32_t layers = 0;
   int64_t num_blocks = 0;
   bool stopped_by_time = false;
@@ -57,5 +70,15 @@ struct DryRun {
   double seconds = 0;
 };
 Result<DryRun> dry_run(const Trace& trace, const SchedulerOptions& options, bool show_progress);
+
+// The scheduler with a model's layers: those that keep keys for as long are groups with blocks of their own out of one
+// pool, as in an engine, and windows give back what no later token sees.
+struct ModelDryRun {
+  LoadedModel model;
+  Capacity capacity;  // the groups; its num_blocks is not looked at
+  DryRun run;
+  int64_t block_bytes() const { return capacity.page_bytes * capacity.group_layers; }
+};
+Result<ModelDryRun> dry_run_model(const LoadedModel& model, const Trace& trace, const SchedulerOptions& options);
 
 }  // namespace sextant::cli

@@ -36,14 +36,14 @@ KindChoice choose(const Device& device, const LoadedModel& model, const LayerKin
                   const SelectArguments& arguments) {
   SelectRequest request;
   request.spec = kind.spec;
-  request.cache = kv_cache_for(kind.spec, model.cache_dtype, arguments.shape.block_size, 1024);
+  request.cache = kv_cache_for(kind.spec, model.kv_format, arguments.shape.block_size, 1024);
   if (!arguments.backend.empty()) request.backend = arguments.backend;
   request.typical_query_len = arguments.typical_query_len;
   request.typical_context_len = arguments.typical_context_len;
   KindChoice choice;
   choice.kind = kind;
   if (const Status valid = validate(kind.spec); !valid.is_ok()) {  // a shape that nothing here serves
-    choice.refusal = unsupported(fmt::format("layers {}: {}", layer_ranges(kind.layers), valid.message()));
+    choice.refusal = unsupported(fmt::format("{}: {}", layer_count(kind.layers, kind.part), valid.message()));
     for (const Backend* backend : all_backends())
       choice.candidates.push_back({backend->info().name, false, {valid.message()}});
     return choice;
@@ -75,26 +75,32 @@ void print_as_json(const LoadedModel& model, const DeviceInfo& device, const std
   Json kinds = Json::array();
   for (const KindChoice& choice : choices)
     kinds.push_back({{"layers", choice.kind.layers},
+                     {"count", choice.kind.layers.size()},
+                     {"part", choice.kind.part},
                      {"attention", cli::to_json(choice.kind.spec)},
                      {"chosen", chosen_or_null(choice.chosen)},
                      {"source", choice.source},
                      {"candidates", to_json(choice.candidates)}});
   print_json({{"model", model.shape.name},
               {"device", device_name(device)},
-              {"kv_cache_dtype", to_string(model.cache_dtype)},
-              {"chosen", chosen_or_null(choices.front().chosen)},
-              {"source", choices.front().source},
-              {"candidates", to_json(choices.front().candidates)},
+              {"kv_cache_dtype", to_string(model.kv_format)},
+              {"chosen", choices.empty() ? Json(nullptr) : chosen_or_null(choices.front().chosen)},
+              {"source", choices.empty() ? "" : choices.front().source},
+              {"candidates", choices.empty() ? Json::array() : to_json(choices.front().candidates)},
               {"warnings", warnings},
-              {"layer_kinds", kinds}});
+              {"model_type", model.shape.model_type},
+              {"num_layers", model.shape.layers.size()},
+              {"layer_kinds", kinds},
+              {"not_served", cli::to_json(model.unserved, model.shape.layers.size())},
+              {"notes", model.shape.notes}});
 }
 
 void print_as_text(const LoadedModel& model, const DeviceInfo& device, const std::vector<KindChoice>& choices) {
-  fmt::print("{} ({}), KV cache {}, on {} ({}, {})\n", model.shape.name, model.shape.source,
-             to_string(model.cache_dtype), device_name(device), device.name, device.architecture);
+  fmt::print("{} ({}), KV cache {}, on {} ({}, {})\n", model.shape.name, model.shape.source, to_string(model.kv_format),
+             device_name(device), device.name, device.architecture);
   for (const std::string& note : model.shape.notes) fmt::print("note: {}\n", note);
   for (const KindChoice& choice : choices) {
-    fmt::print("\nlayers {}: {}\n", layer_ranges(choice.kind.layers), describe(choice.kind.spec));
+    fmt::print("\n{}: {}\n", layer_count(choice.kind.layers, choice.kind.part), describe(choice.kind.spec));
     fmt::print("chosen: {}{}\n\n", choice.chosen.empty() ? "none" : choice.chosen,
                choice.source.empty() ? "" : fmt::format(" ({})", choice.source));
     Table table({{""}, {"backend"}, {"why"}});
@@ -122,6 +128,8 @@ int run_select(const SelectArguments& arguments) {
     print_as_json(*model, (*device)->info(), choices, warnings);
   else
     print_as_text(*model, (*device)->info(), choices);
+  if (choices.empty())
+    return report(unsupported(fmt::format("{}: no layer has attention that is served here", model->shape.name)));
   int exit_code = kSuccess;
   for (const KindChoice& choice : choices)
     if (choice.chosen.empty()) exit_code = std::max(exit_code, report(choice.refusal));
@@ -139,7 +147,7 @@ void add_select_verb(CLI::App& app, Action& action) {
   verb->add_option("--dtype", arguments->shape.dtype, "Of queries, keys, values and output: auto, fp32, fp16, bf16")
       ->capture_default_str();
   verb->add_option("--query-dtype", arguments->shape.query_dtype, kFp8Names)->capture_default_str();
-  verb->add_option("--kv-cache-dtype", arguments->shape.kv_cache_dtype, kFp8Names)->capture_default_str();
+  verb->add_option("--kv-cache-dtype", arguments->shape.kv_cache_dtype, kKvFormatNames)->capture_default_str();
   verb->add_option("--block-size", arguments->shape.block_size, "Tokens a KV block")->capture_default_str();
   verb->add_option("--backend", arguments->backend, "Ask for this one; wins over VLLM_ATTENTION_BACKEND");
   verb->add_option("--query-len", arguments->typical_query_len, "Typical new tokens a request (0: a general mix)")

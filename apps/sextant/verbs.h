@@ -16,6 +16,7 @@ void add_select_verb(CLI::App& app, Action& action);
 void add_bench_verb(CLI::App& app, Action& action);
 void add_replay_verb(CLI::App& app, Action& action);
 void add_verify_verb(CLI::App& app, Action& action);
+void add_size_verb(CLI::App& app, Action& action);
 void add_doctor_verb(CLI::App& app, Action& action);
 
 }  // namespace sextant::cli

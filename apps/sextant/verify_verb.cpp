@@ -6,6 +6,7 @@
 #include "arguments.h"
 #include "parse_errors.h"
 #include "progress.h"
+#include "random_verify.h"
 #include "table.h"
 #include "verbs.h"
 #include "verify/verify.h"
@@ -17,13 +18,16 @@ constexpr char kFooter[] =
     "Examples:\n"
     "  sextant verify                                            the own sweep against the fp64 oracle\n"
     "  sextant verify --onnx ../shared/data/onnx-attention --goldens ../shared/data/goldens\n"
-    "  sextant verify --backends TRITON_MLA,ROCM_AITER_MLA --json";
+    "  sextant verify --backends TRITON_MLA,ROCM_AITER_MLA --json\n"
+    "  sextant verify --random --seconds 120                     whole batches drawn at random, at serving sizes\n"
+    "  sextant verify --case '{\"backend\":\"ROCM_ATTN\", ...}'     one of them again, as its failure printed it";
 
 struct VerifyArguments {
   std::string device = "auto", onnx, goldens;
   std::vector<std::string> backends = {"all"};
   uint64_t seed = 1;
   bool reduced = false, json = false;
+  RandomArguments random;
 };
 
 void print_results(const std::vector<verify::SuiteResult>& suites, const DeviceInfo& device, bool json) {
@@ -68,6 +72,8 @@ int run_verify(const VerifyArguments& arguments) {
   if (!backends) return report(backends.status());
   auto device = open_device_named(arguments.device);
   if (!device) return report(device.status());
+  if (arguments.random.random || !arguments.random.text.empty())
+    return run_random_verify(**device, *backends, arguments.seed, arguments.random, arguments.json);
   verify::VerifyOptions options;
   options.backends = *backends;
   options.seed = arguments.seed;
@@ -108,7 +114,18 @@ void add_verify_verb(CLI::App& app, Action& action) {
   verb->add_option("--goldens", arguments->goldens, "Folder of recorded attention tensors (*.safetensors)");
   verb->add_option("--device", arguments->device, kDeviceNames)->capture_default_str();
   add_list(*verb, "--backends", arguments->backends, "all, or names");
-  verb->add_option("--seed", arguments->seed, "Of the sweep's random data")->capture_default_str();
+  CLI::Option* random = verb->add_flag("--random", arguments->random.random, "Random batches until the time is up");
+  verb->add_option("--seconds", arguments->random.seconds, "Of --random")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 1e6))
+      ->needs(random);
+  verb->add_option("--cases", arguments->random.cases, "Of --random, at most; 0: as many as the time allows")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(random);
+  add_list(*verb, "--isa", arguments->random.isas, "Of --random on the CPU: all, or names")->needs(random);
+  verb->add_flag("--small", arguments->random.small, "Smaller batches for --random, as sanitizers need")->needs(random);
+  verb->add_option("--case", arguments->random.text, "Runs one random case, given by its text")->excludes(random);
+  verb->add_option("--seed", arguments->seed, "Of the random data")->capture_default_str();
   verb->add_flag("--reduced", arguments->reduced, "A smaller sweep");
   verb->add_flag("--json", arguments->json, "Print JSON; exit status 1 if anything failed");
   verb->footer(kFooter);

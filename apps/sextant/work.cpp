@@ -7,20 +7,19 @@
 namespace sextant::cli {
 
 int64_t visible_pairs(const AttentionSpec& spec, const RequestLengths& request) {
-  const int64_t q = request.query_len, seq = request.seq_len, context = seq - q, window = spec.sliding_window;
-  if (!spec.causal && window == 0) return q * seq;
-  if (spec.causal && window == 0) return q * context + q * (q + 1) / 2;
+  const AttentionMask mask = spec.mask();
   int64_t pairs = 0;
-  for (int64_t position = context; position < seq; ++position) {
-    const int64_t last = spec.causal ? position : seq - 1;
-    pairs += last - std::max<int64_t>(position - window + 1, 0) + 1;
-  }
+  for (int64_t position = request.seq_len - request.query_len; position < request.seq_len; ++position)
+    pairs += std::max<int64_t>(
+        0, std::min<int64_t>(request.seq_len, mask.end_key(position)) - std::max<int64_t>(0, mask.first_key(position)));
   return pairs;
 }
 
 int64_t visible_keys(const AttentionSpec& spec, const RequestLengths& request) {
-  if (spec.sliding_window == 0) return request.seq_len;
-  return std::min<int64_t>(request.seq_len, int64_t{spec.sliding_window} + request.query_len - 1);
+  if (request.query_len == 0) return 0;
+  const AttentionMask mask = spec.mask();
+  return std::min<int64_t>(request.seq_len, mask.end_key(request.seq_len - 1)) -
+         std::max<int64_t>(0, mask.first_key(request.seq_len - request.query_len));
 }
 
 double attention_flops(const AttentionSpec& spec, const std::vector<RequestLengths>& requests) {
@@ -34,14 +33,10 @@ double attention_flops(const AttentionSpec& spec, const std::vector<RequestLengt
   return flops;
 }
 
-double kv_bytes(const AttentionSpec& spec, DType cache_dtype, const std::vector<RequestLengths>& requests) {
-  const KvCacheSpec cache = kv_cache_for(spec, cache_dtype, 1, 1);
-  const int64_t elements =
-      int64_t{cache.num_kv_heads} * (cache.is_latent() ? cache.head_dim : cache.head_dim + cache.head_dim_v);
+double kv_bytes(const AttentionSpec& spec, KvFormat kv_format, const std::vector<RequestLengths>& requests) {
+  const auto token = static_cast<double>(token_bytes(kv_cache_for(spec, kv_format, 1, 1)));
   double bytes = 0;
-  for (const RequestLengths& request : requests)
-    bytes += static_cast<double>(visible_keys(spec, request)) * static_cast<double>(elements) *
-             static_cast<double>(size_of(cache_dtype));
+  for (const RequestLengths& request : requests) bytes += static_cast<double>(visible_keys(spec, request)) * token;
   return bytes;
 }
 

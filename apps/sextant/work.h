@@ -17,6 +17,6 @@ int64_t visible_keys(const AttentionSpec& spec, const RequestLengths& request);
 // rope, Dv = kv_lora_rank. Projections are not counted.
 double attention_flops(const AttentionSpec& spec, const std::vector<RequestLengths>& requests);
 // Each visible key's and value's bytes once.
-double kv_bytes(const AttentionSpec& spec, DType cache_dtype, const std::vector<RequestLengths>& requests);
+double kv_bytes(const AttentionSpec& spec, KvFormat kv_format, const std::vector<RequestLengths>& requests);
 
 }  // namespace sextant::cli

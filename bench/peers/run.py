@@ -58,6 +58,28 @@ def print_case(case, rows):
             print(f"  {row['name']:36} {row.get('note', '')}")
 
 
+def run_random(arguments) -> int:
+    from grid import draw_cases
+    from grid_peers import SextantGrid, SglFlashMla, VllmFlashAttention3
+    from grid_run import print_summary, run_grid
+
+    contestants, timer = [SextantGrid(Sextant(arguments.library))], Timer(arguments.repeats)
+    for peer in (lambda: VllmFlashAttention3(arguments.fa3), SglFlashMla):
+        if arguments.only == "none":
+            break
+        try:
+            contestants.append(peer())
+        except Exception as error:  # noqa: BLE001
+            print(f"not here: {type(error).__name__}: {str(error)[:150]}")
+    report = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "ceilings": ceilings(), "seed": arguments.seed}
+    print(report["device"], report["ceilings"])
+    report["results"] = run_grid(contestants, draw_cases(arguments.random, arguments.seed), timer, arguments.budget, arguments.first)
+    print_summary(report["results"])
+    with open(arguments.output, "w") as file:
+        json.dump(report, file, indent=1)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--library", required=True, help="path of libsextant.so")
@@ -66,9 +88,15 @@ def main() -> int:
     parser.add_argument("--vllm", default="", help="folder of an unpacked vLLM wheel")
     parser.add_argument("--only", default="", help="only peers whose name contains this; 'none' for no peers")
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--random", type=int, default=0, help="draw so many cases instead of the groups; peers: --fa3 and flash_mla")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="leave out so many of the drawn cases")
+    parser.add_argument("--fa3", default="", help="path of vllm/vllm_flash_attn/_vllm_fa3_C.abi3.so of a vLLM wheel")
     parser.add_argument("--budget", type=float, default=1e9, help="stop starting new cases after this many seconds")
     parser.add_argument("--output", default="peers.json")
     arguments = parser.parse_args()
+    if arguments.random:
+        return run_random(arguments)
 
     peers, missing = [], {}
     for peer in all_peers(arguments.vllm):

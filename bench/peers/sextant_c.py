@@ -4,7 +4,7 @@ import ctypes as c
 
 import torch
 
-_DTYPE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int32: 6, torch.int64: 7}
+_DTYPE = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float8_e4m3fn: 3, torch.float8_e5m2: 5, torch.int32: 6, torch.int64: 7}
 CPU, CUDA = 0, 1
 NHD, LATENT = 0, 5
 
@@ -16,7 +16,7 @@ class _Tensor(c.Structure):
 class _Spec(c.Structure):
     _fields_ = [("size", c.c_size_t)] + [(n, c.c_int32) for n in ("num_heads", "num_kv_heads", "head_dim", "head_dim_v")]
     _fields_ += [("softmax_scale", c.c_float), ("causal", c.c_int32), ("sliding_window", c.c_int32), ("logits_soft_cap", c.c_float)]
-    _fields_ += [(n, c.c_int32) for n in ("has_sinks", "has_alibi", "dtype", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")]
+    _fields_ += [(n, c.c_int32) for n in ("has_sinks", "has_alibi", "dtype", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "reserved", "query_dtype")]
 
 
 class _CacheSpec(c.Structure):
@@ -42,6 +42,7 @@ class _Run(c.Structure):
     _fields_ = [("size", c.c_size_t)] + [(n, _Tensor) for n in ("q", "k", "v", "out", "lse", "kv_c", "k_pe", "kv_b_proj")] + [("cache", _Cache)]
     _fields_ += [("query_start_loc", c.c_void_p), ("seq_lens", c.c_void_p), ("block_table", c.c_void_p), ("block_table_stride", c.c_int64)]
     _fields_ += [("slot_mapping", c.c_void_p), ("sinks", c.c_void_p), ("alibi_slopes", c.c_void_p), ("workspace", c.c_void_p), ("workspace_bytes", c.c_size_t)]
+    _fields_ += [("q_scale", c.c_void_p), ("num_q_scales", c.c_int32)]
 
 
 def _sized(kind, **fields):
@@ -64,8 +65,11 @@ class Sextant:
         self.lib.sextant_plan_workspace_bytes.restype = c.c_size_t
         self.lib.sextant_plan_describe.restype = c.c_char_p
         self.lib.sextant_attention_plan_workspace_bytes.restype = c.c_size_t
-        self.device = c.c_void_p()
+        self.kind, self.device = kind, c.c_void_p()
         self._check(self.lib.sextant_device_open(kind, 0, c.byref(self.device)))
+
+    def stream(self):
+        return c.c_void_p(torch.cuda.current_stream().cuda_stream) if self.kind == CUDA else c.c_void_p()
 
     def _check(self, status):
         if status != 0:
@@ -92,7 +96,7 @@ class Sextant:
                      cache=_Cache(cache_spec, t.k_cache.data_ptr(), t.v_cache.data_ptr(), None, None, 1),
                      query_start_loc=t.query_start_loc.data_ptr(), seq_lens=t.seq_lens.data_ptr(), block_table=t.block_table.data_ptr(),
                      block_table_stride=t.pages, workspace=workspace.data_ptr(), workspace_bytes=workspace.numel())
-        keep = (new_k, new_v, workspace, host)
+        keep = (new_k, new_v, workspace, host, out)
         return self._launcher(self.lib.sextant_plan_run, plan, run, keep), out, self.lib.sextant_plan_describe(plan).decode()
 
     @staticmethod
@@ -106,7 +110,7 @@ class Sextant:
 
     def _launcher(self, function, plan, run, keep):
         def launch():
-            stream = c.c_void_p(torch.cuda.current_stream().cuda_stream)
+            stream = self.stream()
             self._check(function(plan, c.byref(run), stream))
 
         launch.keep = keep
@@ -129,12 +133,12 @@ class Sextant:
         q, o = _view(t.q), _view(out)
 
         def launch():
-            stream = c.c_void_p(torch.cuda.current_stream().cuda_stream)
+            stream = self.stream()
             self._check(self.lib.sextant_mla_decode_run(plan, c.byref(q), c.byref(cache), c.c_void_p(t.block_table.data_ptr()), c.c_int64(t.pages),
                                                         c.byref(o), None, c.c_void_p(t.query_start_loc.data_ptr()), c.c_void_p(t.seq_lens.data_ptr()),
                                                         c.c_void_p(workspace.data_ptr()), stream))
 
-        launch.keep = (workspace, host)
+        launch.keep = (workspace, host, out)
         return launch, out
 
     def varlen(self, t, family=1):
@@ -151,10 +155,10 @@ class Sextant:
         q, k, v, o = _view(t.q), _view(t.k), _view(t.v), _view(out)
 
         def launch():
-            stream = c.c_void_p(torch.cuda.current_stream().cuda_stream)
+            stream = self.stream()
             self._check(self.lib.sextant_varlen_run(plan, c.byref(q), c.byref(k), c.byref(v), c.byref(o), None, c.c_void_p(t.query_start_loc.data_ptr()),
                                                     c.c_void_p(t.key_start_loc.data_ptr()), c.c_void_p(t.seq_lens.data_ptr()), None, None,
                                                     c.c_void_p(workspace.data_ptr()), stream))
 
-        launch.keep = (workspace, host)
+        launch.keep = (workspace, host, out)
         return launch, out

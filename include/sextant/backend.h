@@ -1,9 +1,13 @@
 // The six backends: strategies made of ops, the same on every device.
 //
 //   const Backend* backend = find_backend("ROCM_AITER_FA").value();
-//   auto plan = backend->plan(*device, request);             // host only: checks, splits, sizes the workspace
-//   backend->run(*plan.value(), tensors, stream);            // launches only; may be captured in a graph, and repeated
+//   PlanPtr plan = backend->plan(*device, request).value();  // host only: checks, splits, sizes the workspace
+//   plan->run(tensors, stream);                              // launches only; may be captured in a graph, and repeated
 //                                                            // for every layer of the step
+//
+// Lifetime: backends live as long as the program. A plan keeps copies of the lengths, and its device where a shared_ptr
+// owns it. What RunTensors point to must live until the work on the stream has ended (on the CPU: until run returns).
+// Threads: a plan never changes, so threads may share it, each run with a workspace, an output and a stream of its own.
 #pragma once
 
 #include <memory>
@@ -39,12 +43,13 @@ struct PlanOptions {
   // Requests with at most this many query tokens take the decode path (speculative decode: up to 8 and more).
   int32_t decode_max_query_len = 1;
   // Rows of the chunk workspace of ROCM_AITER_FA and of the MLA prefill; 0: the backend's own rule (docs/backends).
+  // Not looked at in deterministic mode, where chunks end at the same keys whatever the batch.
   int64_t chunk_workspace_rows = 0;
 };
 
 struct PlanRequest {
   AttentionSpec spec;
-  KvCacheSpec cache;
+  KvCacheSpec cache;  // layout kPreferred: the backend's own (with_layout)
   BatchMetadata batch;
   PlanOptions options;
 };
@@ -53,31 +58,43 @@ struct PlanRequest {
 // are neither read nor written.
 struct RunTensors {
   TensorView q;    // [T, Hq, D] of spec.query_type(); MLA: [T, N, nope + rope], rope applied to the last part
-  TensorView k;    // [T, Hkv, D]   MHA only
-  TensorView v;    // [T, Hkv, Dv]  MHA only
+  TensorView k;    // [T, Hkv, D]   MHA only; where slot_mapping is given
+  TensorView v;    // [T, Hkv, Dv]  MHA only; where slot_mapping is given
   TensorView out;  // [T, Hq, Dv];  MLA: [T, N, v_head_dim]
   TensorView lse;  // fp32 [Hq, T] with options.lse_out
   // MLA only.
-  TensorView kv_c;       // [T, kv_lora_rank], normalised
-  TensorView k_pe;       // [T, qk_rope_head_dim], rope applied
+  TensorView kv_c;       // [T, kv_lora_rank], normalised; where slot_mapping is given
+  TensorView k_pe;       // [T, qk_rope_head_dim], rope applied; where slot_mapping is given
   TensorView kv_b_proj;  // weight [N * (nope + v_head_dim), kv_lora_rank]; per head first k_nope rows, then v rows
   KvCacheView cache;
   const int32_t* query_start_loc = nullptr;  // [B + 1]
   const int32_t* seq_lens = nullptr;         // [B]
   const int32_t* block_table = nullptr;      // [B, block_table_stride]
   int64_t block_table_stride = 0;
-  const int64_t* slot_mapping = nullptr;  // [T]; null: the cache already holds the new tokens
-  const float* q_scale = nullptr;         // fp8 queries: value = stored * q_scale, fp32 [num_q_scales]; null means 1
-  int32_t num_q_scales = 1;               // 1 or Hkv
-  const float* sinks = nullptr;           // [Hq] fp32
-  const float* alibi_slopes = nullptr;    // [Hq] fp32
-  void* workspace = nullptr;              // 256-byte aligned
+  // [T]; null: the cache already holds the new tokens, and every key is read from there. k and v (MLA: kv_c and k_pe)
+  // are not looked at then.
+  const int64_t* slot_mapping = nullptr;
+  const float* q_scale = nullptr;       // fp8 queries: value = stored * q_scale, fp32 [num_q_scales]; null means 1
+  int32_t num_q_scales = 1;             // 1 or Hkv
+  const float* sinks = nullptr;         // [Hq] fp32
+  const float* alibi_slopes = nullptr;  // [Hq] fp32
+  // [T, 2] with spec.max_span_len > 0: (begin, end) of each token's span, as in BatchMetadata.
+  const int32_t* token_spans = nullptr;
+  void* workspace = nullptr;  // 256-byte aligned
   size_t workspace_bytes = 0;
 };
+
+class Backend;
 
 class Plan {
  public:
   virtual ~Plan() = default;
+  // Checks everything, then launches. An error means that nothing was written, but for kInternal and kUnavailable,
+  // which say that a launch failed. Where the host reads the device's memory (DeviceInfo::host_readable), lengths,
+  // tables, slots and scales are checked too; on a GPU bad ones cannot reach memory outside the cache.
+  Status run(const RunTensors& tensors, Stream stream) const;
+
+  const Backend& backend() const { return *backend_; }
   size_t workspace_bytes() const { return workspace_bytes_; }
   // What run() will do, one line an op.
   const std::vector<std::string>& steps() const { return steps_; }
@@ -85,6 +102,11 @@ class Plan {
 
  protected:
   friend class Backend;
+  virtual Status launch(const RunTensors& tensors, Stream stream) const = 0;  // after the checks
+
+  const Backend* backend_ = nullptr;
+  std::shared_ptr<const Device> device_;  // null where no shared_ptr owns it
+  bool host_readable_ = false;
   size_t workspace_bytes_ = 0;
   std::vector<std::string> steps_;
   PlanRequest request_;
@@ -102,13 +124,19 @@ class Backend {
   virtual std::vector<std::string> reasons_against(const AttentionSpec& spec, const KvCacheSpec& cache,
                                                    const Device& device) const = 0;
   Result<PlanPtr> plan(const Device& device, const PlanRequest& request) const;
+  // plan.run(), for a plan of this backend.
   Status run(const Plan& plan, const RunTensors& tensors, Stream stream) const;
+
+ private:
+  Result<PlanPtr> checked_plan(const Device& device, const PlanRequest& asked) const;
 
  protected:
   // After the checks. `plan` already holds the request with spans into its own copies.
   virtual Result<std::shared_ptr<Plan>> make_plan(const Device& device, const PlanRequest& request) const = 0;
-  virtual Status launch(const Plan& plan, const RunTensors& tensors, Stream stream) const = 0;
 };
+
+// The cache with the backend's own layout for blocks of its size where it says kPreferred.
+KvCacheSpec with_layout(KvCacheSpec cache, const Backend& backend, const DeviceInfo& device);
 
 std::span<const Backend* const> all_backends();  // in the article's order
 // kNotFound with a "did you mean" for near misses.

@@ -2,8 +2,9 @@
 // Usable alone: it knows block ids and hashes, never memory. Every operation is O(1) a block. Not thread-safe.
 //
 //   auto allocator = BlockAllocator::make({.num_blocks = 1024, .block_size = 16}).value();
-//   auto hashes = hash_blocks(tokens, 16, {});               // one a full block, each covering all tokens before it
-//   std::vector<int32_t> blocks = allocator.acquire_prefix(hashes, tokens);  // cached blocks, now referenced
+//   const BlockHasher& hasher = BlockHasher::of_process();
+//   auto hashes = hasher.blocks(tokens, 16, hasher.root(tenant));  // one a full block, each covering all tokens before
+//   it std::vector<int32_t> blocks = allocator.acquire_prefix(hashes, tokens);  // cached blocks, now referenced
 //   SEXTANT_RETURN_IF_ERROR(allocator.allocate(more, blocks));               // new ones, all or none
 //   ... write keys and values ...
 //   SEXTANT_RETURN_IF_ERROR(allocator.publish(blocks[i], hashes[i], tokens of block i));
@@ -12,6 +13,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "sextant/status.h"
@@ -25,13 +27,39 @@ struct BlockHash {
   friend bool operator==(const BlockHash&, const BlockHash&) = default;
 };
 
-// Hash of a block's tokens after everything before it: `parent` is the hash of the previous block, or of whatever must
-// keep caches apart (model, adapter, tenant) for the first one.
-BlockHash chain_hash(const BlockHash& parent, std::span<const int32_t> tokens);
-// The same for content that is named rather than known (a trace's hash ids).
-BlockHash chain_hash(const BlockHash& parent, uint64_t content_id);
-// Chained hashes of all full blocks of a token sequence.
-std::vector<BlockHash> hash_blocks(std::span<const int32_t> tokens, int32_t block_size, const BlockHash& root);
+// Whoever makes two different prefixes meet reads another's keys and values, so hashes must not be foreseeable
+// (docs/prefix-caching.md says what each choice protects from, and what it costs).
+enum class HashAlgorithm : uint8_t {
+  kXxh3,    // XXH3-128, seeded: fast; safe from those who neither know the seed nor see hashes
+  kSha256,  // SHA-256 of seed and block, the first 128 bits: safe from those who see hashes as well
+};
+
+// Hashes blocks by what is in them and in all blocks before them. Copies are equal; threads may share one.
+class BlockHasher {
+ public:
+  // With a random seed of its own: another process, and another hasher, makes other hashes.
+  explicit BlockHasher(HashAlgorithm algorithm);
+  // With a seed that is given, for caches that several processes share. Keep it secret.
+  BlockHasher(HashAlgorithm algorithm, uint64_t seed) : algorithm_(algorithm), seed_(seed) {}
+  // XXH3-128 with this process's random seed.
+  static const BlockHasher& of_process();
+
+  // Where chains begin: the salt keeps apart what must not be shared, such as tenants, models and adapters.
+  BlockHash root(std::string_view salt) const;
+  // Of a block's tokens after everything before it: `parent` is the hash of the previous block, or a root.
+  BlockHash chain(const BlockHash& parent, std::span<const int32_t> tokens) const;
+  // The same for content that is named rather than known (a trace's hash ids).
+  BlockHash chain(const BlockHash& parent, uint64_t content_id) const;
+  // Chained hashes of all full blocks of a token sequence.
+  std::vector<BlockHash> blocks(std::span<const int32_t> tokens, int32_t block_size, const BlockHash& root) const;
+
+  HashAlgorithm algorithm() const { return algorithm_; }
+  uint64_t seed() const { return seed_; }
+
+ private:
+  HashAlgorithm algorithm_;
+  uint64_t seed_;
+};
 
 struct BlockAllocatorOptions {
   int64_t num_blocks = 0;   // 0: unbounded, for simulations; the pool grows and nothing is evicted

@@ -1,4 +1,7 @@
 // A device: what it is, its memory, and its two op implementations.
+//
+// A plan keeps its device alive; ops and memory of a device must not be used after its last shared_ptr is gone. Ops may
+// be called from several threads; a CPU device runs them in turns.
 #pragma once
 
 #include <memory>
@@ -17,12 +20,14 @@ struct DeviceInfo {
   std::string architecture;  // "avx512+amx", "sm_90", "gfx942"
   int compute_units = 0;     // cores, SMs, CUs
   int64_t memory_bytes = 0;
-  int64_t l2_bytes = 0;
   DType native_fp8 = DType::kF8E4M3FN;
   bool has_tuned_kernels = false;
+
+  // The host reads this device's memory: lengths, tables and slots of a run are checked as well.
+  bool host_readable() const { return kind == DeviceKind::kCpu || kind == DeviceKind::kHipEmulated; }
 };
 
-class Device {
+class Device : public std::enable_shared_from_this<Device> {
  public:
   virtual ~Device() = default;
   virtual const DeviceInfo& info() const = 0;

@@ -17,11 +17,12 @@ class Executor {
   virtual void parallel_for(int64_t count, const std::function<void(int64_t index, int worker)>& task) = 0;
 };
 
-// Hardware threads that the process may use (its affinity mask).
+// Hardware threads that the process may use: its affinity mask, and at most the cores of its cgroup's CPU quota.
 int usable_threads();
 
 // A persistent pool; the calling thread is worker 0. Host threads that share it take turns; a call from inside one of
-// its tasks runs on that task's worker alone. num_threads 0: usable_threads().
+// its tasks runs on that task's worker alone. Threads start at the first call with more than one index; a forked child
+// starts its own. num_threads 0: usable_threads().
 std::shared_ptr<Executor> make_thread_pool(int num_threads = 0);
 
 }  // namespace sextant

@@ -146,7 +146,9 @@ struct AttentionArgs {
   // Features, present iff the spec says so.
   const float* sinks = nullptr;         // [Hq]
   const float* alibi_slopes = nullptr;  // [Hq]
-  void* workspace = nullptr;            // at least plan.workspace_bytes(), 256-byte aligned
+  // [T, 2]: (begin, end) of each token's span in its request's positions; begin >= end: none.
+  const int32_t* token_spans = nullptr;
+  void* workspace = nullptr;  // at least plan.workspace_bytes(), 256-byte aligned
   // With merge_state: over other keys than this op's. state_out may be `out`; state_lse is not `lse`.
   TensorView state_out;  // fp32 [T, Hq, Dv], last stride 1
   TensorView state_lse;  // fp32 [Hq, T], natural logarithm
@@ -167,13 +169,15 @@ struct ContextChunkOffsetsArgs {
 
 // gather_cache: copies tokens [chunk_begin, chunk_begin + n_b) of each request from the paged cache into packed
 // rows, n_b = key_start_loc[b + 1] - key_start_loc[b], dequantised (stored * scale) to the type of the rows.
-// chunk_begin need not be a multiple of the block size.
+// chunk_begin need not be a multiple of the block size. With seq_lens it is the last n_b tokens of each request
+// instead; rows before the first token, where n_b > seq_lens[b], hold no key and are undefined.
 struct GatherCacheArgs {
   KvCacheView cache;
   const int32_t* block_table = nullptr;  // [B, block_table_stride]
   int64_t block_table_stride = 0;
   int32_t num_requests = 0;
   const int32_t* key_start_loc = nullptr;  // [B + 1]
+  const int32_t* seq_lens = nullptr;       // [B]; null: chunk_begin counts
   int64_t chunk_begin = 0;
   int64_t max_rows = 0;  // rows of k, v: an upper bound of key_start_loc[B]
   TensorView k;          // out [max_rows, Hkv, D]; kLatent: [max_rows, 1, D]
@@ -225,6 +229,7 @@ struct GemmArgs {
   TensorView c;
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
+  bool deterministic = false;  // the bits of a row of c do not depend on how many rows there are
 };
 
 // The implementations of one device and one kernel family. What Device::ops() hands out checks its arguments before
@@ -233,6 +238,8 @@ class Ops {
  public:
   virtual ~Ops() = default;
   virtual std::string name() const = 0;  // "cpu/tuned (amx)", "cuda/portable (sm_80)"
+  // The same ops without argument checks, for backends: their plans check everything before the first op.
+  virtual const Ops& unchecked() const { return *this; }
   virtual Status supports(const AttentionPlanArgs& args) const = 0;
   // Whether plan_attention takes these args with merge_state, which saves the passes of merge_attn_states.
   virtual bool merges_state(const AttentionPlanArgs& args) const { return false; }

@@ -27,6 +27,9 @@ struct SchedulerOptions {
   int32_t block_size = 16;                // tokens a KV block
   int64_t num_blocks = 0;                 // 0: unbounded
   bool prefix_caching = true;
+  // The groups of layers that keep blocks of their own, as in an engine: 0 for layers that see every key, W for layers
+  // with a sliding window of W keys, which give back the blocks that no later token sees. All draw on one pool.
+  std::vector<int32_t> windows = {0};
 };
 
 // A request's part of a step.
@@ -62,6 +65,7 @@ struct SchedulerStats {
   int64_t trace_block_hits = 0;
   int64_t preemptions = 0;
   int64_t peak_used_blocks = 0;
+  int64_t window_blocks_freed = 0;  // given back before their request ended: outside of every later token's window
   StepShare decode, extend, prefill;
 
   double block_hit_rate() const;
@@ -76,8 +80,9 @@ class Scheduler {
 
   // The next step; false when all requests have finished. The last step counts as done when this is called.
   Result<bool> next(Step& step);
-  // The step that next() gave last, as arrays. Valid until next() is called again.
-  void fill_batch(const Step& step, BatchArrays& batch) const;
+  // The step that next() gave last, as arrays, for one group of SchedulerOptions::windows. Valid until next() is called
+  // again. Entries of blocks that a window has left behind are 0: a kernel has no business there.
+  void fill_batch(const Step& step, BatchArrays& batch, size_t group = 0) const;
 
   const SchedulerStats& stats() const { return stats_; }
   const BlockAllocator& allocator() const { return allocator_; }
@@ -91,11 +96,13 @@ class Scheduler {
     int32_t computed = 0;   // tokens whose keys are in the cache
     int32_t scheduled = 0;  // tokens of the current step
     int32_t generated = 0;
-    int32_t preempted = 0;  // times
-    std::vector<int32_t> blocks;
-    std::vector<BlockHash> hashes;  // of full blocks, made when needed
+    int32_t preempted = 0;                     // times
+    std::vector<std::vector<int32_t>> blocks;  // [groups]; kFreed where a window has left a block behind
+    std::vector<BlockHash> hashes;             // of full blocks, made when needed
     size_t published = 0;
   };
+
+  static constexpr int32_t kFreed = -1;
 
   Scheduler(const Trace& trace, const SchedulerOptions& options, BlockAllocator allocator);
   const TraceRequest& request_of(const Sequence& s) const { return trace_->requests[static_cast<size_t>(s.request)]; }
@@ -103,6 +110,13 @@ class Scheduler {
   void finish_step();
   void extend_hashes(Sequence& sequence, int64_t blocks) const;
   bool reserve(Sequence& sequence, int32_t tokens);
+  void release(Sequence& sequence);
+  void free_passed_blocks(Sequence& sequence);
+  BlockHash group_hash(const Sequence& sequence, size_t block, size_t group) const;
+  int64_t first_seen_block(size_t group, int64_t tokens) const;
+  bool is_cached(const Sequence& sequence, int64_t block, size_t group) const;
+  int64_t cached_by_all(const Sequence& sequence, int64_t most) const;
+  int64_t acquire_cached(Sequence& sequence);
   void publish_full_blocks(Sequence& sequence);
   void schedule(Sequence& sequence, int32_t tokens, Step& step);
   Status schedule_running(int32_t& budget, Step& step);

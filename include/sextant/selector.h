@@ -13,7 +13,7 @@ inline constexpr char kBackendVariable[] = "VLLM_ATTENTION_BACKEND";
 
 struct SelectRequest {
   AttentionSpec spec;
-  KvCacheSpec cache;                   // layout kNHD means: the chosen backend's preferred layout
+  KvCacheSpec cache;                   // of each candidate's own layout with kPreferred
   std::optional<std::string> backend;  // explicit choice; wins over the environment, or is refused with the reason
   bool read_environment = true;        // VLLM_ATTENTION_BACKEND
   // What the traffic looks like, for the automatic choice; zero: a general mix.

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "sextant/status.h"
@@ -20,13 +22,28 @@ struct TraceRequest {
 
 struct Trace {
   std::string name;
+  std::string format;  // TraceFormat::name, or "built in"
   int32_t hash_block_size = 512;
   std::vector<TraceRequest> requests;  // by arrival
+  std::vector<std::string> notes;      // what was assumed: lengths guessed from text, images that came along
 };
 
-// Reads Azure's CSV (TIMESTAMP,ContextTokens,GeneratedTokens) or Mooncake's JSON lines (timestamp, input_length,
-// output_length, hash_ids); the first line decides which. An error names file, line, field, value and what is allowed.
-// max_requests 0: all; lines after that are not read.
+// A format of trace files.
+struct TraceFormat {
+  std::string_view name;     // "azure", what --trace-format takes
+  std::string_view summary;  // "CSV: TIMESTAMP,ContextTokens,GeneratedTokens"
+};
+std::span<const TraceFormat> trace_formats();
+
+struct TraceOptions {
+  int64_t max_requests = 0;     // 0: all; what comes after that is not read
+  std::string format = "auto";  // by the first line that is not blank
+  int32_t hash_block_size = 0;  // tokens a hash id; 0: what the format's publishers use
+};
+
+// Reads a recorded trace. Byte order marks, blank lines, quoted fields and carriage returns are taken as editors leave
+// them. An error names file, line, field, value and what is allowed.
+Result<Trace> read_trace(const std::string& path, const TraceOptions& options);
 Result<Trace> read_trace(const std::string& path, int64_t max_requests = 0);
 
 // Traffic with the distributions of the Mooncake conversation trace, the same for every machine: a system prompt that

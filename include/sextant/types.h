@@ -21,13 +21,20 @@ enum class DType : uint8_t {
   kF8E5M2,
   kI32,
   kI64,
+  kI8,  // KV caches with a scale a token and head
 };
 
 size_t size_of(DType dtype);                       // bytes an element
 const char* to_string(DType dtype);                // "bf16", "fp8_e4m3fn", ...
 Result<DType> parse_dtype(std::string_view name);  // also torch's names ("bfloat16", "float8_e4m3fn")
 constexpr bool is_fp8(DType d) { return d == DType::kF8E4M3FN || d == DType::kF8E4M3FNUZ || d == DType::kF8E5M2; }
-constexpr bool is_float(DType d) { return d != DType::kI32 && d != DType::kI64; }
+constexpr bool is_float(DType d) { return d != DType::kI32 && d != DType::kI64 && d != DType::kI8; }
+// 8-bit types whose values are stored * scale.
+constexpr bool is_quantized(DType d) { return is_fp8(d) || d == DType::kI8; }
+// The largest number that a quantized type stores.
+constexpr float largest_stored(DType d) {
+  return d == DType::kI8 ? 127.0F : d == DType::kF8E4M3FN ? 448.0F : d == DType::kF8E4M3FNUZ ? 240.0F : 57344.0F;
+}
 
 enum class DeviceKind : uint8_t { kCpu, kCuda, kHip, kHipEmulated };
 const char* to_string(DeviceKind kind);  // "cpu", "cuda", "hip", "hip-emulated"
@@ -36,13 +43,6 @@ Result<DeviceKind> parse_device_kind(std::string_view name);
 // The two kernel families of a device (docs/architecture.md).
 enum class KernelFamily : uint8_t { kPortable, kTuned };
 const char* to_string(KernelFamily family);
-
-// LSE conventions differ between projects, so base and layout are types, never a convention.
-enum class LseBase : uint8_t { kNatural, kLog2 };
-enum class LseLayout : uint8_t {
-  kHeadsTokens /* [num_heads, num_tokens] */,
-  kTokensHeads /* [num_tokens, num_heads] */
-};
 
 inline constexpr int kMaxRank = 6;
 

@@ -7,6 +7,8 @@
 #include <limits>
 #include <string>
 
+#include "types/fields.h"
+
 namespace sextant::python {
 namespace {
 
@@ -29,6 +31,27 @@ const char* exception_of(StatusCode code) {
 
 [[noreturn]] void raise_invalid(const std::string& message) { raise(invalid_argument(message)); }
 
+// As NumPy writes it.
+std::string name_of(DLDataType type) {
+  const std::string bits = std::to_string(type.bits), lanes = type.lanes == 1 ? "" : "x" + std::to_string(type.lanes);
+  switch (type.code) {
+    case kDLInt:
+      return "int" + bits + lanes;
+    case kDLUInt:
+      return "uint" + bits + lanes;
+    case kDLFloat:
+      return "float" + bits + lanes;
+    case kDLBfloat:
+      return "bfloat" + bits + lanes;
+    case kDLComplex:
+      return "complex" + bits + lanes;
+    case kDLBool:
+      return "bool" + lanes;
+    default:
+      return "(DLPack code " + std::to_string(type.code) + ", " + bits + " bits)" + lanes;
+  }
+}
+
 DType dtype_from(const char* field, DLDataType type) {
   if (type.lanes == 1) {
     if (type.code == kDLFloat && type.bits == 32) return DType::kF32;
@@ -37,12 +60,15 @@ DType dtype_from(const char* field, DLDataType type) {
     if (type.code == kDLFloat8_e4m3fn) return DType::kF8E4M3FN;
     if (type.code == kDLFloat8_e4m3fnuz) return DType::kF8E4M3FNUZ;
     if (type.code == kDLFloat8_e5m2) return DType::kF8E5M2;
+    if (type.code == kDLUInt && type.bits == 16)
+      return DType::kBF16;  // bits of bf16, of libraries without a name for it
     if (type.code == kDLUInt && type.bits == 8) return DType::kF8E4M3FN;  // caches of bytes; the spec says which format
     if (type.code == kDLInt && type.bits == 32) return DType::kI32;
     if (type.code == kDLInt && type.bits == 64) return DType::kI64;
+    if (type.code == kDLInt && type.bits == 8) return DType::kI8;
   }
-  raise_invalid(std::string(field) + " has a dtype of code " + std::to_string(type.code) + " and " +
-                std::to_string(type.bits) + " bits; allowed: fp32, fp16, bf16, fp8_*, uint8 (fp8 bytes), int32, int64");
+  raise_invalid(std::string(field) + " has dtype " + name_of(type) +
+                "; allowed: fp32, fp16, bf16, fp8_*, uint16 (bf16 bits), uint8 (fp8 bytes), int32, int64");
 }
 
 // As torch writes it.
@@ -92,10 +118,6 @@ void raise_unless_ok(const Status& status) {
   if (!status.is_ok()) raise(status);
 }
 
-bool is_host_readable(const DeviceInfo& device) {
-  return device.kind == DeviceKind::kCpu || device.kind == DeviceKind::kHipEmulated;
-}
-
 std::string text_field(const Json& json, const char* field, const std::string& fallback) {
   const auto it = json.find(field);
   if (it == json.end()) return fallback;
@@ -127,58 +149,56 @@ Json parse_json(const tvm::ffi::String& text) {
   return json;
 }
 
+namespace {
+
+void read_field(const Json& json, const char* name, bool& to) { to = int32_field(json, name, to ? 1 : 0) != 0; }
+void read_field(const Json& json, const char* name, int32_t& to) { to = int32_field(json, name, to); }
+void read_field(const Json& json, const char* name, int64_t& to) { to = integer_field(json, name, to); }
+void read_field(const Json& json, const char* name, float& to) { to = number(json, name, to); }
+void read_field(const Json& json, const char* name, DType& to) { to = dtype_field(json, name); }
+void read_field(const Json& json, const char* name, std::optional<DType>& to) {
+  if (!text_field(json, name, "").empty()) to = dtype_field(json, name);
+}
+void read_field(const Json& json, const char* name, KvScales& to) {
+  to = value_or_raise(parse_kv_scales(text_field(json, name, to_string(to))));
+}
+void read_field(const Json&, const char*, KvLayout&) {}  // "preferred" takes a backend: see cache_spec_from
+
+template <class Struct>
+Struct fields_from(const Json& json) {
+  Struct to;
+  for_each_field<Struct>([&](const auto& field) { read_field(json, field.name, field.of(to)); });
+  return to;
+}
+
+}  // namespace
+
 AttentionSpec spec_from(const Json& json) {
-  AttentionSpec spec;
-  spec.num_heads = int32_field(json, "num_heads", 0);
-  spec.num_kv_heads = int32_field(json, "num_kv_heads", 0);
-  spec.head_dim = int32_field(json, "head_dim", 0);
-  spec.head_dim_v = int32_field(json, "head_dim_v", 0);
-  spec.softmax_scale = number(json, "softmax_scale", 0);
-  spec.causal = int32_field(json, "causal", 1) != 0;
-  spec.sliding_window = int32_field(json, "sliding_window", 0);
-  spec.logits_soft_cap = number(json, "logits_soft_cap", 0);
-  spec.has_sinks = int32_field(json, "has_sinks", 0) != 0;
-  spec.has_alibi = int32_field(json, "has_alibi", 0) != 0;
-  spec.dtype = dtype_field(json, "dtype");
-  if (!text_field(json, "query_dtype", "").empty()) spec.query_dtype = dtype_field(json, "query_dtype");
-  spec.mla = {int32_field(json, "kv_lora_rank", 0), int32_field(json, "qk_nope_head_dim", 0),
-              int32_field(json, "qk_rope_head_dim", 0), int32_field(json, "v_head_dim", 0)};
+  const auto spec = fields_from<AttentionSpec>(json);
   raise_unless_ok(validate(spec));
   return spec;
 }
 
-KvCacheSpec cache_spec_from(const Json& json, const Device& device, const Backend* backend) {
-  KvCacheSpec cache;
-  cache.dtype = dtype_field(json, "dtype");
-  cache.num_blocks = integer_field(json, "num_blocks", 0);
-  cache.block_size = int32_field(json, "block_size", 16);
-  cache.num_kv_heads = int32_field(json, "num_kv_heads", 0);
-  cache.head_dim = int32_field(json, "head_dim", 0);
-  cache.head_dim_v = int32_field(json, "head_dim_v", 0);
+KvCacheSpec cache_fields_from(const Json& json) {
+  auto cache = fields_from<KvCacheSpec>(json);
   if (cache.head_dim_v == 0) cache.head_dim_v = cache.head_dim;
-  const std::string layout = text_field(json, "layout", "preferred");
-  if (layout == "preferred" && backend != nullptr)
-    cache.layout = backend->preferred_layout(device.info(), cache.dtype);
-  else
-    cache.layout = value_or_raise(parse_kv_layout(layout));
+  cache.layout = value_or_raise(parse_kv_layout(text_field(json, "layout", "preferred")));
+  return cache;
+}
+
+KvCacheSpec cache_spec_from(const Json& json, const Device& device, const Backend* backend) {
+  KvCacheSpec cache = cache_fields_from(json);
+  if (backend != nullptr) cache = with_layout(cache, *backend, device.info());
   raise_unless_ok(validate(cache));
   return cache;
 }
 
-PlanOptions options_from(const Json& json) {
-  PlanOptions options;
-  options.deterministic = int32_field(json, "deterministic", 0) != 0;
-  options.lse_out = int32_field(json, "lse_out", 0) != 0;
-  options.bounds = {int32_field(json, "max_query_len", 0), int32_field(json, "max_seq_len", 0)};
-  options.decode_max_query_len = int32_field(json, "decode_max_query_len", 1);
-  options.chunk_workspace_rows = integer_field(json, "chunk_workspace_rows", 0);
-  return options;
-}
+PlanOptions options_from(const Json& json) { return fields_from<PlanOptions>(json); }
 
 sextant::TensorView view_from(const char* field, const Tensor& tensor, const DeviceInfo& device) {
   if (!lives_on(tensor.device(), device))
     raise_invalid(std::string(field) + " is on " + name_of(tensor.device()) + "; allowed: a tensor on " +
-                  (is_host_readable(device) ? "cpu" : to_string(device.kind) + (":" + std::to_string(device.index))));
+                  (device.host_readable() ? "cpu" : to_string(device.kind) + (":" + std::to_string(device.index))));
   sextant::TensorView view;
   view.dtype = dtype_from(field, tensor.dtype());
   view.rank = tensor.ndim();
@@ -236,6 +256,12 @@ void check_length(const char* field, const OptionalTensor& tensor, int64_t lengt
 }
 
 int32_t num_scales_from(const OptionalTensor& k_scale, const OptionalTensor& v_scale, const KvCacheSpec& cache) {
+  if (cache.has_token_scales()) {
+    const int64_t scales = cache.num_blocks * cache.block_size * cache.num_kv_heads;
+    check_length("k_scale", k_scale, scales, "num_blocks * block_size * num_kv_heads");
+    check_length("v_scale", v_scale, scales, "num_blocks * block_size * num_kv_heads");
+    return 1;
+  }
   for (const auto& [field, tensor] : {std::pair{"k_scale", &k_scale}, std::pair{"v_scale", &v_scale}}) {
     const int64_t n = tensor->has_value() ? tensor->value().numel() : 1;
     if (n != 1 && n != cache.num_kv_heads)
@@ -265,7 +291,8 @@ sextant::TensorView checked_array(const char* field, const OptionalTensor& tenso
   if (view.dtype != dtype_of<T>())
     raise_invalid(std::string(field) + " has dtype " + to_string(view.dtype) +
                   "; allowed: " + to_string(dtype_of<T>()));
-  if (!view.is_contiguous()) raise_invalid(std::string(field) + " is not contiguous; allowed: contiguous");
+  if (!view.is_contiguous() && view.num_elements() > 0)
+    raise_invalid(std::string(field) + " is not contiguous; allowed: contiguous");
   return view;
 }
 

@@ -28,9 +28,6 @@ T value_or_raise(Result<T> result) {
   return std::move(result).value();
 }
 
-// Whether arrays of the device can be read here; the emulated device's can.
-bool is_host_readable(const DeviceInfo& device);
-
 // Fields of a description; a value of another kind is an invalid argument, not a JSON error.
 std::string text_field(const Json& json, const char* field, const std::string& fallback);
 int64_t integer_field(const Json& json, const char* field, int64_t fallback);
@@ -39,6 +36,7 @@ int32_t int32_field(const Json& json, const char* field, int32_t fallback);
 Json parse_json(const tvm::ffi::String& text);
 AttentionSpec spec_from(const Json& json);
 // `backend` resolves the layout "preferred".
+KvCacheSpec cache_fields_from(const Json& json);  // not validated
 KvCacheSpec cache_spec_from(const Json& json, const Device& device, const Backend* backend);
 PlanOptions options_from(const Json& json);
 

@@ -2,20 +2,62 @@
 #include <tvm/ffi/function.h>
 
 #include "handles.h"
+#include "sextant/executor.h"
+#include "sextant/log.h"
 #include "sextant/selector.h"
+#include "types/fields.h"
 
 namespace sextant::python {
 
+namespace {
+
+struct OpenDevices {
+  std::mutex mutex;
+  std::map<std::pair<std::string, int64_t>, std::shared_ptr<Device>> devices;
+  int threads = 0;  // of the CPU; 0: all usable
+};
+
+OpenDevices& open_devices() {
+  static OpenDevices open;
+  return open;
+}
+
+}  // namespace
+
 std::shared_ptr<Device> device_of(const std::string& kind, int64_t index) {
-  static std::mutex mutex;
-  static std::map<std::pair<std::string, int64_t>, std::shared_ptr<Device>> devices;
-  const std::lock_guard<std::mutex> lock(mutex);
-  std::shared_ptr<Device>& device = devices[{kind, index}];
+  OpenDevices& open = open_devices();
+  const std::lock_guard<std::mutex> lock(open.mutex);
+  std::shared_ptr<Device>& device = open.devices[{kind, index}];
+  if (!device && kind == "cpu" && index == 0)
+    device = value_or_raise(make_cpu_device({.executor = make_thread_pool(open.threads), .isa = {}}));
   if (!device) device = value_or_raise(open_device(value_or_raise(parse_device_kind(kind)), static_cast<int>(index)));
   return device;
 }
 
 namespace {
+
+// Each plan and run as a line of JSON; null: off.
+void set_log_sink(tvm::ffi::Optional<tvm::ffi::Function> sink) {
+  if (!sink.has_value()) return set_log({});
+  set_log([call = *sink](const LogEvent& event) { call(tvm::ffi::String(to_json(event))); });
+}
+
+// Plans that were made before keep their threads.
+void set_num_threads(int64_t threads) {
+  if (threads < 1 || threads > 4096)
+    raise(invalid_argument("num_threads is " + std::to_string(threads) + "; allowed: 1..4096"));
+  OpenDevices& open = open_devices();
+  const std::lock_guard<std::mutex> lock(open.mutex);
+  if (open.threads == threads) return;
+  open.threads = static_cast<int>(threads);
+  open.devices.erase({"cpu", 0});
+}
+
+int64_t get_num_threads() {
+  OpenDevices& open = open_devices();
+  const std::lock_guard<std::mutex> lock(open.mutex);
+  return open.threads > 0 ? open.threads : usable_threads();
+}
 
 using tvm::ffi::String;
 
@@ -61,16 +103,21 @@ String backends() {
   return list.dump();
 }
 
+// The fields that descriptions have and their defaults, for the test that Python's signatures are the same.
+String fields() {
+  return Json({{"spec", fields_to_json<Json>(AttentionSpec{})},
+               {"cache", fields_to_json<Json>(KvCacheSpec{})},
+               {"options", fields_to_json<Json>(PlanOptions{})}})
+      .dump();
+}
+
 // {device, device_index, spec, cache, backend?} -> {chosen, source, candidates, warnings}
 String select(const String& description) {
   const Json json = parse_json(description);
   const auto device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
   SelectRequest request;
   request.spec = spec_from(json.at("spec"));
-  Json cache = json.at("cache");
-  if (text_field(cache, "layout", "preferred") == "preferred")
-    cache["layout"] = request.spec.mla.enabled() ? "latent" : "NHD";
-  request.cache = cache_spec_from(cache, *device, nullptr);
+  request.cache = cache_fields_from(json.at("cache"));
   if (json.contains("backend") && !json["backend"].is_null()) request.backend = text_field(json, "backend", "");
   const Selection selection = value_or_raise(select_backend(*device, request));
   Json answer = {
@@ -116,7 +163,11 @@ String cache_shape(const String& description) {
 }  // namespace
 }  // namespace sextant::python
 
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(fields, sextant::python::fields);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(devices, sextant::python::devices);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(set_log, sextant::python::set_log_sink);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(set_num_threads, sextant::python::set_num_threads);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(get_num_threads, sextant::python::get_num_threads);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(synchronize, sextant::python::synchronize);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(backends, sextant::python::backends);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(select, sextant::python::select);

@@ -40,7 +40,7 @@ class HandleTable {
   int64_t last_ = 0;
 };
 
-// Opens each device once a process and keeps it.
+// Opens each device once a process and keeps it; the CPU's is made anew when the number of threads changes.
 std::shared_ptr<Device> device_of(const std::string& kind, int64_t index);
 
 }  // namespace sextant::python

@@ -14,7 +14,7 @@ struct VarlenHandle {
   AttentionPlanPtr plan;
   std::vector<int32_t> query_start_loc, key_start_loc;
   int32_t num_heads;
-  bool lse_out, has_sinks, has_alibi;
+  bool lse_out, has_sinks, has_alibi, has_spans;
 };
 
 HandleTable<VarlenHandle>& varlen_plans() {
@@ -54,6 +54,7 @@ int64_t varlen_make(const String& description, OptionalTensor query_start_loc, O
   handle.lse_out = args.lse_out;
   handle.has_sinks = args.spec.has_sinks;
   handle.has_alibi = args.spec.has_alibi;
+  handle.has_spans = args.spec.has_spans();
   return varlen_plans().add(std::make_shared<VarlenHandle>(std::move(handle)));
 }
 
@@ -66,7 +67,7 @@ int64_t varlen_workspace_bytes(int64_t handle) {
 void check_planned(const char* field, const OptionalTensor& tensor, const std::vector<int32_t>& planned,
                    const DeviceInfo& device) {
   check_length(field, tensor, static_cast<int64_t>(planned.size()), "as planned");
-  if (!tensor.has_value() || !is_host_readable(device)) return;
+  if (!tensor.has_value() || !device.host_readable()) return;
   const int32_t* values = array_from<int32_t>(field, tensor, device);
   for (size_t b = 0; b < planned.size(); ++b)
     if (values[b] != planned[b])
@@ -76,8 +77,8 @@ void check_planned(const char* field, const OptionalTensor& tensor, const std::v
 
 void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor v, OptionalTensor out,
                 OptionalTensor lse, OptionalTensor query_start_loc, OptionalTensor key_start_loc,
-                OptionalTensor seq_lens, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor workspace,
-                int64_t stream) {
+                OptionalTensor seq_lens, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor token_spans,
+                OptionalTensor workspace, int64_t stream) {
   const auto plan = varlen_plans().get(handle);
   const DeviceInfo& device = plan->device->info();
   AttentionArgs args;
@@ -91,15 +92,19 @@ void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTens
   args.seq_lens = array_from<int32_t>("seq_lens", seq_lens, device);
   args.sinks = array_from<float>("sinks", sinks, device);
   args.alibi_slopes = array_from<float>("alibi_slopes", alibi_slopes, device);
+  args.token_spans = array_from<int32_t>("token_spans", token_spans, device);
   refuse_unplanned("lse", lse, plan->lse_out, "lse_out");
   refuse_unplanned("sinks", sinks, plan->has_sinks, "spec.has_sinks");
   refuse_unplanned("alibi_slopes", alibi_slopes, plan->has_alibi, "spec.has_alibi");
+  refuse_unplanned("token_spans", token_spans, plan->has_spans, "spec.max_span_len");
   check_planned("query_start_loc", query_start_loc, plan->query_start_loc, device);
   check_planned("key_start_loc", key_start_loc, plan->key_start_loc, device);
   std::vector<int32_t> keys;  // of each sequence
   for (size_t b = 0; b + 1 < plan->key_start_loc.size(); ++b)
     keys.push_back(plan->key_start_loc[b + 1] - plan->key_start_loc[b]);
   check_planned("seq_lens", seq_lens, keys, device);
+  const int64_t tokens = plan->query_start_loc.empty() ? 0 : plan->query_start_loc.back();
+  check_length("token_spans", token_spans, 2 * tokens, "2 * tokens");
   check_length("sinks", sinks, plan->num_heads, "num_heads");
   check_length("alibi_slopes", alibi_slopes, plan->num_heads, "num_heads");
   const sextant::TensorView scratch = view_from("workspace", workspace, device);
@@ -127,6 +132,89 @@ void merge_attn_states(const String& description, Tensor prefix_out, Tensor pref
   raise_unless_ok(ops_of(json, *device).merge_attn_states(args, {reinterpret_cast<void*>(stream)}));
 }
 
+// The memory of a whole cache, contiguous. `v_cache` is absent for the latent layout.
+KvCacheView whole_cache(const KvCacheSpec& spec, const OptionalTensor& k_cache, const OptionalTensor& v_cache,
+                        const DeviceInfo& where) {
+  const sextant::TensorView k = written_view_from("k_cache", k_cache, where),
+                            v = written_view_from("v_cache", v_cache, where);
+  check_cache_dtype("k_cache", k, spec);
+  if (k.num_elements() < k_elements(spec) || !k.is_contiguous())
+    raise(invalid_argument("k_cache is " + to_string(k) + "; allowed: contiguous, at least " +
+                           std::to_string(k_elements(spec)) + " elements"));
+  if (spec.is_latent()) {
+    if (v_cache.has_value()) raise(invalid_argument("v_cache was given; allowed: none with the latent layout"));
+    return make_kv_cache_view(spec, k.data, k.data);
+  }
+  if (!v_cache.has_value()) raise(invalid_argument("v_cache is missing; allowed: a tensor, but for the latent layout"));
+  check_cache_dtype("v_cache", v, spec);
+  if (v.num_elements() < v_elements(spec) || !v.is_contiguous())
+    raise(invalid_argument("v_cache is " + to_string(v) + "; allowed: contiguous, at least " +
+                           std::to_string(v_elements(spec)) + " elements"));
+  return make_kv_cache_view(spec, k.data, v.data);
+}
+
+// {device, device_index, family, cache}
+void concat_and_cache_mla(const String& description, Tensor kv_c, Tensor k_pe, Tensor slot_mapping, Tensor kv_cache,
+                          OptionalTensor kv_scale, int64_t stream) {
+  const Json json = parse_json(description);
+  const auto device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
+  const DeviceInfo& where = device->info();
+  const KvCacheSpec spec = cache_spec_from(json.at("cache"), *device, nullptr);
+  ConcatAndCacheMlaArgs args;
+  args.kv_c = view_from("kv_c", kv_c, where);
+  args.k_pe = view_from("k_pe", k_pe, where);
+  args.slot_mapping = array_from<int64_t>("slot_mapping", OptionalTensor(slot_mapping), where);
+  args.num_tokens = slot_mapping.numel();
+  args.cache = whole_cache(spec, OptionalTensor(kv_cache), {}, where);
+  args.cache.k_scale = args.cache.v_scale = array_from<float>("kv_scale", kv_scale, where);
+  args.cache.num_scales = num_scales_from(kv_scale, {}, spec);
+  raise_unless_ok(ops_of(json, *device).concat_and_cache_mla(args, {reinterpret_cast<void*>(stream)}));
+}
+
+// {device, device_index, family, cache, chunk_begin}
+void gather_cache(const String& description, OptionalTensor k_cache, OptionalTensor v_cache, Tensor block_table,
+                  Tensor key_start_loc, OptionalTensor k, OptionalTensor v, OptionalTensor k_scale,
+                  OptionalTensor v_scale, int64_t stream) {
+  const Json json = parse_json(description);
+  const auto device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
+  const DeviceInfo& where = device->info();
+  const KvCacheSpec spec = cache_spec_from(json.at("cache"), *device, nullptr);
+  if (block_table.ndim() != 2)
+    raise(invalid_argument("block_table has rank " + std::to_string(block_table.ndim()) +
+                           "; allowed: 2 ([requests, max_blocks])"));
+  GatherCacheArgs args;
+  args.cache = whole_cache(spec, k_cache, v_cache, where);
+  args.cache.k_scale = array_from<float>("k_scale", k_scale, where);
+  args.cache.v_scale = array_from<float>("v_scale", v_scale, where);
+  args.cache.num_scales = num_scales_from(k_scale, v_scale, spec);
+  args.block_table = array_from<int32_t>("block_table", OptionalTensor(block_table), where);
+  args.block_table_stride = block_table.size(1);
+  args.num_requests = static_cast<int32_t>(block_table.size(0));
+  args.key_start_loc = array_from<int32_t>("key_start_loc", OptionalTensor(key_start_loc), where);
+  check_length("key_start_loc", OptionalTensor(key_start_loc), block_table.size(0) + 1, "requests + 1");
+  args.chunk_begin = integer_field(json, "chunk_begin", 0);
+  args.k = written_view_from("k", k, where);
+  args.v = written_view_from("v", v, where);
+  args.max_rows = args.k.rank > 0 ? args.k.shape[0] : 0;
+  raise_unless_ok(ops_of(json, *device).gather_cache(args, {reinterpret_cast<void*>(stream)}));
+}
+
+// {device, device_index, family, cache}
+void copy_blocks(const String& description, OptionalTensor k_cache, OptionalTensor v_cache, Tensor mapping,
+                 int64_t stream) {
+  const Json json = parse_json(description);
+  const auto device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
+  const DeviceInfo& where = device->info();
+  if (mapping.ndim() != 2 || mapping.size(1) != 2)
+    raise(invalid_argument("mapping has " + std::to_string(mapping.numel()) + " elements of rank " +
+                           std::to_string(mapping.ndim()) + "; allowed: [pairs, 2]"));
+  CopyBlocksArgs args;
+  args.cache = whole_cache(cache_spec_from(json.at("cache"), *device, nullptr), k_cache, v_cache, where);
+  args.mapping = array_from<int64_t>("mapping", OptionalTensor(mapping), where);
+  args.num_pairs = mapping.size(0);
+  raise_unless_ok(ops_of(json, *device).copy_blocks(args, {reinterpret_cast<void*>(stream)}));
+}
+
 // {device, device_index, family, cache}
 void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slot_mapping, Tensor k_cache,
                        Tensor v_cache, OptionalTensor k_scale, OptionalTensor v_scale, int64_t stream) {
@@ -139,11 +227,6 @@ void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slo
   args.v = view_from("v", v, where);
   args.slot_mapping = array_from<int64_t>("slot_mapping", OptionalTensor(slot_mapping), where);
   args.num_tokens = slot_mapping.numel();
-  const int64_t slots = spec.num_blocks * spec.block_size;
-  for (int64_t t = 0; is_host_readable(where) && t < args.num_tokens; ++t)
-    if (args.slot_mapping[t] >= slots)
-      raise(invalid_argument("slot_mapping[" + std::to_string(t) + "] is " + std::to_string(args.slot_mapping[t]) +
-                             "; allowed: below " + std::to_string(slots) + " (num_blocks * block_size)"));
   const sextant::TensorView k_memory = view_from("k_cache", k_cache, where),
                             v_memory = view_from("v_cache", v_cache, where);
   check_cache_dtype("k_cache", k_memory, spec);
@@ -169,3 +252,6 @@ TVM_FFI_DLL_EXPORT_TYPED_FUNC(varlen_workspace_bytes, sextant::python::varlen_wo
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(varlen_run, sextant::python::varlen_run);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(merge_attn_states, sextant::python::merge_attn_states);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(reshape_and_cache, sextant::python::reshape_and_cache);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(concat_and_cache_mla, sextant::python::concat_and_cache_mla);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(gather_cache, sextant::python::gather_cache);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(copy_blocks, sextant::python::copy_blocks);

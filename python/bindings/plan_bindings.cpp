@@ -1,6 +1,9 @@
 // plan and run.
 #include <tvm/ffi/function.h>
 
+#include <limits>
+
+#include "backends/run_checks.h"
 #include "handles.h"
 
 namespace sextant::python {
@@ -10,8 +13,8 @@ using tvm::ffi::String;
 
 struct PlanHandle {
   std::shared_ptr<Device> device;
-  const Backend* backend;
   PlanPtr plan;
+  bool stored_keys = false;  // new keys and values are attended to as a rounding cache holds them
 };
 
 HandleTable<PlanHandle>& plans() {
@@ -65,51 +68,71 @@ KvCacheView cache_view_from(const OptionalTensor& k, const OptionalTensor& v, co
   return view;
 }
 
-// On the CPU the batch that `run` reads can be checked like the planned one: a table that changed since then must end
-// in an error. On a GPU that would take a copy and a synchronisation, which `run` promises not to make.
-void check_host_batch(const PlanRequest& planned, const RunTensors& t, int64_t num_slots) {
-  const int32_t requests = planned.batch.num_requests();
-  BatchMetadata batch;
-  batch.query_start_loc = {t.query_start_loc, static_cast<size_t>(requests) + 1};
-  batch.seq_lens = {t.seq_lens, static_cast<size_t>(requests)};
-  batch.block_table = {t.block_table, static_cast<size_t>(requests * t.block_table_stride)};
-  batch.max_blocks_per_request = t.block_table_stride;
-  if (t.slot_mapping != nullptr) batch.slot_mapping = {t.slot_mapping, static_cast<size_t>(num_slots)};
-  raise_unless_ok(validate(batch, planned.cache));
-  const bool replay = planned.options.bounds.max_query_len > 0 || planned.options.bounds.max_seq_len > 0;
-  if (batch.num_tokens() != planned.batch.num_tokens())
-    raise(invalid_argument("query_start_loc ends with " + std::to_string(batch.num_tokens()) +
-                           "; allowed: " + std::to_string(planned.batch.num_tokens()) + ", as planned"));
-  for (size_t b = 0; !replay && b < batch.seq_lens.size(); ++b) {
-    if (batch.seq_lens[b] != planned.batch.seq_lens[b] || batch.query_start_loc[b] != planned.batch.query_start_loc[b])
-      raise(invalid_argument("seq_lens[" + std::to_string(b) + "] is " + std::to_string(batch.seq_lens[b]) +
-                             " and query_start_loc " + std::to_string(batch.query_start_loc[b]) +
-                             "; allowed: " + std::to_string(planned.batch.seq_lens[b]) + " and " +
-                             std::to_string(planned.batch.query_start_loc[b]) +
-                             ", as planned (a plan with max_seq_len takes other lengths)"));
-  }
+// Writes the new keys and values first, so that every backend attends to what the cache holds, as later steps will.
+Status run_from_cache(const PlanHandle& handle, RunTensors tensors, Stream stream) {
+  const PlanRequest& planned = handle.plan->request();
+  SEXTANT_RETURN_IF_ERROR(
+      check_run(planned, handle.plan->workspace_bytes(), handle.device->info().host_readable(), tensors));
+  const ReshapeAndCacheArgs write{tensors.k, tensors.v, tensors.slot_mapping, planned.batch.num_tokens(),
+                                  tensors.cache};
+  SEXTANT_RETURN_IF_ERROR(handle.device->ops(handle.plan->backend().info().family).reshape_and_cache(write, stream));
+  tensors.k = tensors.v = {};
+  tensors.slot_mapping = nullptr;
+  return handle.plan->run(tensors, stream);
 }
 
-// Description: {device, device_index, backend, spec, cache, options, max_blocks_per_request, shared_prefix_len}. Arrays
-// on the host.
-int64_t plan_make(const String& description, OptionalTensor query_start_loc, OptionalTensor seq_lens,
-                  OptionalTensor block_table, OptionalTensor slot_mapping) {
-  const Json json = parse_json(description);
-  PlanHandle handle;
-  handle.device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
-  handle.backend = value_or_raise(find_backend(text_field(json, "backend", "")));
+// All of a plan but its batch: an engine plans many steps alike, and reading the description takes longer than
+// planning.
+struct PlanTemplate {
+  std::shared_ptr<Device> device;
+  const Backend* backend = nullptr;
   PlanRequest request;
+  bool stored_keys = false;
+};
+
+HandleTable<PlanTemplate>& templates() {
+  static HandleTable<PlanTemplate> table("plan template");
+  return table;
+}
+
+// Description: {device, device_index, backend, spec, cache, options, stored_keys}.
+int64_t template_make(const String& description) {
+  const Json json = parse_json(description);
+  PlanTemplate made;
+  made.device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
+  made.backend = value_or_raise(find_backend(text_field(json, "backend", "")));
+  PlanRequest& request = made.request;
   request.spec = spec_from(json.at("spec"));
-  request.cache = cache_spec_from(json.at("cache"), *handle.device, handle.backend);
+  request.cache = cache_spec_from(json.at("cache"), *made.device, made.backend);
   request.options = options_from(json.value("options", Json::object()));
+  const bool rounds = request.cache.dtype != request.spec.dtype;
+  made.stored_keys = rounds && !request.cache.is_latent() && integer_field(json, "stored_keys", 0) != 0;
+  return templates().add(std::make_shared<PlanTemplate>(std::move(made)));
+}
+
+void template_free(int64_t handle) { templates().remove(handle); }
+
+// The batch: arrays on the host.
+int64_t plan_make(int64_t template_handle, OptionalTensor query_start_loc, OptionalTensor seq_lens,
+                  OptionalTensor block_table, OptionalTensor slot_mapping, OptionalTensor token_spans,
+                  int64_t max_blocks_per_request, int64_t shared_prefix_len) {
+  const auto of = templates().get(template_handle);
+  if (shared_prefix_len < 0 || shared_prefix_len > std::numeric_limits<int32_t>::max())
+    raise(invalid_argument("shared_prefix_len is " + std::to_string(shared_prefix_len) + "; allowed: 0..2147483647"));
+  PlanRequest request = of->request;
   request.batch.query_start_loc = host_array_from<int32_t>("query_start_loc", query_start_loc);
   request.batch.seq_lens = host_array_from<int32_t>("seq_lens", seq_lens);
   request.batch.block_table = host_array_from<int32_t>("block_table", block_table);
   request.batch.slot_mapping = host_array_from<int64_t>("slot_mapping", slot_mapping);
-  request.batch.max_blocks_per_request = integer_field(json, "max_blocks_per_request", 0);
-  request.batch.shared_prefix_len = int32_field(json, "shared_prefix_len", 0);
-  handle.plan = value_or_raise(handle.backend->plan(*handle.device, request));
+  request.batch.token_spans = host_array_from<int32_t>("token_spans", token_spans);
+  request.batch.max_blocks_per_request = max_blocks_per_request;
+  request.batch.shared_prefix_len = static_cast<int32_t>(shared_prefix_len);
+  PlanHandle handle{of->device, value_or_raise(of->backend->plan(*of->device, request)), of->stored_keys};
   return plans().add(std::make_shared<PlanHandle>(std::move(handle)));
+}
+
+int64_t plan_workspace_bytes(int64_t handle) {
+  return static_cast<int64_t>(plans().get(handle)->plan->workspace_bytes());
 }
 
 void plan_free(int64_t handle) { plans().remove(handle); }
@@ -117,8 +140,7 @@ void plan_free(int64_t handle) { plans().remove(handle); }
 String plan_info(int64_t handle) {
   const auto plan = plans().get(handle);
   const KvCacheSpec& cache = plan->plan->request().cache;
-  return Json({{"backend", plan->backend->info().name},
-               {"workspace_bytes", plan->plan->workspace_bytes()},
+  return Json({{"backend", plan->plan->backend().info().name},
                {"layout", to_string(cache.layout)},
                {"steps", plan->plan->steps()}})
       .dump();
@@ -129,7 +151,7 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
               OptionalTensor k_cache, OptionalTensor v_cache, OptionalTensor k_scale, OptionalTensor v_scale,
               OptionalTensor query_start_loc, OptionalTensor seq_lens, OptionalTensor block_table,
               OptionalTensor slot_mapping, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor q_scale,
-              OptionalTensor workspace, int64_t stream) {
+              OptionalTensor token_spans, OptionalTensor workspace, int64_t stream) {
   const auto plan = plans().get(handle);
   const DeviceInfo& device = plan->device->info();
   const KvCacheSpec& cache = plan->plan->request().cache;
@@ -155,12 +177,14 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
   t.slot_mapping = array_from<int64_t>("slot_mapping", slot_mapping, device);
   t.sinks = array_from<float>("sinks", sinks, device);
   t.alibi_slopes = array_from<float>("alibi_slopes", alibi_slopes, device);
+  t.token_spans = array_from<int32_t>("token_spans", token_spans, device);
   t.q_scale = array_from<float>("q_scale", q_scale, device);
   if (q_scale.has_value()) t.num_q_scales = static_cast<int32_t>(q_scale.value().numel());
   const PlanRequest& planned = plan->plan->request();
   refuse_unplanned("lse", lse, planned.options.lse_out, "lse_out");
   refuse_unplanned("sinks", sinks, planned.spec.has_sinks, "spec.has_sinks");
   refuse_unplanned("alibi_slopes", alibi_slopes, planned.spec.has_alibi, "spec.has_alibi");
+  refuse_unplanned("token_spans", token_spans, planned.spec.has_spans(), "spec.max_span_len");
   if (block_table.has_value() && block_table.value().ndim() != 2)
     raise(invalid_argument("block_table has rank " + std::to_string(block_table.value().ndim()) +
                            "; allowed: 2 ([requests, max_blocks])"));
@@ -169,19 +193,23 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
   check_length("seq_lens", seq_lens, requests, "requests");
   check_length("block_table", block_table, requests * t.block_table_stride, "requests * max_blocks");
   check_length("slot_mapping", slot_mapping, planned.batch.num_tokens(), "tokens");
+  check_length("token_spans", token_spans, 2 * planned.batch.num_tokens(), "2 * tokens");
   check_length("sinks", sinks, planned.spec.num_heads, "num_heads");
   check_length("alibi_slopes", alibi_slopes, planned.spec.num_heads, "num_heads");
-  if (is_host_readable(device) && t.query_start_loc != nullptr && t.seq_lens != nullptr && t.block_table != nullptr)
-    check_host_batch(planned, t, slot_mapping.has_value() ? slot_mapping.value().numel() : 0);
   const sextant::TensorView scratch = view_from("workspace", workspace, device);
   t.workspace = scratch.data;
   t.workspace_bytes = workspace.has_value() ? static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) : 0;
-  raise_unless_ok(plan->backend->run(*plan->plan, t, {reinterpret_cast<void*>(stream)}));
+  const Stream on{reinterpret_cast<void*>(stream)};
+  const bool from_cache = plan->stored_keys && t.slot_mapping != nullptr && planned.batch.num_tokens() > 0;
+  raise_unless_ok(from_cache ? run_from_cache(*plan, t, on) : plan->plan->run(t, on));
 }
 
 }  // namespace
 }  // namespace sextant::python
 
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(plan_template_make, sextant::python::template_make);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(plan_template_free, sextant::python::template_free);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(plan_workspace_bytes, sextant::python::plan_workspace_bytes);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(plan_make, sextant::python::plan_make);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(plan_free, sextant::python::plan_free);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(plan_info, sextant::python::plan_info);

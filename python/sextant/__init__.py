@@ -20,10 +20,13 @@ from sextant.api import (
     backends,
     cache_shape,
     devices,
+    get_num_threads,
     merge_attn_states,
     plan,
     reshape_and_cache,
     select,
+    set_log,
+    set_num_threads,
     varlen_plan,
 )
 from sextant.errors import (
@@ -35,13 +38,17 @@ from sextant.errors import (
     SextantUnavailable,
     SextantUnsupported,
 )
+from sextant.ops import concat_and_cache_mla, copy_blocks, fp8_scale, gather_cache, slot_mapping
+from sextant.paging import BlockAllocator, PagedKVCache, Step
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AttentionSpec",
+    "BlockAllocator",
     "Candidate",
     "KvCacheSpec",
+    "PagedKVCache",
     "Plan",
     "Selection",
     "SextantError",
@@ -51,13 +58,22 @@ __all__ = [
     "SextantResourceExhausted",
     "SextantUnavailable",
     "SextantUnsupported",
+    "Step",
     "VarlenPlan",
     "backends",
     "cache_shape",
+    "concat_and_cache_mla",
+    "copy_blocks",
     "devices",
+    "fp8_scale",
+    "gather_cache",
+    "get_num_threads",
     "merge_attn_states",
     "plan",
     "reshape_and_cache",
     "select",
+    "set_log",
+    "set_num_threads",
+    "slot_mapping",
     "varlen_plan",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Optional, Protocol, runtime_checkable
+from typing import Any, Callable, Optional, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,26 +24,84 @@ class Tensor(Protocol):
 
 def passed(**tensors: Optional[Tensor]) -> list[Any]:
     """What TVM FFI takes, in the order given: torch tensors lose their autograd history, bfloat16 and fp8 pass through DLPack."""
-    return [_passed(name, tensor) for name, tensor in tensors.items()]
+    if tensors.get("slot_mapping") is not None:
+        tensors["slot_mapping"] = _wide(tensors["slot_mapping"])
+    return [value if value is None else (_WAYS.get(type(value)) or _way_of(value))(name, value) for name, value in tensors.items()]
 
 
-def _passed(name: str, value: Any) -> Any:
-    if value is None:
-        return None
+_Way = Callable[[str, Any], Any]
+_WAYS: dict[type, _Way] = {}  # a call has twenty tensors: each type is looked at once
+
+
+def _way_of(value: Any) -> _Way:
+    way: _Way = _as_it_is
     if library_of(value) == "cupy":
-        return _OnItsStream(value)
-    if hasattr(value, "detach"):
-        if getattr(value, "is_meta", False) or str(getattr(value, "layout", "torch.strided")) != "torch.strided" or getattr(value, "is_quantized", False):
-            kind = value.device if getattr(value, "is_meta", False) else "quantised" if value.is_quantized else value.layout
+        way = _on_its_stream
+    elif hasattr(value, "detach"):
+        import torch
+
+        way = _of_torch(torch.strided) if isinstance(value, torch.Tensor) else _detached
+    elif isinstance(value, np.ndarray):
+        way = _of_numpy
+    return _WAYS.setdefault(type(value), way)
+
+
+def _on_its_stream(name: str, value: Any) -> Any:
+    return _OnItsStream(value)
+
+
+def _detached(name: str, value: Any) -> Any:
+    return value.detach()
+
+
+def _of_torch(strided: Any) -> _Way:
+    def way(name: str, value: Any) -> Any:
+        if value.layout is not strided or value.is_meta or value.is_quantized:
+            kind = value.device if value.is_meta else "quantised" if value.is_quantized else value.layout
             raise SextantInvalidArgument(f"{name} is a {kind} tensor; allowed: strided tensors with memory on a CPU or GPU")
-        return value.detach()
-    if isinstance(value, np.ndarray) and (value.dtype.kind not in "biufcV" or value.dtype.fields is not None or not value.dtype.isnative):
-        raise SextantInvalidArgument(f"{name} has dtype {value.dtype}; allowed: plain numbers in the machine's byte order")
-    if not hasattr(value, "__dlpack__"):
-        raise SextantInvalidArgument(f"{name} is a {type(value).__name__}; allowed: a tensor of PyTorch, NumPy, JAX or CuPy")
-    if isinstance(value, np.ndarray) and not value.flags.writeable:  # DLPack hands over memory that may be written
+        return value.detach() if value.requires_grad else value
+
+    return way
+
+
+def _of_numpy(name: str, value: Any) -> Any:
+    if value.dtype not in _PLAIN:
+        if value.dtype.name in _BITS:
+            value = value.view(_BITS[value.dtype.name])
+        elif value.dtype.kind not in "biufcV" or value.dtype.fields is not None or not value.dtype.isnative:
+            raise SextantInvalidArgument(f"{name} has dtype {value.dtype}; allowed: plain numbers in the machine's byte order")
+    if not value.flags.writeable:  # DLPack hands over memory that may be written
         raise SextantInvalidArgument(f"{name} is a read-only array; allowed: writable arrays")
     return value
+
+
+def _as_it_is(name: str, value: Any) -> Any:
+    if not hasattr(value, "__dlpack__"):
+        raise SextantInvalidArgument(f"{name} is a {type(value).__name__}; allowed: a tensor of PyTorch, NumPy, JAX or CuPy")
+    return value
+
+
+_PLAIN = frozenset(map(np.dtype, ("float32", "float16", "int32", "int64", "uint8", "uint16", "int8")))
+# ml_dtypes' arrays, which NumPy does not hand over: as their bits, the spec says which format.
+_BITS = {"bfloat16": np.uint16, "float8_e4m3fn": np.uint8, "float8_e4m3fnuz": np.uint8, "float8_e5m2": np.uint8}
+
+
+_NARROW: dict[Any, bool] = {}  # dtypes, whose names take longer to write than a call may
+
+
+def _wide(slots: Any) -> Any:
+    """int32 slots as int64, which the kernels read; JAX on the CPU has no int64 by default."""
+    dtype = getattr(slots, "dtype", None)
+    narrow = _NARROW.get(dtype)
+    if narrow is None:
+        narrow = _NARROW[dtype] = str(dtype).endswith("int32")
+    if not narrow:
+        return slots
+    if hasattr(slots, "detach"):
+        return slots.long()
+    if library_of(slots) == "jax":
+        slots = np.asarray(slots) if slots.__dlpack_device__()[0] in (_CPU, _CUDA_HOST) else slots
+    return slots.astype(np.int64)
 
 
 class _OnItsStream:

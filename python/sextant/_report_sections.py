@@ -1,25 +1,15 @@
-"""The report's sections: tables and Plotly charts of one result file each."""
+"""The report's sections: tables and charts of one result file each."""
 
 from __future__ import annotations
 
 import html
 import json
-import math
 
-import plotly.graph_objects as go
+from sextant import _report_charts as charts
 
 MHA = ("TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN", "ROCM_ATTN", "ROCM_AITER_FA")
 MLA = ("TRITON_MLA", "ROCM_AITER_MLA")
-# One colour a backend in every chart; told apart by people with colour blindness too (Okabe and Ito's palette).
-COLORS = {
-    "TRITON_ATTN": "#56B4E9",
-    "ROCM_AITER_UNIFIED_ATTN": "#0072B2",
-    "ROCM_ATTN": "#E69F00",
-    "ROCM_AITER_FA": "#009E73",
-    "TRITON_MLA": "#CC79A7",
-    "ROCM_AITER_MLA": "#D55E00",
-}
-_PEER_COLORS = ("#8a97a6", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#5d6b7a", "#b5651d")
+_QUIET = 0.1  # the share of the cores from which on others lengthen times: bench warns from there on
 
 
 def bench(data: dict) -> tuple[str, str]:
@@ -28,7 +18,7 @@ def bench(data: dict) -> tuple[str, str]:
     machine = data["machine"] if isinstance(data["machine"], dict) else {"name": data["machine"]}
     ceilings = data.get("ceilings") or {}
     name = machine.get("device_name") or machine.get("cpu") or machine.get("name", "unknown machine")
-    parts = [_facts(_machine_facts(machine, ceilings))]
+    parts = [_busy(data, rows), _facts(_machine_facts(machine, ceilings))]
     for title, names in (("MHA attention performance comparison", MHA), ("MLA attention performance comparison", MLA)):
         mine = [row for row in rows if row["backend"] in names]
         if not mine:
@@ -40,7 +30,7 @@ def bench(data: dict) -> tuple[str, str]:
     parts.append(_advice(rows))
     if data.get("skipped"):
         parts.append("<h3>Not run</h3>" + _table(data["skipped"], ("backend", "model", "batch", "reason")))
-    columns = ("model", "batch", "backend", "device", "ms_median", "ms_p10", "ms_p90", "tflops", "gbs", "fraction_of_ceiling", "error", "error_allowed")
+    columns = ("model", "batch", "backend", "device", "ms_median", "ms_p10", "ms_p90", "tflops", "gbs", "fraction_of_ceiling", "others_busy", "selected", "error", "error_allowed")
     parts.append("<details><summary>All figures</summary>" + _table(rows, columns) + "</details>")
     return f"Benchmark: {name}", "\n".join(parts)
 
@@ -62,18 +52,10 @@ def replay(data: dict) -> tuple[str, str]:
     parts = ["<div class=tiles>" + "".join(f"<div class=tile><b>{html.escape(_text(v))}</b><span>{html.escape(k)}</span></div>" for k, v in tiles.items() if v is not None) + "</div>"]
     for model in _unique(rows, "model"):
         mine = [row for row in rows if row.get("model", "") == model]
-        names = [row["backend"] for row in mine]
-        speed = go.Figure(go.Bar(x=[_two_lines(name) for name in names], y=[row["tokens_per_s"] for row in mine], marker_color=[_color(n) for n in names],
-                                 text=[_text(row["tokens_per_s"]) for row in mine], textposition="outside", cliponaxis=False))
-        steps = go.Figure()
-        for row in mine:
-            points = [(p, row["step_ms"][p]) for p in ("p50", "p90", "p99", "max") if p in row["step_ms"]]
-            steps.add_scatter(x=[p for p, _ in points], y=[y for _, y in points], mode="lines+markers", name=row["backend"], line_color=_color(row["backend"]))
-        speed.update_xaxes(tickangle=0)
-        _logarithmic(steps, [y for trace in steps.data for y in trace.y])
-        left = _figure(speed, "Tokens a second through one layer", "tokens/s", legend=False)
-        right = _figure(steps, "Time of a step", "ms, logarithmic")
-        parts.append(f"<h3>{html.escape(model or 'Replay')}</h3>{_pair(left, right)}")
+        speed = charts.bars("Tokens a second through one layer", "tokens/s", mine, "", "backend", "tokens_per_s")
+        steps = [{"backend": row["backend"], "percentile": p, "ms": row["step_ms"][p]} for row in mine for p in ("p50", "p90", "p99", "max") if p in row["step_ms"]]
+        pair = charts.side_by_side(speed, charts.lines("Time of a step", "ms", steps, "percentile", "backend", "ms"))
+        parts.append(f"<h3>{html.escape(model or 'Replay')}</h3>{pair}")
     flat = [{**row, **{f"step_{k}_ms": v for k, v in row["step_ms"].items()}} for row in rows]
     columns = ("model", "backend", "device", "tokens_per_s", "step_mean_ms", "step_p50_ms", "step_p90_ms", "step_p99_ms", "plan_ms_mean")
     parts.append("<details><summary>All figures</summary>" + _table(flat, columns) + "</details>")
@@ -92,9 +74,7 @@ def peers(data: dict) -> tuple[str, str]:
         for what, decode, metric, unit, level in (("Decode", True, "tbs", "TB/s of KV", copy / 1000), ("Prefill and extend", False, "tflops", "TFLOP/s", peak)):
             chosen = [row for row in mine if ("decode" in row["case"]) == decode]
             if chosen:
-                bars = _bars(chosen, "case", "name", metric)
-                _ceiling_line(bars, level)
-                figures.append(_figure(bars, what, unit))
+                figures.append(charts.bars(what, unit, chosen, "case", "name", metric, level, wide=True))
         if figures:
             parts.append(f"<h3>{title}, with peers</h3>" + "".join(figures))
     parts.append(_roofline([{**row, "backend": row["name"], "batch": row["case"], "gbs": row["tbs"] * 1000} for row in rows if row.get("tbs")], ceilings))
@@ -139,95 +119,67 @@ def _ceiling_facts(ceilings: dict) -> dict:
     return facts
 
 
+def _busy(data: dict, rows: list[dict]) -> str:
+    """A warning where others used the machine: times are too long then, and not all by the same factor."""
+    most = max([data.get("others_busy") or 0, *(row.get("others_busy") or 0 for row in rows)])
+    if most <= _QUIET:
+        return ""
+    hit = sum((row.get("others_busy") or 0) > _QUIET for row in rows)
+    return (f"<p class=warning><b>The machine was not quiet.</b> Others used up to {_percent(most)} of its cores, during {hit} of {len(rows)} measurements: those "
+            "times are too long. Measure again when nothing else runs; <code>bench --wait SECONDS</code> waits for that.</p>")  # fmt: skip
+
+
 def _comparison(rows: list[dict], model: str, ceilings: dict) -> str:
     peak, read = _ceilings(ceilings)
-    time = _bars(rows, "batch", "backend", "ms_median")
-    _logarithmic(time, [y for trace in time.data for y in trace.y])
-    compute, memory = _bars(rows, "batch", "backend", "tflops"), _bars(rows, "batch", "backend", "gbs")
-    _ceiling_line(compute, peak)
-    _ceiling_line(memory, read)
     heading = f"<p class=note>{html.escape(model)}: one layer</p>" if model else ""
-    pair = _pair(_figure(compute, "Attention arithmetic", "TFLOP/s"), _figure(memory, "KV cache read", "GB/s"))
-    return heading + _figure(time, "Time of one layer (less is better)", "ms, logarithmic") + pair
+    time = charts.spots("Time of one layer (less is better)", "ms", rows, "batch", "backend", "ms_median", "ms_p10", "ms_p90", wide=True)
+    compute = charts.bars("Attention arithmetic", "TFLOP/s", rows, "batch", "backend", "tflops", peak)
+    return heading + time + charts.side_by_side(compute, charts.bars("KV cache read", "GB/s", rows, "batch", "backend", "gbs", read))
 
 
 def _roofline(rows: list[dict], ceilings: dict) -> str:
     """Achieved TFLOP/s over arithmetic intensity (flops a byte of KV), under the machine's two ceilings."""
     peak, read = _ceilings(ceilings)
-    points = [(row["tflops"] * 1000 / row["gbs"], row) for row in rows if row.get("gbs") and row.get("tflops")]
+    points = [
+        {"series": row["backend"], "name": " ".join(filter(None, (row.get("model", ""), row["batch"]))), "tflops": row["tflops"],
+         "intensity": row["tflops"] * 1000 / row["gbs"]}
+        for row in rows if row.get("gbs") and row.get("tflops")
+    ]  # fmt: skip
     if not points or not peak or not read:
         return ""
-    ridge = peak * 1000 / read  # flops a byte where the two ceilings meet
-    low, high = min(min(i for i, _ in points), ridge) / 3, max(max(i for i, _ in points), ridge) * 3
-    figure = go.Figure()
-    figure.add_scatter(x=[low, ridge, high], y=[low * read / 1000, peak, peak], mode="lines", name="ceiling, measured", line={"color": "#1c2430", "width": 2})
-    for at, backend in enumerate(_unique([row for _, row in points], "backend")):
-        mine = [(i, row) for i, row in points if row["backend"] == backend]
-        texts = [" ".join(filter(None, (row.get("model", ""), row["batch"]))) for _, row in mine]
-        figure.add_scatter(x=[i for i, _ in mine], y=[row["tflops"] for _, row in mine], mode="markers", name=backend, text=texts,
-                           hovertemplate="%{text}<br>%{y:.3g} TFLOP/s<extra>" + backend + "</extra>", marker={"size": 10, "color": _color(backend, at)})
-    figure.update_xaxes(type="log", title="FLOP a byte of KV cache", dtick=1)
-    _logarithmic(figure, [row["tflops"] for _, row in points] + [low * read / 1000, peak])
     note = "<p class=note>Left of the bend memory limits, right of it arithmetic. A point above the slope reads KV that a cache holds.</p>"
-    return "<h3>Roofline</h3>" + note + _figure(figure, "Reached, under the measured ceilings", "TFLOP/s", height=480)
+    return "<h3>Roofline</h3>" + note + charts.roofline("Reached, under the measured ceilings", points, peak, read)
 
 
 def _advice(rows: list[dict]) -> str:
-    """The backend to take for each model and batch, and what the others cost."""
-    advice = []
+    """The backend to take for each model and batch, what the others cost, and where `sextant select` chooses another."""
+    advice, differs = [], False
     for model in _unique(rows, "model"):
         for batch in _unique([row for row in rows if row.get("model", "") == model], "batch"):
             mine = sorted((row for row in rows if row.get("model", "") == model and row["batch"] == batch), key=lambda row: row["ms_median"])
-            others = ", ".join(f"{row['backend']} {row['ms_median'] / mine[0]['ms_median']:.2f}x" for row in mine[1:])
-            advice.append({"model": model, "batch": batch, "take": mine[0]["backend"], "ms a layer": mine[0]["ms_median"], "the others take": others})
-    return "<h3>Selection advice</h3>" + _table(advice, ("model", "batch", "take", "ms a layer", "the others take"), "advice") if advice else ""
+            best = _best(mine)
+            others = ", ".join(f"{row['backend']} {row['ms_median'] / best['ms_median']:.2f}x" for row in mine if row is not best)
+            selected = next((row["backend"] for row in mine if row.get("selected")), "")
+            differs |= bool(selected) and selected != best["backend"]
+            advice.append({"model": model, "batch": batch, "take": best["backend"], "ms a layer": best["ms_median"], "select chooses": selected,
+                           "the others take": others})  # fmt: skip
+    if not advice:
+        return ""
+    note = "<p class=note>The fastest of each batch as measured here; the choice of <code>sextant select</code> where it is as fast within the spread of its times."
+    if differs:
+        note += " <code>select</code> chooses for a general mix of traffic: where it names another backend, serve mostly such batches before you overrule it "
+        note += "(<code>VLLM_ATTENTION_BACKEND</code>), or tell it the traffic (<code>--typical-query-len</code>, <code>--typical-context-len</code>)."
+    columns = ("model", "batch", "take", "ms a layer", "select chooses", "the others take")
+    return "<h3>Selection advice</h3>" + note + "</p>" + _table(advice, columns, "advice")
 
 
-def _bars(rows: list[dict], group: str, series: str, metric: str) -> go.Figure:
-    figure = go.Figure()
-    for at, name in enumerate(_unique(rows, series)):
-        mine = [row for row in rows if row[series] == name and row.get(metric) is not None]
-        figure.add_bar(name=name, x=[row[group] for row in mine], y=[row[metric] for row in mine], marker_color=_color(name, at))
-    figure.update_layout(barmode="group")
-    figure.update_xaxes(type="category")
-    return figure
-
-
-def _logarithmic(figure: go.Figure, values: list[float]) -> None:
-    """A logarithmic y axis with labels: powers of ten, and 2 and 5 between them where the values span less than two decades."""
-    values = [value for value in values if value > 0]
-    wide = bool(values) and max(values) >= 100 * min(values)
-    figure.update_yaxes(type="log", dtick=1 if wide else "D2")
-    if values and not wide:  # room for a label on each side of close values
-        figure.update_yaxes(range=[math.log10(min(values) / 2.5), math.log10(max(values) * 2.5)])
-
-
-def _ceiling_line(figure: go.Figure, level: float) -> None:
-    """The measured ceiling, unless the bars are so low that it would flatten them."""
-    if level and max((y for trace in figure.data for y in trace.y), default=0) > level / 20:
-        figure.add_hline(y=level, line_dash="dash", line_color="#8a97a6", annotation_text="measured ceiling", annotation_font_size=11)
-
-
-def _two_lines(name: str) -> str:
-    """ROCM_AITER_UNIFIED_ATTN under its bar without being turned."""
-    head, _, tail = name.rpartition("AITER_")
-    return f"{head}AITER<br>{tail}" if head else name
-
-
-def _color(name: str, at: int = 0) -> str:
-    if name.startswith("sextant"):
-        return COLORS.get(name.rpartition(" ")[2], "#0072B2")
-    return COLORS.get(name, _PEER_COLORS[at % len(_PEER_COLORS)])
-
-
-def _figure(figure: go.Figure, title: str, y: str, height: int = 380, legend: bool = True) -> str:
-    figure.update_layout(title={"text": title, "font": {"size": 16}}, yaxis_title=y, template="plotly_white", height=height, showlegend=legend,
-                         margin={"l": 60, "r": 20, "t": 50, "b": 50}, legend={"orientation": "h", "yanchor": "top", "y": -0.18, "x": 0}, bargap=0.25)
-    return figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}, default_height=f"{height}px")
-
-
-def _pair(left: str, right: str) -> str:
-    return f"<div class=pair>{left}{right}</div>"
+def _best(rows: list[dict]) -> dict:
+    """The fastest; of those that the spread of the times does not tell apart, the one that `select` chooses."""
+    fastest = rows[0]
+    for row in rows:
+        if row.get("selected") and (row.get("ms_p10") or row["ms_median"]) <= (fastest.get("ms_p90") or fastest["ms_median"]):
+            return row
+    return fastest
 
 
 def _ceilings(ceilings: dict) -> tuple[float, float]:
@@ -253,7 +205,7 @@ def _table(rows: list[dict], columns: tuple, style: str = "rows") -> str:
     head = "".join(f"<th>{html.escape(c)}</th>" for c in used)
     body = ""
     for row in rows:
-        cells = ((row.get(c, ""), " class=number" if isinstance(row.get(c), (int, float)) else "") for c in used)
+        cells = ((row.get(c, ""), " class=number" if isinstance(row.get(c), (int, float)) and not isinstance(row.get(c), bool) else "") for c in used)
         body += "<tr>" + "".join(f"<td{kind}>{html.escape(_text(value))}</td>" for value, kind in cells) + "</tr>"
     return f"<table class={style}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -261,7 +213,9 @@ def _table(rows: list[dict], columns: tuple, style: str = "rows") -> str:
 def _text(value) -> str:
     if value is None:
         return ""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (int, float)):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     if isinstance(value, (dict, list)):
         return json.dumps(value)

@@ -27,6 +27,8 @@ class SextantMetadata:
     block_table: torch.Tensor  # int32 [B, max_blocks]
     slot_mapping: torch.Tensor  # int64 [T]
     causal: bool
+    token_spans: Optional[torch.Tensor] = None  # int32 [T, 2]; None: no token of the step lies in a span
+    max_span_len: int = 0
     plans: dict[Any, tuple[api.Plan, Optional[Tensor]]] = field(default_factory=dict)
 
     def plan(self, backend: str, spec: api.AttentionSpec, cache: api.KvCacheSpec) -> tuple[api.Plan, Optional[Tensor]]:
@@ -38,9 +40,9 @@ class SextantMetadata:
             self.plans[key] = plan, workspace_beside(self.seq_lens, plan.workspace_bytes, current_stream(self.seq_lens))
         return self.plans[key]
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, Optional[torch.Tensor]]:
         """What every run reads."""
-        return dict(query_start_loc=self.query_start_loc, seq_lens=self.seq_lens, block_table=self.block_table)
+        return dict(query_start_loc=self.query_start_loc, seq_lens=self.seq_lens, block_table=self.block_table, token_spans=self.token_spans)
 
 
 class Builder(AttentionMetadataBuilder):
@@ -54,7 +56,10 @@ class Builder(AttentionMetadataBuilder):
     def build(self, common_prefix_len, common_attn_metadata, fast_build=False):
         m = common_attn_metadata
         requests = m.num_reqs
+        spans, longest = token_spans(getattr(m, "mm_req_doc_ranges", None), m.query_start_loc[: requests + 1], m.seq_lens[:requests])
         return self.metadata_class(
+            token_spans=spans,
+            max_span_len=longest,
             num_actual_tokens=m.num_actual_tokens,
             query_start_loc=m.query_start_loc[: requests + 1].to(torch.int32).contiguous(),
             seq_lens=m.seq_lens[:requests].to(torch.int32).contiguous(),
@@ -64,11 +69,49 @@ class Builder(AttentionMetadataBuilder):
         )
 
 
+def token_spans(ranges, query_start_loc: torch.Tensor, seq_lens: torch.Tensor) -> "tuple[Optional[torch.Tensor], int]":
+    """vLLM's mm_prefix ranges, {request: [(first, last), ...]}, as token_spans [T, 2] with ends behind the last position, and a bound of their length."""
+    if not ranges:
+        return None, 0
+    starts, lens = query_start_loc.tolist(), seq_lens.tolist()
+    spans = torch.zeros(starts[-1], 2, dtype=torch.int32)
+    longest = 0
+    for request, of_request in ranges.items():
+        if request >= len(lens):
+            continue
+        context = lens[request] - (starts[request + 1] - starts[request])
+        for first, last in of_request:
+            begin, end = max(first, context), min(last + 1, lens[request])
+            if first < last and begin < end:
+                spans[starts[request] + begin - context : starts[request] + end - context] = torch.tensor([first, last + 1], dtype=torch.int32)
+                longest = max(longest, last + 1 - first)
+    if not longest:
+        return None, 0
+    return spans.to(query_start_loc.device), 1 << (longest - 1).bit_length()
+
+
+def refuse_clamped_spans(layer: Any, window: int, metadata: SextantMetadata) -> None:
+    """Gemma 4's windows cut its spans. A window that is as long as every span cuts none."""
+    if not metadata.max_span_len or not window or not getattr(layer, "mm_prefix_clamp_sliding_window", False):
+        return
+    assert metadata.token_spans is not None
+    longest = int((metadata.token_spans[:, 1] - metadata.token_spans[:, 0]).max())
+    if longest > window:
+        raise NotImplementedError(f"a span of {longest} tokens is cut by a window of {window}; Sextant in vLLM allows spans up to the window there")
+
+
 def refuse_unserved(attn_type: str, kv_cache_dtype: str) -> None:
     if attn_type != AttentionType.DECODER:
         raise NotImplementedError(f"attn_type is {attn_type}; Sextant allows decoder")
     if kv_cache_dtype not in PLAIN_CACHES:
         raise NotImplementedError(f"kv_cache_dtype is {kv_cache_dtype}; Sextant in vLLM allows {', '.join(PLAIN_CACHES)}")
+
+
+def window_of(causal: bool, window: int) -> "dict[str, Any]":
+    """vLLM's window of W keys: the newest ones, own position included; of an encoder W - 1 to both sides."""
+    if causal or not window:
+        return {"causal": causal, "sliding_window": window}
+    return {"causal": False, "window_left": window - 1, "window_right": window - 1}
 
 
 class Impl(AttentionImpl):
@@ -92,24 +135,26 @@ class Impl(AttentionImpl):
             raise NotImplementedError("fused output quantisation is not supported by Sextant")
         if attn_metadata is None:  # profiling run
             return output.fill_(0)
+        refuse_clamped_spans(layer, self.sliding_window, attn_metadata)
         tokens = attn_metadata.num_actual_tokens
         blocks, heads, block_size, _ = kv_cache.shape
         k_cache, v_cache = kv_cache.view(blocks, heads, block_size * 2, -1).chunk(2, dim=2)
         spec = api.AttentionSpec(
             num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_size, softmax_scale=self.scale, dtype=dtype_name(query.dtype),
-            causal=attn_metadata.causal, sliding_window=self.sliding_window, logits_soft_cap=self.logits_soft_cap, has_sinks=self.sinks is not None,
-            has_alibi=self.alibi_slopes is not None,
+            **window_of(attn_metadata.causal, self.sliding_window), logits_soft_cap=self.logits_soft_cap, has_sinks=self.sinks is not None,
+            has_alibi=self.alibi_slopes is not None, max_span_len=attn_metadata.max_span_len,
         )  # fmt: skip
         plan, workspace = attn_metadata.plan(self.backend, spec, api.KvCacheSpec(blocks, block_size, self.num_kv_heads, self.head_size, spec.dtype, layout="HND"))
         plan.run(
             q=query.view(-1, self.num_heads, self.head_size)[:tokens],
-            k=key.view(-1, self.num_kv_heads, self.head_size)[:tokens],
-            v=value.view(-1, self.num_kv_heads, self.head_size)[:tokens],
+            # None in layers that attend to another layer's cache.
+            k=None if key is None else key.view(-1, self.num_kv_heads, self.head_size)[:tokens],
+            v=None if value is None else value.view(-1, self.num_kv_heads, self.head_size)[:tokens],
             out=output.view(-1, self.num_heads, self.head_size)[:tokens],
             k_cache=k_cache,
             v_cache=v_cache,
             # Layers that share another layer's cache read it and write nothing.
-            slot_mapping=None if self.kv_sharing_target_layer_name else attn_metadata.slot_mapping,
+            slot_mapping=None if key is None or self.kv_sharing_target_layer_name else attn_metadata.slot_mapping,
             sinks=None if self.sinks is None else self.sinks.float().contiguous(),
             alibi_slopes=None if self.alibi_slopes is None else self.alibi_slopes.to(query.device),
             workspace=workspace,
@@ -149,6 +194,10 @@ class Backend(AttentionBackend):
 
     @classmethod
     def supports_non_causal(cls):
+        return True
+
+    @classmethod
+    def supports_mm_prefix(cls):
         return True
 
     @classmethod

@@ -69,9 +69,10 @@ class Impl(MLAAttentionImpl):
         blocks, block_size, width = kv_c_and_k_pe_cache.shape
         spec = api.AttentionSpec(
             num_heads=self.num_heads, num_kv_heads=self.num_heads, head_dim=self.qk_nope_head_dim + self.qk_rope_head_dim, head_dim_v=self.v_head_dim,
-            softmax_scale=self.scale, dtype=dtype_name(q.dtype), causal=attn_metadata.causal, sliding_window=self.sliding_window,
+            softmax_scale=self.scale, dtype=dtype_name(q.dtype), **mha.window_of(attn_metadata.causal, self.sliding_window),
             logits_soft_cap=self.logits_soft_cap, kv_lora_rank=self.kv_lora_rank, qk_nope_head_dim=self.qk_nope_head_dim,
             qk_rope_head_dim=self.qk_rope_head_dim, v_head_dim=self.v_head_dim,
+            max_span_len=attn_metadata.max_span_len,
         )  # fmt: skip
         cache = api.KvCacheSpec(blocks, block_size, 1, width, spec.dtype, head_dim_v=self.kv_lora_rank, layout="latent")
         plan, workspace = attn_metadata.plan(self.backend, spec, cache)

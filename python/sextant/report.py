@@ -52,13 +52,11 @@ def load(path: str) -> dict:
 
 
 def render(results: list[dict]) -> str:
-    """The whole page. Each result file is a section; the charts' library is inside, so nothing is fetched."""
+    """The whole page. Each result file is a section; the charts are drawings in it, so nothing is fetched and no script runs."""
     try:
-        from plotly.offline import get_plotlyjs
-
         from sextant import _report_sections as sections
     except ImportError as error:
-        raise ReportError(f"plotly is not installed ({error}); get it with `pip install plotly`") from None
+        raise ReportError(f"vl-convert is not installed ({error}); get it with `pip install vl-convert-python`") from None
     makers = {"bench": sections.bench, "replay": sections.replay, "peers": sections.peers}
     parts, links = [], []
     for number, result in enumerate(results):
@@ -69,29 +67,42 @@ def render(results: list[dict]) -> str:
         name = html.escape(title)
         links.append(f'<a href="#s{number}">{name}</a>')
         parts.append(f'<section id="s{number}"><h2>{name}</h2><p class=source>{html.escape(Path(result["path"]).name)}</p>{body}</section>')
-    page = _PAGE.replace("{{links}}", "".join(links)).replace("{{body}}", "\n".join(parts))
-    return page.replace("{{plotly}}", get_plotlyjs())
+    return _PAGE.replace("{{links}}", "".join(links)).replace("{{body}}", "\n".join(parts))
 
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Sextant report</title>
+<meta name="color-scheme" content="light dark"><title>Sextant report</title>
 <style>
- body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; margin: 0; color: #1c2430; background: #f4f6f8; }
- header { background: #16324f; color: #fff; padding: 1.4rem 2rem; } header h1 { margin: 0; font-size: 1.6rem; }
- header p { margin: .2rem 0 .6rem; color: #c9d8e6; } nav a { color: #fff; margin-right: 1.4rem; font-size: 14px; }
+ :root { --page: #f4f6f8; --card: #fff; --ink: #1c2430; --muted: #5d6b7a; --grid: #e3e9ef; --line: #5d6b7b; --soft: #eef3f7; --link: #1f6390; --head: #16324f;
+  --warn: #fff4d6; --warn-line: #d9a100; }
+ @media (prefers-color-scheme: dark) { :root { --page: #10151b; --card: #182028; --ink: #e4eaf0; --muted: #9fadbb; --grid: #2c3742; --line: #8a98a6; --soft: #222c36;
+  --link: #7cc0ee; --head: #0b2238; --warn: #3a2f10; --warn-line: #d9a100; } }
+ * { box-sizing: border-box; }
+ body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; margin: 0; color: var(--ink); background: var(--page); }
+ header { background: var(--head); color: #fff; padding: 1.2rem max(1rem, calc(50% - 580px)); } header h1 { margin: 0; font-size: 1.5rem; line-height: 1.25; }
+ header p { margin: .3rem 0 .6rem; color: #c9d8e6; } nav { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; } nav a { color: #fff; font-size: 14px; }
  main { max-width: 1160px; margin: 0 auto; padding: 0 1rem 3rem; }
- section { background: #fff; border: 1px solid #dde4ea; border-radius: 8px; padding: .6rem 1.6rem 1.2rem; margin-top: 1.4rem; }
- h2 { margin-bottom: 0; } h3 { margin: 1.8rem 0 .2rem; border-bottom: 2px solid #e3e9ef; } .source, .note { color: #5d6b7a; font-size: 14px; margin: 0; }
+ section { background: var(--card); border: 1px solid var(--grid); border-radius: 8px; padding: .6rem 1.6rem 1.2rem; margin-top: 1.4rem; }
+ h2 { margin-bottom: 0; overflow-wrap: anywhere; } h3 { margin: 1.8rem 0 .2rem; border-bottom: 2px solid var(--grid); } a { color: var(--link); }
+ .source, .note { color: var(--muted); font-size: 14px; margin: 0; } code { background: var(--soft); padding: 0 .25em; border-radius: 3px; }
+ .warning { background: var(--warn); border-left: 4px solid var(--warn-line); padding: .5rem .8rem; margin: .8rem 0; }
  table { border-collapse: collapse; margin: .8rem 0; font-size: 14px; display: block; overflow-x: auto; }
- th, td { border-bottom: 1px solid #e3e9ef; padding: .3rem .8rem; text-align: left; white-space: nowrap; } thead th { background: #eef3f7; }
- td.number { text-align: right; font-variant-numeric: tabular-nums; } table.facts th { font-weight: 500; color: #5d6b7a; }
- table.advice td:nth-child(3) { font-weight: 600; } table.advice td:last-child { white-space: normal; } .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: .8rem 0; }
- .tile { background: #eef3f7; border-radius: 6px; padding: .5rem 1rem; } .tile b { display: block; font-size: 1.25rem; } .tile span { font-size: 13px; color: #5d6b7a; }
- .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; } .pair > div { min-width: 0; } @media (max-width: 900px) { .pair { grid-template-columns: 1fr; } }
- details summary { cursor: pointer; color: #2a6f97; margin-top: 1rem; }
-</style>
-<script>{{plotly}}</script></head>
+ th, td { border-bottom: 1px solid var(--grid); padding: .3rem .8rem; text-align: left; white-space: nowrap; } thead th { background: var(--soft); }
+ td.number { text-align: right; font-variant-numeric: tabular-nums; } table.facts th { font-weight: 500; color: var(--muted); vertical-align: top; white-space: normal; }
+ table.facts td { white-space: normal; overflow-wrap: anywhere; } table.advice td.take { font-weight: 600; }
+ .tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: .8rem 0; }
+ .tile { background: var(--soft); border-radius: 6px; padding: .5rem 1rem; } .tile b { display: block; font-size: 1.25rem; } .tile span { font-size: 13px; color: var(--muted); }
+ .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem 2rem; } .pair > * { min-width: 0; } @media (max-width: 1040px) { .pair { grid-template-columns: 1fr; } }
+ figure { margin: 1rem 0 .4rem; } figcaption { font-weight: 600; }
+ .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .2rem 0 .5rem; font-size: 13px; color: var(--muted); } .legend svg { margin-right: .35em; }
+ figure svg { max-width: 100%; height: auto; } figure text { font-family: "Liberation Sans", Arial, Helvetica, sans-serif; } .phone { display: none; }
+ @media (max-width: 640px) { .phone { display: block; } .screen { display: none; } section { padding: .4rem .8rem 1rem; } main { padding: 0 .5rem 2rem; }
+  h2 { font-size: 1.3rem; } h3 { font-size: 1.05rem; } th, td { padding: .3rem .5rem; } }
+ [fill="#1c2430"] { fill: var(--ink); } [stroke="#e3e9ef"] { stroke: var(--grid); } [stroke="#5d6b7b"] { stroke: var(--line); }
+ @media (prefers-color-scheme: dark) { [fill="#0072B2"] { fill: #3d9fe0; } [stroke="#0072B2"] { stroke: #3d9fe0; } }
+ details summary { cursor: pointer; color: var(--link); margin-top: 1rem; }
+</style></head>
 <body><header><h1>Sextant: attention backends compared</h1><p>Every figure was measured on the machine that its section names.</p><nav>{{links}}</nav></header>
 <main>
 {{body}}

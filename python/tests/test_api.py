@@ -43,13 +43,14 @@ class Step:
     def plan(self, backend, **options):
         return sextant.plan(backend, SPEC, CACHE, query_start_loc=[0, 3], seq_lens=[11], block_table=self.table, slot_mapping=self.new_slots, **options)
 
-    def run(self, plan, **changes):
-        arguments = dict(
+    def arguments(self):
+        return dict(
             q=self.q, k=self.k[8:], v=self.v[8:], out=self.out, lse=self.lse, k_cache=self.k_cache, v_cache=self.v_cache,
             query_start_loc=np.array([0, 3], np.int32), seq_lens=np.array([11], np.int32), block_table=self.table, slot_mapping=self.new_slots,
         )
-        arguments.update(changes)
-        plan.run(**arguments)
+
+    def run(self, plan, **changes):
+        plan.run(**{**self.arguments(), **changes})
 
 
 @pytest.mark.parametrize("backend", MHA)
@@ -289,3 +290,76 @@ def test_threads_share_a_plan():
         list(pool.map(lambda s: s.run(plan), steps * 5))
     for step in steps:
         np.testing.assert_allclose(step.out, reference(step.q, step.k, step.v, 0.35), rtol=1e-5, atol=1e-5)
+
+
+def test_log_of_plans_and_runs():
+    events = []
+    sextant.set_log(events.append)
+    try:
+        step = Step()
+        plan = sextant.plan("ROCM_ATTN", SPEC, CACHE, query_start_loc=[0, 3], seq_lens=[11], block_table=step.table, slot_mapping=step.new_slots)
+        with pytest.raises(sextant.SextantInvalidArgument):
+            sextant.plan("ROCM_ATTN", SPEC, CACHE, query_start_loc=[0, 3], seq_lens=[11], block_table=[[2, 91, 3]])
+    finally:
+        sextant.set_log(None)
+    assert [event["event"] for event in events] == ["plan", "plan"]
+    assert events[0]["backend"] == "ROCM_ATTN" and events[0]["steps"] == list(plan.steps) and events[0]["error"] is None
+    assert "block_table" in events[1]["error"]
+    with pytest.raises(sextant.SextantInvalidArgument, match="sink is 3"):
+        sextant.set_log(3)
+
+
+def test_chunks():
+    spec = sextant.AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=8, softmax_scale=0.35, dtype="fp32", attention_chunk_size=4)
+    step = Step()
+    batch = dict(query_start_loc=[0, 3], seq_lens=[11], block_table=step.table, slot_mapping=step.new_slots)
+    plan = sextant.plan("ROCM_AITER_FA", spec, CACHE, **batch)
+    arrays = {name: np.asarray(value, np.int32) if name != "slot_mapping" else value for name, value in batch.items()}
+    plan.run(q=step.q, k=step.k[8:], v=step.v[8:], out=step.out, k_cache=step.k_cache, v_cache=step.v_cache, **arrays)
+    expected = reference(step.q, step.k[8:], step.v[8:], 0.35)  # positions 8, 9 and 10 are the third chunk: nobody sees 0..7
+    np.testing.assert_allclose(step.out, expected, atol=1e-5)
+
+
+def test_a_kept_description_serves_no_other(monkeypatch):
+    """Plans of one description read it once; values that are equal but of another type are judged by themselves."""
+    reads, make = [], sextant.api.library["plan_template_make"]
+    monkeypatch.setattr(sextant.api, "library", {"plan_template_make": lambda text: reads.append(text) or make(text), "plan_info": sextant.api.library["plan_info"]})
+    sextant.api._kept_template.cache_clear()
+    fields = dict(num_heads=2, num_kv_heads=1, head_dim=16, softmax_scale=0.25, dtype="fp32")
+    cache = sextant.KvCacheSpec(num_blocks=4, block_size=8, num_kv_heads=1, head_dim=16, dtype="fp32")
+
+    def plan(**changes):
+        return sextant.plan("TRITON_ATTN", sextant.AttentionSpec(**{**fields, **changes}), cache, query_start_loc=[0, 1], seq_lens=[3], block_table=[[1]])
+
+    plans = [plan() for _ in range(3)]
+    assert len(reads) == 1 and plans[0].backend == "TRITON_ATTN" and plans[0].steps
+    with pytest.raises(sextant.SextantInvalidArgument, match="num_heads is 2.0; allowed: an integer"):
+        plan(num_heads=2.0)
+    with pytest.raises(sextant.SextantInvalidArgument):
+        plan(num_heads=[2])
+
+
+@pytest.mark.parametrize("device", ("cpu", "hip-emulated"))
+@pytest.mark.parametrize("backend", MHA)
+def test_spans(backend, device):
+    """Positions 7 to 9 see one another, beside a window of 2."""
+    spec = sextant.AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=8, softmax_scale=0.35, dtype="fp32", sliding_window=2, max_span_len=3)
+    step = Step()
+    spans = np.array([[7, 10], [7, 10], [0, 0]], np.int32)
+    batch = dict(query_start_loc=[0, 3], seq_lens=[11], block_table=step.table, slot_mapping=step.new_slots)
+    plan = sextant.plan(backend, spec, CACHE, **batch, token_spans=spans, device=device)
+    arrays = {name: np.asarray(value, np.int32) if name != "slot_mapping" else value for name, value in batch.items()}
+    tensors = dict(q=step.q, k=step.k[8:], v=step.v[8:], out=step.out, k_cache=step.k_cache, v_cache=step.v_cache, **arrays)
+    with pytest.raises(sextant.SextantInvalidArgument, match="token_spans is null"):
+        plan.run(**tensors)
+    with pytest.raises(sextant.SextantInvalidArgument, match=r"token_spans\[1\] is \[0, 0\); allowed: what its span's tokens all have"):
+        plan.run(**tensors, token_spans=np.array([[7, 10], [0, 0], [0, 0]], np.int32))
+    assert np.isnan(step.out).all()
+    plan.run(**tensors, token_spans=spans)
+    for i, (first, end) in enumerate(((7, 10), (7, 10), (9, 11))):
+        expected = reference(step.q[i : i + 1], step.k[first:end], step.v[first:end], 0.35)
+        np.testing.assert_allclose(step.out[i : i + 1], expected, atol=1e-5)
+    with pytest.raises(sextant.SextantInvalidArgument, match=r"token_spans\[0\] is \[6, 10\), 4 long; allowed: <= 3"):
+        sextant.plan(backend, spec, CACHE, **batch, token_spans=np.array([[6, 10], [6, 10], [0, 0]]), device=device)
+    with pytest.raises(sextant.SextantInvalidArgument, match="token_spans was given; allowed: none"):
+        step.run(step.plan(backend, lse_out=True), token_spans=spans)

@@ -15,7 +15,7 @@ class TestBadInput:
 
     def test_unusable_dtype(self):
         step = Step()
-        with pytest.raises(sextant.SextantInvalidArgument, match="q has a dtype"):
+        with pytest.raises(sextant.SextantInvalidArgument, match="q has dtype float64; allowed"):
             step.run(step.plan("TRITON_ATTN", lse_out=True), q=step.q.astype(np.float64))
 
     def test_shape(self):
@@ -97,7 +97,7 @@ class TestStrangeInput:
             ({"out": None}, "out"),
             ({"q": None}, "q"),
             ({"q": np.zeros((1,) * 9, np.float32)}, "q has rank 9"),
-            ({"q": np.zeros((3, 4, 8), np.complex64)}, "q has a dtype"),
+            ({"q": np.zeros((3, 4, 8), np.complex64)}, "q has dtype complex64; allowed"),
             ({"q": [1, 2, 3]}, "q is a list; allowed: a tensor"),
             ({"v_cache": object()}, "v_cache is a object"),
             ({"workspace": "none"}, "workspace is a str"),
@@ -132,8 +132,9 @@ class TestStrangeInput:
 
     def test_no_layout_to_prefer(self):
         cache = sextant.KvCacheSpec(**{**CACHE.__dict__, "layout": "preferred"})
-        for call in (lambda: sextant.cache_shape(cache), lambda: sextant.reshape_and_cache(None, None, None, None, None, cache)):
-            with pytest.raises(sextant.SextantInvalidArgument, match='layout is "preferred" and no backend is named; allowed: the layout that'):
+        rows = np.zeros((2, 2, 16), np.float32)
+        for call in (lambda: sextant.cache_shape(cache), lambda: sextant.reshape_and_cache(rows, rows, np.array([0, 1]), rows, rows, cache)):
+            with pytest.raises(sextant.SextantInvalidArgument, match='layout is "preferred" and no backend is named; allowed: NHD, HND'):
                 call()
 
     def test_read_only_output(self):
@@ -152,7 +153,6 @@ class TestStrangeInput:
             ({"query_start_loc": [[0, 3]]}, "query_start_loc has rank 2; allowed: 1"),
             ({"seq_lens": 11}, "seq_lens has rank 0; allowed: 1"),
             ({"seq_lens": [-3]}, "seq_lens"),
-            ({"seq_lens": [1]}, "seq_lens"),
             ({"seq_lens": "11"}, "seq_lens has dtype"),
             ({"seq_lens": [2**31 - 1]}, "seq_lens"),
             ({"block_table": [1, 2]}, "block_table has rank 1; allowed: 2"),
@@ -189,7 +189,7 @@ class TestStrangeInput:
             ({"v_cache": np.zeros((4, 4, 2, 8), np.int32)}, "v_cache has dtype int32; allowed: fp32"),
             ({"k_cache": np.zeros((3, 4, 2, 8), np.float32)}, "at least 256"),
             ({"k": np.zeros((1, 2, 8), np.float32)}, "k is fp32"),
-            ({"slot_mapping": np.array([1, 16])}, r"slot_mapping\[1\] is 16; allowed: below 16"),
+            ({"slot_mapping": np.array([1, 16])}, r"slot_mapping\[1\] is 16; allowed: < 16"),
             ({"slot_mapping": np.array([5, 5])}, r"slot_mapping\[1\] is 5; allowed: a slot of its own"),
             ({"family": "fast"}, 'family is "fast"; allowed: portable, tuned'),
         ],

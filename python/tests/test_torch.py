@@ -30,6 +30,27 @@ def test_causal_is_bottom_right():
     torch.testing.assert_close(st.attention(q, k, v, is_causal=True), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["portable", "tuned"])
+@pytest.mark.parametrize("window", [0, 3])
+def test_spans_see_both_ways(family, window):
+    q, k, v = dense_inputs(queries=9, keys=14)
+    spans = torch.zeros(2, 9, 2, dtype=torch.int32)
+    spans[0, 0:4] = torch.tensor([3, 9])  # from the keys before the first query on
+    spans[1, 2:5] = torch.tensor([7, 10])
+    key, query = torch.arange(14)[None, None], (5 + torch.arange(9))[None, :, None]
+    mask = (key <= query) & ((key > query - window) if window else True)
+    mask = mask | ((key >= spans[..., :1]) & (key < spans[..., 1:]))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=True)
+    got = st.attention(q, k, v, is_causal=True, sliding_window=window, token_spans=spans, family=family)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    plain = st.attention(q, k, v, is_causal=True, sliding_window=window, family=family)
+    torch.testing.assert_close(st.attention(q, k, v, is_causal=True, sliding_window=window, token_spans=spans * 0, family=family), plain)
+    with pytest.raises(sextant.SextantInvalidArgument, match=r"token_spans has shape \[2, 8, 2\]; allowed: \[2, 9, 2\]"):
+        st.attention(q, k, v, is_causal=True, token_spans=spans[:, :8])
+    compiled = torch.compile(lambda q, k, v: st.attention(q, k, v, is_causal=True, sliding_window=window, token_spans=spans), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(q, k, v), st.attention(q, k, v, is_causal=True, sliding_window=window, token_spans=spans))
+
+
 def test_rows_past_the_sequences_are_empty():
     """Padding: no keys, so out 0 and lse -inf, not what the memory held."""
     q, k, v = (x.transpose(1, 2).reshape(-1, x.shape[1], 64) for x in dense_inputs())
@@ -138,7 +159,7 @@ def test_paged_and_dense_ops_pass_opcheck():
     plan, (q, k, v, k_cache, v_cache), batch = paged_arguments()
     arguments = (plan._handle, q, k, v, torch.zeros(12, 4, 32), None, k_cache, v_cache, *batch.values(), None, None, None, None, None)
     torch.library.opcheck(torch.ops.sextant.paged_attention.default, arguments, test_utils=("test_schema", "test_faketensor"))
-    dense = (*dense_inputs(), 0.125, True, 0, 0.0, None, None, "tuned")
+    dense = (*dense_inputs(), 0.125, True, 0, 0.0, None, None, "tuned", -1, -1)
     torch.library.opcheck(torch.ops.sextant.dense_attention.default, dense, test_utils=("test_schema", "test_faketensor"))
 
 
@@ -201,10 +222,101 @@ def test_new_lengths_in_a_capture_are_refused(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     with pytest.raises(sextant.SextantUnsupported, match="allowed: lengths that ran once before it"):
-        st._varlen(None, (3,), (4,), Cuda(), "tuned")
+        st._varlen(None, (3,), (4,), Cuda(), "tuned", True)
 
 
 def test_inductor_compiles():
     q, k, v = dense_inputs()
     compiled = torch.compile(lambda q, k, v: st.attention(q * 2, k, v, is_causal=True) + 1, fullgraph=True)
     torch.testing.assert_close(compiled(q, k, v), st.attention(q * 2, k, v, is_causal=True) + 1)
+
+
+def test_gradients_through_the_paged_op_are_refused():
+    made, (q, k, v, k_cache, v_cache), batch = paged_arguments()
+    out = st.run(made, q.requires_grad_(), k, v, k_cache, v_cache, **batch)
+    with pytest.raises(sextant.SextantUnsupported, match="a gradient of query, key or value"):
+        out.sum().backward()
+    st.release(made)
+
+
+def test_what_an_op_wrote_is_counted():
+    """Autograd refuses a backward pass over a tensor that was overwritten after it was saved: it looks at the version."""
+    made, (q, k, v, k_cache, v_cache), batch = paged_arguments()
+    out, before = torch.zeros(12, 4, 32), k_cache._version
+    st.run(made, q, k, v, k_cache, v_cache, out=out, **batch)
+    assert k_cache._version > before and v_cache._version > 0 and out._version > 0
+    st.release(made)
+
+
+def masks():
+    """Name, mask [.., Sq, Sk], Sq, Sk: what engines and models make."""
+    causal = torch.ones(9, 9, dtype=torch.bool).tril()
+    parents = [-1, 0, 0, 1, 1, 2, 3, 6, 6]  # of a draft tree's tokens
+    tree = torch.eye(9, dtype=torch.bool)
+    for token, parent in enumerate(parents):
+        if parent >= 0:
+            tree[token] |= tree[parent]
+    context = torch.ones(9, 500, dtype=torch.bool)
+    packed = torch.block_diag(*(torch.ones(n, n).tril() for n in (4, 2, 3))).bool()
+    holes = torch.rand(2, 1, 9, 30, generator=torch.Generator().manual_seed(3)) < 0.5
+    blocks = torch.block_diag(torch.ones(3, 3), torch.ones(6, 6)).bool() | causal
+    return {"causal": causal, "tree": tree, "tree after a context": torch.cat([context, tree], 1), "packed": packed, "holes": holes, "image blocks": blocks,
+            "floats": torch.zeros(9, 9).masked_fill(~causal, float("-inf")), "window": causal & ~torch.ones(9, 9, dtype=torch.bool).tril(-3),
+            "one row for all": torch.tensor([True] * 5 + [False] * 4)[None], "nothing seen": torch.zeros(9, 12, dtype=torch.bool)}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", masks())
+@pytest.mark.parametrize("sinks", [None, torch.tensor([0.3, -1.0, 2.0, 0.1])])
+def test_masks_of_the_callers(name, sinks):
+    mask = masks()[name]
+    generator = torch.Generator().manual_seed(5)
+    q, k, v = (torch.randn(2, heads, n, 32, generator=generator) for heads, n in ((4, 9), (2, mask.shape[-1]), (2, mask.shape[-1])))
+    out = st.attention(q, k, v, mask, sinks=sinks)
+    seen = mask if mask.dtype == torch.bool else mask == 0
+    scores = (q @ k.repeat_interleave(2, 1).transpose(2, 3) / 32**0.5).masked_fill(~seen, float("-inf"))
+    column = torch.full((2, 4, 9, 1), float("-inf")) if sinks is None else sinks.view(1, 4, 1, 1).expand(2, 4, 9, 1)
+    expected = torch.cat([scores, column], 3).softmax(3).nan_to_num()[..., :-1] @ v.repeat_interleave(2, 1)
+    torch.testing.assert_close(out, expected, atol=2e-5, rtol=2e-5)
+
+
+def test_masks_that_are_refused():
+    q, k, v = torch.zeros(1, 4, 9, 32), torch.zeros(1, 2, 9, 32), torch.zeros(1, 2, 9, 32)
+    for mask, options, message in (
+        (torch.ones(9, 8, dtype=torch.bool), {}, r"attn_mask has shape \[9, 8\]; allowed: \[9, 9\]"),
+        (torch.rand(9, 9), {}, "holds biases"),
+        (torch.ones(9, 9, dtype=torch.bool), {"is_causal": True}, "allowed: the mask alone"),
+        (torch.rand(1, 4, 9, 9) < 0.5, {}, "differs between heads"),
+    ):
+        with pytest.raises(sextant.SextantError, match=message):
+            st.attention(q, k, v, mask, **options)
+
+
+def test_a_draft_tree_over_a_paged_context():
+    """What docs/python-peers.md says: the context by the plan, the tree by its mask, joined by their log-sum-exp."""
+    context, parents = 20, [-1, 0, 0, 1, 1, 2]
+    tree = torch.eye(6, dtype=torch.bool)
+    for token, parent in enumerate(parents):
+        if parent >= 0:
+            tree[token] |= tree[parent]
+    torch.manual_seed(7)
+    q, k, v = torch.randn(6, 4, 32), torch.randn(26, 2, 32), torch.randn(26, 2, 32)
+    spec = sextant.AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=32, softmax_scale=0.2, dtype="fp32", causal=False)
+    cache = sextant.KvCacheSpec(num_blocks=4, block_size=8, num_kv_heads=2, head_dim=32, dtype="fp32", layout="NHD")
+    k_cache, v_cache = torch.zeros(4, 8, 2, 32), torch.zeros(4, 8, 2, 32)
+    table = torch.tensor([[2, 0, 3]], dtype=torch.int32)
+    slots = torch.from_numpy(sextant.slot_mapping([0, context], [context], table, 8))
+    sextant.reshape_and_cache(k[:context], v[:context], slots, k_cache, v_cache, cache)
+
+    batch = dict(query_start_loc=torch.tensor([0, 6], dtype=torch.int32), seq_lens=torch.tensor([context], dtype=torch.int32), block_table=table)
+    made = st.plan("ROCM_AITER_UNIFIED_ATTN", spec, cache, lse_out=True, **batch)
+    lse = torch.empty(4, 6)
+    out = st.run(made, q, None, None, k_cache, v_cache, lse=lse, out=torch.empty(6, 4, 32), **batch)  # every query sees all of the context
+    dense = (x.transpose(0, 1)[None] for x in (q, k[context:], v[context:]))
+    tree_out, tree_lse = st.masked_attention(*dense, tree, scale=0.2)
+    joined = torch.empty_like(out)
+    sextant.merge_attn_states(out, lse, tree_out, tree_lse, joined)
+
+    mask = torch.cat([torch.ones(6, context, dtype=torch.bool), tree], 1)
+    scores = torch.einsum("qhd,khd->hqk", q, k.repeat_interleave(2, 1)) * 0.2
+    expected = torch.einsum("hqk,khd->qhd", scores.masked_fill(~mask, float("-inf")).softmax(-1), v.repeat_interleave(2, 1))
+    torch.testing.assert_close(joined, expected, atol=2e-5, rtol=2e-5)

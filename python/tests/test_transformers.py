@@ -158,6 +158,22 @@ def test_windows_sinks_and_softcap(make, implementation):
     torch.testing.assert_close(logits(model, implementation, ids), expected, atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.parametrize("implementation", MHA)
+def test_windows_to_both_sides(implementation):
+    """An encoder: every other layer sees local_attention / 2 keys to each side."""
+    if not hasattr(transformers, "ModernBertConfig"):
+        pytest.skip(f"needs ModernBERT: transformers {transformers.__version__} has none")
+    torch.manual_seed(0)
+    config = transformers.ModernBertConfig(**SMALL, local_attention=8, global_attn_every_n_layers=2, pad_token_id=0, reference_compile=False)
+    config._attn_implementation = "eager"
+    model = transformers.AutoModel.from_config(config, dtype=torch.float32).eval()
+    ids = torch.randint(3, 128, (2, 30), generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        expected = model(ids).last_hidden_state
+        model.set_attn_implementation(implementation)
+        torch.testing.assert_close(model(ids).last_hidden_state, expected, atol=2e-4, rtol=2e-4)
+
+
 @pytest.mark.parametrize("implementation", MLA + MHA)
 def test_deepseek_v3(implementation):
     model, ids = deepseek(), torch.randint(3, 128, (2, 30), generator=torch.Generator().manual_seed(2))
@@ -205,7 +221,8 @@ def test_packed_sequences_need_an_mha_backend():
     st.prepare_mla(model)
     model.set_attn_implementation(MLA[0])
     with pytest.raises(sextant.SextantUnsupported, match="with packed sequences; allowed: TRITON_ATTN"):
-        model(torch.ones(1, 4, dtype=torch.long), position_ids=torch.tensor([[0, 1, 0, 1]]), use_cache=False)
+        starts = torch.tensor([0, 2, 4], dtype=torch.int32)
+        model(torch.ones(1, 4, dtype=torch.long), cu_seq_lens_q=starts, cu_seq_lens_k=starts, max_length_q=2, max_length_k=2, use_cache=False)
 
 
 def test_mla_needs_preparation():

@@ -49,5 +49,5 @@ def test_everything_public_is_documented(name):
     """Classes and functions say what they take; the ones that can refuse say how."""
     thing = getattr(sextant, name)
     assert thing.__doc__, name
-    if callable(thing) and not isinstance(thing, type) and name not in ("devices", "backends"):
+    if callable(thing) and not isinstance(thing, type) and name not in ("devices", "backends", "get_num_threads"):
         assert "Raises" in thing.__doc__, name

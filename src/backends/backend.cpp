@@ -5,7 +5,9 @@
 
 #include <cstdint>
 
+#include "backends/log.h"
 #include "backends/run_checks.h"
+#include "ops/checks.h"
 
 namespace sextant {
 
@@ -30,29 +32,38 @@ Status check_options(const PlanOptions& options) {
 
 // The cache must be one that this spec writes and reads.
 Status check_cache_fits(const AttentionSpec& spec, const KvCacheSpec& cache) {
-  const bool mla = spec.mla.enabled();
-  const int32_t heads = mla ? 1 : spec.num_kv_heads;
-  const int32_t dim = mla ? spec.mla.kv_lora_rank + spec.mla.qk_rope_head_dim : spec.head_dim;
-  const int32_t dim_v = mla ? spec.mla.kv_lora_rank : spec.value_head_dim();
-  if (cache.is_latent() != mla)
-    return invalid_argument(fmt::format("cache.layout is {}; this spec allows {}", to_string(cache.layout),
-                                        mla ? "latent" : "every layout but latent"));
-  if (cache.num_kv_heads != heads || cache.head_dim != dim || cache.head_dim_v != dim_v)
-    return invalid_argument(
-        fmt::format("cache has num_kv_heads {}, head_dim {}, head_dim_v {}; this spec allows {}, {}, {}",
-                    cache.num_kv_heads, cache.head_dim, cache.head_dim_v, heads, dim, dim_v));
-  if (!is_fp8(cache.dtype) && cache.dtype != spec.dtype)
-    return invalid_argument(fmt::format("cache.dtype is {}; allowed: {} (spec.dtype) or fp8_*", to_string(cache.dtype),
-                                        to_string(spec.dtype)));
-  return Status::ok();
+  if (!spec.mla.enabled())
+    return check_cache_serves(cache, false, spec.num_kv_heads, spec.head_dim, spec.value_head_dim(), spec.dtype);
+  const MlaSpec& mla = spec.mla;
+  return check_cache_serves(cache, true, 1, mla.kv_lora_rank + mla.qk_rope_head_dim, mla.kv_lora_rank, spec.dtype);
 }
 
 }  // namespace
 
 Result<PlanPtr> Backend::plan(const Device& device, const PlanRequest& request) const {
+  return logged({LogEvent::Kind::kPlan, this, &request, nullptr, {}, 0}, [&](LogEvent& event) {
+    auto plan = checked_plan(device, request);
+    if (plan) event.plan = plan->get();
+    return plan;
+  });
+}
+
+KvCacheSpec with_layout(KvCacheSpec cache, const Backend& backend, const DeviceInfo& device) {
+  if (cache.layout != KvLayout::kPreferred) return cache;
+  cache.layout = backend.preferred_layout(device, cache.dtype);
+  // Panels of the packed layout hold 16 tokens. In blocks of other sizes they are partly empty and have to be brought
+  // together at every step: rows of tokens are then read twice as fast (blocks of 8) or more (blocks of 1).
+  constexpr int32_t kPanelTokens = 16;
+  if (cache.layout == KvLayout::kPacked && cache.block_size % kPanelTokens != 0) cache.layout = KvLayout::kNHD;
+  return cache;
+}
+
+Result<PlanPtr> Backend::checked_plan(const Device& device, const PlanRequest& asked) const {
+  PlanRequest request = asked;
+  request.cache = with_layout(asked.cache, *this, device.info());
   SEXTANT_RETURN_IF_ERROR(validate(request.spec));
   SEXTANT_RETURN_IF_ERROR(check_options(request.options));
-  SEXTANT_RETURN_IF_ERROR(validate(request.batch, request.cache));
+  SEXTANT_RETURN_IF_ERROR(validate(request.batch, request.cache, request.spec));
   const std::vector<std::string> reasons = reasons_against(request.spec, request.cache, device);
   if (!reasons.empty()) {
     std::string text = info().name + " cannot serve this:";
@@ -70,19 +81,32 @@ Result<PlanPtr> Backend::plan(const Device& device, const PlanRequest& request) 
   own.batch.seq_lens = seq_lens;
   own.batch.block_table = {};
   own.batch.slot_mapping = {};
+  own.batch.token_spans = {};
   auto made = make_plan(device, own);
   if (!made) return made.status();
   std::shared_ptr<Plan> plan = std::move(made).value();
   plan->request_ = own;
   plan->query_start_loc_ = std::move(query_start_loc);  // moving keeps the buffers that the spans point to
   plan->seq_lens_ = std::move(seq_lens);
+  plan->backend_ = this;
+  plan->device_ = device.weak_from_this().lock();
+  plan->host_readable_ = device.info().host_readable();
   return PlanPtr(plan);
 }
 
+Status Plan::run(const RunTensors& tensors, Stream stream) const {
+  return logged({LogEvent::Kind::kRun, backend_, &request_, this, {}, 0}, [&](LogEvent&) {
+    if (request_.batch.num_tokens() == 0) return Status::ok();
+    SEXTANT_RETURN_IF_ERROR(check_run(request_, workspace_bytes_, host_readable_, tensors));
+    return launch(tensors, stream);
+  });
+}
+
 Status Backend::run(const Plan& plan, const RunTensors& tensors, Stream stream) const {
-  SEXTANT_RETURN_IF_ERROR(check_run(plan, tensors));
-  if (plan.request().batch.num_tokens() == 0) return Status::ok();
-  return launch(plan, tensors, stream);
+  if (&plan.backend() != this)
+    return invalid_argument(fmt::format("plan is of {}; {} allows its own (plan.run() needs no backend)",
+                                        plan.backend().info().name, info().name));
+  return plan.run(tensors, stream);
 }
 
 }  // namespace sextant

@@ -10,6 +10,10 @@ namespace {
 
 using Context = RequestFilter::Context;
 
+// Each chunk is planned, launched and merged by itself: more than these are a mistake in some length, and planning
+// them would take seconds and gigabytes.
+constexpr int64_t kMaxChunks = 4096;
+
 // Contexts of the requests that pass the filter, seen from key_begin on. With bounds every context may grow to the
 // bound.
 std::vector<int64_t> context_lens(const PlanRequest& request, const RequestFilter& filter, int64_t key_begin) {
@@ -27,11 +31,27 @@ std::vector<int64_t> context_lens(const PlanRequest& request, const RequestFilte
 
 // First context position that some query's window still reaches.
 int64_t first_visible_key(const PlanRequest& request, const RequestFilter& filter) {
-  if (request.spec.sliding_window == 0 || request.options.bounds.max_seq_len > 0) return 0;
+  const AttentionMask mask = request.spec.mask();
+  if (request.options.bounds.max_seq_len > 0) return 0;
   int64_t first = std::numeric_limits<int64_t>::max();
   for (int64_t context_len : context_lens(request, filter, 0))
-    first = std::min(first, context_len - request.spec.sliding_window + 1);
+    first = std::min(first, mask.widest().first_key(context_len));
   return std::max<int64_t>(0, first);
+}
+
+// Keys of each request that a chunk takes, from `begin` on, so that all of them fit in `rows`: as shorter contexts end,
+// the chunks of the others grow.
+int64_t chunk_length(const std::vector<int64_t>& lens, int64_t begin, int64_t rows) {
+  std::vector<int64_t> left;
+  for (const int64_t len : lens)
+    if (len > begin) left.push_back(len - begin);
+  std::sort(left.begin(), left.end());
+  for (size_t i = 0; i < left.size(); ++i) {
+    const auto sharing = static_cast<int64_t>(left.size() - i);  // those that have as much as this one or more
+    if (left[i] * sharing > rows) return std::max<int64_t>(1, rows / sharing);
+    rows -= left[i];
+  }
+  return left.empty() ? 1 : left.back();
 }
 
 }  // namespace
@@ -100,16 +120,31 @@ Status ChunkedPrefill::plan_chunks(const PlanRequest& request, const ChunkedPref
     return Status::ok();
   }
   int64_t rows_a_buffer = config.workspace_rows;
-  const auto requests = static_cast<int64_t>(lens.size());
-  if (ops_->overlaps() && rows_a_buffer / requests < longest) {
+  if (request.options.chunk_workspace_rows == 0)  // the backend's rule: it must do for contexts of any length
+    rows_a_buffer = std::max(rows_a_buffer, 2 * (longest / kMaxChunks + 1) * static_cast<int64_t>(lens.size()));
+  const auto length_from = [&](int64_t begin) {
+    return config.keys_a_chunk > 0 ? config.keys_a_chunk : chunk_length(lens, begin, rows_a_buffer);
+  };
+  if (ops_->overlaps() && length_from(0) < longest) {
     buffers_ = 2;
-    rows_a_buffer /= 2;
+    if (config.keys_a_chunk == 0) rows_a_buffer /= 2;
   }
-  chunk_len_ = std::clamp<int64_t>(rows_a_buffer / requests, 1, longest);
+  std::vector<int64_t> chunk_lens;
+  for (int64_t begin = 0; begin < longest; begin += chunk_lens.back()) {
+    if (static_cast<int64_t>(chunk_lens.size()) == kMaxChunks)
+      return invalid_argument(fmt::format(
+          "{}: a context of {} keys in chunks of {} a request; allowed: at most {} chunks (more rows, fewer requests)",
+          config.keys_a_chunk > 0 ? "seq_lens" : "options.chunk_workspace_rows", longest, length_from(0), kMaxChunks));
+    chunk_lens.push_back(std::min(length_from(begin), longest));
+  }
 
   AttentionPlanArgs args = plan_args(AttentionOp::kVarlen, request);
   args.filter = extend_filter_;
-  args.spec.causal = false;     // the whole context is in every query's past
+  const int32_t left = request.spec.mask().left;
+  args.spec.window_left = left == AttentionMask::kUnlimited ? -1 : left;
+  args.spec.sliding_window = 0;
+  args.spec.causal = false;  // the whole context is in every query's past
+  args.spec.window_right = -1;
   args.spec.has_sinks = false;  // a sink counts once: with the new tokens
   args.lse_out = true;
   args.out_dtype = DType::kF32;
@@ -119,33 +154,36 @@ Status ChunkedPrefill::plan_chunks(const PlanRequest& request, const ChunkedPref
   args.merge_state = merges_;
   const int64_t first_visible = first_visible_key(request, extend_filter_);
   std::vector<int32_t> key_start_loc(request.batch.query_start_loc.size());
-  for (int64_t begin = 0; begin < longest; begin += chunk_len_) {
-    if (config.key_begin + begin + chunk_len_ <= first_visible) continue;
+  int64_t end = 0;
+  for (const int64_t len : chunk_lens) {
+    const int64_t begin = end;
+    end += len;
+    if (config.key_begin + begin + len <= first_visible) continue;
     int64_t rows = 0;
     size_t next = 0;
     for (size_t b = 0; b + 1 < key_start_loc.size(); ++b) {
       key_start_loc[b] = static_cast<int32_t>(rows);
       const int32_t query_len = request.batch.query_start_loc[b + 1] - request.batch.query_start_loc[b];
       if (extend_filter_.matches(query_len, request.batch.seq_lens[b]))
-        rows += std::clamp<int64_t>(lens[next++] - begin, 0, chunk_len_);
+        rows += std::clamp<int64_t>(lens[next++] - begin, 0, len);
     }
     key_start_loc.back() = static_cast<int32_t>(rows);
     args.key_begin = config.key_begin + begin;
     args.max_packed_keys = rows;
     args.key_start_loc = key_start_loc;
-    if (merges_ && begin + chunk_len_ >= longest) {  // the last one writes the result
+    if (merges_ && end >= longest) {  // the last one writes the result
       args.out_dtype = config.out_dtype;
       args.lse_out = config.lse_out;
     }
     auto plan = ops_->plan_attention(args);
     if (!plan) return plan.status();
-    chunks_.push_back({args.key_begin, rows, std::move(plan).value()});
+    chunks_.push_back({args.key_begin, len, rows, std::move(plan).value()});
     chunk_rows_ = std::max(chunk_rows_, rows);
   }
   if (!chunks_.empty())
     steps_.push_back(
-        fmt::format("extend, context: {} chunks of {} keys a request, {} rows at most, {}; each: load, {}, {}",
-                    chunks_.size(), chunk_len_, chunk_rows_, buffers_ == 2 ? "two buffers" : "one buffer",
+        fmt::format("extend, context: {} chunks of {} keys a request or more, {} rows at most, {}; each: load, {}, {}",
+                    chunks_.size(), chunks_.front().len, chunk_rows_, buffers_ == 2 ? "two buffers" : "one buffer",
                     chunks_.front().plan->describe(), merges_ ? "merged in its epilogue" : "merge_attn_states"));
   return Status::ok();
 }
@@ -160,7 +198,7 @@ Status ChunkedPrefill::find_offsets(const RunTensors& tensors, Stream stream) co
   auto* offsets = static_cast<int32_t*>(key_start_loc_.at(tensors.workspace));
   for (const Chunk& chunk : chunks_) {
     SEXTANT_RETURN_IF_ERROR(ops_->context_chunk_offsets(
-        {tensors.query_start_loc, tensors.seq_lens, num_requests_, extend_filter_, chunk.begin, chunk_len_, offsets},
+        {tensors.query_start_loc, tensors.seq_lens, num_requests_, extend_filter_, chunk.begin, chunk.len, offsets},
         stream));
     offsets += num_requests_ + 1;
   }

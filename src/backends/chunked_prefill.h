@@ -12,7 +12,6 @@
 // Where the keys of a chunk come from is the caller's: gathered K and V, or an up-projected latent.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -33,9 +32,11 @@ struct ContextChunk {
   int buffer = 0;                          // 0 or 1
   bool beside_previous = false;            // the gather may overlap the op before it
 };
-struct ChunkLoader {
-  std::function<Status(const ContextChunk&)> gather;            // out of the cache, into chunk.buffer
-  std::function<Result<PackedKeys>(const ContextChunk&)> keys;  // of a gathered chunk
+class ChunkLoader {
+ public:
+  virtual ~ChunkLoader() = default;
+  virtual Status gather(const ContextChunk& chunk) const = 0;            // out of the cache, into chunk.buffer
+  virtual Result<PackedKeys> keys(const ContextChunk& chunk) const = 0;  // of a gathered chunk
 };
 
 struct ChunkedPrefillConfig {
@@ -43,6 +44,9 @@ struct ChunkedPrefillConfig {
   bool lse_out = false;
   DType out_dtype = DType::kBF16;
   int64_t workspace_rows = 0;  // keys of a chunk, all requests together
+  // Of a request; 0: what workspace_rows leaves each. In deterministic mode the ends of chunks must not depend on the
+  // batch.
+  int64_t keys_a_chunk = 0;
   SplitPolicy split;
 };
 
@@ -63,7 +67,8 @@ class ChunkedPrefill {
  private:
   struct Chunk {
     int64_t begin;
-    int64_t rows;
+    int64_t len;   // keys of a request, at most
+    int64_t rows;  // of all requests, at most
     AttentionPlanPtr plan;
   };
   Status plan_new_tokens(const PlanRequest& request, const ChunkedPrefillConfig& config);
@@ -82,7 +87,6 @@ class ChunkedPrefill {
   AttentionPlanPtr direct_;      // requests whose new tokens are all they see
   AttentionPlanPtr new_tokens_;  // new tokens of requests with context
   std::vector<Chunk> chunks_;
-  int64_t chunk_len_ = 0;
   int64_t chunk_rows_ = 0;
   int buffers_ = 1;
   bool merges_ = false;  // attention merges in its epilogue

@@ -23,6 +23,8 @@ class MhaPlan : public Plan {
   std::unique_ptr<Cascade> cascade;
   bool converts_queries = false;  // fp8 queries, once for all ops that the path runs
   Region queries;
+  Status launch(const RunTensors& tensors, Stream stream) const override;
+  Status attend(const RunTensors& tensors, Stream stream) const;
   void finish(size_t workspace_bytes, std::vector<std::string> steps) {
     workspace_bytes_ = workspace_bytes;
     steps_ = std::move(steps);
@@ -49,18 +51,6 @@ Result<std::unique_ptr<Cascade>> plan_cascade(const Ops& ops, const PlanRequest&
   return cascade;
 }
 
-// Queries of spec.dtype in the workspace.
-Result<RunTensors> convert_queries(const MhaPlan& plan, const RunTensors& tensors, Stream stream) {
-  const AttentionSpec& s = plan.request().spec;
-  const int64_t tokens = plan.request().batch.num_tokens();
-  const CopyPadArgs copy =
-      query_conversion(s, tokens, tensors.q, tensors.q_scale, tensors.num_q_scales, plan.queries.at(tensors.workspace));
-  SEXTANT_RETURN_IF_ERROR(plan.ops->copy_pad(copy, stream));
-  RunTensors converted = tensors;
-  converted.q = copy.dst;
-  return converted;
-}
-
 Status launch_cascade(const MhaPlan& plan, const RunTensors& tensors, Stream stream) {
   const Cascade& c = *plan.cascade;
   RunTensors suffix = tensors;
@@ -85,7 +75,39 @@ Status launch_cascade(const MhaPlan& plan, const RunTensors& tensors, Stream str
   return plan.ops->merge_attn_states(merge, stream);
 }
 
+Status MhaPlan::attend(const RunTensors& tensors, Stream stream) const {
+  return cascade ? launch_cascade(*this, tensors, stream) : main->launch(tensors, stream);
+}
+
+Status MhaPlan::launch(const RunTensors& tensors, Stream stream) const {
+  RunTensors own = tensors;
+  if (tensors.slot_mapping != nullptr) {
+    const ReshapeAndCacheArgs write{tensors.k, tensors.v, tensors.slot_mapping, request().batch.num_tokens(),
+                                    tensors.cache};
+    SEXTANT_RETURN_IF_ERROR(ops->reshape_and_cache(write, stream));
+  } else {
+    own.k = own.v = {};  // the cache alone says what the keys are
+  }
+  if (converts_queries) {
+    const CopyPadArgs copy = query_conversion(request().spec, request().batch.num_tokens(), tensors.q, tensors.q_scale,
+                                              tensors.num_q_scales, queries.at(tensors.workspace));
+    SEXTANT_RETURN_IF_ERROR(ops->copy_pad(copy, stream));
+    own.q = copy.dst;
+  }
+  return attend(own, stream);
+}
+
 }  // namespace
+
+Result<AttentionPlanPtr> plan_cached_prefill(const Ops& ops, const PlanRequest& request, const MainPathRequest& main) {
+  AttentionPlanArgs args = plan_args(AttentionOp::kUnified, request);
+  args.filter = prefill_filter(request.options);
+  if (count_requests(request.batch, args.filter) == 0) return AttentionPlanPtr();
+  args.key_begin = main.key_begin;
+  args.lse_out = main.lse_out;
+  args.out_dtype = main.out_dtype;
+  return ops.plan_attention(args);
+}
 
 std::vector<std::string> op_reasons(const Ops& ops, std::span<const AttentionPlanArgs> uses) {
   std::vector<std::string> reasons;
@@ -101,6 +123,7 @@ std::vector<std::string> op_reasons(const Ops& ops, std::span<const AttentionPla
 std::vector<std::string> MhaBackend::reasons_against(const AttentionSpec& spec, const KvCacheSpec& cache,
                                                      const Device& device) const {
   if (spec.mla.enabled()) return {"the model uses multi-head latent attention; this backend serves MHA, GQA and MQA"};
+  if (const Status valid = validate(cache); !valid.is_ok()) return {valid.message()};
   PlanRequest request;
   request.spec = spec;
   request.cache = cache;
@@ -111,7 +134,7 @@ std::vector<std::string> MhaBackend::reasons_against(const AttentionSpec& spec, 
 
 Result<std::shared_ptr<Plan>> MhaBackend::make_plan(const Device& device, const PlanRequest& asked) const {
   auto plan = std::make_shared<MhaPlan>();
-  plan->ops = &device.ops(info().family);
+  plan->ops = &device.ops(info().family).unchecked();
   WorkspaceLayout layout;
   PlanRequest request = asked;
   std::vector<std::string> steps = {fmt::format("reshape_and_cache: {} tokens, layout {}", request.batch.num_tokens(),
@@ -142,22 +165,6 @@ Result<std::shared_ptr<Plan>> MhaBackend::make_plan(const Device& device, const 
   }
   plan->finish(layout.total(), std::move(steps));
   return std::shared_ptr<Plan>(plan);
-}
-
-Status MhaBackend::launch(const Plan& base, const RunTensors& tensors, Stream stream) const {
-  const auto& plan = static_cast<const MhaPlan&>(base);
-  if (tensors.slot_mapping != nullptr) {
-    const ReshapeAndCacheArgs write{tensors.k, tensors.v, tensors.slot_mapping, plan.request().batch.num_tokens(),
-                                    tensors.cache};
-    SEXTANT_RETURN_IF_ERROR(plan.ops->reshape_and_cache(write, stream));
-  }
-  const auto attend = [&](const RunTensors& t) {
-    return plan.cascade ? launch_cascade(plan, t, stream) : plan.main->launch(t, stream);
-  };
-  if (!plan.converts_queries) return attend(tensors);
-  auto converted = convert_queries(plan, tensors, stream);
-  if (!converted) return converted.status();
-  return attend(*converted);
 }
 
 }  // namespace sextant

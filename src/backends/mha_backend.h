@@ -32,8 +32,8 @@ struct MainPathRequest {
 class MainPath {
  public:
   virtual ~MainPath() = default;
-  virtual Status launch(const RunTensors& tensors,
-                        Stream stream) const = 0;  // tensors.out / lse may be in the workspace
+  // tensors.out / lse may be in the workspace. k and v are absent where the cache holds every key.
+  virtual Status launch(const RunTensors& tensors, Stream stream) const = 0;
   std::vector<std::string> steps;
 };
 
@@ -49,8 +49,11 @@ class MhaBackend : public Backend {
                                                            const PlanRequest& request, const MainPathRequest& main,
                                                            WorkspaceLayout& layout) const = 0;
   Result<std::shared_ptr<Plan>> make_plan(const Device& device, const PlanRequest& request) const final;
-  Status launch(const Plan& plan, const RunTensors& tensors, Stream stream) const final;
 };
+
+// Attention over requests with longer queries than decode's, every key from the cache: for paths that read the new
+// tokens from k and v, where a run brings none. Null when there are no such requests.
+Result<AttentionPlanPtr> plan_cached_prefill(const Ops& ops, const PlanRequest& request, const MainPathRequest& main);
 
 // The layout that a device's tuned kernels read best.
 KvLayout tuned_layout(const DeviceInfo& device, DType cache_dtype);

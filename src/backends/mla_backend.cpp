@@ -14,17 +14,29 @@ class MlaPlan : public Plan {
   const Ops* ops = nullptr;
   std::unique_ptr<MlaDecodePath> decode;
   std::unique_ptr<MlaPrefillPath> prefill;
+  Status launch(const RunTensors& tensors, Stream stream) const override;
   void finish(size_t workspace_bytes, std::vector<std::string> steps) {
     workspace_bytes_ = workspace_bytes;
     steps_ = std::move(steps);
   }
 };
 
+Status MlaPlan::launch(const RunTensors& tensors, Stream stream) const {
+  if (tensors.slot_mapping != nullptr) {
+    const ConcatAndCacheMlaArgs write{tensors.kv_c, tensors.k_pe, tensors.slot_mapping, request().batch.num_tokens(),
+                                      tensors.cache};
+    SEXTANT_RETURN_IF_ERROR(ops->concat_and_cache_mla(write, stream));
+  }
+  if (decode) SEXTANT_RETURN_IF_ERROR(decode->launch(tensors, stream));
+  return prefill ? prefill->launch(tensors, stream) : Status::ok();
+}
+
 }  // namespace
 
 std::vector<std::string> MlaBackend::reasons_against(const AttentionSpec& spec, const KvCacheSpec& cache,
                                                      const Device& device) const {
   if (!spec.mla.enabled()) return {"the model has no latent KV; this backend serves multi-head latent attention"};
+  if (const Status valid = validate(cache); !valid.is_ok()) return {valid.message()};
   if (spec.has_fp8_queries())
     return {fmt::format("query_dtype is {}; MLA allows {}, because its queries are multiplied by weights first",
                         to_string(spec.query_type()), to_string(spec.dtype))};
@@ -38,7 +50,7 @@ std::vector<std::string> MlaBackend::reasons_against(const AttentionSpec& spec, 
 
 Result<std::shared_ptr<Plan>> MlaBackend::make_plan(const Device& device, const PlanRequest& request) const {
   auto plan = std::make_shared<MlaPlan>();
-  plan->ops = &device.ops(info().family);
+  plan->ops = &device.ops(info().family).unchecked();
   WorkspaceLayout layout;
   std::vector<std::string> steps = {fmt::format("concat_and_cache_mla: {} tokens", request.batch.num_tokens())};
   if (count_requests(request.batch, decode_filter(request.options)) > 0) {
@@ -55,18 +67,6 @@ Result<std::shared_ptr<Plan>> MlaBackend::make_plan(const Device& device, const 
   }
   plan->finish(layout.total(), std::move(steps));
   return std::shared_ptr<Plan>(plan);
-}
-
-Status MlaBackend::launch(const Plan& base, const RunTensors& tensors, Stream stream) const {
-  const auto& plan = static_cast<const MlaPlan&>(base);
-  if (tensors.slot_mapping != nullptr) {
-    const ConcatAndCacheMlaArgs write{tensors.kv_c, tensors.k_pe, tensors.slot_mapping,
-                                      plan.request().batch.num_tokens(), tensors.cache};
-    SEXTANT_RETURN_IF_ERROR(plan.ops->concat_and_cache_mla(write, stream));
-  }
-  if (plan.decode) SEXTANT_RETURN_IF_ERROR(plan.decode->launch(tensors, stream));
-  if (plan.prefill) SEXTANT_RETURN_IF_ERROR(plan.prefill->launch(tensors, stream));
-  return Status::ok();
 }
 
 }  // namespace sextant

@@ -30,7 +30,6 @@ class MlaBackend : public Backend {
   virtual SplitPolicy decode_split(const Device& device, const PlanRequest& request) const = 0;
 
   Result<std::shared_ptr<Plan>> make_plan(const Device& device, const PlanRequest& request) const final;
-  Status launch(const Plan& plan, const RunTensors& tensors, Stream stream) const final;
 };
 
 }  // namespace sextant

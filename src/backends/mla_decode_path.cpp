@@ -42,6 +42,7 @@ Result<std::unique_ptr<MlaDecodePath>> MlaDecodePath::make(const Ops& ops, const
   path->num_requests_ = request.batch.num_requests();
   path->num_tokens_ = request.batch.num_tokens();
   path->lse_out_ = request.options.lse_out;
+  path->deterministic_ = request.options.deterministic;
   path->filter_ = decode_filter(request.options);
   path->runs_ = token_runs(request.batch, path->filter_);
   path->tokens_ = cover(path->runs_);
@@ -111,6 +112,7 @@ Status MlaDecodePath::project_queries(const TensorView& q_latent, const RunTenso
     gemm.c = heads_first(slice(q_run, 2, 0, m.kv_lora_rank));
     gemm.workspace = gemm_workspace_.at(tensors.workspace);
     gemm.workspace_bytes = gemm_workspace_.bytes;
+    gemm.deterministic = deterministic_;
     SEXTANT_RETURN_IF_ERROR(ops_->gemm(gemm, stream));
     SEXTANT_RETURN_IF_ERROR(ops_->copy_pad(
         {slice(q, 2, m.qk_nope_head_dim, m.qk_rope_head_dim), slice(q_run, 2, m.kv_lora_rank, m.qk_rope_head_dim)},
@@ -159,6 +161,7 @@ Status MlaDecodePath::project_outputs(const TensorView& o_latent, const RunTenso
     gemm.c = heads_first(slice(tensors.out, 0, run.begin, run.size()));
     gemm.workspace = gemm_workspace_.at(tensors.workspace);
     gemm.workspace_bytes = gemm_workspace_.bytes;
+    gemm.deterministic = deterministic_;
     SEXTANT_RETURN_IF_ERROR(ops_->gemm(gemm, stream));
   }
   return Status::ok();

@@ -26,7 +26,7 @@ class MlaDecodePath {
   AttentionSpec spec_;
   int32_t num_requests_ = 0;
   int64_t num_tokens_ = 0;
-  bool lse_out_ = false;
+  bool lse_out_ = false, deterministic_ = false;
   RequestFilter filter_;
   std::vector<TokenRun> runs_;
   TokenRun tokens_;

@@ -17,6 +17,12 @@ int64_t chunk_rows_rule(const PlanRequest& request) {
 constexpr int64_t kMaxChunkBytes = int64_t{512} << 20;
 constexpr int64_t kMinChunkRows = 512;
 
+// Deterministic: of one request's chunk. In steps of 64 keys, whole tiles.
+constexpr int64_t kDeterministicChunkBytes = int64_t{16} << 20;
+int64_t deterministic_chunk_keys(int64_t row_bytes) {
+  return std::clamp<int64_t>(kDeterministicChunkBytes / row_bytes / 64 * 64, 64, 1024);
+}
+
 TensorView with_heads(const TensorView& rows, int64_t heads) {  // [rows, dim] -> [rows, heads, dim], broadcast
   TensorView view = rows;
   view.rank = 3;
@@ -64,6 +70,8 @@ Result<std::unique_ptr<MlaPrefillPath>> MlaPrefillPath::make(const Ops& ops, con
   config.workspace_rows = request.options.chunk_workspace_rows > 0
                               ? request.options.chunk_workspace_rows
                               : std::min(chunk_rows_rule(request), std::max(kMaxChunkBytes / row_bytes, kMinChunkRows));
+  if (request.options.deterministic) config.keys_a_chunk = deterministic_chunk_keys(row_bytes);
+  path->deterministic_ = request.options.deterministic;
   auto attention = ChunkedPrefill::make(ops, mla_prefill_request(request, value_dim), config, layout);
   if (!attention) return attention.status();
   path->attention_ = std::move(attention).value();
@@ -74,9 +82,11 @@ Result<std::unique_ptr<MlaPrefillPath>> MlaPrefillPath::make(const Ops& ops, con
   path->projected_ = layout.take(static_cast<size_t>(rows * heads * (m.qk_nope_head_dim + m.v_head_dim) * element));
   path->k_ = layout.take(static_cast<size_t>(rows * heads * request.spec.head_dim * element));
   path->v_padded_ = layout.take(static_cast<size_t>(rows * heads * padded_dim * element));
-  for (int i = 0; i < path->attention_.buffers(); ++i)
-    path->latent_[i] =
-        layout.take(static_cast<size_t>(path->attention_.chunk_rows() * request.cache.head_dim * element));
+  // The first one also takes the new tokens' latents where only the cache has them.
+  for (int i = 0; i < std::max(1, path->attention_.buffers()); ++i) {
+    const int64_t latents = std::max(path->attention_.chunk_rows(), i == 0 ? path->num_tokens_ : 0);
+    path->latent_[i] = layout.take(static_cast<size_t>(latents * request.cache.head_dim * element));
+  }
   path->out_padded_ = layout.take(static_cast<size_t>(path->tokens_.size() * heads * padded_dim * element));
   path->gemm_workspace_ =
       layout.take(ops.gemm_workspace_bytes(rows, heads * (m.qk_nope_head_dim + m.v_head_dim), m.kv_lora_rank));
@@ -107,8 +117,9 @@ Status MlaPrefillPath::up_project(const TensorView& latent, const TensorView& k_
   flat.rank = 2;
   flat.shape = {projected.shape[0], projected.shape[1] * projected.shape[2]};
   flat.stride = {projected.stride[0], 1};
-  GemmArgs gemm{as_batch_of_one(latent), as_batch_of_one(weight), as_batch_of_one(flat),
-                gemm_workspace_.at(tensors.workspace), gemm_workspace_.bytes};
+  GemmArgs gemm{as_batch_of_one(latent), as_batch_of_one(weight),
+                as_batch_of_one(flat),   gemm_workspace_.at(tensors.workspace),
+                gemm_workspace_.bytes,   deterministic_};
   SEXTANT_RETURN_IF_ERROR(ops_->gemm(gemm, stream));
   SEXTANT_RETURN_IF_ERROR(
       ops_->copy_pad({slice(projected, 2, 0, m.qk_nope_head_dim), slice(keys.k, 2, 0, m.qk_nope_head_dim)}, stream));
@@ -118,51 +129,86 @@ Status MlaPrefillPath::up_project(const TensorView& latent, const TensorView& k_
   return ops_->copy_pad({slice(projected, 2, m.qk_nope_head_dim, m.v_head_dim), keys.v}, stream);
 }
 
-TensorView MlaPrefillPath::latent_view(const ContextChunk& chunk, const RunTensors& tensors) const {
-  return make_view(latent_[chunk.buffer].at(tensors.workspace), spec_.dtype,
-                   {chunk.rows, 1, tensors.cache.spec.head_dim});
+TensorView MlaPrefillPath::latent_view(int buffer, int64_t rows, const RunTensors& tensors) const {
+  return make_view(latent_[buffer].at(tensors.workspace), spec_.dtype, {rows, 1, tensors.cache.spec.head_dim});
 }
 
-Status MlaPrefillPath::gather_chunk(const ContextChunk& chunk, const RunTensors& tensors, Stream stream) const {
+Result<MlaPrefillPath::Latents> MlaPrefillPath::new_latents(const RunTensors& tensors, Stream stream) const {
+  if (tensors.slot_mapping != nullptr) return Latents{tensors.kv_c, tensors.k_pe};
+  GatherCacheArgs gather = gather_args(tensors);
+  gather.key_start_loc = tensors.query_start_loc;
+  gather.seq_lens = tensors.seq_lens;
+  gather.max_rows = num_tokens_;
+  gather.k = latent_view(0, num_tokens_, tensors);
+  SEXTANT_RETURN_IF_ERROR(ops_->gather_cache(gather, stream));
+  return split_latents(gather.k);
+}
+
+MlaPrefillPath::Latents MlaPrefillPath::split_latents(const TensorView& rows) const {
+  const MlaSpec& m = spec_.mla;
+  const TensorView flat = make_view(rows.data, rows.dtype, {rows.shape[0], rows.shape[2]});
+  return {slice(flat, 1, 0, m.kv_lora_rank), slice(flat, 1, m.kv_lora_rank, m.qk_rope_head_dim)};
+}
+
+GatherCacheArgs MlaPrefillPath::gather_args(const RunTensors& tensors) const {
   GatherCacheArgs gather;
   gather.cache = tensors.cache;
   gather.block_table = tensors.block_table;
   gather.block_table_stride = tensors.block_table_stride;
   gather.num_requests = num_requests_;
+  return gather;
+}
+
+Status MlaPrefillPath::gather_chunk(const ContextChunk& chunk, const RunTensors& tensors, Stream stream) const {
+  GatherCacheArgs gather = gather_args(tensors);
   gather.key_start_loc = chunk.key_start_loc;
   gather.chunk_begin = chunk.begin;
   gather.max_rows = chunk.rows;
   gather.beside_previous = chunk.beside_previous;
-  gather.k = latent_view(chunk, tensors);
+  gather.k = latent_view(chunk.buffer, chunk.rows, tensors);
   return ops_->gather_cache(gather, stream);
 }
 
 Result<PackedKeys> MlaPrefillPath::project_chunk(const ContextChunk& chunk, const RunTensors& tensors,
                                                  Stream stream) const {
-  const int64_t dim = tensors.cache.spec.head_dim, rank = spec_.mla.kv_lora_rank;
-  const TensorView rows = make_view(latent_view(chunk, tensors).data, spec_.dtype, {chunk.rows, dim});
+  const Latents latents = split_latents(latent_view(chunk.buffer, chunk.rows, tensors));
   const TokenRun run{0, chunk.rows};
   const PackedKeys keys = keys_view(tensors, run, chunk.rows);
-  SEXTANT_RETURN_IF_ERROR(up_project(slice(rows, 1, 0, rank), slice(rows, 1, rank, dim - rank), keys,
-                                     projected_view(tensors, run, chunk.rows), tensors, stream));
+  SEXTANT_RETURN_IF_ERROR(
+      up_project(latents.kv_c, latents.k_pe, keys, projected_view(tensors, run, chunk.rows), tensors, stream));
   return keys;
 }
 
+class MlaPrefillPath::Loader final : public ChunkLoader {
+ public:
+  Loader(const MlaPrefillPath& path, const RunTensors& tensors, Stream stream)
+      : path_(path), tensors_(tensors), stream_(stream) {}
+  Status gather(const ContextChunk& chunk) const override { return path_.gather_chunk(chunk, tensors_, stream_); }
+  Result<PackedKeys> keys(const ContextChunk& chunk) const override {
+    return path_.project_chunk(chunk, tensors_, stream_);
+  }
+
+ private:
+  const MlaPrefillPath& path_;
+  const RunTensors& tensors_;
+  const Stream stream_;
+};
+
 Status MlaPrefillPath::launch(const RunTensors& tensors, Stream stream) const {
+  const auto latents = new_latents(tensors, stream);
+  if (!latents) return latents.status();
   const PackedKeys keys = keys_view(tensors, tokens_, num_tokens_);
   const TensorView projected = projected_view(tensors, tokens_, num_tokens_);
   for (const TokenRun& run : runs_) {
     const auto rows = [&](const TensorView& view) { return slice(view, 0, run.begin, run.size()); };
-    SEXTANT_RETURN_IF_ERROR(up_project(rows(tensors.kv_c), rows(tensors.k_pe), {rows(keys.k), rows(keys.v)},
+    SEXTANT_RETURN_IF_ERROR(up_project(rows(latents->kv_c), rows(latents->k_pe), {rows(keys.k), rows(keys.v)},
                                        rows(projected), tensors, stream));
   }
   RunTensors heads = tensors;
   if (pads_values())
     heads.out =
         token_view(out_padded_, tensors.workspace, spec_.dtype, tokens_, num_tokens_, spec_.num_heads, value_dim_);
-  const ChunkLoader loader = {[&](const ContextChunk& chunk) { return gather_chunk(chunk, tensors, stream); },
-                              [&](const ContextChunk& chunk) { return project_chunk(chunk, tensors, stream); }};
-  SEXTANT_RETURN_IF_ERROR(attention_.run(heads, keys, loader, stream));
+  SEXTANT_RETURN_IF_ERROR(attention_.run(heads, keys, Loader(*this, tensors, stream), stream));
   return pads_values() ? copy_outputs(heads.out, tensors, stream) : Status::ok();
 }
 

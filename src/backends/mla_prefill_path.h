@@ -18,6 +18,7 @@ class MlaPrefillPath {
   std::vector<std::string> steps;
 
  private:
+  class Loader;
   bool pads_values() const { return value_dim_ > spec_.mla.v_head_dim; }
   // Up-projects `latent` [rows, rank] and joins `k_pe` [rows, rope]; rows land at `first` of the packed workspace
   // tensors.
@@ -26,7 +27,15 @@ class MlaPrefillPath {
   // Views of the workspace: `rows` rows, of which those of `run` exist.
   TensorView projected_view(const RunTensors& tensors, TokenRun run, int64_t rows) const;  // [rows, N, nope + v]
   PackedKeys keys_view(const RunTensors& tensors, TokenRun run, int64_t rows) const;
-  TensorView latent_view(const ContextChunk& chunk, const RunTensors& tensors) const;  // [rows, 1, rank + rope]
+  TensorView latent_view(int buffer, int64_t rows, const RunTensors& tensors) const;  // [rows, 1, rank + rope]
+  struct Latents {
+    TensorView kv_c;  // [rows, rank]
+    TensorView k_pe;  // [rows, rope]
+  };
+  // Of the new tokens: the caller's, or without slots what the cache holds.
+  Result<Latents> new_latents(const RunTensors& tensors, Stream stream) const;
+  Latents split_latents(const TensorView& rows) const;
+  GatherCacheArgs gather_args(const RunTensors& tensors) const;
   Status gather_chunk(const ContextChunk& chunk, const RunTensors& tensors, Stream stream) const;
   Result<PackedKeys> project_chunk(const ContextChunk& chunk, const RunTensors& tensors, Stream stream) const;
   Status copy_outputs(const TensorView& padded, const RunTensors& tensors, Stream stream) const;
@@ -34,6 +43,7 @@ class MlaPrefillPath {
   const Ops* ops_ = nullptr;
   AttentionSpec spec_;
   int32_t value_dim_ = 0;
+  bool deterministic_ = false;
   int32_t num_requests_ = 0;
   int64_t num_tokens_ = 0;
   std::vector<TokenRun> runs_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 namespace sextant {
 
@@ -42,7 +43,8 @@ RequestFilter decode_filter(const PlanOptions& options) {
 
 RequestFilter prefill_filter(const PlanOptions& options, RequestFilter::Context context) {
   RequestFilter filter;
-  filter.min_query_len = options.decode_max_query_len + 1;
+  const int32_t most = options.decode_max_query_len;  // may be the largest there is: every request decodes then
+  filter.min_query_len = most == std::numeric_limits<int32_t>::max() ? most : most + 1;
   filter.context = context;
   return filter;
 }
@@ -78,6 +80,7 @@ AttentionArgs run_args(const RunTensors& t) {
   args.num_q_scales = t.num_q_scales;
   args.sinks = t.sinks;
   args.alibi_slopes = t.alibi_slopes;
+  args.token_spans = t.token_spans;
   return args;
 }
 

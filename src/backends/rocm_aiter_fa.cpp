@@ -4,6 +4,7 @@
 //   decode  (query_len <= d):               paged_decode over the cache --------------------------> out
 //   extend  (query_len > d, context):       new tokens, then the context in gathered chunks, merged --> out
 //   prefill (query_len > d, no context):    varlen_attention on the raw k, v ---------------------> out
+//   without k, v (query_len > d):           unified_attention over the cache ---------------------> out
 //
 // d is options.decode_max_query_len. The ops filter the requests themselves, so the batch needs no order.
 #include <algorithm>
@@ -17,6 +18,7 @@ namespace {
 
 // Keys that one pass of the context loop holds, over all extend requests (vLLM's figure).
 constexpr int64_t kChunkRows = 32 * 1024;
+constexpr int64_t kDeterministicChunkKeys = 1024;  // of a request
 
 class ThreePaths final : public MainPath {
  public:
@@ -26,11 +28,14 @@ class ThreePaths final : public MainPath {
       args.workspace = decode_workspace.at(tensors.workspace);
       SEXTANT_RETURN_IF_ERROR(ops->run_attention(*decode, args, stream));
     }
+    if (!tensors.k.present()) {
+      if (!cached_prefill) return Status::ok();
+      AttentionArgs args = run_args(tensors);
+      args.workspace = cached_workspace.at(tensors.workspace);
+      return ops->run_attention(*cached_prefill, args, stream);
+    }
     if (prefill.empty()) return Status::ok();
-    const ChunkLoader loader = {
-        [&](const ContextChunk& chunk) { return gather(chunk, tensors, stream); },
-        [&](const ContextChunk& chunk) { return Result<PackedKeys>(chunk_keys(chunk, tensors)); }};
-    return prefill.run(tensors, {tensors.k, tensors.v}, loader, stream);
+    return prefill.run(tensors, {tensors.k, tensors.v}, Loader(*this, tensors, stream), stream);
   }
 
   PackedKeys chunk_keys(const ContextChunk& chunk, const RunTensors& tensors) const {
@@ -57,15 +62,28 @@ class ThreePaths final : public MainPath {
     return ops->gather_cache(args, stream);
   }
 
+  class Loader final : public ChunkLoader {
+   public:
+    Loader(const ThreePaths& paths, const RunTensors& tensors, Stream stream)
+        : paths_(paths), tensors_(tensors), stream_(stream) {}
+    Status gather(const ContextChunk& chunk) const override { return paths_.gather(chunk, tensors_, stream_); }
+    Result<PackedKeys> keys(const ContextChunk& chunk) const override { return paths_.chunk_keys(chunk, tensors_); }
+
+   private:
+    const ThreePaths& paths_;
+    const RunTensors& tensors_;
+    const Stream stream_;
+  };
+
   struct Buffer {
     Region k, v;
   };
   const Ops* ops = nullptr;
   AttentionSpec spec;
   int32_t num_requests = 0;
-  AttentionPlanPtr decode;
+  AttentionPlanPtr decode, cached_prefill;  // the second where a run brings no new keys
   ChunkedPrefill prefill;
-  Region decode_workspace;
+  Region decode_workspace, cached_workspace;
   Buffer buffers[2];
 };
 
@@ -110,9 +128,14 @@ class RocmAiterFa final : public MhaBackend {
     config.out_dtype = main.out_dtype;
     config.workspace_rows =
         request.options.chunk_workspace_rows > 0 ? request.options.chunk_workspace_rows : kChunkRows;
+    if (request.options.deterministic) config.keys_a_chunk = kDeterministicChunkKeys;
     auto prefill = ChunkedPrefill::make(ops, request, config, layout);
     if (!prefill) return prefill.status();
     paths->prefill = std::move(prefill).value();
+    auto cached = plan_cached_prefill(ops, request, main);
+    if (!cached) return cached.status();
+    paths->cached_prefill = std::move(cached).value();
+    if (paths->cached_prefill) paths->cached_workspace = layout.take(paths->cached_prefill->workspace_bytes());
     const auto row_bytes =
         static_cast<size_t>(paths->prefill.chunk_rows() * request.spec.num_kv_heads) * size_of(request.spec.dtype);
     for (int i = 0; i < paths->prefill.buffers(); ++i)

@@ -2,6 +2,7 @@
 //
 //   k, v --> reshape_and_cache (split-K) --> paged cache
 //   query_len >  1:  prefix_prefill: context from the cache, new tokens from k, v ----------------> out
+//                    without k, v: unified_attention over the cache
 //   query_len == 1:  paged_decode in partitions of 256 keys --> partial states --> reduce --------> out
 //
 // The two ops filter the requests themselves, so the batch needs no order.
@@ -18,14 +19,15 @@ class TwoPaths final : public MainPath {
   Status launch(const RunTensors& tensors, Stream stream) const override {
     AttentionArgs args = run_args(tensors);
     args.workspace = workspace.at(tensors.workspace);
-    if (prefill) SEXTANT_RETURN_IF_ERROR(ops->run_attention(*prefill, args, stream));
+    const AttentionPlanPtr& long_queries = tensors.k.present() ? prefill : cached_prefill;
+    if (long_queries) SEXTANT_RETURN_IF_ERROR(ops->run_attention(*long_queries, args, stream));
     if (decode) SEXTANT_RETURN_IF_ERROR(ops->run_attention(*decode, args, stream));
     return Status::ok();
   }
 
   const Ops* ops = nullptr;
-  AttentionPlanPtr prefill, decode;
-  Region workspace;  // the paths run one after the other and share it
+  AttentionPlanPtr prefill, cached_prefill, decode;  // the second where a run brings no new keys
+  Region workspace;                                  // the paths run one after the other and share it
 };
 
 class RocmAttn final : public MhaBackend {
@@ -70,6 +72,10 @@ class RocmAttn final : public MhaBackend {
                                 {.kind = SplitPolicy::Kind::kAuto}, paths->prefill));
     SEXTANT_RETURN_IF_ERROR(add(AttentionOp::kPagedDecode, decode_filter(request.options),
                                 {.kind = SplitPolicy::Kind::kPartition, .value = kPartitionKeys}, paths->decode));
+    auto cached = plan_cached_prefill(ops, request, main);
+    if (!cached) return cached.status();
+    paths->cached_prefill = std::move(cached).value();
+    if (paths->cached_prefill) workspace_bytes = std::max(workspace_bytes, paths->cached_prefill->workspace_bytes());
     paths->workspace = layout.take(workspace_bytes);
     return std::unique_ptr<MainPath>(std::move(paths));
   }

@@ -30,7 +30,11 @@ char* copy_string(const std::string& text) {
 
 }  // namespace
 
-const char* sextant_version(void) { return "0.1.0"; }
+#define SEXTANT_TEXT(x) #x
+#define SEXTANT_VERSION_TEXT(major, minor, patch) SEXTANT_TEXT(major) "." SEXTANT_TEXT(minor) "." SEXTANT_TEXT(patch)
+const char* sextant_version(void) {
+  return SEXTANT_VERSION_TEXT(SEXTANT_VERSION_MAJOR, SEXTANT_VERSION_MINOR, SEXTANT_VERSION_PATCH);
+}
 
 sextant_status sextant_device_open(int32_t kind, int32_t index, sextant_device** device) {
   return guarded([&]() -> Status {
@@ -69,10 +73,7 @@ sextant_status sextant_select(const sextant_device* device, const sextant_attent
     SelectRequest request;
     auto attention = to_spec(spec);
     if (!attention) return attention.status();
-    SEXTANT_RETURN_IF_ERROR(check_argument("cache", cache));
-    sextant_kv_cache_spec own = *cache;
-    if (own.layout == -1) own.layout = attention->mla.enabled() ? SEXTANT_LATENT : SEXTANT_NHD;
-    auto cache_spec = to_cache_spec(&own, *device->device, nullptr);
+    auto cache_spec = read_cache_spec(cache);
     if (!cache_spec) return cache_spec.status();
     request.spec = *attention;
     request.cache = *cache_spec;

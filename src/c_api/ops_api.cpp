@@ -24,6 +24,12 @@ namespace {
     (target) = std::move(sextant_result_).value();         \
   } while (false)
 
+// These functions' runs bring no spans.
+Status check_no_spans(const AttentionSpec& spec) {
+  if (!spec.has_spans()) return Status::ok();
+  return unsupported(fmt::format("spec.max_span_len is {}; an op called alone allows 0", spec.max_span_len));
+}
+
 }  // namespace
 
 sextant_status sextant_reshape_and_cache(const sextant_device* device, int32_t family, const sextant_tensor* k,
@@ -124,6 +130,7 @@ sextant_status sextant_varlen_plan_make(const sextant_device* device, int32_t fa
     AttentionPlanArgs args;
     args.op = AttentionOp::kVarlen;
     SEXTANT_ASSIGN(args.spec, to_spec(spec));
+    SEXTANT_RETURN_IF_ERROR(check_no_spans(args.spec));
     const auto requests = static_cast<size_t>(num_requests);
     std::vector<int32_t> seq_lens(requests);
     for (size_t b = 0; b < requests; ++b) seq_lens[b] = key_start_loc[b + 1] - key_start_loc[b];
@@ -181,6 +188,7 @@ sextant_status sextant_mla_decode_plan_make(const sextant_device* device, int32_
     AttentionPlanArgs args;
     args.op = AttentionOp::kMlaDecode;
     SEXTANT_ASSIGN(args.spec, to_spec(spec));
+    SEXTANT_RETURN_IF_ERROR(check_no_spans(args.spec));
     SEXTANT_ASSIGN(args.cache, to_cache_spec(cache, *device->device, nullptr));
     const auto requests = static_cast<size_t>(num_requests);
     args.query_start_loc = {query_start_loc, requests + 1};

@@ -4,23 +4,23 @@
 #include <cstddef>
 
 #include "c_api/convert.h"
+#include "c_api/fields.h"
+#include "sextant/log.h"
 
 using namespace sextant;         // NOLINT(google-build-using-namespace): this file only glues
 using namespace sextant::c_api;  // NOLINT(google-build-using-namespace)
 
 struct sextant_plan {
   std::shared_ptr<Device> device;
-  const Backend* backend;
   PlanPtr plan;
   std::string description;
 };
 
 namespace {
 
-Status to_batch(const sextant_batch* batch, BatchMetadata& to) {
-  SEXTANT_RETURN_IF_ERROR(check_argument("batch", batch));
-  if (batch->size < sizeof(*batch))
-    return invalid_argument(fmt::format("batch.size is {}; allowed: >= {} (sizeof)", batch->size, sizeof(*batch)));
+Status to_batch(const sextant_batch* from, BatchMetadata& to) {
+  const auto batch = read_struct("batch", from, offsetof(sextant_batch, shared_prefix_len) + sizeof(int32_t));
+  if (!batch) return batch.status();
   if (batch->num_requests < 0)
     return invalid_argument(fmt::format("batch.num_requests is {}; allowed: >= 0", batch->num_requests));
   SEXTANT_RETURN_IF_ERROR(check_argument("batch.query_start_loc", batch->query_start_loc));
@@ -38,27 +38,27 @@ Status to_batch(const sextant_batch* batch, BatchMetadata& to) {
   if (batch->slot_mapping != nullptr && tokens > 0)
     to.slot_mapping = {batch->slot_mapping, static_cast<size_t>(tokens)};
   to.shared_prefix_len = batch->shared_prefix_len;
+  if (batch->token_spans != nullptr && tokens > 0)
+    to.token_spans = {batch->token_spans, 2 * static_cast<size_t>(tokens)};
   return Status::ok();
 }
 
-Status to_options(const sextant_plan_options* options, PlanOptions& to) {
-  if (options == nullptr) return Status::ok();
-  if (options->size < sizeof(*options))
+Status to_options(const sextant_plan_options* from, PlanOptions& to) {
+  if (from == nullptr) return Status::ok();
+  constexpr size_t kOldest = offsetof(sextant_plan_options, chunk_workspace_rows) + sizeof(int64_t);
+  const auto options = read_struct("options", from, kOldest);
+  if (!options) return options.status();
+  if (options->decode_max_query_len < -1)
     return invalid_argument(
-        fmt::format("options.size is {}; allowed: >= {} (sizeof)", options->size, sizeof(*options)));
-  to.deterministic = options->deterministic != 0;
-  to.lse_out = options->lse_out != 0;
-  to.bounds = {options->max_query_len, options->max_seq_len};
-  to.decode_max_query_len = options->decode_max_query_len;
-  to.chunk_workspace_rows = options->chunk_workspace_rows;
+        fmt::format("options.decode_max_query_len is {}; allowed: >= -1", options->decode_max_query_len));
+  SEXTANT_RETURN_IF_ERROR(copy_fields("options", *options, to));
+  if (options->decode_max_query_len == -1) to.decode_max_query_len = 0;
   return Status::ok();
 }
 
-Status to_tensors(const sextant_run_tensors* from, const sextant_plan& plan, RunTensors& to) {
-  SEXTANT_RETURN_IF_ERROR(check_argument("tensors", from));
-  if (from->size < offsetof(sextant_run_tensors, q_scale))
-    return invalid_argument(
-        fmt::format("tensors.size is {}; allowed: >= {} (sizeof)", from->size, offsetof(sextant_run_tensors, q_scale)));
+Status to_tensors(const sextant_run_tensors* tensors, const sextant_plan& plan, RunTensors& to) {
+  const auto from = read_tensors(tensors);
+  if (!from) return from.status();
   const struct {
     const char* field;
     const sextant_tensor* from;
@@ -72,7 +72,7 @@ Status to_tensors(const sextant_run_tensors* from, const sextant_plan& plan, Run
     if (!view) return view.status();
     *entry.to = *view;
   }
-  auto cache = to_cache_view(&from->cache, *plan.device, plan.backend);
+  auto cache = to_cache_view(&from->cache, *plan.device, &plan.plan->backend());
   if (!cache) return cache.status();
   to.cache = *cache;
   to.query_start_loc = from->query_start_loc;
@@ -84,14 +84,18 @@ Status to_tensors(const sextant_run_tensors* from, const sextant_plan& plan, Run
   to.alibi_slopes = from->alibi_slopes;
   to.workspace = from->workspace;
   to.workspace_bytes = from->workspace_bytes;
-  if (from->size >= sizeof(*from)) {
-    to.q_scale = from->q_scale;
-    to.num_q_scales = from->num_q_scales > 0 ? from->num_q_scales : 1;
-  }
+  to.q_scale = from->q_scale;
+  to.num_q_scales = from->num_q_scales > 0 ? from->num_q_scales : 1;
+  to.token_spans = from->token_spans;
   return Status::ok();
 }
 
 }  // namespace
+
+void sextant_set_log(sextant_log_sink sink, void* user) {
+  if (sink == nullptr) return set_log({});
+  set_log([sink, user](const LogEvent& event) { sink(to_json(event).c_str(), user); });
+}
 
 sextant_status sextant_plan_make(const sextant_device* device, const char* backend, const sextant_attention_spec* spec,
                                  const sextant_kv_cache_spec* cache, const sextant_batch* batch,
@@ -115,7 +119,7 @@ sextant_status sextant_plan_make(const sextant_device* device, const char* backe
     if (!made) return made.status();
     std::string description;
     for (const std::string& step : (*made)->steps()) description += (description.empty() ? "" : "\n") + step;
-    *plan = new sextant_plan{device->device, *found, std::move(made).value(), std::move(description)};
+    *plan = new sextant_plan{device->device, std::move(made).value(), std::move(description)};
     return Status::ok();
   });
 }
@@ -129,6 +133,6 @@ sextant_status sextant_plan_run(const sextant_plan* plan, const sextant_run_tens
     SEXTANT_RETURN_IF_ERROR(check_argument("plan", plan));
     RunTensors run;
     SEXTANT_RETURN_IF_ERROR(to_tensors(tensors, *plan, run));
-    return plan->backend->run(*plan->plan, run, {stream});
+    return plan->plan->run(run, {stream});
   });
 }

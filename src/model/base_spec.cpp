@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <set>
 
 #include "model/config_rules.h"
 
@@ -10,107 +9,229 @@ namespace {
 
 using nlohmann::json;
 
-// Architectures whose attention always has learned sinks; no field says so.
-bool has_sinks_by_type(const std::string& model_type) { return model_type == "gpt_oss"; }
-
 Result<DType> dtype_of(const ConfigFields& fields, std::vector<std::string>& notes) {
   std::string name;
   const json* value = fields.find({"dtype", "torch_dtype"}, &name);
-  if (value == nullptr) {
-    notes.push_back("the config names no dtype: bf16 assumed");
+  if (value == nullptr || *value == "auto") {
+    notes.push_back(fields.has("model_type")
+                        ? "the config names no dtype: bf16 assumed"
+                        : "the config names no dtype and no model_type: bf16 assumed, read by the general rule");
     return DType::kBF16;
   }
   const std::string allowed = "float32, float16, bfloat16";
   if (!value->is_string()) return fields.error(name, *value, allowed);
-  auto dtype = parse_dtype(value->get<std::string>());
+  std::string text = value->get<std::string>();
+  if (text.rfind("torch.", 0) == 0) text = text.substr(6);  // PyTorch's own spelling
+  auto dtype = parse_dtype(text);
   if (!dtype || (*dtype != DType::kF32 && *dtype != DType::kF16 && *dtype != DType::kBF16))
     return fields.error(name, *value, allowed);
   return dtype;
 }
 
-// Falcon's and MPT's configs keep the number of KV heads behind flags of their own.
+// Falcon's, ChatGLM's and MPT's configs keep the number of KV heads behind flags of their own.
+const ConfigFields::Names kKvHeadNames = {"num_key_value_heads", "num_kv_heads",         "n_head_kv",
+                                          "n_kv_heads",          "num_attention_groups", "multi_query_group_num"};
+
 Result<int64_t> kv_heads_of(const ConfigFields& fields, const ConfigFields& attention, int64_t num_heads) {
   auto multi_query = fields.flag({"multi_query"}, false);
-  auto new_decoder = fields.flag({"new_decoder_architecture"}, false);
   if (!multi_query) return multi_query.status();
+  auto new_decoder = fields.flag({"new_decoder_architecture"}, false);
   if (!new_decoder) return new_decoder.status();
   if (*multi_query && !*new_decoder) return int64_t{1};
+  auto groups = fields.flag({"multi_query_attention"}, true);
+  if (!groups) return groups.status();
+  if (!*groups) return num_heads;
+  auto type = attention.text({"attn_type"}, "");
+  if (!type) return type.status();
+  if (*type == "multiquery_attention") return int64_t{1};
   auto nested = attention.whole({"kv_n_heads"}, 1, num_heads);
   if (!nested) return nested.status();
-  return fields.whole({"num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"}, 1, *nested);
+  return fields.whole(kKvHeadNames, 1, *nested);
 }
 
-Status apply_scale(const ConfigFields& fields, const ConfigFields& attention, const std::string& model_type,
-                   AttentionSpec& spec) {
-  // Gemma scales by a number of its own instead of the head size.
-  const bool gemma = model_type.rfind("gemma2", 0) == 0 || model_type == "gemma3" || model_type == "gemma3_text";
-  auto scalar = fields.positive({"query_pre_attn_scalar"}, gemma ? 256.0 : spec.head_dim);
-  if (!scalar) return scalar.status();
-  double scale = 1.0 / std::sqrt(*scalar);
-  if (model_type.rfind("gemma4", 0) == 0) scale = 1.0;                 // queries and keys are normalised instead
-  auto multiplier = fields.positive({"attention_multiplier"}, scale);  // Granite
-  if (!multiplier) return multiplier.status();
-  auto explicit_scale = attention.positive({"softmax_scale"}, *multiplier);  // MPT
-  if (!explicit_scale) return explicit_scale.status();
-  spec.softmax_scale = static_cast<float>(*explicit_scale);
+Result<int64_t> hidden_of(const ConfigFields& fields, std::optional<int64_t> fallback) {
+  // Weaker names: they mean other things beside a hidden_size.
+  auto weak = fields.whole({"d_model", "model_dim", "emb_dim", "embed_dim", "dim"}, 1, fallback.value_or(0));
+  if (!weak) return weak.status();
+  return fields.whole({"hidden_size", "n_embd", "n_embed"}, 1, *weak > 0 ? weak.value() : fallback);
+}
+
+Result<int64_t> head_dim_of(const ConfigFields& fields, const json& facts, int64_t heads) {
+  // Older names, the surer ones first: Zamba has an attention_head_dim, and kv_channels for something else.
+  int64_t weak = 0;
+  for (const char* name : {"attention_head_dim", "hidden_size_per_head", "d_kv", "d_head", "attention_head_size",
+                           "dim_head", "kv_channels"}) {
+    auto named = fields.whole({name}, 1, 0);
+    if (!named) return named;
+    if (weak == 0) weak = *named;
+  }
+  auto head_dim = fields.whole({"head_dim"}, 1, weak);
+  if (!head_dim || *head_dim > 0) return head_dim;
+  const int64_t times = facts.value("hidden_times", int64_t{1});
+  auto hidden = facts.contains("hidden_from") ? fields.whole({facts.at("hidden_from").get<std::string>()}, 1)
+                                              : hidden_of(fields, {});
+  if (!hidden) return hidden;
+  if (*hidden * times % heads != 0)
+    return invalid_argument(
+        fmt::format("{}.hidden_size is {}; allowed: a multiple of num_attention_heads ({}), or a head_dim",
+                    fields.prefix(), *hidden, heads));
+  return *hidden * times / heads;
+}
+
+// GPT-2's and Jais's switches.
+Status apply_switches(const ConfigFields& fields, int64_t layer, int32_t head_dim, double& scale) {
+  auto scaled = fields.flag({"scale_attn_weights"}, true);
+  if (!scaled) return scaled.status();
+  if (!*scaled) scale = 1;
+  auto by_layer = fields.flag({"scale_attn_by_inverse_layer_idx"}, false);
+  if (!by_layer) return by_layer.status();
+  if (*by_layer) scale /= static_cast<double>(layer + 1);
+  auto by_size = fields.flag({"mup_scale_qk_dot_by_d", "scale_qk_dot_by_d"}, false);
+  if (!by_size) return by_size.status();
+  if (*by_size) scale = 1.0 / head_dim;
+  auto mup = fields.positive({"mup_attn_multiplier"}, 0);  // Phi-3-small
+  if (!mup) return mup.status();
+  if (*mup > 0) scale = *mup / head_dim;
   return Status::ok();
 }
 
-Status apply_features(const ConfigFields& fields, const ConfigFields& attention, const std::string& model_type,
-                      AttentionSpec& spec) {
-  auto cap =
-      fields.positive({"attn_logit_softcapping"},
-                      model_type == "gemma2" && !fields.object().contains("attn_logit_softcapping") ? 50.0 : 0.0);
-  if (!cap) return cap.status();
-  spec.logits_soft_cap = static_cast<float>(*cap);
-  auto alibi = fields.flag({"alibi"}, model_type == "bloom");
+// Encoders see both ways; some types say it by a field.
+Status apply_causality(const ConfigFields& fields, const json& facts, std::vector<std::string>& notes,
+                       AttentionSpec& spec) {
+  spec.causal = facts.value("causal", true);
+  // BERT's family becomes a decoder, XLM a causal one, by a field.
+  auto decoder = fields.flag({"is_decoder"}, false);
+  if (!decoder) return decoder.status();
+  auto xlm = fields.flag({"causal"}, spec.causal);
+  if (!xlm) return xlm.status();
+  if (*decoder && facts.contains("causal")) spec.causal = true;
+  spec.causal = spec.causal || *xlm;
+  auto causal = fields.flag({"is_causal"}, spec.causal);
+  if (!causal) return causal.status();
+  spec.causal = *causal;
+  std::string name;
+  const json* both = fields.find({"use_bidirectional_attention"}, &name);
+  if (both == nullptr) return Status::ok();
+  if (*both == true || *both == "all")
+    spec.causal = false;
+  else if (*both == "vision")
+    notes.push_back(
+        "tokens of one image see each other (use_bidirectional_attention): select and replay look at text, which is "
+        "causal; plans take spans (max_span_len)");
+  else if (*both != false)
+    return fields.error(name, *both, "true, false, \"all\", \"vision\"");
+  return Status::ok();
+}
+
+Status apply_alibi(const ConfigFields& fields, const ConfigFields& attention, const json& facts, AttentionSpec& spec) {
+  bool known = facts.value("alibi", false);
+  if (facts.contains("alibi_if"))  // by size: {"hidden_size": 5120}
+    for (const auto& [field, value] : facts.at("alibi_if").items()) {
+      const json* given = fields.find({field});
+      known = given != nullptr && *given == value;
+    }
+  auto position = fields.text({"position_embedding_type", "position_embedding"}, "");
+  if (!position) return position.status();
+  auto alibi = fields.flag({"alibi", "use_alibi"}, known || *position == "alibi" || *position == "ALIBI");
   if (!alibi) return alibi.status();
-  auto nested_alibi = attention.flag({"alibi"}, *alibi);
-  if (!nested_alibi) return nested_alibi.status();
-  spec.has_alibi = *nested_alibi;
-  spec.has_sinks = has_sinks_by_type(model_type);
+  auto nested = attention.flag({"alibi"}, *alibi);
+  if (!nested) return nested.status();
+  spec.has_alibi = *nested;
   return Status::ok();
 }
 
 }  // namespace
 
-Result<AttentionSpec> base_spec(const ConfigFields& fields, std::vector<std::string>& notes) {
-  static const json kEmpty = json::object();
-  const json* nested = fields.find({"attn_config"});
-  if (nested != nullptr && !nested->is_object()) return fields.error("attn_config", *nested, "an object");
-  const ConfigFields attention(nested != nullptr ? *nested : kEmpty, fields.prefix() + ".attn_config");
-  auto model_type = fields.text({"model_type"}, "");
-  if (!model_type) return model_type.status();
-  AttentionSpec spec;
-  auto heads = fields.whole({"num_attention_heads", "n_head", "n_heads"}, 1);
+namespace {
+
+// Sizes beyond any model would overflow later on.
+Status check_size(const ConfigFields& fields, const char* name, int64_t value) {
+  constexpr int64_t kMost = 1 << 20;
+  if (value <= kMost) return Status::ok();
+  return invalid_argument(fmt::format("{}.{} is {}; allowed: up to {}", fields.prefix(), name, value, kMost));
+}
+
+}  // namespace
+
+Status apply_heads(const ConfigFields& fields, const json& facts, std::vector<std::string>& notes,
+                   AttentionSpec& spec) {
+  auto attention = fields.section("attn_config");
+  if (!attention) return attention.status();
+  auto weak = fields.whole({"num_heads", "encoder_attention_heads", "attention_heads"}, 1,
+                           0);  // T5; elsewhere it may count heads of something else
+  if (!weak) return weak.status();
+  auto heads = fields.whole({"num_attention_heads", "n_head", "n_heads"}, 1,
+                            *weak > 0 ? std::optional<int64_t>(*weak) : std::nullopt);
   if (!heads) return heads.status();
+  SEXTANT_RETURN_IF_ERROR(check_size(fields, "num_attention_heads", *heads));
   spec.num_heads = static_cast<int32_t>(*heads);
-  auto dtype = dtype_of(fields, notes);
-  if (!dtype) return dtype.status();
-  spec.dtype = *dtype;
-  if (fields.has("kv_lora_rank")) {
-    SEXTANT_RETURN_IF_ERROR(apply_mla(fields, spec));
-    return spec;
-  }
-  auto kv_heads = kv_heads_of(fields, attention, *heads);
+  if (is_mla(fields)) return apply_mla(fields, spec);
+  auto latent = fields.flag({"use_mla"}, false);
+  if (!latent) return latent.status();
+  if (*latent)
+    return invalid_argument(
+        fmt::format("{}.kv_lora_rank is missing; allowed: a whole number >= 1, as use_mla is true", fields.prefix()));
+  auto kv_heads = kv_heads_of(fields, *attention, *heads);
   if (!kv_heads) return kv_heads.status();
+  // A class's default is for its own number of heads; a config of a smaller model may leave it out.
+  if (*heads % *kv_heads != 0 && fields.given(kKvHeadNames) == nullptr && fields.find(kKvHeadNames) != nullptr) {
+    notes.push_back(fmt::format("the class's {} KV heads do not divide {} heads: as many KV heads as heads assumed",
+                                *kv_heads, *heads));
+    *kv_heads = *heads;
+  }
   spec.num_kv_heads = static_cast<int32_t>(*kv_heads);
   if (*heads % *kv_heads != 0)
     return invalid_argument(fmt::format("{}.num_key_value_heads is {}; allowed: a divisor of num_attention_heads ({})",
                                         fields.prefix(), *kv_heads, *heads));
-  auto hidden = fields.whole({"hidden_size", "n_embd", "d_model"}, 1,
-                             fields.has("head_dim") ? std::optional<int64_t>(*heads) : std::nullopt);
-  if (!hidden) return hidden.status();
-  auto head_dim = fields.whole({"head_dim"}, 1, *hidden / *heads);
+  auto head_dim = head_dim_of(fields, facts, *heads);
   if (!head_dim) return head_dim.status();
-  if (!fields.has("head_dim") && *hidden % *heads != 0)
-    return invalid_argument(
-        fmt::format("{}.hidden_size is {}; allowed: a multiple of num_attention_heads ({}), or a head_dim",
-                    fields.prefix(), *hidden, *heads));
+  auto value_dim = fields.whole({"v_head_dim"}, 0, 0);
+  if (!value_dim) return value_dim.status();
+  SEXTANT_RETURN_IF_ERROR(check_size(fields, "head_dim", *head_dim));
+  SEXTANT_RETURN_IF_ERROR(check_size(fields, "v_head_dim", *value_dim));
   spec.head_dim = static_cast<int32_t>(*head_dim);
-  spec.head_dim_v = spec.head_dim;
-  SEXTANT_RETURN_IF_ERROR(apply_scale(fields, attention, *model_type, spec));
-  SEXTANT_RETURN_IF_ERROR(apply_features(fields, attention, *model_type, spec));
+  spec.head_dim_v = *value_dim > 0 ? static_cast<int32_t>(*value_dim) : spec.head_dim;
+  return Status::ok();
+}
+
+Status apply_scale(const ConfigFields& fields, const json& facts, int64_t layer, AttentionSpec& spec) {
+  if (spec.mla.enabled()) return Status::ok();
+  auto attention = fields.section("attn_config");
+  if (!attention) return attention.status();
+  const std::string rule = facts.value("scale", std::string("head_dim"));
+  double scale = 1.0 / std::sqrt(static_cast<double>(spec.head_dim));
+  if (rule == "head_dim") {
+    auto scalar = fields.positive({"query_pre_attn_scalar"}, spec.head_dim);  // Gemma's own number
+    if (!scalar) return scalar.status();
+    scale = 1.0 / std::sqrt(*scalar);
+  } else if (rule == "one") {
+    scale = 1;
+  } else if (rule == "1 / head_dim") {
+    scale = 1.0 / spec.head_dim;
+  } else if (rule == "sqrt(2 / head_dim)") {
+    scale = std::sqrt(2.0 / spec.head_dim);
+  }
+  SEXTANT_RETURN_IF_ERROR(apply_switches(fields, layer, spec.head_dim, scale));
+  auto multiplier = fields.positive({"attention_multiplier", "attn_output_multiplier"}, scale);  // Granite; Grok
+  if (!multiplier) return multiplier.status();
+  auto named = attention->positive({"softmax_scale"}, *multiplier);  // MPT
+  if (!named) return named.status();
+  spec.softmax_scale = static_cast<float>(*named);
+  return Status::ok();
+}
+
+Result<AttentionSpec> base_spec(const ConfigFields& fields, const json& facts, std::vector<std::string>& notes) {
+  auto attention = fields.section("attn_config");
+  if (!attention) return attention.status();
+  AttentionSpec spec;
+  auto dtype = dtype_of(fields, notes);
+  if (!dtype) return dtype.status();
+  spec.dtype = *dtype;
+  SEXTANT_RETURN_IF_ERROR(apply_causality(fields, facts, notes, spec));
+  auto cap = fields.positive({"attn_logit_softcapping", "attn_logit_softcap", "max_attn_value"}, 0.0);
+  if (!cap) return cap.status();
+  spec.logits_soft_cap = static_cast<float>(*cap);
+  SEXTANT_RETURN_IF_ERROR(apply_alibi(fields, *attention, facts, spec));
   return spec;
 }
 

@@ -4,32 +4,61 @@
 
 #include <cmath>
 
+#include "types/json_text.h"
+
 namespace sextant::model {
 
 using nlohmann::json;
 
-const json* ConfigFields::find(std::initializer_list<const char*> names, std::string* found) const {
-  for (const char* name : names) {
-    const auto entry = object_.find(name);
-    if (entry == object_.end() || entry->is_null()) continue;
+namespace {
+
+const json* first_of(const json& object, const ConfigFields::Names& names, std::string* found) {
+  for (const std::string& name : names) {
+    const auto entry = object.find(name);
+    if (entry == object.end() || entry->is_null()) continue;
     if (found != nullptr) *found = name;
     return &*entry;
   }
   return nullptr;
 }
 
-Status ConfigFields::error(const std::string& field, const json& value, const std::string& allowed) const {
-  constexpr size_t kLongest = 60;
-  std::string shown = value.dump(-1, ' ', false, json::error_handler_t::replace);
-  if (shown.size() > kLongest) shown = shown.substr(0, kLongest) + "...";
-  return invalid_argument(fmt::format("{}.{} is {}; allowed: {}", prefix_, field, shown, allowed));
+}  // namespace
+
+const json* ConfigFields::given(const Names& names, std::string* found) const {
+  mark_read(names);
+  return first_of(*object_, names, found);
 }
 
-Result<int64_t> ConfigFields::whole(std::initializer_list<const char*> names, int64_t min,
-                                    std::optional<int64_t> fallback) const {
+void ConfigFields::mark_read(const Names& names) const {
+  if (read_ != nullptr) read_->insert(names.begin(), names.end());
+}
+
+const json* ConfigFields::find(const Names& names, std::string* found) const {
+  if (const json* value = given(names, found)) return value;
+  for (const std::string& name : names)
+    if (object_->contains(name)) return nullptr;
+  return defaults_ == nullptr ? nullptr : first_of(*defaults_, names, found);
+}
+
+Status ConfigFields::error(const std::string& field, const json& value, const std::string& allowed) const {
+  return invalid_argument(fmt::format("{}.{} is {}; allowed: {}", prefix_, field, shown_json(value), allowed));
+}
+
+Status ConfigFields::check_agreement(const Names& names) const {
+  std::string first_name, name;
+  const json* first = given(names, &first_name);
+  for (size_t i = 0; first != nullptr && i < names.size(); ++i) {
+    const json* other = given({names[i]}, &name);
+    if (other != nullptr && *other != *first)
+      return error(name, *other, fmt::format("{} (what {}.{} says)", shown_json(*first), prefix_, first_name));
+  }
+  return Status::ok();
+}
+
+Result<int64_t> ConfigFields::whole(const Names& names, int64_t min, std::optional<int64_t> fallback) const {
   constexpr int64_t kMax = int64_t{1} << 31;
   const std::string allowed = fmt::format("a whole number, {}..{}", min, kMax - 1);
-  std::string name = *names.begin();
+  std::string name = names.front();
   const json* value = find(names, &name);
   if (value == nullptr) {
     if (fallback) return *fallback;
@@ -39,19 +68,21 @@ Result<int64_t> ConfigFields::whole(std::initializer_list<const char*> names, in
   double number = value->is_number() ? value->get<double>() : NAN;
   if (!(number >= static_cast<double>(min) && number < static_cast<double>(kMax)) || number != std::floor(number))
     return error(name, *value, allowed);
+  SEXTANT_RETURN_IF_ERROR(check_agreement(names));
   return static_cast<int64_t>(number);
 }
 
-Result<double> ConfigFields::positive(std::initializer_list<const char*> names, double fallback) const {
+Result<double> ConfigFields::positive(const Names& names, double fallback) const {
   std::string name;
   const json* value = find(names, &name);
   if (value == nullptr) return fallback;
   const double number = value->is_number() ? value->get<double>() : NAN;
   if (!std::isfinite(number) || number <= 0) return error(name, *value, "a finite number > 0");
+  if (number < 1e-15 || number > 1e15) return error(name, *value, "1e-15..1e15");  // fits a float, and so do its roots
   return number;
 }
 
-Result<bool> ConfigFields::flag(std::initializer_list<const char*> names, bool fallback) const {
+Result<bool> ConfigFields::flag(const Names& names, bool fallback) const {
   std::string name;
   const json* value = find(names, &name);
   if (value == nullptr) return fallback;
@@ -59,12 +90,37 @@ Result<bool> ConfigFields::flag(std::initializer_list<const char*> names, bool f
   return value->get<bool>();
 }
 
-Result<std::string> ConfigFields::text(std::initializer_list<const char*> names, std::string fallback) const {
+Result<std::string> ConfigFields::text(const Names& names, std::string fallback) const {
   std::string name;
   const json* value = find(names, &name);
   if (value == nullptr) return fallback;
   if (!value->is_string()) return error(name, *value, "a string");
   return value->get<std::string>();
+}
+
+Result<ConfigFields> ConfigFields::section(const std::string& name) const {
+  static const json kEmpty = json::object();
+  const json* value = find({name});
+  if (value == nullptr) value = &kEmpty;
+  if (!value->is_object()) return error(name, *value, "an object");
+  const json* defaults = defaults_ != nullptr && defaults_->contains(name) ? &defaults_->at(name) : nullptr;
+  return ConfigFields(*value, prefix_ + "." + name, defaults);
+}
+
+Result<std::vector<int64_t>> ConfigFields::whole_list(const std::string& name, int64_t min) const {
+  const json* value = find({name});
+  std::vector<int64_t> numbers;
+  if (value == nullptr) return numbers;
+  const std::string allowed = fmt::format("a list of whole numbers >= {}", min);
+  if (!value->is_array()) return error(name, *value, allowed);
+  constexpr int64_t kMax = int64_t{1} << 31;
+  for (const json& entry : *value) {
+    const bool fits = entry.is_number_integer() && entry >= min && entry < kMax;
+    if (!fits)
+      return error(fmt::format("{}[{}]", name, numbers.size()), entry, fmt::format("a whole number >= {}", min));
+    numbers.push_back(entry.get<int64_t>());
+  }
+  return numbers;
 }
 
 }  // namespace sextant::model

@@ -5,7 +5,9 @@
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "sextant/status.h"
 
@@ -13,28 +15,44 @@ namespace sextant::model {
 
 class ConfigFields {
  public:
-  explicit ConfigFields(const nlohmann::json& object, std::string prefix = "config")
-      : object_(object), prefix_(std::move(prefix)) {}
+  // `read`: gets the names that were asked for, so that what nobody asked for can be said.
+  // `defaults`: the values that the model type's class has for fields that the config leaves out. Both must outlive
+  // this.
+  explicit ConfigFields(const nlohmann::json& object, std::string prefix = "config",
+                        const nlohmann::json* defaults = nullptr, std::set<std::string>* read = nullptr)
+      : object_(&object), defaults_(defaults), prefix_(std::move(prefix)), read_(read) {}
 
-  // The first of the names that is there and not null: projects of different age name the same thing differently.
-  const nlohmann::json* find(std::initializer_list<const char*> names, std::string* found = nullptr) const;
-  const nlohmann::json& object() const { return object_; }
+  using Names = std::vector<std::string>;
+  // The first of the names that is there and not null: projects of different age name the same thing differently. The
+  // class's default stands in only where none of the names is there: a null says "none".
+  const nlohmann::json* find(const Names& names, std::string* found = nullptr) const;
+  // The same without the class's defaults.
+  const nlohmann::json* given(const Names& names, std::string* found = nullptr) const;
+  void mark_read(const Names& names) const;
+  const nlohmann::json& object() const { return *object_; }
   const std::string& prefix() const { return prefix_; }
 
-  // A whole number >= min. Absent: `fallback`, or an error without one.
-  Result<int64_t> whole(std::initializer_list<const char*> names, int64_t min,
-                        std::optional<int64_t> fallback = {}) const;
+  // A whole number >= min. Absent: `fallback`, or an error without one. Two names with two values are an error.
+  Result<int64_t> whole(const Names& names, int64_t min, std::optional<int64_t> fallback = {}) const;
   // A finite number > 0. Absent: the fallback.
-  Result<double> positive(std::initializer_list<const char*> names, double fallback) const;
-  Result<bool> flag(std::initializer_list<const char*> names, bool fallback) const;
-  Result<std::string> text(std::initializer_list<const char*> names, std::string fallback) const;
+  Result<double> positive(const Names& names, double fallback) const;
+  Result<bool> flag(const Names& names, bool fallback) const;
+  Result<std::string> text(const Names& names, std::string fallback) const;
+  // An object within, empty where there is none; its fields are named "prefix.name.field".
+  Result<ConfigFields> section(const std::string& name) const;
+  // A list of whole numbers >= min; empty where there is none.
+  Result<std::vector<int64_t>> whole_list(const std::string& name, int64_t min) const;
   bool has(const char* name) const { return find({name}) != nullptr; }
 
   Status error(const std::string& field, const nlohmann::json& value, const std::string& allowed) const;
 
  private:
-  const nlohmann::json& object_;
+  Status check_agreement(const Names& names) const;
+
+  const nlohmann::json* object_;
+  const nlohmann::json* defaults_;
   std::string prefix_;
+  std::set<std::string>* read_;
 };
 
 }  // namespace sextant::model

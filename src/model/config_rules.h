@@ -1,4 +1,5 @@
-// The rules that turn a config.json's fields into attention specs.
+// The rules that turn a config.json's fields into attention specs. What depends on the model type is data
+// (attention_facts.json); these read it.
 #pragma once
 
 #include <string>
@@ -9,18 +10,41 @@
 
 namespace sextant::model {
 
-// Heads, head sizes, scale, softcap, sinks, ALiBi, dtype: what all layers share. `notes` gets assumptions.
-Result<AttentionSpec> base_spec(const ConfigFields& fields, std::vector<std::string>& notes);
+// A stack of layers: most models have one, encoder-decoder models two.
+struct ConfigPart {
+  std::string name;              // "encoder", "decoder" or empty
+  nlohmann::json fields;         // with the part's own numbers under the usual names
+  std::string prefix;            // where they stand: "config.text_config"
+  std::string model_type;        // whose facts apply
+  bool cross_attention = false;  // every layer also attends to the other part
+};
+// The language part of a config, wherever it is nested, in the usual names (Mistral's params.json has names of its
+// own).
+Result<std::vector<ConfigPart>> config_parts(const nlohmann::json& config, std::vector<std::string>& notes);
 
-// MLA's part of it; called when the config has kv_lora_rank.
+// Heads, dtype, causality, softcap, ALiBi: what all layers share. `notes` gets assumptions.
+Result<AttentionSpec> base_spec(const ConfigFields& fields, const nlohmann::json& facts,
+                                std::vector<std::string>& notes);
+// Head counts and sizes.
+Status apply_heads(const ConfigFields& fields, const nlohmann::json& facts, std::vector<std::string>& notes,
+                   AttentionSpec& spec);
+// The softmax scale of a layer (0-based): the model type's rule, after the heads are known.
+Status apply_scale(const ConfigFields& fields, const nlohmann::json& facts, int64_t layer, AttentionSpec& spec);
+
+bool is_mla(const ConfigFields& fields);
 Status apply_mla(const ConfigFields& fields, AttentionSpec& spec);
-
 // yarn's factor on the softmax scale of DeepSeek's models: (0.1 mscale_all_dim ln(factor) + 1)^2; 1 without yarn.
 Result<double> yarn_scale_factor(const ConfigFields& fields);
 double yarn_scale_factor(double factor, double mscale_all_dim);
 
-// Copies `base` to every layer and gives each its window (and, where full layers have other head sizes, those).
-Result<std::vector<AttentionSpec>> layer_specs(const ConfigFields& fields, const AttentionSpec& base,
-                                               std::vector<std::string>& notes);
+// The type of every layer ("full_attention", "mamba", ...), from the config's lists or the model type's pattern.
+Result<std::vector<std::string>> layer_types(const ConfigFields& fields, const nlohmann::json& facts,
+                                             std::vector<std::string>& notes);
+
+// Every layer of a part.
+Result<std::vector<ModelLayer>> part_layers(const ConfigPart& part, std::vector<std::string>& notes);
+
+// Notes on fields that sound like attention and are not understood, or that are understood and cannot be expressed.
+void note_fields(const ConfigPart& part, std::vector<std::string>& notes);
 
 }  // namespace sextant::model

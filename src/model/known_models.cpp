@@ -139,7 +139,9 @@ ModelShape shape_of(const KnownModel& model) {
     AttentionSpec spec = spec_of(model);
     const bool full = model.full_every > 0 && (layer + 1) % model.full_every == 0;
     if (!full) spec.sliding_window = model.sliding_window;
-    shape.layers.push_back(spec);
+    ModelLayer whole;
+    whole.attention = spec;
+    shape.layers.push_back(whole);
   }
   return shape;
 }

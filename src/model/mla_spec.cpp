@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <cmath>
 
 #include "model/config_rules.h"
@@ -28,16 +30,30 @@ Result<double> yarn_scale_factor(const ConfigFields& fields) {
   return yarn_scale_factor(*factor, *mscale);
 }
 
+bool is_mla(const ConfigFields& fields) {
+  // DeepSeek-OCR and DeepSeek-VL2's smallest have the fields and switch it off.
+  const nlohmann::json* rank = fields.find({"kv_lora_rank"});
+  const nlohmann::json* on = fields.find({"use_mla"});
+  return rank != nullptr && *rank != 0 && (on == nullptr || *on != false);
+}
+
 Status apply_mla(const ConfigFields& fields, AttentionSpec& spec) {
-  const auto read = [&fields](const char* name, int32_t& value) {
-    auto number = fields.whole({name}, 1);
-    if (number) value = static_cast<int32_t>(*number);
-    return number.status();
+  const auto read = [&fields](const char* name, int32_t& value, int64_t min = 1) {
+    constexpr int64_t kMost = 1 << 20;  // beyond any model, and their sum would overflow
+    auto number = fields.whole({name}, min);
+    if (!number) return number.status();
+    if (*number > kMost)
+      return invalid_argument(fmt::format("{}.{} is {}; allowed: {}..{}", fields.prefix(), name, *number, min, kMost));
+    value = static_cast<int32_t>(*number);
+    return Status::ok();
   };
   SEXTANT_RETURN_IF_ERROR(read("kv_lora_rank", spec.mla.kv_lora_rank));
   SEXTANT_RETURN_IF_ERROR(read("qk_nope_head_dim", spec.mla.qk_nope_head_dim));
-  SEXTANT_RETURN_IF_ERROR(read("qk_rope_head_dim", spec.mla.qk_rope_head_dim));
+  SEXTANT_RETURN_IF_ERROR(read("qk_rope_head_dim", spec.mla.qk_rope_head_dim, 0));
   SEXTANT_RETURN_IF_ERROR(read("v_head_dim", spec.mla.v_head_dim));
+  // Configs repeat the number of heads there, or leave a 1: the latent belongs to all heads either way.
+  auto kv_heads = fields.whole({"num_key_value_heads"}, 1, spec.num_heads);
+  if (!kv_heads) return kv_heads.status();
   spec.num_kv_heads = spec.num_heads;
   spec.head_dim = spec.mla.qk_nope_head_dim + spec.mla.qk_rope_head_dim;
   spec.head_dim_v = spec.mla.v_head_dim;

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -6,11 +8,9 @@
 namespace sextant {
 namespace {
 
-bool same_attention(const AttentionSpec& a, const AttentionSpec& b) {
-  return a.num_heads == b.num_heads && a.num_kv_heads == b.num_kv_heads && a.head_dim == b.head_dim &&
-         a.value_head_dim() == b.value_head_dim() && a.softmax_scale == b.softmax_scale && a.causal == b.causal &&
-         a.sliding_window == b.sliding_window && a.logits_soft_cap == b.logits_soft_cap && a.has_sinks == b.has_sinks &&
-         a.has_alibi == b.has_alibi && a.dtype == b.dtype && a.mla.kv_lora_rank == b.mla.kv_lora_rank;
+bool same_attention(AttentionSpec a, AttentionSpec b) {
+  for (AttentionSpec* spec : {&a, &b}) spec->head_dim_v = spec->value_head_dim();
+  return a == b;
 }
 
 }  // namespace
@@ -18,17 +18,44 @@ bool same_attention(const AttentionSpec& a, const AttentionSpec& b) {
 std::vector<LayerKind> layer_kinds(const ModelShape& model) {
   std::vector<LayerKind> kinds;
   for (size_t layer = 0; layer < model.layers.size(); ++layer) {
-    const auto same = [&](const LayerKind& kind) { return same_attention(kind.spec, model.layers[layer]); };
+    const ModelLayer& own = model.layers[layer];
+    if (!own.served()) continue;
+    const auto same = [&](const LayerKind& kind) {
+      return kind.part == own.part && same_attention(kind.spec, own.attention);
+    };
     auto kind = std::find_if(kinds.begin(), kinds.end(), same);
-    if (kind == kinds.end()) kind = kinds.insert(kinds.end(), {model.layers[layer], {}});
+    if (kind == kinds.end()) kind = kinds.insert(kinds.end(), {own.attention, {}, own.part});
     kind->layers.push_back(static_cast<int32_t>(layer));
   }
   return kinds;
 }
 
-KvCacheSpec kv_cache_for(const AttentionSpec& spec, DType dtype, int32_t block_size, int64_t num_blocks) {
+std::vector<UnservedKind> unserved_kinds(const ModelShape& model) {
+  std::vector<UnservedKind> kinds;
+  for (size_t layer = 0; layer < model.layers.size(); ++layer) {
+    const ModelLayer& own = model.layers[layer];
+    if (own.served()) continue;
+    const auto same = [&](const UnservedKind& kind) {
+      return kind.what == own.not_served && kind.attends == own.attends && kind.part == own.part &&
+             (!own.attends || same_attention(kind.spec, own.attention));
+    };
+    auto kind = std::find_if(kinds.begin(), kinds.end(), same);
+    if (kind == kinds.end())
+      kind = kinds.insert(kinds.end(), {own.not_served, own.attends, own.attention, {}, own.part});
+    kind->layers.push_back(static_cast<int32_t>(layer));
+  }
+  return kinds;
+}
+
+std::string describe(const UnservedKind& kind, size_t num_layers) {
+  return fmt::format("{} of {} layers{} {} {}: not served here", kind.layers.size(), num_layers,
+                     kind.part.empty() ? "" : ", the " + kind.part + "'s,", kind.attends ? "have" : "are", kind.what);
+}
+
+KvCacheSpec kv_cache_for(const AttentionSpec& spec, KvFormat format, int32_t block_size, int64_t num_blocks) {
   KvCacheSpec cache;
-  cache.dtype = dtype;
+  cache.dtype = format.dtype;
+  cache.scales = format.scales;
   cache.block_size = block_size;
   cache.num_blocks = num_blocks;
   if (spec.mla.enabled()) {
@@ -37,12 +64,18 @@ KvCacheSpec kv_cache_for(const AttentionSpec& spec, DType dtype, int32_t block_s
     cache.head_dim = spec.mla.kv_lora_rank + spec.mla.qk_rope_head_dim;
     cache.head_dim_v = spec.mla.kv_lora_rank;
   } else {
-    cache.layout = KvLayout::kNHD;
+    cache.layout = KvLayout::kPreferred;
     cache.num_kv_heads = spec.num_kv_heads;
     cache.head_dim = spec.head_dim;
     cache.head_dim_v = spec.value_head_dim();
   }
   return cache;
+}
+
+int64_t token_bytes(const KvCacheSpec& cache) {
+  const KvFormat format = cache.format();
+  const int64_t values = cache.is_latent() ? 0 : format.row_bytes(cache.head_dim_v);
+  return cache.num_kv_heads * (format.row_bytes(cache.head_dim) + values);
 }
 
 std::vector<float> alibi_slopes(int32_t num_heads) {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "ops/array_checks.h"
 #include "ops/checks.h"
 #include "sextant/ops.h"
 
@@ -55,33 +56,13 @@ Status check_op_spec(const AttentionPlanArgs& a) {
 Status check_op_cache(const AttentionPlanArgs& a) {
   if (!reads_cache(a.op)) return Status::ok();
   SEXTANT_RETURN_IF_ERROR(validate(a.cache));
-  const bool latent = a.op == AttentionOp::kMlaDecode;
-  if (a.cache.is_latent() != latent)
-    return invalid_argument(fmt::format("cache.layout is {}; {} allows {}", to_string(a.cache.layout), to_string(a.op),
-                                        latent ? "latent" : "every layout but latent"));
-  if (a.cache.num_kv_heads != a.spec.num_kv_heads || a.cache.head_dim != a.spec.head_dim ||
-      a.cache.head_dim_v != a.spec.value_head_dim())
-    return invalid_argument(fmt::format(
-        "cache has num_kv_heads {}, head_dim {}, head_dim_v {}; the spec allows {}, {}, {}", a.cache.num_kv_heads,
-        a.cache.head_dim, a.cache.head_dim_v, a.spec.num_kv_heads, a.spec.head_dim, a.spec.value_head_dim()));
-  if (!is_fp8(a.cache.dtype) && a.cache.dtype != a.spec.dtype)
-    return invalid_argument(fmt::format("cache.dtype is {}; allowed: {} (spec.dtype) or fp8_*",
-                                        to_string(a.cache.dtype), to_string(a.spec.dtype)));
-  return Status::ok();
+  return check_cache_serves(a.cache, a.op == AttentionOp::kMlaDecode, a.spec.num_kv_heads, a.spec.head_dim,
+                            a.spec.value_head_dim(), a.spec.dtype);
 }
 
 Status check_op_batch(const AttentionPlanArgs& a) {
   const size_t requests = a.seq_lens.size();
-  if (a.query_start_loc.size() != requests + 1)
-    return invalid_argument(fmt::format("query_start_loc has {} entries; allowed: {} (len(seq_lens) + 1)",
-                                        a.query_start_loc.size(), requests + 1));
-  for (size_t b = 0; b < requests; ++b) {
-    const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b];
-    if (query_len < 0)
-      return invalid_argument(fmt::format("query_start_loc[{}] is {}; allowed: >= {}", b + 1, a.query_start_loc[b + 1],
-                                          a.query_start_loc[b]));
-    if (a.seq_lens[b] < 0) return invalid_argument(fmt::format("seq_lens[{}] is {}; allowed: >= 0", b, a.seq_lens[b]));
-  }
+  SEXTANT_RETURN_IF_ERROR(check_lengths(a.query_start_loc, a.seq_lens));
   if (a.op == AttentionOp::kVarlen && !a.key_start_loc.empty() && a.key_start_loc.size() != requests + 1)
     return invalid_argument(fmt::format("key_start_loc has {} entries; allowed: {} (len(seq_lens) + 1)",
                                         a.key_start_loc.size(), requests + 1));
@@ -127,31 +108,17 @@ Status check(const AttentionPlanArgs& p, const AttentionArgs& a) {
   SEXTANT_RETURN_IF_ERROR(check_rows("out", a.out, tokens));
   SEXTANT_RETURN_IF_ERROR(check_dtype("out", a.out, {p.out_dtype}));
   SEXTANT_RETURN_IF_ERROR(check_last_stride("out", a.out));
-  if (p.lse_out) {
-    SEXTANT_RETURN_IF_ERROR(check_shape("lse", a.lse, {s.num_heads, kAnyExtent}));
-    SEXTANT_RETURN_IF_ERROR(check_dtype("lse", a.lse, {DType::kF32}));
-    if (a.lse.shape[1] < tokens)
-      return invalid_argument(fmt::format("lse is {}; allowed: at least {} columns", to_string(a.lse), tokens));
-  }
+  if (p.lse_out) SEXTANT_RETURN_IF_ERROR(check_lse("lse", a.lse, s.num_heads, tokens));
   if (p.merge_state) {
     SEXTANT_RETURN_IF_ERROR(check_shape("state_out", a.state_out, {kAnyExtent, s.num_heads, s.value_head_dim()}));
     SEXTANT_RETURN_IF_ERROR(check_rows("state_out", a.state_out, tokens));
     SEXTANT_RETURN_IF_ERROR(check_dtype("state_out", a.state_out, {DType::kF32}));
     SEXTANT_RETURN_IF_ERROR(check_last_stride("state_out", a.state_out));
-    SEXTANT_RETURN_IF_ERROR(check_shape("state_lse", a.state_lse, {s.num_heads, kAnyExtent}));
-    SEXTANT_RETURN_IF_ERROR(check_dtype("state_lse", a.state_lse, {DType::kF32}));
-    if (a.state_lse.shape[1] < tokens)
-      return invalid_argument(
-          fmt::format("state_lse is {}; allowed: at least {} columns", to_string(a.state_lse), tokens));
+    SEXTANT_RETURN_IF_ERROR(check_lse("state_lse", a.state_lse, s.num_heads, tokens));
   }
   if (reads_cache(p.op)) {
     SEXTANT_RETURN_IF_ERROR(check_pointer("block_table", a.block_table));
-    if (p.cache.num_blocks > 0) SEXTANT_RETURN_IF_ERROR(check_pointer("cache.k", a.cache.k));
-    const KvCacheSpec& c = a.cache.spec;
-    if (c.layout != p.cache.layout || c.dtype != p.cache.dtype || c.block_size != p.cache.block_size ||
-        c.num_kv_heads != p.cache.num_kv_heads || c.head_dim != p.cache.head_dim || c.head_dim_v != p.cache.head_dim_v)
-      return invalid_argument(
-          "cache differs from the planned cache; allowed: the same layout, dtype, block_size and head sizes");
+    SEXTANT_RETURN_IF_ERROR(check_cache_as_planned(p.cache, a.cache));
   }
   if (reads_packed_keys(p.op)) {
     for (const auto& [field, view, dim] :
@@ -169,6 +136,7 @@ Status check(const AttentionPlanArgs& p, const AttentionArgs& a) {
   }
   if (s.has_sinks) SEXTANT_RETURN_IF_ERROR(check_pointer("sinks", a.sinks));
   if (s.has_alibi) SEXTANT_RETURN_IF_ERROR(check_pointer("alibi_slopes", a.alibi_slopes));
+  if (s.has_spans()) SEXTANT_RETURN_IF_ERROR(check_pointer("token_spans", a.token_spans));
   return Status::ok();
 }
 

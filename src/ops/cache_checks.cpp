@@ -9,21 +9,10 @@
 namespace sextant {
 namespace {
 
-Status check_cache_memory(const KvCacheView& cache) {
-  SEXTANT_RETURN_IF_ERROR(validate(cache.spec));
-  if (cache.spec.num_blocks == 0) return Status::ok();
-  SEXTANT_RETURN_IF_ERROR(check_pointer("cache.k", cache.k));
-  SEXTANT_RETURN_IF_ERROR(check_pointer("cache.v", cache.v));
-  if (cache.num_scales != 1 && cache.num_scales != cache.spec.num_kv_heads)
-    return invalid_argument(fmt::format("cache.num_scales is {}; allowed: 1 or {} (num_kv_heads)", cache.num_scales,
-                                        cache.spec.num_kv_heads));
-  return Status::ok();
-}
-
 // A cache of 16- or 32-bit elements stores tokens as they are.
 Status check_store_dtype(const char* field, const TensorView& view, const KvCacheSpec& cache) {
   SEXTANT_RETURN_IF_ERROR(check_dtype(field, view, kComputeTypes));
-  if (is_fp8(cache.dtype) || cache.dtype == view.dtype) return Status::ok();
+  if (is_quantized(cache.dtype) || cache.dtype == view.dtype) return Status::ok();
   return invalid_argument(fmt::format("{} has dtype {}; a {} cache allows {}", field, to_string(view.dtype),
                                       to_string(cache.dtype), to_string(cache.dtype)));
 }
@@ -44,6 +33,7 @@ Status check_layout(const KvCacheSpec& cache, bool latent) {
 Status check(const ReshapeAndCacheArgs& a) {
   SEXTANT_RETURN_IF_ERROR(check_num_tokens(a.num_tokens));
   if (a.num_tokens == 0) return Status::ok();
+  SEXTANT_RETURN_IF_ERROR(validate(a.cache.spec));
   SEXTANT_RETURN_IF_ERROR(check_cache_memory(a.cache));
   SEXTANT_RETURN_IF_ERROR(check_layout(a.cache.spec, false));
   SEXTANT_RETURN_IF_ERROR(check_shape("k", a.k, {kAnyExtent, a.cache.spec.num_kv_heads, a.cache.spec.head_dim}));
@@ -59,6 +49,7 @@ Status check(const ReshapeAndCacheArgs& a) {
 Status check(const ConcatAndCacheMlaArgs& a) {
   SEXTANT_RETURN_IF_ERROR(check_num_tokens(a.num_tokens));
   if (a.num_tokens == 0) return Status::ok();
+  SEXTANT_RETURN_IF_ERROR(validate(a.cache.spec));
   SEXTANT_RETURN_IF_ERROR(check_cache_memory(a.cache));
   SEXTANT_RETURN_IF_ERROR(check_layout(a.cache.spec, true));
   const int32_t rank = a.cache.spec.head_dim_v;
@@ -82,6 +73,7 @@ Status check(const ContextChunkOffsetsArgs& a) {
 }
 
 Status check(const GatherCacheArgs& a) {
+  SEXTANT_RETURN_IF_ERROR(validate(a.cache.spec));
   SEXTANT_RETURN_IF_ERROR(check_cache_memory(a.cache));
   if (a.num_requests < 0) return invalid_argument(fmt::format("num_requests is {}; allowed: >= 0", a.num_requests));
   if (a.chunk_begin < 0) return invalid_argument(fmt::format("chunk_begin is {}; allowed: >= 0", a.chunk_begin));
@@ -125,6 +117,7 @@ Status check(const MergeAttnStatesArgs& a) {
 Status check(const CopyBlocksArgs& a) {
   if (a.num_pairs < 0) return invalid_argument(fmt::format("num_pairs is {}; allowed: >= 0", a.num_pairs));
   if (a.num_pairs == 0) return Status::ok();
+  SEXTANT_RETURN_IF_ERROR(validate(a.cache.spec));
   SEXTANT_RETURN_IF_ERROR(check_cache_memory(a.cache));
   return check_pointer("mapping", a.mapping);
 }

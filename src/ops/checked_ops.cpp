@@ -2,9 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
 #include <vector>
 
+#include "ops/array_checks.h"
 #include "ops/query_conversion.h"
 
 namespace sextant {
@@ -56,39 +56,26 @@ class CheckedPlan final : public AttentionPlan {
   std::vector<int32_t> query_start_loc_, seq_lens_, key_start_loc_;
 };
 
-Status check_scales(const KvCacheView& cache) {
-  if (!is_fp8(cache.spec.dtype)) return Status::ok();
-  for (const auto& [field, scales] :
-       {std::pair{"cache.k_scale", cache.k_scale}, std::pair{"cache.v_scale", cache.v_scale}})
-    for (int32_t i = 0; scales != nullptr && i < cache.num_scales; ++i)
-      if (!std::isfinite(scales[i]) || scales[i] <= 0)
-        return invalid_argument(fmt::format("{}[{}] is {}; allowed: finite, > 0", field, i, scales[i]));
-  return Status::ok();
-}
-
-Status check_query_scales(const AttentionSpec& spec, const AttentionArgs& args) {
-  for (int32_t i = 0; spec.has_fp8_queries() && args.q_scale != nullptr && i < args.num_q_scales; ++i)
-    if (!std::isfinite(args.q_scale[i]) || args.q_scale[i] <= 0)
-      return invalid_argument(fmt::format("q_scale[{}] is {}; allowed: finite, > 0", i, args.q_scale[i]));
-  return Status::ok();
-}
-
-Status check_block_ids(const AttentionPlanArgs& planned, const AttentionArgs& args) {
-  if (planned.op == AttentionOp::kVarlen) return Status::ok();
-  const int64_t num_blocks = args.cache.spec.num_blocks, block_size = args.cache.spec.block_size;
-  for (size_t b = 0; b < planned.seq_lens.size(); ++b) {
-    const int64_t used = (planned.seq_lens[b] + block_size - 1) / block_size;
-    if (used > args.block_table_stride)
-      return invalid_argument(fmt::format("seq_lens[{}] is {}; allowed: <= {} (block_table_stride {} x block_size {})",
-                                          b, planned.seq_lens[b], args.block_table_stride * block_size,
-                                          args.block_table_stride, block_size));
-    const int32_t* row = args.block_table + static_cast<int64_t>(b) * args.block_table_stride;
-    for (int64_t i = 0; i < used; ++i)
-      if (row[i] < 0 || row[i] >= num_blocks)
-        return invalid_argument(fmt::format("block_table[{}][{}] is {}; allowed: 0..{} (num_blocks {})", b, i, row[i],
-                                            num_blocks - 1, num_blocks));
-  }
-  return Status::ok();
+// What the host reads of a run: scales, lengths and, of the block table, the ids that are read.
+Status check_arrays(const AttentionPlanArgs& planned, const AttentionArgs& args) {
+  const AttentionSpec& spec = planned.spec;
+  if (spec.has_fp8_queries()) SEXTANT_RETURN_IF_ERROR(check_scales("q_scale", args.q_scale, args.num_q_scales));
+  TableUse use{planned.query_start_loc,
+               planned.seq_lens,
+               args.block_table,
+               args.block_table_stride,
+               0,
+               spec.has_spans() ? args.token_spans : nullptr};
+  if (args.query_start_loc != nullptr) use.query_start_loc = {args.query_start_loc, planned.query_start_loc.size()};
+  if (args.seq_lens != nullptr) use.seq_lens = {args.seq_lens, planned.seq_lens.size()};
+  if (planned.op == AttentionOp::kVarlen) return check_token_spans(use, spec);
+  SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
+  SEXTANT_RETURN_IF_ERROR(check_run_lengths(
+      {planned.query_start_loc, planned.seq_lens, planned.bounds, args.block_table_stride, args.cache.spec},
+      use.query_start_loc, use.seq_lens));
+  SEXTANT_RETURN_IF_ERROR(check_token_spans(use, spec));
+  if (planned.shared_prefix) return Status::ok();  // row 0 alone is read, by rules of the caller
+  return check_block_ids(use, args.cache.spec, spec);
 }
 
 Status check_block_mapping(const CopyBlocksArgs& args) {
@@ -127,9 +114,7 @@ Status CheckedOps::run_attention(const AttentionPlan& plan, const AttentionArgs&
     return invalid_argument(
         fmt::format("workspace is null; allowed: {} bytes (plan.workspace_bytes())", plan.workspace_bytes()));
   if (host_readable_) {
-    SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
-    SEXTANT_RETURN_IF_ERROR(check_query_scales(checked->args().spec, args));
-    SEXTANT_RETURN_IF_ERROR(check_block_ids(checked->args(), args));
+    SEXTANT_RETURN_IF_ERROR(check_arrays(checked->args(), args));
   }
   if (!checked->converts_queries()) return inner_->run_attention(checked->inner(), args, stream);
   const AttentionSpec& spec = checked->args().spec;
@@ -172,7 +157,10 @@ Status CheckedOps::context_chunk_offsets(const ContextChunkOffsetsArgs& args, St
 Status CheckedOps::gather_cache(const GatherCacheArgs& args, Stream stream) const {
   SEXTANT_RETURN_IF_ERROR(check(args));
   if (args.num_requests == 0 || args.max_rows == 0) return Status::ok();
-  if (host_readable_) SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
+  if (host_readable_) {
+    SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
+    SEXTANT_RETURN_IF_ERROR(check_gathered(args));
+  }
   return inner_->gather_cache(args, stream);
 }
 

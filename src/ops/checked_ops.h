@@ -17,6 +17,7 @@ class CheckedOps final : public Ops {
 
   const Ops& inner() const { return *inner_; }
   std::string name() const override { return inner_->name(); }
+  const Ops& unchecked() const override { return *inner_; }
   Status supports(const AttentionPlanArgs& args) const override;
   bool merges_state(const AttentionPlanArgs& args) const override { return inner_->merges_state(args); }
   bool takes_fp8_queries(const AttentionPlanArgs& args) const override {

@@ -25,7 +25,10 @@ LengthBounds find_bounds(const AttentionPlanArgs& a) {
   } else {
     n.keys = std::max<int64_t>(0, std::min(seq_len, a.key_end) - a.key_begin);
   }
-  if (a.spec.sliding_window > 0) n.keys = std::min(n.keys, a.spec.sliding_window + n.query_len);
+  // A request's queries together see their own positions, and what the first sees before and the last after itself.
+  const int64_t left = a.spec.mask().most_left(), right = a.spec.mask().most_right();
+  if (left != AttentionMask::kUnlimited && right != AttentionMask::kUnlimited)
+    n.keys = std::min(n.keys, left + n.query_len + right + 1);
   return n;
 }
 

@@ -1,6 +1,7 @@
 #include "reference/numbers.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -70,11 +71,16 @@ const double* decoded() {
   return values.data();
 }
 
+// 2^e and the exponent of a positive number, from the bits of a double: std::ldexp and std::frexp would take most of
+// the time in which a test makes its data. Every format's exponents are normal in double precision.
+double power_of_two(int e) { return std::bit_cast<double>(static_cast<uint64_t>(e + 1023) << 52); }
+int exponent_of(double x) { return static_cast<int>(std::bit_cast<uint64_t>(x) >> 52) - 1023; }
+
 double largest(const Format& f) {
   const int exponent_max = (1 << f.exponent_bits) - 1;
   const int top_exponent = f.specials == S::kIeee ? exponent_max - 1 : exponent_max;
-  const double top_significand = 2.0 - std::ldexp(f.specials == S::kOneNan ? 2.0 : 1.0, -f.mantissa_bits);
-  return std::ldexp(top_significand, top_exponent - f.bias);
+  const double top_significand = 2.0 - power_of_two((f.specials == S::kOneNan ? 1 : 0) - f.mantissa_bits);
+  return top_significand * power_of_two(top_exponent - f.bias);
 }
 
 uint32_t nan_bits(const Format& f) {
@@ -86,27 +92,22 @@ uint32_t encode(const Format& f, double value, bool saturate) {
   if (std::isnan(value)) return nan_bits(f);
   const int sign_shift = f.exponent_bits + f.mantissa_bits;
   const uint32_t sign = std::signbit(value) ? 1u << sign_shift : 0;
+  const uint32_t infinity = ((1u << f.exponent_bits) - 1) << f.mantissa_bits;
   double magnitude = std::fabs(value);
-  if (magnitude == 0) return f.specials == S::kNegativeZeroNan ? 0 : sign;
+  if (std::isinf(magnitude) && !saturate) return sign | infinity;
+  magnitude = std::min(magnitude, 0x1p200);  // beyond every format
   // Quantise to the spacing of the binade (never below that of the subnormals), ties to even.
-  int exponent = 0;
-  if (std::isfinite(magnitude)) {
-    std::frexp(magnitude, &exponent);
-    exponent = std::max(exponent - 1, 1 - f.bias);
-    magnitude =
-        std::ldexp(std::nearbyint(std::ldexp(magnitude, f.mantissa_bits - exponent)), exponent - f.mantissa_bits);
+  int exponent = std::max(exponent_of(magnitude), 1 - f.bias);
+  double significand = std::nearbyint(magnitude * power_of_two(f.mantissa_bits - exponent));
+  if (significand * power_of_two(exponent - f.mantissa_bits) > largest(f)) {
+    if (!saturate) return sign | infinity;
+    exponent = exponent_of(largest(f));
+    significand = largest(f) * power_of_two(f.mantissa_bits - exponent);
   }
-  if (magnitude > largest(f)) {
-    if (!saturate) return sign | (((1u << f.exponent_bits) - 1) << f.mantissa_bits);  // infinity
-    magnitude = largest(f);
-  }
-  if (magnitude == 0) return f.specials == S::kNegativeZeroNan ? 0 : sign;
-  std::frexp(magnitude, &exponent);
-  exponent = std::max(exponent - 1, 1 - f.bias);
-  const auto significand = static_cast<uint32_t>(std::ldexp(magnitude, f.mantissa_bits - exponent));
+  if (significand == 0) return f.specials == S::kNegativeZeroNan ? 0 : sign;
+  // A significand that rounded up to 2 carries into the exponent; a subnormal one (no implicit bit) has exponent 0.
   const uint32_t implicit = 1u << f.mantissa_bits;
-  const uint32_t biased = significand >= implicit ? static_cast<uint32_t>(exponent + f.bias) : 0;
-  return sign | biased << f.mantissa_bits | (significand & (implicit - 1));
+  return sign | (static_cast<uint32_t>(exponent + f.bias - 1) * implicit + static_cast<uint32_t>(significand));
 }
 
 // Elements are copied out and in byte by byte: recorded tensors lie at any offset of a file.
@@ -132,6 +133,8 @@ double load(DType dtype, const void* data, int64_t index) {
       return element<int32_t>(data, index);
     case DType::kI64:
       return static_cast<double>(element<int64_t>(data, index));
+    case DType::kI8:
+      return element<int8_t>(data, index);
     case DType::kF16:
       return decoded<DType::kF16>()[element<uint16_t>(data, index)];
     case DType::kBF16:
@@ -153,6 +156,8 @@ void store(DType dtype, void* data, int64_t index, double value) {
       return set_element(data, index, static_cast<int32_t>(value));
     case DType::kI64:
       return set_element(data, index, static_cast<int64_t>(value));
+    case DType::kI8:
+      return set_element(data, index, static_cast<int8_t>(std::clamp(std::nearbyint(value), -128.0, 127.0)));
     case DType::kF16:
     case DType::kBF16:
       return set_element(data, index, static_cast<uint16_t>(encode(format_of(dtype), value, false)));

@@ -11,12 +11,6 @@ namespace {
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
-bool is_visible(const AttentionSpec& spec, int64_t query_position, int64_t key_position) {
-  if (spec.causal && key_position > query_position) return false;
-  if (spec.sliding_window > 0 && key_position <= query_position - spec.sliding_window) return false;
-  return true;
-}
-
 // Score of one visible pair: scale, softcap, then ALiBi.
 double score(const OracleRequest& r, const std::vector<double>& q, int64_t query, int32_t head, int64_t key) {
   const int32_t kv_head = head / r.spec.group_size();
@@ -37,15 +31,31 @@ double score(const OracleRequest& r, const std::vector<double>& q, int64_t query
 
 }  // namespace
 
+bool is_visible(const AttentionSpec& spec, int64_t query_position, int64_t key_position, TokenSpan span) {
+  if (query_position >= span.begin && query_position < span.end && key_position >= span.begin &&
+      key_position < span.end)
+    return true;
+  if (spec.causal && key_position > query_position) return false;
+  if (spec.attention_chunk_size > 0) {
+    const double size = spec.attention_chunk_size;
+    const auto chunk = [size](int64_t position) { return std::floor(static_cast<double>(position) / size); };
+    if (chunk(key_position) != chunk(query_position)) return false;
+  }
+  if (spec.sliding_window > 0 && key_position <= query_position - spec.sliding_window) return false;
+  if (spec.window_left >= 0 && key_position < query_position - spec.window_left) return false;
+  return spec.window_right < 0 || key_position <= query_position + spec.window_right;
+}
+
 OracleRow attend_row(const OracleRequest& r, int64_t query, int32_t head) {
   const int32_t dim_v = r.spec.value_head_dim();
   const int64_t query_position = r.seq_len - r.query_len + query;
   std::vector<double> q(static_cast<size_t>(r.spec.head_dim));
   for (int32_t d = 0; d < r.spec.head_dim; ++d) q[static_cast<size_t>(d)] = r.q(query, head, d);
 
+  const TokenSpan span = r.spans.empty() ? TokenSpan{} : r.spans[static_cast<size_t>(query)];
   std::vector<double> scores(static_cast<size_t>(r.seq_len), kMinusInfinity);
   for (int64_t key = 0; key < r.seq_len; ++key)
-    if (is_visible(r.spec, query_position, key)) scores[static_cast<size_t>(key)] = score(r, q, query, head, key);
+    if (is_visible(r.spec, query_position, key, span)) scores[static_cast<size_t>(key)] = score(r, q, query, head, key);
 
   double max = scores.empty() ? kMinusInfinity : *std::max_element(scores.begin(), scores.end());
   const bool has_sink = !r.sinks.empty();
@@ -80,10 +90,13 @@ KvReader read_cached(const KvCacheView& cache, const int32_t* block_table_row, c
                      const float* scales) {
   const KvCacheSpec spec = cache.spec;
   const int32_t num_scales = cache.num_scales;
+  const KvScaleStrides strides = cache.scale_strides;
   return [=](int64_t position, int32_t kv_head, int32_t dim) {
     const int64_t block = block_table_row[position / spec.block_size];
     const int64_t token = position % spec.block_size;
-    const double scale = scales && is_fp8(spec.dtype) ? scales[num_scales == 1 ? 0 : kv_head] : 1.0;
+    const double scale = scales == nullptr || !is_quantized(spec.dtype) ? 1.0
+                         : spec.has_token_scales()                      ? scales[strides.offset(block, kv_head, token)]
+                                                                        : scales[num_scales == 1 ? 0 : kv_head];
     return load(spec.dtype, data, address.offset(block, kv_head, token, dim)) * scale;
   };
 }

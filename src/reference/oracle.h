@@ -25,6 +25,7 @@ struct OracleRequest {
   KvReader v;
   std::span<const float> sinks;         // [num_heads] or empty
   std::span<const float> alibi_slopes;  // [num_heads] or empty
+  std::span<const TokenSpan> spans;     // [query_len] or empty
   // Additive bias of ONNX's Attention operator, or empty.
   std::function<double(int32_t head, int64_t query, int64_t key)> bias;
 };
@@ -33,6 +34,9 @@ struct OracleRow {
   std::vector<double> out;  // [head_dim_v]; zero when no key is visible
   double lse;               // natural logarithm, sinks included; -infinity when there is nothing to sum
 };
+
+// Whether the mask, or the query's span, lets it see a key.
+bool is_visible(const AttentionSpec& spec, int64_t query_position, int64_t key_position, TokenSpan span = {});
 
 // One (query, head) row.
 OracleRow attend_row(const OracleRequest& request, int64_t query, int32_t head);

@@ -14,12 +14,6 @@ extern char** environ;  // POSIX
 namespace sextant {
 namespace {
 
-KvCacheSpec cache_for(const Backend& backend, const Device& device, const SelectRequest& request) {
-  KvCacheSpec cache = request.cache;
-  if (cache.layout == KvLayout::kNHD) cache.layout = backend.preferred_layout(device.info(), cache.dtype);
-  return cache;
-}
-
 std::string joined(const std::vector<std::string>& reasons) { return fmt::format("{}", fmt::join(reasons, "; ")); }
 
 struct Explicit {
@@ -35,12 +29,21 @@ std::optional<Explicit> explicit_choice(const SelectRequest& request) {
   return Explicit{value, kBackendVariable};
 }
 
+// The cache as a backend of the model's category has it.
+KvCacheSpec cache_of_category(const Device& device, const SelectRequest& request) {
+  const BackendCategory category = request.spec.mla.enabled() ? BackendCategory::kMla : BackendCategory::kMha;
+  const auto backends = all_backends();
+  const auto of_category = [&](const Backend* b) { return b->info().category == category; };
+  return with_layout(request.cache, **std::find_if(backends.begin(), backends.end(), of_category), device.info());
+}
+
 // All six with every reason against them; none chosen yet.
 std::vector<Candidate> examine(const Device& device, const SelectRequest& request) {
   std::vector<Candidate> candidates;
   for (const Backend* backend : all_backends())
-    candidates.push_back({backend->info().name, false,
-                          backend->reasons_against(request.spec, cache_for(*backend, device, request), device)});
+    candidates.push_back(
+        {backend->info().name, false,
+         backend->reasons_against(request.spec, with_layout(request.cache, *backend, device.info()), device)});
   return candidates;
 }
 
@@ -110,6 +113,7 @@ std::vector<Candidate> explain_candidates(const Device& device, const SelectRequ
 
 Result<Selection> select_backend(const Device& device, const SelectRequest& request) {
   SEXTANT_RETURN_IF_ERROR(validate(request.spec));
+  SEXTANT_RETURN_IF_ERROR(validate(cache_of_category(device, request)));
   Selection selection;
   selection.warnings = near_miss_warnings();
   selection.source = "automatic";
@@ -118,8 +122,8 @@ Result<Selection> select_backend(const Device& device, const SelectRequest& requ
     auto backend = find_backend(choice->name);
     if (!backend) return Status(backend.status().code(), choice->source + ": " + backend.status().message());
     selection.backend = *backend;
-    const auto reasons =
-        selection.backend->reasons_against(request.spec, cache_for(*selection.backend, device, request), device);
+    const auto reasons = selection.backend->reasons_against(
+        request.spec, with_layout(request.cache, *selection.backend, device.info()), device);
     if (!reasons.empty())
       return unsupported(
           fmt::format("{} asks for {}, which cannot serve this: {}", choice->source, choice->name, joined(reasons)));

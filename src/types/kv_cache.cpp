@@ -77,6 +77,8 @@ KvAddressing packed_k(int64_t block_size, int64_t heads, int64_t dim) {
 
 const char* to_string(KvLayout layout) {
   switch (layout) {
+    case KvLayout::kPreferred:
+      return "preferred";
     case KvLayout::kNHD:
       return "NHD";
     case KvLayout::kHND:
@@ -96,16 +98,48 @@ const char* to_string(KvLayout layout) {
 }
 
 Result<KvLayout> parse_kv_layout(std::string_view name) {
-  for (KvLayout layout :
-       {KvLayout::kNHD, KvLayout::kHND, KvLayout::kSplitK, KvLayout::kShuffled, KvLayout::kPacked, KvLayout::kLatent})
+  for (KvLayout layout : {KvLayout::kPreferred, KvLayout::kNHD, KvLayout::kHND, KvLayout::kSplitK, KvLayout::kShuffled,
+                          KvLayout::kPacked, KvLayout::kLatent})
     if (name == to_string(layout)) return layout;
   return invalid_argument(
-      fmt::format("kv layout is \"{}\"; allowed: NHD, HND, split_k, shuffled, packed, latent", name));
+      fmt::format("kv layout is \"{}\"; allowed: preferred, NHD, HND, split_k, shuffled, packed, latent", name));
+}
+
+const char* to_string(KvScales scales) { return scales == KvScales::kTokenHead ? "token_head" : "shared"; }
+
+Result<KvScales> parse_kv_scales(std::string_view name) {
+  for (KvScales scales : {KvScales::kShared, KvScales::kTokenHead})
+    if (name == to_string(scales)) return scales;
+  return invalid_argument(fmt::format("kv scales are \"{}\"; allowed: shared, token_head", name));
+}
+
+constexpr std::string_view kTokenHeadSuffix = "_per_token_head";
+
+std::string to_string(const KvFormat& format) {
+  return std::string(to_string(format.dtype)) + (format.has_token_scales() ? std::string(kTokenHeadSuffix) : "");
+}
+
+Result<KvFormat> parse_kv_format(std::string_view name) {
+  const bool token_head = name.ends_with(kTokenHeadSuffix);
+  const auto dtype = parse_dtype(token_head ? name.substr(0, name.size() - kTokenHeadSuffix.size()) : name);
+  const bool stores = dtype && (token_head ? is_quantized(*dtype) : is_float(*dtype));
+  if (stores) return KvFormat(*dtype, token_head ? KvScales::kTokenHead : KvScales::kShared);
+  return invalid_argument(
+      fmt::format("kv format is \"{}\"; allowed: fp32, fp16, bf16, fp8_e4m3fn, fp8_e4m3fnuz, fp8_e5m2, and "
+                  "int8_per_token_head, fp8_e4m3fn_per_token_head, ...",
+                  name));
 }
 
 Status validate(const KvCacheSpec& spec) {
-  if (!is_float(spec.dtype))
-    return invalid_argument(fmt::format("cache.dtype is {}; allowed: fp32, fp16, bf16, fp8_*", to_string(spec.dtype)));
+  if (spec.layout == KvLayout::kPreferred)
+    return invalid_argument(
+        "cache.layout is \"preferred\" and no backend is named; allowed: NHD, HND, split_k, shuffled, packed, latent");
+  if (spec.has_token_scales() && (!is_quantized(spec.dtype) || spec.is_latent()))
+    return invalid_argument(fmt::format("cache.scales is token_head for {} {}; allowed: fp8_* and int8, not latent",
+                                        to_string(spec.layout), to_string(spec.dtype)));
+  if (!is_float(spec.dtype) && !spec.has_token_scales())
+    return invalid_argument(fmt::format(
+        "cache.dtype is {}; allowed: fp32, fp16, bf16, fp8_*, and int8 with scales token_head", to_string(spec.dtype)));
   if (spec.num_blocks < 0)
     return invalid_argument(fmt::format("cache.num_blocks is {}; allowed: >= 0", spec.num_blocks));
   if (spec.block_size < 1)
@@ -165,6 +199,10 @@ KvAddressing v_addressing(const KvCacheSpec& spec) {
 }
 
 int64_t k_elements(const KvCacheSpec& spec) { return spec.num_blocks * k_addressing(spec).block_stride; }
+int64_t scale_elements(const KvCacheSpec& spec) {
+  return spec.has_token_scales() ? spec.num_blocks * spec.block_size * spec.num_kv_heads : 0;
+}
+
 int64_t v_elements(const KvCacheSpec& spec) {
   return spec.is_latent() ? 0 : spec.num_blocks * v_addressing(spec).block_stride;
 }
@@ -176,6 +214,7 @@ KvCacheView make_kv_cache_view(const KvCacheSpec& spec, void* k, void* v) {
   view.v_addr = v_addressing(spec);
   view.k = k;
   view.v = spec.is_latent() ? k : v;
+  view.scale_strides = {int64_t{spec.block_size} * spec.num_kv_heads, spec.num_kv_heads, 1};
   return view;
 }
 

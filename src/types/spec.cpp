@@ -7,8 +7,9 @@
 namespace sextant {
 namespace {
 
-constexpr int32_t kMaxHeadDim = 256;
+constexpr int32_t kMaxHeadDim = 512;
 constexpr int32_t kHeadDimStep = 8;
+constexpr int32_t kMaxHeads = 1 << 14;  // a hundred times what models have; a plan has room for all of them
 
 Status check_head_dim(const char* field, int32_t value, int32_t max) {
   if (value >= kHeadDimStep && value <= max && value % kHeadDimStep == 0) return Status::ok();
@@ -34,10 +35,32 @@ Status check_mla(const AttentionSpec& s) {
   return Status::ok();
 }
 
+Status check_mask(const AttentionSpec& s) {
+  if (s.sliding_window < 0)
+    return invalid_argument(fmt::format("spec.sliding_window is {}; allowed: >= 0 (0 = no window)", s.sliding_window));
+  if (s.sliding_window > 0 && !s.causal)
+    return invalid_argument(fmt::format(
+        "spec.sliding_window is {} and causal false; allowed: 0, with window_left and window_right", s.sliding_window));
+  if (s.window_left < -1 || (s.window_left >= 0 && s.sliding_window > 0))
+    return invalid_argument(
+        fmt::format("spec.window_left is {}; {}", s.window_left,
+                    s.sliding_window > 0 ? "sliding_window allows -1" : "allowed: >= -1 (-1 = all)"));
+  if (s.window_right < -1 || (s.window_right > 0 && s.causal))
+    return invalid_argument(fmt::format("spec.window_right is {}; {}", s.window_right,
+                                        s.causal ? "causal allows -1 or 0" : "allowed: >= -1 (-1 = all)"));
+  if (s.attention_chunk_size < 0 || (s.attention_chunk_size > 0 && s.mla.enabled()))
+    return invalid_argument(fmt::format("spec.attention_chunk_size is {}; {}", s.attention_chunk_size,
+                                        s.mla.enabled() ? "MLA allows 0" : "allowed: >= 0 (0 = no chunks)"));
+  if (s.max_span_len < 0)
+    return invalid_argument(fmt::format("spec.max_span_len is {}; allowed: >= 0 (0 = no spans)", s.max_span_len));
+  return Status::ok();
+}
+
 }  // namespace
 
 Status validate(const AttentionSpec& s) {
-  if (s.num_heads < 1) return invalid_argument(fmt::format("spec.num_heads is {}; allowed: >= 1", s.num_heads));
+  if (s.num_heads < 1 || s.num_heads > kMaxHeads)
+    return invalid_argument(fmt::format("spec.num_heads is {}; allowed: 1..{}", s.num_heads, kMaxHeads));
   if (s.num_kv_heads < 1 || s.num_heads % s.num_kv_heads != 0)
     return invalid_argument(
         fmt::format("spec.num_kv_heads is {}; allowed: a divisor of num_heads ({})", s.num_kv_heads, s.num_heads));
@@ -49,8 +72,7 @@ Status validate(const AttentionSpec& s) {
   }
   if (!std::isfinite(s.softmax_scale) || s.softmax_scale <= 0)
     return invalid_argument(fmt::format("spec.softmax_scale is {}; allowed: finite, > 0", s.softmax_scale));
-  if (s.sliding_window < 0)
-    return invalid_argument(fmt::format("spec.sliding_window is {}; allowed: >= 0 (0 = no window)", s.sliding_window));
+  SEXTANT_RETURN_IF_ERROR(check_mask(s));
   if (!std::isfinite(s.logits_soft_cap) || s.logits_soft_cap < 0)
     return invalid_argument(
         fmt::format("spec.logits_soft_cap is {}; allowed: finite, >= 0 (0 = none)", s.logits_soft_cap));

@@ -22,6 +22,7 @@ constexpr DTypeName kDTypeNames[] = {
     {"fp8_e5m2", DType::kF8E5M2},
     {"int32", DType::kI32},
     {"int64", DType::kI64},
+    {"int8", DType::kI8},
     {"float32", DType::kF32},
     {"float", DType::kF32},
     {"f32", DType::kF32},
@@ -38,6 +39,7 @@ constexpr DTypeName kDTypeNames[] = {
     {"f8_e5m2", DType::kF8E5M2},
     {"i32", DType::kI32},
     {"i64", DType::kI64},
+    {"i8", DType::kI8},
 };
 
 }  // namespace
@@ -53,6 +55,7 @@ size_t size_of(DType dtype) {
     case DType::kF8E4M3FN:
     case DType::kF8E4M3FNUZ:
     case DType::kF8E5M2:
+    case DType::kI8:
       return 1;
     case DType::kI64:
       return 8;

@@ -79,6 +79,24 @@ HostTensor random_tensor(Random& random, DType dtype, std::vector<int64_t> shape
   return tensor;
 }
 
+// The same for a cache with a scale a token and head: each row's largest number is the largest that its scale allows.
+HostTensor token_scaled_tensor(Random& random, DType dtype, std::vector<int64_t> shape, double magnitude, DType grid) {
+  HostTensor tensor = HostTensor::zeros(dtype, std::move(shape));
+  const int64_t dim = tensor.shape.back(), rows = dim > 0 ? tensor.elements() / dim : 0;
+  const double largest = largest_stored(grid);
+  uint8_t cell[8];
+  for (int64_t row = 0; row < rows; ++row) {
+    const double scale =
+        std::exp2(std::floor(std::log2(3 * magnitude / largest)) - static_cast<double>(random.below(3)));
+    for (int64_t d = 0; d < dim; ++d) {
+      reference::store(grid, cell, 0, std::clamp(magnitude * random.normal() / scale, -largest, largest));
+      tensor.set(row * dim + d, reference::load(grid, cell, 0) * scale);
+    }
+    tensor.set(row * dim + random.below(dim), (random.below(2) == 0 ? -1 : 1) * largest * scale);
+  }
+  return tensor;
+}
+
 std::vector<float> power_of_two_scales(Random& random, int32_t count) {
   std::vector<float> scales(static_cast<size_t>(count));
   for (float& scale : scales) scale = std::ldexp(1.0F, -static_cast<int>(random.below(4)));
@@ -90,6 +108,51 @@ double round_to(DType dtype, double x) {
   reference::store(dtype, cell, 0, x);
   return reference::load(dtype, cell, 0);
 }
+
+double dot(const double* a, const double* b, int64_t count) {
+  double sums[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8)
+    for (int64_t j = 0; j < 8; ++j) sums[j] += a[i + j] * b[i + j];
+  for (; i < count; ++i) sums[0] += a[i] * b[i];
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
+// MLA's keys and values of one request, up-projected in double precision: a head when it is first asked for.
+class UpProjection {
+ public:
+  UpProjection(const CaseData& data, const HostTensor& latents, int64_t seq_len)
+      : data_(data), m_(data.test.spec.mla), heads_(static_cast<size_t>(data.test.spec.num_heads)) {
+    const int64_t width = m_.kv_lora_rank + m_.qk_rope_head_dim;
+    latents_.reserve(static_cast<size_t>(seq_len * m_.kv_lora_rank));
+    for (int64_t position = 0; position < seq_len; ++position)
+      for (int32_t r = 0; r < m_.kv_lora_rank; ++r) latents_.push_back(latents.get(position * width + r));
+  }
+  // Column `d` of [seq_len, nope + v].
+  double get(int64_t position, int32_t head, int32_t d) {
+    std::vector<double>& of_head = heads_[static_cast<size_t>(head)];
+    if (of_head.empty()) project(head, of_head);
+    return of_head[static_cast<size_t>(position * columns() + d)];
+  }
+
+ private:
+  int64_t columns() const { return m_.qk_nope_head_dim + m_.v_head_dim; }
+  void project(int64_t head, std::vector<double>& out) const {
+    const int64_t rank = m_.kv_lora_rank, first = head * columns() * rank;
+    std::vector<double> weight(static_cast<size_t>(columns() * rank));
+    for (size_t i = 0; i < weight.size(); ++i) weight[i] = data_.kv_b_proj.get(first + static_cast<int64_t>(i));
+    const int64_t seq_len = static_cast<int64_t>(latents_.size()) / rank;
+    out.reserve(static_cast<size_t>(seq_len * columns()));
+    for (int64_t position = 0; position < seq_len; ++position)
+      for (int64_t column = 0; column < columns(); ++column)
+        out.push_back(dot(weight.data() + column * rank, latents_.data() + position * rank, rank));
+  }
+
+  const CaseData& data_;
+  MlaSpec m_;
+  std::vector<double> latents_;  // [seq_len, rank]
+  std::vector<std::vector<double>> heads_;
+};
 
 // MHA view of one request of the case: what the oracle reads.
 reference::OracleRequest oracle_request(const CaseData& data, size_t b) {
@@ -106,6 +169,9 @@ reference::OracleRequest oracle_request(const CaseData& data, size_t b) {
     };
   request.sinks = data.sinks;
   request.alibi_slopes = data.alibi_slopes;
+  if (spec.has_spans())
+    request.spans = std::span(data.token_spans)
+                        .subspan(static_cast<size_t>(data.query_start_loc[b]), static_cast<size_t>(request.query_len));
   const HostTensor& keys = data.keys[b];
   if (!spec.mla.enabled()) {
     const HostTensor& values = data.values[b];
@@ -117,30 +183,15 @@ reference::OracleRequest oracle_request(const CaseData& data, size_t b) {
     };
     return request;
   }
-  // MLA: heads up-projected in double precision, once a request: [seq_len, N, nope + v].
   const MlaSpec m = spec.mla;
-  const int64_t per_head = m.qk_nope_head_dim + m.v_head_dim, width = m.kv_lora_rank + m.qk_rope_head_dim;
-  auto projected =
-      std::make_shared<std::vector<double>>(static_cast<size_t>(request.seq_len * spec.num_heads * per_head));
-  std::vector<double> weight(static_cast<size_t>(data.kv_b_proj.elements())),
-      latent(static_cast<size_t>(m.kv_lora_rank));
-  for (int64_t i = 0; i < data.kv_b_proj.elements(); ++i) weight[static_cast<size_t>(i)] = data.kv_b_proj.get(i);
-  for (int64_t pos = 0; pos < request.seq_len; ++pos) {
-    for (int32_t r = 0; r < m.kv_lora_rank; ++r) latent[static_cast<size_t>(r)] = keys.get(pos * width + r);
-    for (int64_t row = 0; row < spec.num_heads * per_head; ++row) {
-      double sum = 0;
-      const double* w = weight.data() + row * m.kv_lora_rank;
-      for (int32_t r = 0; r < m.kv_lora_rank; ++r) sum += w[r] * latent[static_cast<size_t>(r)];
-      (*projected)[static_cast<size_t>(pos * spec.num_heads * per_head + row)] = sum;
-    }
-  }
-  const int64_t heads = spec.num_heads;
-  request.k = [&keys, projected, m, per_head, width, heads](int64_t pos, int32_t h, int32_t d) {
+  const int64_t width = m.kv_lora_rank + m.qk_rope_head_dim;
+  auto projection = std::make_shared<UpProjection>(data, keys, request.seq_len);
+  request.k = [&keys, projection, m, width](int64_t pos, int32_t h, int32_t d) {
     if (d >= m.qk_nope_head_dim) return keys.get(pos * width + m.kv_lora_rank + d - m.qk_nope_head_dim);
-    return (*projected)[static_cast<size_t>((pos * heads + h) * per_head + d)];
+    return projection->get(pos, h, d);
   };
-  request.v = [projected, m, per_head, heads](int64_t pos, int32_t h, int32_t d) {
-    return (*projected)[static_cast<size_t>((pos * heads + h) * per_head + m.qk_nope_head_dim + d)];
+  request.v = [projection, m](int64_t pos, int32_t h, int32_t d) {
+    return projection->get(pos, h, m.qk_nope_head_dim + d);
   };
   return request;
 }
@@ -167,8 +218,8 @@ PlainErrors plain_errors(const reference::OracleRequest& exact, int64_t query, i
   double max = -INFINITY;
   std::vector<std::pair<int64_t, double>> scores;
   for (int64_t key = 0; key < exact.seq_len; ++key) {
-    if (spec.causal && key > position) break;
-    if (spec.sliding_window > 0 && key <= position - spec.sliding_window) continue;
+    const TokenSpan span = exact.spans.empty() ? TokenSpan{} : exact.spans[static_cast<size_t>(query)];
+    if (!reference::is_visible(spec, position, key, span)) continue;
     double dot = 0, mass = 0;
     for (int32_t d = 0; d < spec.head_dim; ++d) {
       const double product = exact.q(query, head, d) * rounded.k(key, kv_head, d);
@@ -240,6 +291,17 @@ void choose_rows_and_ask_oracle(CaseData& data, Random& random, int max_rows) {
   }
 }
 
+// Of each token of a request that span that holds its position.
+void add_token_spans(const Case& test, const RequestShape& request, std::vector<TokenSpan>& token_spans) {
+  for (int32_t i = 0; i < request.query_len; ++i) {
+    const int32_t position = request.seq_len - request.query_len + i;
+    TokenSpan of_token;
+    for (const TokenSpan& span : test.spans)
+      if (span.holds(position)) of_token = span;
+    token_spans.push_back(of_token);
+  }
+}
+
 // Normal numbers as stored in fp8 under their head's scale.
 HostTensor fp8_queries(Random& random, const Case& test, int64_t rows, const std::vector<float>& scales) {
   const AttentionSpec& s = test.spec;
@@ -270,11 +332,17 @@ CaseData prepare(const Case& test, uint64_t seed, int max_rows) {
   for (const RequestShape& r : test.requests) {
     data.query_start_loc.push_back(data.query_start_loc.back() + r.query_len);
     data.seq_lens.push_back(r.seq_len);
+    if (spec.has_spans()) add_token_spans(test, r, data.token_spans);
     if (mla) {
       const int64_t width = spec.mla.kv_lora_rank + spec.mla.qk_rope_head_dim;
       data.keys.push_back(
           random_tensor(random, spec.dtype, {r.seq_len, width}, test.magnitude, test.cache_dtype, data.k_scale));
       data.values.emplace_back();
+    } else if (test.scales == KvScales::kTokenHead) {
+      data.keys.push_back(token_scaled_tensor(random, spec.dtype, {r.seq_len, spec.num_kv_heads, spec.head_dim},
+                                              test.magnitude, test.cache_dtype));
+      data.values.push_back(token_scaled_tensor(
+          random, spec.dtype, {r.seq_len, spec.num_kv_heads, spec.value_head_dim()}, 1.0, test.cache_dtype));
     } else {
       data.keys.push_back(random_tensor(random, spec.dtype, {r.seq_len, spec.num_kv_heads, spec.head_dim},
                                         test.magnitude, test.cache_dtype, data.k_scale));

@@ -26,7 +26,10 @@ struct Case {
   std::vector<RequestShape> requests;
   PlanOptions options;
   int32_t shared_prefix_len = 0;
-  int32_t num_scales = 1;      // fp8 cache, fp8 queries: 1 or num_kv_heads
+  std::vector<TokenSpan> spans;  // with spec.max_span_len: of every request, as far as it has such positions
+  bool new_keys = true;          // the call brings the new tokens; false: the cache holds them, no keys nor slots
+  int32_t num_scales = 1;        // fp8 cache, fp8 queries: 1 or num_kv_heads
+  KvScales scales = KvScales::kShared;
   int64_t spare_blocks = 3;    // blocks of the cache that no request uses
   int32_t padding_tokens = 0;  // rows after the batch that nobody may touch; their slots are -1
   double magnitude = 1.0;      // of q and k: large values make peaked softmaxes
@@ -56,6 +59,7 @@ struct CaseData {
   HostTensor q, kv_b_proj;  // packed batch; fp8 queries as stored, value = stored * q_scale
   std::vector<float> sinks, alibi_slopes, k_scale, v_scale, q_scale;
   std::vector<int32_t> query_start_loc, seq_lens;
+  std::vector<TokenSpan> token_spans;  // [T] where the spec has spans
 
   struct Expected {
     int64_t token;

@@ -7,6 +7,7 @@
 #include <iterator>
 
 #include "reference/numbers.h"
+#include "verify/extents.h"
 
 namespace sextant::verify {
 namespace {
@@ -106,10 +107,10 @@ Result<OnnxTensor> read_onnx_tensor(const std::string& path) {
   if (!reader.ok()) return invalid_argument(fmt::format("{}: ends in the middle of a field", path));
   if (!decode_raw(raw, data_type, tensor))
     return invalid_argument(fmt::format("{}: data_type is {}; allowed: 1, 7, 9, 10", path, data_type));
-  int64_t expected = 1;
-  for (int64_t extent : tensor.dims) expected *= extent;
-  if (expected != static_cast<int64_t>(tensor.values.size()))
-    return invalid_argument(fmt::format("{}: has {} values; its dims allow {}", path, tensor.values.size(), expected));
+  const auto expected = checked_elements(tensor.dims);
+  if (!expected || *expected != static_cast<int64_t>(tensor.values.size()))
+    return invalid_argument(fmt::format("{}: has {} values; its dims allow {}", path, tensor.values.size(),
+                                        expected ? std::to_string(*expected) : "no tensor"));
   return tensor;
 }
 

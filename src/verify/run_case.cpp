@@ -24,6 +24,7 @@ struct Setup {
   std::vector<int32_t> block_table;         // unused entries are not valid block ids
   std::vector<int64_t> slot_mapping;        // one a row of q; padding rows -1
   std::vector<uint8_t> k_memory, v_memory;  // NaN but for the context
+  std::vector<float> k_scales, v_scales;    // the same, of a cache with a scale a token and head
   HostTensor k, v, kv_c, k_pe;              // new tokens, packed; padding rows NaN
   DeviceBuffer device_k, device_v;
 };
@@ -32,6 +33,7 @@ KvCacheSpec cache_spec(const Device& device, const Backend& backend, const Case&
   KvCacheSpec cache;
   const AttentionSpec& s = test.spec;
   cache.dtype = test.cache_dtype;
+  cache.scales = test.scales;
   cache.block_size = test.block_size;
   cache.num_kv_heads = s.mla.enabled() ? 1 : s.num_kv_heads;
   cache.head_dim = s.mla.enabled() ? s.mla.kv_lora_rank + s.mla.qk_rope_head_dim : s.head_dim;
@@ -40,6 +42,14 @@ KvCacheSpec cache_spec(const Device& device, const Backend& backend, const Case&
                      ? backend.preferred_layout(device.info(), test.cache_dtype)
                      : test.layout;
   return cache;
+}
+
+// Blocks that no query sees are freed: their ids are not valid.
+int64_t first_visible_block(const CaseData& data, size_t b, int32_t block_size) {
+  const int64_t first_query = data.seq_lens[b] - (data.query_start_loc[b + 1] - data.query_start_loc[b]);
+  const auto first_token = static_cast<size_t>(data.query_start_loc[b]);
+  const TokenSpan span = first_token < data.token_spans.size() ? data.token_spans[first_token] : TokenSpan{};
+  return std::max<int64_t>(0, data.test.spec.mask().first_key(first_query, span)) / block_size;
 }
 
 // Blocks in random order, a few left over, so that neighbours in a sequence are strangers in memory.
@@ -59,11 +69,15 @@ void lay_out_blocks(const CaseData& data, uint64_t seed, Setup& setup) {
   std::shuffle(order.begin(), order.end(), engine);
   setup.block_table.assign(data.seq_lens.size() * static_cast<size_t>(setup.columns), -7);
   const int64_t shared_blocks = data.test.shared_prefix_len / block_size;
+  std::vector<int64_t> first(data.seq_lens.size());
+  for (size_t b = 0; b < first.size(); ++b) first[b] = first_visible_block(data, b, block_size);
+  const int64_t first_shared = first.empty() ? 0 : *std::min_element(first.begin(), first.end());
   size_t next = 0;
   for (size_t b = 0; b < data.seq_lens.size(); ++b) {
     int32_t* row = setup.block_table.data() + b * static_cast<size_t>(setup.columns);
     for (int64_t i = 0; i * block_size < data.seq_lens[b]; ++i)
-      row[i] = b > 0 && i < shared_blocks ? setup.block_table[static_cast<size_t>(i)] : order[next++];
+      if (i >= (i < shared_blocks ? first_shared : first[b]))
+        row[i] = b > 0 && i < shared_blocks ? setup.block_table[static_cast<size_t>(i)] : order[next++];
   }
 }
 
@@ -73,18 +87,26 @@ void store_token(const CaseData& data, size_t b, int64_t position, Setup& setup)
   const KvCacheSpec& c = setup.cache;
   const int64_t block =
       setup.block_table[b * static_cast<size_t>(setup.columns) + static_cast<size_t>(position / c.block_size)];
+  if (position < 0 || block < 0) return;
   const int64_t token = position % c.block_size;
   const auto put = [&](const HostTensor& from, void* memory, const KvAddressing& address, int32_t dim,
-                       const std::vector<float>& scales) {
-    for (int32_t h = 0; h < c.num_kv_heads; ++h)
-      for (int32_t d = 0; d < dim; ++d) {
-        const double scale = is_fp8(c.dtype) ? scales[scales.size() == 1 ? 0 : static_cast<size_t>(h)] : 1.0;
-        reference::store(c.dtype, memory, address.offset(block, h, token, d),
-                         from.get((position * c.num_kv_heads + h) * dim + d) / scale);
+                       const std::vector<float>& shared, std::vector<float>& token_scales) {
+    for (int32_t h = 0; h < c.num_kv_heads; ++h) {
+      const int64_t row = (position * c.num_kv_heads + h) * dim;
+      double scale = is_fp8(c.dtype) ? shared[shared.size() == 1 ? 0 : static_cast<size_t>(h)] : 1.0;
+      if (c.has_token_scales()) {
+        double largest = 0;
+        for (int32_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(from.get(row + d)));
+        const float found = std::max(static_cast<float>(largest) / largest_stored(c.dtype), kSmallestTokenScale);
+        token_scales[static_cast<size_t>(view.scale_strides.offset(block, h, token))] = found;
+        scale = static_cast<double>(found);
       }
+      for (int32_t d = 0; d < dim; ++d)
+        reference::store(c.dtype, memory, address.offset(block, h, token, d), from.get(row + d) / scale);
+    }
   };
-  put(data.keys[b], view.k, view.k_addr, c.head_dim, data.k_scale);
-  if (!c.is_latent()) put(data.values[b], view.v, view.v_addr, c.head_dim_v, data.v_scale);
+  put(data.keys[b], view.k, view.k_addr, c.head_dim, data.k_scale, setup.k_scales);
+  if (!c.is_latent()) put(data.values[b], view.v, view.v_addr, c.head_dim_v, data.v_scale, setup.v_scales);
 }
 
 void pack_new_tokens(const CaseData& data, Setup& setup) {
@@ -110,6 +132,7 @@ void pack_new_tokens(const CaseData& data, Setup& setup) {
   for (size_t b = 0; b < data.seq_lens.size(); ++b)
     for (int64_t t = data.query_start_loc[b]; t < data.query_start_loc[b + 1]; ++t) {
       const int64_t position = data.seq_lens[b] - (data.query_start_loc[b + 1] - t);
+      if (position < 0) continue;
       if (mla) {
         copy(setup.kv_c, t, data.keys[b], position * width, s.mla.kv_lora_rank);
         copy(setup.k_pe, t, data.keys[b], position * width + s.mla.kv_lora_rank, s.mla.qk_rope_head_dim);
@@ -133,9 +156,13 @@ Setup make_setup(const Device& device, const Backend& backend, const CaseData& d
                         nan_byte(setup.cache.dtype));
   setup.v_memory.assign(static_cast<size_t>(v_elements(setup.cache)) * size_of(setup.cache.dtype),
                         nan_byte(setup.cache.dtype));
+  if (setup.cache.has_token_scales())
+    setup.k_scales = setup.v_scales = std::vector<float>(
+        static_cast<size_t>(setup.cache.num_blocks * setup.cache.block_size * setup.cache.num_kv_heads), NAN);
   for (size_t b = 0; b < data.seq_lens.size(); ++b) {
     const int64_t context = data.seq_lens[b] - (data.query_start_loc[b + 1] - data.query_start_loc[b]);
-    for (int64_t position = 0; position < context; ++position) store_token(data, b, position, setup);
+    const int64_t stored = data.test.new_keys ? context : data.seq_lens[b];
+    for (int64_t position = 0; position < stored; ++position) store_token(data, b, position, setup);
   }
   pack_new_tokens(data, setup);
   return setup;
@@ -146,6 +173,7 @@ struct Outcome {
   std::vector<uint8_t> out;
   std::vector<float> lse;
   std::vector<uint8_t> k_memory, v_memory;
+  std::vector<float> k_scales, v_scales;  // of tokens and heads
 };
 
 #define ASSIGN_OR_RETURN(declaration, expression)                  \
@@ -161,6 +189,10 @@ Result<Outcome> execute(Device& device, const Backend& backend, const CaseData& 
   request.cache = setup.cache;
   request.batch = {data.query_start_loc, data.seq_lens,      setup.block_table,
                    setup.columns,        setup.slot_mapping, data.test.shared_prefix_len};
+  if (!data.test.new_keys) request.batch.slot_mapping = {};
+  static_assert(sizeof(TokenSpan) == 2 * sizeof(int32_t));
+  const auto* span_words = reinterpret_cast<const int32_t*>(data.token_spans.data());
+  request.batch.token_spans = {span_words, 2 * data.token_spans.size()};
   request.options = data.test.options;
   auto plan = backend.plan(device, request);
   if (!plan) return plan.status();
@@ -176,8 +208,9 @@ Result<Outcome> execute(Device& device, const Backend& backend, const CaseData& 
   ASSIGN_OR_RETURN(weight, upload(data.kv_b_proj.bytes));
   ASSIGN_OR_RETURN(k_cache, upload(setup.k_memory));
   ASSIGN_OR_RETURN(v_cache, upload(setup.v_memory));
-  ASSIGN_OR_RETURN(k_scale, upload(data.k_scale));
-  ASSIGN_OR_RETURN(v_scale, upload(data.v_scale));
+  const bool token_scales = setup.cache.has_token_scales();
+  ASSIGN_OR_RETURN(k_scale, upload(token_scales ? setup.k_scales : data.k_scale));
+  ASSIGN_OR_RETURN(v_scale, upload(token_scales ? setup.v_scales : data.v_scale));
   ASSIGN_OR_RETURN(q_scale, upload(data.q_scale));
   ASSIGN_OR_RETURN(query_start_loc, upload(data.query_start_loc));
   ASSIGN_OR_RETURN(seq_lens, upload(data.seq_lens));
@@ -185,6 +218,7 @@ Result<Outcome> execute(Device& device, const Backend& backend, const CaseData& 
   ASSIGN_OR_RETURN(slot_mapping, upload(setup.slot_mapping));
   ASSIGN_OR_RETURN(sinks, upload(data.sinks));
   ASSIGN_OR_RETURN(slopes, upload(data.alibi_slopes));
+  ASSIGN_OR_RETURN(spans, upload(data.token_spans));
   const int64_t out_elements = rows * s.num_heads * s.value_head_dim();
   ASSIGN_OR_RETURN(out, DeviceBuffer::make(device, static_cast<size_t>(out_elements) * size_of(s.dtype)));
   ASSIGN_OR_RETURN(lse, DeviceBuffer::make(device, static_cast<size_t>(rows * s.num_heads) * sizeof(float)));
@@ -194,11 +228,11 @@ Result<Outcome> execute(Device& device, const Backend& backend, const CaseData& 
   t.q = data.q.view(q.data());
   t.out = make_view(out.data(), s.dtype, {rows, s.num_heads, s.value_head_dim()});
   t.lse = make_view(lse.data(), DType::kF32, {s.num_heads, rows});
-  if (s.mla.enabled()) {
+  if (s.mla.enabled()) t.kv_b_proj = data.kv_b_proj.view(weight.data());
+  if (data.test.new_keys && s.mla.enabled()) {
     t.kv_c = setup.kv_c.view(kv_c.data());
     t.k_pe = setup.k_pe.view(k_pe.data());
-    t.kv_b_proj = data.kv_b_proj.view(weight.data());
-  } else {
+  } else if (data.test.new_keys) {
     t.k = setup.k.view(k.data());
     t.v = setup.v.view(v.data());
   }
@@ -214,12 +248,13 @@ Result<Outcome> execute(Device& device, const Backend& backend, const CaseData& 
   t.seq_lens = seq_lens.as<int32_t>();
   t.block_table = block_table.as<int32_t>();
   t.block_table_stride = setup.columns;
-  t.slot_mapping = slot_mapping.as<int64_t>();
+  if (data.test.new_keys) t.slot_mapping = slot_mapping.as<int64_t>();
   t.sinks = s.has_sinks ? sinks.as<float>() : nullptr;
   t.alibi_slopes = s.has_alibi ? slopes.as<float>() : nullptr;
+  t.token_spans = s.has_spans() ? spans.as<int32_t>() : nullptr;
   t.workspace = workspace.data();
   t.workspace_bytes = workspace.bytes();
-  SEXTANT_RETURN_IF_ERROR(backend.run(**plan, t, {}));
+  SEXTANT_RETURN_IF_ERROR((*plan)->run(t, {}));
 
   Outcome outcome;
   outcome.out.resize(out.bytes());
@@ -230,6 +265,11 @@ Result<Outcome> execute(Device& device, const Backend& backend, const CaseData& 
   SEXTANT_RETURN_IF_ERROR(lse.read(outcome.lse.data(), lse.bytes()));
   SEXTANT_RETURN_IF_ERROR(k_cache.read(outcome.k_memory.data(), k_cache.bytes()));
   SEXTANT_RETURN_IF_ERROR(v_cache.read(outcome.v_memory.data(), v_cache.bytes()));
+  if (!token_scales) return outcome;
+  outcome.k_scales.resize(setup.k_scales.size());
+  outcome.v_scales.resize(setup.v_scales.size());
+  SEXTANT_RETURN_IF_ERROR(k_scale.read(outcome.k_scales.data(), k_scale.bytes()));
+  SEXTANT_RETURN_IF_ERROR(v_scale.read(outcome.v_scales.data(), v_scale.bytes()));
   return outcome;
 }
 
@@ -243,6 +283,11 @@ std::string check_cache(const CaseData& data, Setup& setup, const Outcome& outco
       const auto at = std::mismatch(expected->begin(), expected->end(), got->begin()).first - expected->begin();
       return fmt::format("the {} cache differs from the oracle's at byte {}", name, at);
     }
+  for (const auto& [name, expected, got] :
+       {std::tuple{"K", &setup.k_scales, &outcome.k_scales}, std::tuple{"V", &setup.v_scales, &outcome.v_scales}})
+    for (size_t i = 0; i < expected->size(); ++i)
+      if (!((*expected)[i] == (*got)[i] || (std::isnan((*expected)[i]) && std::isnan((*got)[i]))))
+        return fmt::format("scale {} of the {} cache is {}; the oracle says {}", i, name, (*got)[i], (*expected)[i]);
   return {};
 }
 

@@ -7,6 +7,8 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "verify/extents.h"
+
 namespace sextant::verify {
 namespace {
 
@@ -24,8 +26,10 @@ Result<HostTensor> read_tensor(const std::string& path, const std::string& name,
     return invalid_argument(fmt::format("{}: tensor {} has dtype {}; allowed: F32, F16, BF16", path, name, type));
   tensor.shape = entry.at("shape").get<std::vector<int64_t>>();
   const auto offsets = entry.at("data_offsets").get<std::vector<uint64_t>>();
-  const auto expected = static_cast<uint64_t>(tensor.elements()) * size_of(tensor.dtype);
-  if (offsets.size() != 2 || offsets[1] < offsets[0] || offsets[1] > data.size() || offsets[1] - offsets[0] != expected)
+  const auto elements = checked_elements(tensor.shape);
+  const uint64_t expected = static_cast<uint64_t>(elements.value_or(0)) * size_of(tensor.dtype);
+  if (!elements || offsets.size() != 2 || offsets[1] < offsets[0] || offsets[1] > data.size() ||
+      offsets[1] - offsets[0] != expected)
     return invalid_argument(
         fmt::format("{}: tensor {} lies outside the file or has the wrong size (is the file truncated?)", path, name));
   const auto* begin = reinterpret_cast<const uint8_t*>(data.data());

@@ -34,7 +34,7 @@ const std::vector<RequestShape> kDecode = {{1, 1}, {1, 17}, {1, 300}, {1, 64}};
 const std::vector<RequestShape> kSmall = {{3, 9}, {1, 21}, {6, 6}};
 
 void add_shapes(std::vector<Case>& cases, bool reduced) {
-  for (int32_t dim : {8, 24, 40, 64, 80, 96, 112, 128, 192, 256})
+  for (int32_t dim : {8, 24, 40, 64, 80, 96, 112, 128, 192, 256, 320, 512})
     if (!reduced || dim == 24 || dim == 128)
       cases.push_back(base(fmt::format("head_dim {}", dim), mha(4, 2, dim, DType::kBF16), kRagged));
   for (int32_t group : {1, 2, 3, 5, 6, 7, 8, 12, 16, 17, 64})
@@ -81,6 +81,12 @@ void add_features(std::vector<Case>& cases, bool reduced) {
     Case full = base(fmt::format("not causal {}", to_string(dtype)), mha(4, 2, 64, dtype), kRagged);
     full.spec.causal = false;
     cases.push_back(full);
+    for (const auto& [left, right] : {std::pair{0, 0}, {3, 5}, {-1, 7}, {20, -1}, {64, 64}, {1000, 1000}}) {
+      full.name = fmt::format("not causal, window_left {}, window_right {} {}", left, right, to_string(dtype));
+      full.spec.window_left = left;
+      full.spec.window_right = right;
+      cases.push_back(full);
+    }
   }
   Case peaked = base("large scores", mha(4, 2, 64, DType::kBF16), kRagged);
   peaked.magnitude = 8;
@@ -137,6 +143,57 @@ void add_caches(std::vector<Case>& cases) {
       c.block_size = 3;
       cases.push_back(c);
     }
+  // Long enough for several key tiles of a GPU's prefill kernels, in every class of head sizes; pages of 1.
+  const std::vector<RequestShape> several_tiles = {{70, 300}, {1, 200}, {33, 97}, {9, 270}};
+  for (int32_t dim : {40, 80, 112, 160, 192, 224, 256})
+    for (DType cache : {DType::kBF16, DType::kF8E4M3FN}) {
+      Case c = base(fmt::format("head_dim {}, {} cache, several tiles", dim, to_string(cache)),
+                    mha(6, 2, dim, DType::kBF16), several_tiles);
+      c.cache_dtype = cache;
+      c.num_scales = is_fp8(cache) ? 2 : 1;
+      c.block_size = dim % 32 == 0 ? 16 : 1;
+      c.spec.sliding_window = dim == 112 ? 90 : 0;
+      cases.push_back(c);
+    }
+  Case large = base("fp8_e4m3fn cache, large queries", mha(4, 2, 128, DType::kBF16), several_tiles);
+  large.cache_dtype = DType::kF8E4M3FN;
+  large.magnitude = 20;
+  cases.push_back(large);
+}
+
+// One scale a token and head, which the cache write finds.
+void add_token_scales(std::vector<Case>& cases) {
+  const auto add = [&cases](const std::string& name, AttentionSpec spec, DType cache, auto change) {
+    Case c = base(fmt::format("{} cache, a scale a token and head{}", to_string(cache), name), spec, kRagged);
+    c.cache_dtype = cache;
+    c.scales = KvScales::kTokenHead;
+    change(c);
+    cases.push_back(c);
+  };
+  const auto plain = [](Case&) {};
+  for (DType cache : {DType::kI8, DType::kF8E4M3FN, DType::kF8E4M3FNUZ, DType::kF8E5M2}) {
+    for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
+      add(fmt::format(", {}", to_string(dtype)), mha(8, 2, 64, dtype), cache, plain);
+    add(", head_dim 72, block_size 3, window and sinks", mha(6, 3, 72, DType::kBF16), cache, [](Case& c) {
+      c.block_size = 3;
+      c.spec.sliding_window = 21;
+      c.spec.has_sinks = true;
+    });
+  }
+  for (KvLayout layout : {KvLayout::kHND, KvLayout::kSplitK, KvLayout::kShuffled})
+    add(fmt::format(", layout {}", to_string(layout)), mha(8, 2, 128, DType::kBF16), DType::kI8, [layout](Case& c) {
+      c.layout = layout;
+      c.use_preferred_layout = false;
+    });
+  add(", shared prefix", mha(4, 2, 64, DType::kBF16), DType::kI8, [](Case& c) {
+    c.requests = {{1, 120}, {40, 150}, {3, 99}};
+    c.shared_prefix_len = 96;
+  });
+  add(", context in many chunks", mha(4, 2, 64, DType::kF16), DType::kI8, [](Case& c) {
+    c.requests = {{7, 150}, {1, 90}, {20, 333}};
+    c.options.chunk_workspace_rows = 43;
+  });
+  add(", no new keys", mha(4, 2, 64, DType::kBF16), DType::kI8, [](Case& c) { c.new_keys = false; });
 }
 
 // fp8 queries: products in fp8 where a device has them and the cache is e4m3fn as well, converted elsewhere.
@@ -164,7 +221,7 @@ void add_fp8_queries(std::vector<Case>& cases, bool reduced) {
       [](Case& c) { c.integers = true; });
   add("e4m3fn cache, not causal, window 100, sinks", mha(8, 2, 128, DType::kBF16), long_and_short, e4m3, [](Case& c) {
     c.spec.causal = false;
-    c.spec.sliding_window = 100;
+    c.spec.window_left = 99;
     c.spec.has_sinks = true;
   });
   add("e4m3fn cache, softcap and alibi, group 3, block_size 64", mha(6, 2, 128, DType::kBF16), long_and_short, e4m3,
@@ -192,6 +249,140 @@ void add_fp8_queries(std::vector<Case>& cases, bool reduced) {
         });
   add("e4m3fn cache, head_dim 256", mha(4, 2, 256, DType::kBF16), long_and_short, e4m3, plain);
   add("e4m3fn cache, long context", mha(4, 1, 128, DType::kBF16), {{150, 5000}}, e4m3, plain);
+}
+
+// Chunked local attention: chunks shorter and longer than a block, beside everything that could cut keys as well.
+void add_chunks(std::vector<Case>& cases) {
+  for (int32_t chunk : {7, 64}) {
+    Case c = base(fmt::format("chunks of {}", chunk), mha(8, 2, 64, DType::kBF16), kRagged);
+    c.spec.attention_chunk_size = chunk;
+    cases.push_back(c);
+    c.name += ", fp8 cache, window 40, sinks, block_size 24";
+    c.cache_dtype = DType::kF8E4M3FN;
+    c.spec.sliding_window = 40;
+    c.spec.has_sinks = true;
+    c.block_size = 24;
+    cases.push_back(c);
+    c = base(fmt::format("chunks of {}, not causal, fp32, head_dim 40", chunk), mha(4, 2, 40, DType::kF32), kRagged);
+    c.spec.attention_chunk_size = chunk;
+    c.spec.causal = false;
+    cases.push_back(c);
+    c = base(fmt::format("chunks of {}, context in many chunks, shared prefix", chunk), mha(4, 2, 128, DType::kF16),
+             {{7, 150}, {1, 97}, {20, 333}, {1, 129}});
+    c.spec.attention_chunk_size = chunk;
+    c.options.chunk_workspace_rows = 43;
+    c.shared_prefix_len = 64;
+    cases.push_back(c);
+    // Decodes of several tokens, some in one chunk and some in the next.
+    c = base(fmt::format("chunks of {}, decodes of 4 tokens", chunk), mha(4, 2, 64, DType::kBF16),
+             {{4, 66}, {3, 130}, {4, 16}, {2, 200}, {4, 258}});
+    c.spec.attention_chunk_size = chunk;
+    c.options.decode_max_query_len = 4;
+    cases.push_back(c);
+    c.name += ", not causal";
+    c.spec.causal = false;
+    cases.push_back(c);
+    c = base(fmt::format("chunks of {}, fewer keys than queries", chunk), mha(4, 2, 64, DType::kBF16),
+             {{4, 0}, {40, 7}, {33, 90}, {9, 8}});
+    c.spec.attention_chunk_size = chunk;
+    cases.push_back(c);
+  }
+}
+
+// Bidirectional spans: inside the new tokens, begun in the context, cut by the batch's end, beside everything else that
+// cuts keys.
+const std::vector<TokenSpan> kSpans = {{2, 7}, {7, 8}, {11, 30}, {36, 60}, {64, 95}, {96, 133}, {140, 150}, {260, 331}};
+
+Case spans(std::string name, AttentionSpec spec, std::vector<RequestShape> requests) {
+  Case c = base(std::move(name), spec, std::move(requests));
+  c.spec.max_span_len = 71;
+  c.spans = kSpans;
+  return c;
+}
+
+void add_spans(std::vector<Case>& cases, bool reduced) {
+  const std::vector<RequestShape> images = {{7, 150}, {1, 97},  {80, 333}, {3, 68},
+                                            {30, 30}, {1, 129}, {0, 9},    {4, 100}};
+  for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
+    cases.push_back(spans(fmt::format("spans {}", to_string(dtype)), mha(4, 2, 64, dtype), kRagged));
+  for (int32_t window : {1, 20, 90}) {
+    Case c = spans(fmt::format("spans, window {}", window), mha(8, 2, 128, DType::kBF16), images);
+    c.spec.sliding_window = window;
+    cases.push_back(c);
+    c.name += ", decodes of 4 tokens, fp8 cache, sinks, block_size 24";
+    c.cache_dtype = DType::kF8E4M3FN;
+    c.spec.has_sinks = true;
+    c.block_size = 24;
+    c.options.decode_max_query_len = 4;
+    cases.push_back(c);
+  }
+  Case c = spans("spans, not causal, window_left 9, window_right 3, head_dim 40", mha(4, 2, 40, DType::kBF16), images);
+  c.spec.causal = false;
+  c.spec.window_left = 9;
+  c.spec.window_right = 3;
+  cases.push_back(c);
+  c = spans("spans, context in many chunks, window 33, shared prefix", mha(4, 2, 128, DType::kF16),
+            {{7, 150}, {1, 97}, {80, 333}, {1, 129}});
+  c.spec.sliding_window = 33;
+  c.options.chunk_workspace_rows = 43;
+  c.shared_prefix_len = 64;
+  cases.push_back(c);
+  c = spans("spans, chunks of 16, softcap and alibi", mha(6, 2, 64, DType::kBF16), images);
+  c.spec.attention_chunk_size = 16;
+  c.spec.logits_soft_cap = 8;
+  c.spec.has_alibi = true;
+  cases.push_back(c);
+  c = spans("spans, no new keys, head_dim 256", mha(4, 2, 256, DType::kBF16), images);
+  c.new_keys = false;
+  cases.push_back(c);
+  c = spans("spans, fewer keys than queries", mha(4, 2, 64, DType::kBF16), {{4, 0}, {40, 7}, {33, 90}, {9, 8}});
+  cases.push_back(c);
+  c = spans("spans, deterministic, window 20", mha(8, 2, 64, DType::kBF16), images);
+  c.options.deterministic = true;
+  c.spec.sliding_window = 20;
+  cases.push_back(c);
+  c = spans("spans, bounds", mha(8, 2, 64, DType::kBF16), images);
+  c.options.bounds = {.max_query_len = 128, .max_seq_len = 1024};
+  cases.push_back(c);
+  c = spans("spans, head_dim 320, fp16 queries", mha(4, 1, 320, DType::kF16), images);
+  cases.push_back(c);
+  if (reduced) return;
+  c = spans("spans, long context, window 1024", mha(8, 4, 256, DType::kBF16), {{600, 5000}, {1, 4000}, {300, 300}});
+  c.spec.max_span_len = 256;
+  c.spec.sliding_window = 1024;
+  c.spans = {{10, 266}, {3990, 4100}, {4300, 4556}, {4600, 4856}};
+  cases.push_back(c);
+}
+
+// Layers that share another layer's cache or attend to an encoder's: nothing is written, every key is in the cache. And
+// requests with fewer keys than queries, as on a rank of decode context parallelism and in padded rows of a graph.
+void add_keys_in_cache(std::vector<Case>& cases) {
+  Case shared = base("no new keys", mha(8, 2, 64, DType::kBF16), kRagged);
+  shared.new_keys = false;
+  cases.push_back(shared);
+  shared.name = "no new keys, e4m3fn cache, 2 scales, sinks, alibi";
+  shared.cache_dtype = DType::kF8E4M3FN;
+  shared.num_scales = 2;
+  shared.spec.has_sinks = shared.spec.has_alibi = true;
+  cases.push_back(shared);
+  Case cross = base("no new keys, not causal", mha(4, 4, 64, DType::kF32), {{3, 100}, {1, 100}, {40, 100}});
+  cross.new_keys = false;
+  cross.spec.causal = false;
+  cases.push_back(cross);
+  Case prefix = base("no new keys, shared prefix", mha(4, 2, 64, DType::kBF16), {{1, 120}, {30, 150}, {3, 99}});
+  prefix.new_keys = false;
+  prefix.shared_prefix_len = 48;
+  cases.push_back(prefix);
+  const std::vector<RequestShape> few = {{4, 0}, {1, 0}, {40, 7}, {33, 90}, {1, 50}, {9, 8}};
+  for (bool new_keys : {true, false})
+    for (bool causal : {true, false}) {
+      Case c = base(
+          fmt::format("fewer keys than queries{}{}", causal ? "" : ", not causal", new_keys ? "" : ", no new keys"),
+          mha(4, 2, 64, DType::kBF16), few);
+      c.new_keys = new_keys;
+      c.spec.causal = causal;
+      cases.push_back(c);
+    }
 }
 
 void add_batches(std::vector<Case>& cases, bool reduced) {
@@ -291,7 +482,11 @@ std::vector<Case> mha_cases(bool reduced) {
   add_shapes(cases, reduced);
   add_features(cases, reduced);
   add_caches(cases);
+  add_token_scales(cases);
   add_fp8_queries(cases, reduced);
+  add_chunks(cases);
+  add_spans(cases, reduced);
+  add_keys_in_cache(cases);
   add_batches(cases, reduced);
   add_full_chips(cases, reduced);
   return cases;
@@ -321,6 +516,13 @@ std::vector<Case> mla_cases(bool reduced) {
   Case chunks = base("mla, context in many chunks", mla(3, DType::kBF16, 128), {{4, 60}, {1, 30}, {9, 9}, {2, 77}});
   chunks.options.chunk_workspace_rows = 23;
   cases.push_back(chunks);
+  chunks.name += ", no new keys";
+  chunks.new_keys = false;
+  cases.push_back(chunks);
+  Case cached = base("mla, no new keys, fewer keys than queries", mla(8, DType::kBF16, 128), {{9, 3}, {5, 18}, {4, 0}});
+  cached.cache_dtype = DType::kF8E4M3FN;
+  cached.new_keys = false;
+  cases.push_back(cached);
   Case fp8 = base("mla, fp8 cache", mla(8, DType::kBF16, 128), ragged);
   fp8.cache_dtype = DType::kF8E4M3FN;
   cases.push_back(fp8);
@@ -335,6 +537,32 @@ std::vector<Case> mla_cases(bool reduced) {
   features.spec.sliding_window = 11;
   features.spec.logits_soft_cap = 20;
   cases.push_back(features);
+  Case image = spans("mla, spans", mla(4, DType::kBF16, 128), {{5, 18}, {1, 53}, {17, 17}, {3, 40}, {40, 77}, {1, 20}});
+  image.options.decode_max_query_len = 3;
+  image.options.chunk_workspace_rows = 23;
+  cases.push_back(image);
+  image.name += ", window, softcap and shared prefix";
+  image.spec.sliding_window = 11;
+  image.spec.logits_soft_cap = 20;
+  image.shared_prefix_len = 0;
+  cases.push_back(image);
+  cases.push_back(base("mla, fewer keys than queries", mla(4, DType::kBF16, 128), {{4, 0}, {1, 0}, {20, 7}, {5, 33}}));
+  // Equal lengths, or bounds as of a captured graph: planners then divide work in other ways than for ragged batches.
+  for (DType cache : {DType::kBF16, DType::kF8E4M3FN, DType::kF8E5M2}) {
+    if (reduced && cache == DType::kF8E5M2) continue;
+    for (int32_t heads : {16, 40}) {
+      Case equal = base(fmt::format("mla, {} heads, {} cache, equal lengths", heads, to_string(cache)),
+                        mla(heads, DType::kBF16), {{1, 1101}, {1, 1101}, {1, 1101}});
+      equal.cache_dtype = cache;
+      equal.block_size = heads == 16 ? 64 : 16;
+      cases.push_back(equal);
+      equal.name = fmt::format("mla, {} heads, {} cache, bounds", heads, to_string(cache));
+      equal.requests = {{1, 300}, {1, 1101}, {2, 77}, {1, 1}};
+      equal.options.decode_max_query_len = 2;
+      equal.options.bounds = {.max_query_len = 2, .max_seq_len = 8192};
+      cases.push_back(equal);
+    }
+  }
   if (!reduced)
     cases.push_back(base("mla, lengths 1025 and 1027", mla(16, DType::kBF16), {{1, 1025}, {1, 1027}, {1, 513}}));
   return cases;

@@ -1,50 +1,104 @@
+// Hashes of blocks for the prefix cache: XXH3-128 with a secret seed, or SHA-256.
+#include <openssl/evp.h>
+
+#include <cstring>
+#include <memory>
+#include <new>
+#include <random>
+
 #include "sextant/block_allocator.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 namespace sextant {
 namespace {
 
-// A 64 x 64 -> 128 bit product folded in half: every input bit reaches every output bit in two rounds.
-uint64_t fold(uint64_t a, uint64_t b) {
-  const unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
-  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+// What is hashed first, so that blocks of tokens, named content and roots never meet.
+enum class Domain : uint64_t { kTokens = 1, kContent = 2, kRoot = 3 };
+struct Head {
+  BlockHash parent;
+  Domain domain;
+  uint64_t size;  // tokens, or bytes of a salt
+};
+
+BlockHash xxh3(uint64_t seed, const Head& head, const void* data, size_t bytes) {
+  constexpr size_t kAtOnce = 1024;
+  XXH128_hash_t hash;
+  if (bytes <= kAtOnce) {
+    char buffer[sizeof(Head) + kAtOnce];
+    std::memcpy(buffer, &head, sizeof(Head));
+    if (bytes > 0) std::memcpy(buffer + sizeof(Head), data, bytes);
+    hash = XXH3_128bits_withSeed(buffer, sizeof(Head) + bytes, seed);
+  } else {
+    XXH3_state_t state;
+    XXH3_INITSTATE(&state);
+    XXH3_128bits_reset_withSeed(&state, seed);
+    XXH3_128bits_update(&state, &head, sizeof(Head));
+    XXH3_128bits_update(&state, data, bytes);
+    hash = XXH3_128bits_digest(&state);
+  }
+  return {hash.high64, hash.low64};
 }
 
-// Digits of pi: constants without a choice of ours in them.
-constexpr uint64_t kPi[4] = {0x243f6a8885a308d3, 0x13198a2e03707344, 0xa4093822299f31d0, 0x082efa98ec4e6c89};
+// The first half of the digest; the seed goes in front. OpenSSL fails only without memory.
+BlockHash sha256(uint64_t seed, const Head& head, const void* data, size_t bytes) {
+  struct Free {
+    void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
+  };
+  thread_local const std::unique_ptr<EVP_MD_CTX, Free> context(EVP_MD_CTX_new());
+  static const EVP_MD* const kSha256 = EVP_sha256();
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  if (context == nullptr || EVP_DigestInit_ex(context.get(), kSha256, nullptr) != 1 ||
+      EVP_DigestUpdate(context.get(), &seed, sizeof(seed)) != 1 ||
+      EVP_DigestUpdate(context.get(), &head, sizeof(head)) != 1 || EVP_DigestUpdate(context.get(), data, bytes) != 1 ||
+      EVP_DigestFinal_ex(context.get(), digest, nullptr) != 1)
+    throw std::bad_alloc();
+  BlockHash hash;
+  std::memcpy(&hash, digest, sizeof(hash));
+  return hash;
+}
 
-// Two lanes with separate keys, so that one lane's fixed points are not the other's.
-void absorb(BlockHash& state, uint64_t word) {
-  const uint64_t high = fold(state.high ^ word ^ kPi[0], state.low ^ kPi[1]);
-  const uint64_t low = fold(state.low + word + kPi[2], (state.high ^ kPi[3]) | 1);
-  state = {high + word, low ^ (word << 1)};
+uint64_t random_seed() {
+  std::random_device device;  // the system's, not a generator of ours
+  return uint64_t{device()} << 32 | device();
+}
+
+BlockHash hash_of(const BlockHasher& hasher, const Head& head, const void* data, size_t bytes) {
+  return hasher.algorithm() == HashAlgorithm::kSha256 ? sha256(hasher.seed(), head, data, bytes)
+                                                      : xxh3(hasher.seed(), head, data, bytes);
 }
 
 }  // namespace
 
-BlockHash chain_hash(const BlockHash& parent, std::span<const int32_t> tokens) {
-  BlockHash state = parent;
-  absorb(state, tokens.size());
-  for (const int32_t token : tokens) absorb(state, static_cast<uint32_t>(token));
-  absorb(state, kPi[0]);
-  return state;
+BlockHasher::BlockHasher(HashAlgorithm algorithm) : BlockHasher(algorithm, random_seed()) {}
+
+const BlockHasher& BlockHasher::of_process() {
+  static const BlockHasher kHasher(HashAlgorithm::kXxh3);
+  return kHasher;
 }
 
-BlockHash chain_hash(const BlockHash& parent, uint64_t content_id) {
-  BlockHash state = parent;
-  absorb(state, ~uint64_t{0});  // no token block has this length: names and tokens never meet
-  absorb(state, content_id);
-  absorb(state, kPi[0]);
-  return state;
+BlockHash BlockHasher::root(std::string_view salt) const {
+  return hash_of(*this, {{}, Domain::kRoot, salt.size()}, salt.data(), salt.size());
 }
 
-std::vector<BlockHash> hash_blocks(std::span<const int32_t> tokens, int32_t block_size, const BlockHash& root) {
+BlockHash BlockHasher::chain(const BlockHash& parent, std::span<const int32_t> tokens) const {
+  return hash_of(*this, {parent, Domain::kTokens, tokens.size()}, tokens.data(), tokens.size_bytes());
+}
+
+BlockHash BlockHasher::chain(const BlockHash& parent, uint64_t content_id) const {
+  return hash_of(*this, {parent, Domain::kContent, content_id}, nullptr, 0);
+}
+
+std::vector<BlockHash> BlockHasher::blocks(std::span<const int32_t> tokens, int32_t block_size,
+                                           const BlockHash& root) const {
   std::vector<BlockHash> hashes;
   if (block_size < 1) return hashes;
-  const size_t size = static_cast<size_t>(block_size);
+  const auto size = static_cast<size_t>(block_size);
   hashes.reserve(tokens.size() / size);
   BlockHash parent = root;
   for (size_t begin = 0; begin + size <= tokens.size(); begin += size) {
-    parent = chain_hash(parent, tokens.subspan(begin, size));
+    parent = chain(parent, tokens.subspan(begin, size));
     hashes.push_back(parent);
   }
   return hashes;

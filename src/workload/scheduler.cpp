@@ -21,12 +21,29 @@ Status check_options(const SchedulerOptions& options) {
     return invalid_argument(fmt::format("max_num_batched_tokens is {}; allowed: >= 1", options.max_num_batched_tokens));
   if (options.max_num_seqs < 1)
     return invalid_argument(fmt::format("max_num_seqs is {}; allowed: >= 1", options.max_num_seqs));
+  if (options.windows.empty())
+    return invalid_argument("windows is empty; allowed: one entry a group of layers, 0 or a window");
+  for (const int32_t window : options.windows)
+    if (window < 0) return invalid_argument(fmt::format("windows has {}; allowed: 0 or a window of >= 1", window));
   return Status::ok();
 }
 
 // The last generated token is never run, so its key needs no place.
 int64_t longest_length(const TraceRequest& request) {
   return static_cast<int64_t>(request.input_length) + std::max(request.output_length - 1, 0);
+}
+
+// What a request can hold at once: all of it, or a window and the step's own tokens.
+int64_t most_blocks(const TraceRequest& request, const SchedulerOptions& options) {
+  int64_t blocks = 0;
+  for (const int32_t window : options.windows) {
+    const int64_t held = window == 0
+                             ? longest_length(request)
+                             : std::min<int64_t>(longest_length(request),
+                                                 int64_t{window} + options.max_num_batched_tokens + options.block_size);
+    blocks += blocks_of(held, options.block_size);
+  }
+  return blocks;
 }
 
 }  // namespace
@@ -45,7 +62,7 @@ Result<Scheduler> Scheduler::make(const Trace& trace, const SchedulerOptions& op
   auto allocator = BlockAllocator::make({.num_blocks = options.num_blocks, .block_size = options.block_size});
   if (!allocator) return allocator.status();
   for (size_t i = 0; i < trace.requests.size() && options.num_blocks > 0; ++i) {
-    const int64_t needed = blocks_of(longest_length(trace.requests[i]), options.block_size);
+    const int64_t needed = most_blocks(trace.requests[i], options);
     if (needed > options.num_blocks)
       return Status(
           StatusCode::kResourceExhausted,
@@ -61,6 +78,7 @@ Scheduler::Scheduler(const Trace& trace, const SchedulerOptions& options, BlockA
   for (size_t i = 0; i < trace.requests.size(); ++i) {
     Sequence sequence;
     sequence.request = static_cast<int32_t>(i);
+    sequence.blocks.resize(options.windows.size());
     waiting_.push_back(std::move(sequence));
   }
 }
@@ -75,11 +93,12 @@ void Scheduler::finish_step() {
     s.scheduled = 0;
     if (sampled) ++s.generated, ++stats_.generated_tokens;
     if (s.computed >= request_of(s).input_length && s.generated >= request_of(s).output_length) {
-      (void)allocator_.release(s.blocks);  // our own references: cannot fail
+      release(s);
       sequence_of_[static_cast<size_t>(s.request)] = -1;
       ++stats_.finished_requests;
       continue;
     }
+    free_passed_blocks(s);
     if (kept != i) running_[kept] = std::move(s);
     sequence_of_[static_cast<size_t>(running_[kept].request)] = static_cast<int32_t>(kept);
     ++kept;
@@ -110,10 +129,14 @@ Result<bool> Scheduler::next(Step& step) {
   return true;
 }
 
-// Blocks for the sequence's first `tokens` tokens.
+// Blocks for the sequence's first `tokens` tokens, in every group. What one group got stays when another gets nothing:
+// the caller tries again or releases all.
 bool Scheduler::reserve(Sequence& sequence, int32_t tokens) {
-  const int64_t missing = blocks_of(tokens, options_.block_size) - static_cast<int64_t>(sequence.blocks.size());
-  return missing <= 0 || allocator_.allocate(missing, sequence.blocks).is_ok();
+  for (std::vector<int32_t>& blocks : sequence.blocks) {
+    const int64_t missing = blocks_of(tokens, options_.block_size) - static_cast<int64_t>(blocks.size());
+    if (missing > 0 && !allocator_.allocate(missing, blocks).is_ok()) return false;
+  }
+  return true;
 }
 
 void Scheduler::schedule(Sequence& s, int32_t tokens, Step& step) {
@@ -137,8 +160,7 @@ Status Scheduler::schedule_running(int32_t& budget, Step& step) {
 void Scheduler::preempt_last() {
   Sequence victim = std::move(running_.back());
   running_.pop_back();
-  (void)allocator_.release(victim.blocks);
-  victim.blocks.clear();
+  release(victim);
   victim.computed = 0;
   victim.published = 0;
   ++victim.preempted;
@@ -160,23 +182,12 @@ void Scheduler::admit(int32_t& budget, Step& step) {
 
 // Takes what the cache has and room for a first chunk, or nothing.
 bool Scheduler::start(Sequence& s, int32_t budget, Step& step) {
-  int64_t cached_blocks = 0;
-  if (options_.prefix_caching) {
-    extend_hashes(s, known_tokens(s) / options_.block_size);
-    s.blocks = allocator_.acquire_prefix(s.hashes);
-    cached_blocks = static_cast<int64_t>(s.blocks.size());
-    // At least one token must run: its output is the next token.
-    if (cached_blocks * options_.block_size == known_tokens(s)) {
-      (void)allocator_.release(s.blocks.back());
-      s.blocks.pop_back();
-    }
-  }
-  s.computed = static_cast<int32_t>(s.blocks.size()) * options_.block_size;
-  s.published = s.blocks.size();
+  const int64_t cached_blocks = options_.prefix_caching ? acquire_cached(s) : 0;
+  s.computed = static_cast<int32_t>(s.blocks.front().size()) * options_.block_size;
+  s.published = s.blocks.front().size();
   const int32_t tokens = std::min(known_tokens(s) - s.computed, budget);
   if (!reserve(s, s.computed + tokens)) {
-    (void)allocator_.release(s.blocks);
-    s.blocks.clear();
+    release(s);
     s.computed = 0;
     return false;
   }

@@ -97,6 +97,7 @@ size_t shared_blocks(const TraceRequest& earlier, int32_t block, Dice& dice) {
 Trace make_synthetic_trace(int64_t num_requests, uint64_t seed) {
   Trace trace;
   trace.name = "built-in";
+  trace.format = "built in";
   Dice dice(seed);
   int64_t next_id = 1;  // 0 is the system prompt
   double now = 0;

@@ -1,30 +1,35 @@
-#include "sextant/trace.h"
-
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 
+#include "types/json_text.h"
 #include "workload/trace_reader.h"
 
 namespace sextant {
 namespace {
 
-void strip(std::string& line) {
+constexpr size_t kMostLineBytes = size_t{64} << 20;   // a million token ids come to a tenth of that
+constexpr int64_t kMostFileBytes = int64_t{2} << 30;  // of traces that are one JSON value
+
+// A line without its end; false at the file's end. Longer ones are cut there and refused by the caller.
+bool read_line(std::ifstream& file, std::string& line) {
+  line.clear();
+  char c = 0;
+  bool any = false;
+  while (file.get(c)) {
+    any = true;
+    if (c == '\n') break;
+    line.push_back(c);
+    if (line.size() > kMostLineBytes) break;
+  }
   while (!line.empty() && (line.back() == '\r' || line.back() == ' ' || line.back() == '\t')) line.pop_back();
+  return any;
 }
 
-enum class Format { kAzure, kMooncake };
-
-Result<Format> format_of(const TraceLine& first) {
-  std::string_view text = first.text;
-  if (text.substr(0, 3) == "\xEF\xBB\xBF") text.remove_prefix(3);  // spreadsheets write a byte order mark
-  if (text == kAzureHeader) return Format::kAzure;
-  if (!text.empty() && text[0] == '{') return Format::kMooncake;
-  constexpr size_t kShown = 60;
-  return trace_error(first, "the first line", fmt::format("\"{}\"", text.substr(0, kShown)),
-                     fmt::format("\"{}\" (Azure CSV) or a JSON object (Mooncake JSON lines)", kAzureHeader));
+void drop_byte_order_mark(std::string& line) {
+  if (line.compare(0, 3, "\xEF\xBB\xBF") == 0) line.erase(0, 3);  // spreadsheets and editors write one
 }
 
 Status open(const std::string& path, std::ifstream& file) {
@@ -55,35 +60,88 @@ Status trace_error(const TraceLine& line, std::string_view field, std::string_vi
       fmt::format("{}: {} is {}; allowed: {}", line.where, field, value.empty() ? "empty" : printable(value), allowed));
 }
 
-Result<Trace> read_trace(const std::string& path, int64_t max_requests) {
-  if (max_requests < 0)
-    return invalid_argument(fmt::format("max_requests is {}; allowed: >= 0 (0 = all)", max_requests));
-  std::ifstream file;
-  SEXTANT_RETURN_IF_ERROR(open(path, file));
-  Trace trace;
-  trace.name = path;
-  Format format = Format::kAzure;
+namespace {
+
+// The first line that is not blank.
+struct FirstLine {
   std::string text;
-  for (int64_t number = 1; std::getline(file, text); ++number) {
+  int64_t number = 0;
+};
+
+FirstLine first_line(std::ifstream& file) {
+  FirstLine first;
+  while (read_line(file, first.text)) {
+    if (++first.number == 1) drop_byte_order_mark(first.text);
+    if (!first.text.empty()) break;
+  }
+  return first;
+}
+
+Status read_lines(std::ifstream& file, const std::string& path, FirstLine first, LineReader& reader,
+                  int64_t max_requests, Trace& trace) {
+  std::string text = std::move(first.text);
+  int64_t number = first.number;
+  bool header = reader.has_header();
+  do {
     const bool last = file.eof() || file.peek() == std::ifstream::traits_type::eof();
-    strip(text);
     if (text.empty()) continue;
     const TraceLine line{text, fmt::format("{}:{}", path, number), last};
-    if (number == 1) {
-      auto known = format_of(line);
-      if (!known) return known.status();
-      format = *known;
-      if (format == Format::kAzure) continue;
+    if (text.size() > kMostLineBytes)
+      return trace_error(line, "the line", "too long", fmt::format("up to {} bytes", kMostLineBytes));
+    if (header) {
+      SEXTANT_RETURN_IF_ERROR(reader.header(line));
+      header = false;
+      continue;
     }
-    auto request = format == Format::kAzure ? parse_azure_line(line) : parse_mooncake_line(line, trace.hash_block_size);
+    auto request = reader.request(line);
     if (!request) return request.status();
     trace.requests.push_back(std::move(*request));
     if (max_requests > 0 && static_cast<int64_t>(trace.requests.size()) == max_requests) break;
-  }
+  } while (++number, read_line(file, text));
   if (file.bad()) return Status(StatusCode::kNotFound, fmt::format("trace \"{}\" cannot be read to its end", path));
-  if (trace.requests.empty())
+  reader.finish(trace);
+  return Status::ok();
+}
+
+Status read_whole_file(const std::string& path, const OpenedFormat& format, int64_t max_requests, Trace& trace) {
+  auto text = read_text_file(path, "trace", kMostFileBytes);
+  if (!text) return text.status();
+  const TraceLine line{"", path, true};
+  const auto value = parse_json(*text);
+  if (!value) return trace_error(line, "the file", "not JSON", "one JSON value; is the file cut?");
+  return format.whole(*value, line, max_requests, trace);
+}
+
+}  // namespace
+
+Result<Trace> read_trace(const std::string& path, int64_t max_requests) {
+  TraceOptions options;
+  options.max_requests = max_requests;
+  return read_trace(path, options);
+}
+
+Result<Trace> read_trace(const std::string& path, const TraceOptions& options) {
+  if (options.max_requests < 0)
+    return invalid_argument(fmt::format("max_requests is {}; allowed: >= 0 (0 = all)", options.max_requests));
+  if (options.hash_block_size < 0)
     return invalid_argument(
-        fmt::format("trace \"{}\" holds 0 requests; allowed: at least one line after the header", path));
+        fmt::format("hash_block_size is {}; allowed: >= 0 (0 = the format's own)", options.hash_block_size));
+  std::ifstream file;
+  SEXTANT_RETURN_IF_ERROR(open(path, file));
+  FirstLine first = first_line(file);
+  Trace trace;
+  trace.name = path;
+  const Status empty =
+      invalid_argument(fmt::format("trace \"{}\" holds 0 requests; allowed: at least one line after the header", path));
+  if (first.text.empty()) return empty;
+  auto format = open_format({first.text, fmt::format("{}:{}", path, first.number), false}, options);
+  if (!format) return format.status();
+  trace.format = format->format.name;
+  trace.hash_block_size = format->hash_block_size;
+  SEXTANT_RETURN_IF_ERROR(format->whole != nullptr
+                              ? read_whole_file(path, *format, options.max_requests, trace)
+                              : read_lines(file, path, std::move(first), *format->lines, options.max_requests, trace));
+  if (trace.requests.empty()) return empty;
   const auto earlier = [](const TraceRequest& a, const TraceRequest& b) { return a.arrival_ms < b.arrival_ms; };
   std::stable_sort(trace.requests.begin(), trace.requests.end(), earlier);
   const int64_t start = trace.requests.front().arrival_ms;

@@ -18,14 +18,15 @@ std::string tiny_mla() {
 }
 
 TEST(Bench, MeasuresAndChecksEveryBackend) {
-  const CliRun run =
-      run_cli("bench --device cpu --json --repeats 2 --batch 2q33_q1s100 --model " + tiny_model() + "," + tiny_mla());
+  const CliRun run = run_cli("bench --device cpu --json --wait 0 --repeats 2 --batch 2q33_q1s100 --model " +
+                             tiny_model() + "," + tiny_mla());
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const json bench = run.json();
   EXPECT_TRUE(bench["machine"]["cpu"].is_string());
   EXPECT_GT(bench["ceilings"]["tflops"].get<double>(), 0);
   EXPECT_GT(bench["ceilings"]["gbs"].get<double>(), 0);
   ASSERT_EQ(bench["results"].size(), 6u) << bench["skipped"];
+  int selected = 0;
   for (const json& result : bench["results"]) {
     EXPECT_EQ(result["device"], "cpu");
     EXPECT_EQ(result["batch"], "2q33_q1s100");
@@ -33,7 +34,15 @@ TEST(Bench, MeasuresAndChecksEveryBackend) {
     EXPECT_GT(result["checked_rows"].get<int>(), 0);
     EXPECT_LE(result["error"].get<double>(), result["error_allowed"].get<double>());
     EXPECT_GT(result["fraction_of_ceiling"].get<double>(), 0);
+    const double ceiling = result["ceiling"] == "read"
+                               ? result["gbs"].get<double>() / bench["ceilings"]["gbs"].get<double>()
+                               : result["tflops"].get<double>() / result["ceiling_tflops"].get<double>();
+    EXPECT_NEAR(result["fraction_of_ceiling"].get<double>(), ceiling, 1e-6 * ceiling);
+    EXPECT_GE(result["others_busy"].get<double>(), 0);
+    EXPECT_LE(result["others_busy"].get<double>(), bench["others_busy"].get<double>());
+    selected += result["selected"].get<bool>() ? 1 : 0;
   }
+  EXPECT_EQ(selected, 2);  // one of the MHA backends, one of the MLA backends
   // 4 heads, 64 + 64 wide; 2 x 33 x 34 / 2 + 100 pairs; 2 KV heads x 128 elements x 2 bytes a key.
   const json& mha = bench["results"][0];
   const double seconds = mha["ms_median"].get<double>() / 1000;
@@ -42,12 +51,37 @@ TEST(Bench, MeasuresAndChecksEveryBackend) {
 }
 
 TEST(Bench, ServesOtherTypes) {
-  const std::string rest = " --device cpu --json --repeats 1 --batch q20s50 --model " + tiny_model();
-  for (const char* option : {"--dtype fp32", "--dtype fp16", "--kv-cache-dtype fp8", "--block-size 3"}) {
+  const std::string rest = " --device cpu --json --wait 0 --repeats 1 --batch q20s50 --model " + tiny_model();
+  for (const char* option : {"--dtype fp32", "--dtype fp16", "--kv-cache-dtype fp8",
+                             "--kv-cache-dtype int8_per_token_head", "--block-size 3"}) {
     const CliRun run = run_cli(std::string("bench ") + option + rest);
     EXPECT_EQ(run.exit_code, 0) << option << ": " << run.err;
     EXPECT_FALSE(run.json()["results"].empty()) << option;
   }
+}
+
+TEST(Bench, RatesEachDtypeByItsOwnUnit) {
+  const std::string fp32_model = write_file(
+      "tiny32.json",
+      R"({"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "dtype": "float32"})");
+  const CliRun run =
+      run_cli("bench --device cpu --json --no-check --wait 0 --repeats 1 --batch q256 --backends TRITON_ATTN --model " +
+              tiny_model() + "," + fp32_model);
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const json bench = run.json();
+  ASSERT_EQ(bench["results"].size(), 2u);
+  EXPECT_EQ(bench["results"][0]["ceiling_tflops"], bench["ceilings"]["tflops"]);
+  EXPECT_NE(bench["results"][1]["ceiling_tflops"], bench["ceilings"]["tflops"]);
+  EXPECT_EQ(bench["results"][1]["ceiling"], "fp32 multiply-add");
+}
+
+TEST(Bench, WaitsNoLongerThanItMay) {
+  const CliRun run =
+      run_cli("bench --device cpu --json --no-check --wait 0.3 --repeats 1 --batch q8 --backends TRITON_ATTN --model " +
+              tiny_model());
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_GE(run.json()["waited_seconds"].get<double>(), 0.1);  // one look
+  EXPECT_LT(run.json()["waited_seconds"].get<double>(), 3);
 }
 
 TEST(Replay, DrivesAllBackendsToTheSameResult) {
@@ -130,7 +164,7 @@ TEST(Replay, FailsWhenACacheIsTooSmall) {
 }
 
 TEST(Verify, ReportsItsSuites) {
-  const CliRun run = run_cli("verify --device cpu --reduced --json");
+  const CliRun run = run_cli("verify --device cpu --reduced --backends TRITON_MLA --json");
   EXPECT_EQ(run.exit_code, 0) << run.out;
   const json suites = run.json()["suites"];
   ASSERT_EQ(suites.size(), 1u);

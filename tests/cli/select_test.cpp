@@ -87,13 +87,13 @@ TEST(Select, ReadsAConfigFile) {
 
 TEST(Select, SaysWhenNothingServesAShape) {
   const std::string path = write_file(
-      "wide.json", R"({"hidden_size": 4096, "num_attention_heads": 8, "head_dim": 512, "num_hidden_layers": 2})");
+      "wide.json", R"({"hidden_size": 4096, "num_attention_heads": 8, "head_dim": 520, "num_hidden_layers": 2})");
   const CliRun run = run_cli("select --device cpu --json --model " + path);
   EXPECT_EQ(run.exit_code, 1);
   const json answer = run.json();
   EXPECT_TRUE(answer["chosen"].is_null());
   for (const json& candidate : answer["candidates"])
-    EXPECT_EQ(candidate["reasons"][0], "spec.head_dim is 512; allowed: 8..256 in steps of 8");
+    EXPECT_EQ(candidate["reasons"][0], "spec.head_dim is 520; allowed: 8..512 in steps of 8");
   EXPECT_EQ(run_cli("bench --device cpu --batch q8 --repeats 1 --model " + path).exit_code, 1);
   EXPECT_EQ(run_cli("replay --device cpu --requests 1 --model " + path).exit_code, 1);
 }

@@ -1,3 +1,5 @@
+#include <fstream>
+
 #include "cli/run_cli.h"
 
 namespace sextant::testing {
@@ -5,7 +7,7 @@ namespace {
 
 TEST(Usage, ShowsVersionAndHelp) {
   EXPECT_EQ(run_cli("--version").out.rfind("sextant ", 0), 0u);
-  for (const char* verb : {"", "backends", "select", "bench", "replay", "verify", "doctor"}) {
+  for (const char* verb : {"", "backends", "select", "size", "bench", "replay", "verify", "doctor"}) {
     const CliRun run = run_cli(std::string(verb) + " --help");
     EXPECT_EQ(run.exit_code, 0) << verb;
     EXPECT_NE(run.out.find("Examples:"), std::string::npos) << verb;
@@ -26,6 +28,25 @@ TEST(Usage, RefusesWrongArgumentsAndSuggests) {
   EXPECT_EQ(run_cli("bench --repeats many").exit_code, 2);
 }
 
+TEST(Usage, LogsPlansAndRuns) {
+  const std::string path = ::testing::TempDir() + "/sextant_log.jsonl";
+  ASSERT_EQ(
+      run_cli("--log " + path + " bench --device cpu --batch q8 --repeats 1 --no-check --model SmolLM2-135M").exit_code,
+      0);
+  std::ifstream file(path);
+  int plans = 0, runs = 0;
+  for (std::string line; std::getline(file, line);) {
+    const nlohmann::json event = nlohmann::json::parse(line);
+    (event["event"] == "plan" ? plans : runs) += 1;
+    EXPECT_GT(event["host_us"].get<double>(), 0);
+  }
+  EXPECT_GE(plans, 4);
+  EXPECT_GE(runs, 4);
+  const CliRun unwritable = run_cli("--log /nowhere/log backends");
+  EXPECT_EQ(unwritable.exit_code, 2);
+  EXPECT_EQ(unwritable.err, "sextant: --log is \"/nowhere/log\"; allowed: a file that can be written, or -\n");
+}
+
 TEST(Usage, NamesFieldValueAndWhatIsAllowed) {
   const auto message_of = [](const std::string& arguments) {
     const CliRun run = run_cli(arguments);
@@ -42,7 +63,7 @@ TEST(Usage, NamesFieldValueAndWhatIsAllowed) {
   EXPECT_EQ(message_of("select --model Llama-3.1-8B --device cpu --block-size 0"),
             "sextant: --block-size is 0; allowed: >= 1\n");
   EXPECT_NE(message_of("select --model Llama-3.1-8B --device cpu --kv-cache-dtype fp7")
-                .find("--kv-cache-dtype is \"fp7\"; allowed: auto, bf16, fp8,"),
+                .find("--kv-cache-dtype is \"fp7\"; allowed: bf16, auto, fp8,"),
             std::string::npos);
   EXPECT_NE(message_of("select --model Lama-3.1-8B --device cpu").find("(did you mean Llama-3.1-8B?)"),
             std::string::npos);
@@ -55,9 +76,10 @@ TEST(Usage, NamesFieldValueAndWhatIsAllowed) {
                            "replay --dry-run --model \"\""})
     EXPECT_NE(message_of(list).find("is empty; allowed: words with a comma between two"), std::string::npos) << list;
   EXPECT_NE(message_of("bench --batch q1,,q2").find("--batch is \"q1,,q2\", whose word 2 is empty"), std::string::npos);
-  EXPECT_EQ(message_of("frobnicate --json"),
-            "sextant: the verb is \"frobnicate\"; allowed: backends, select, bench, replay, verify, doctor, and in the "
-            "Python package: report\nsextant: see sextant --help\n");
+  EXPECT_EQ(
+      message_of("frobnicate --json"),
+      "sextant: the verb is \"frobnicate\"; allowed: backends, select, size, bench, replay, verify, doctor, and in the "
+      "Python package: report\nsextant: see sextant --help\n");
   EXPECT_EQ(message_of("").rfind("sextant: the verb is missing; allowed: backends, select,", 0), 0u);
   EXPECT_EQ(message_of("select --model Llama-3.1-8B --block-size x"),
             "sextant: --block-size is \"x\"; allowed: a whole number\nsextant: see sextant select --help\n");
@@ -72,6 +94,14 @@ TEST(Usage, NamesFieldValueAndWhatIsAllowed) {
             "sextant: --query-len is -5; allowed: 0..1000000000\nsextant: see sextant select --help\n");
   EXPECT_EQ(message_of("select --model Llama-3.1-8B --context-len -1"),
             "sextant: --context-len is -1; allowed: 0..1000000000\nsextant: see sextant select --help\n");
+  EXPECT_EQ(message_of("size --model Llama-3.1-8B --memory lots"),
+            "sextant: --memory is \"lots\"; allowed: a number with K, M, G or T (powers of 1024), up to 1024T\n");
+  EXPECT_EQ(message_of("size --model Llama-3.1-8B --memory 16G --weights 16G"),
+            "sextant: --weights is 16G; allowed: less than --memory (16G)\n");
+  EXPECT_EQ(message_of("size --model Llama-3.1-8B --memory 80G --tp 3"),
+            "sextant: tensor parallel is 3; allowed: a divisor of num_attention_heads (32)\n");
+  EXPECT_NE(message_of("replay --dry-run --trace /dev/null --trace-format azur").find("holds 0 requests"),
+            std::string::npos);
   EXPECT_NE(message_of("replay --device cpu --shrink 7").find("shrink is 7; allowed: a divisor of 512"),
             std::string::npos);
   EXPECT_NE(

@@ -2,11 +2,12 @@
 // device.
 #include <gtest/gtest.h>
 
-#include <numeric>
+#include <algorithm>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "devices/cuda/attention_plan.h"
+#include "devices/cuda/kernel_table.h"
 #include "support/matchers.h"
 
 namespace sextant {
@@ -134,6 +135,74 @@ TEST(CudaPlan, MlaOfFewHeadsMergesInClusters) {
   const Batch many = {requests(64, 4096)}, one = {requests(1, 65536)};
   EXPECT_PRED2(has, plan(mla_args(many, 16), many)->describe(), "64 clusters of 2");
   EXPECT_PRED2(has, plan(mla_args(one, 16), one)->describe(), "16 clusters of 8, 64-key tiles) + reduce");
+}
+
+// A part's division of work is one that its kernel knows, and the portable kernels know no clusters: whatever the
+// family, the cache's type, the lengths, the split that was asked for, and with or without bounds for graph replays.
+void expect_known_divisions(const AttentionPlanArgs& args, const Batch& batch) {
+  const auto made = std::dynamic_pointer_cast<const cuda::CudaAttentionPlan>(plan(args, batch));
+  ASSERT_NE(made, nullptr);
+  for (const auto* parts : {&made->parts, &made->unaligned_parts})
+    for (const cuda::PlanPart& part : *parts) {
+      EXPECT_TRUE(part.kernel->knows(part.division)) << made->describe();
+      EXPECT_TRUE(part.kernel->tuned || !std::holds_alternative<cuda::Clusters>(part.division)) << made->describe();
+      EXPECT_TRUE(batch.family == KernelFamily::kTuned || !part.kernel->tuned) << made->describe();
+    }
+}
+
+void expect_known_divisions_of_all_splits(AttentionPlanArgs args, Batch batch) {
+  using Kind = SplitPolicy::Kind;
+  for (const KernelFamily family : {KernelFamily::kTuned, KernelFamily::kPortable})
+    for (const bool deterministic : {false, true})
+      for (const SplitPolicy split : {SplitPolicy{}, SplitPolicy{Kind::kNone, 0}, SplitPolicy{Kind::kSegments, 3},
+                                      SplitPolicy{Kind::kPartition, 256}})
+        for (const PlanBounds bounds : {PlanBounds{}, PlanBounds{batch.query_len, 131072}}) {
+          batch.family = family;
+          args.deterministic = deterministic;
+          args.split = split;
+          args.bounds = bounds;
+          expect_known_divisions(args, batch);
+        }
+}
+
+std::vector<std::vector<int32_t>> many_lengths() {
+  std::vector<std::vector<int32_t>> all;
+  for (const int count : {1, 2, 8, 16, 33, 64, 66, 132, 256})
+    for (const int32_t len : {1, 64, 512, 1004, 1024, 1101, 8192, 65536}) all.push_back(requests(count, len));
+  std::vector<int32_t> ragged, one_long = requests(64, 100);
+  for (int32_t b = 0; b < 64; ++b) ragged.push_back(32 + 251 * b);
+  one_long[9] = 100000;
+  all.push_back(ragged);
+  all.push_back(one_long);
+  return all;
+}
+
+TEST(CudaPlan, MlaKernelsKnowTheirDivision) {
+  for (const DType cache : {DType::kBF16, DType::kF8E4M3FN, DType::kF8E4M3FNUZ, DType::kF8E5M2})
+    for (const int32_t heads : {1, 8, 16, 32, 64, 128})
+      for (const int32_t query_len : {1, 2}) {
+        for (const auto& lens : many_lengths()) {
+          const Batch batch = {.seq_lens = lens, .query_len = query_len, .last_query_len = query_len};
+          AttentionPlanArgs args = mla_args(batch, heads);
+          args.cache.dtype = cache;
+          expect_known_divisions_of_all_splits(args, batch);
+        }
+      }
+}
+
+TEST(CudaPlan, GroupedKernelsKnowTheirDivision) {
+  for (const DType cache : {DType::kBF16, DType::kF8E4M3FN, DType::kF8E4M3FNUZ})
+    for (const int32_t dim : {40, 64, 96, 128, 192, 256})
+      for (const int32_t query_len : {1, 4, 600}) {
+        for (const auto& lens : many_lengths()) {
+          Batch batch = {.seq_lens = lens, .query_len = query_len, .last_query_len = query_len};
+          for (int32_t& len : batch.seq_lens) len = std::max(len, query_len);
+          AttentionPlanArgs args = decode_args(batch);
+          args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = dim;
+          args.cache.dtype = cache;
+          expect_known_divisions_of_all_splits(args, batch);
+        }
+      }
 }
 
 TEST(CudaPlan, Fp8QueriesGoToTheFp8KernelWhereTheyCan) {

@@ -1,9 +1,16 @@
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "devices/cpu/cgroup_quota.h"
 #include "sextant/device.h"
 #include "sextant/executor.h"
 
@@ -63,6 +70,89 @@ TEST(ThreadPool, ManyPoolsComeAndGo) {
     make_thread_pool(4)->parallel_for(i, [&](int64_t, int) { ++calls; });
     EXPECT_EQ(calls, i);
   }
+}
+
+size_t threads_of_this_process() {
+  size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) ++count;
+  return count;
+}
+
+TEST(ThreadPool, ThreadsStartAtTheFirstCall) {
+  const size_t before = threads_of_this_process();
+  auto pool = make_thread_pool(4);
+  auto device = make_cpu_device({.executor = pool, .isa = {}});
+  ASSERT_TRUE(device);
+  pool->parallel_for(1, [](int64_t, int) {});
+  EXPECT_EQ(threads_of_this_process(), before);
+  pool->parallel_for(2, [](int64_t, int) {});
+  EXPECT_EQ(threads_of_this_process(), before + 3);
+}
+
+// The child must not wait for threads or locks that stayed in its parent, even when a call was running there.
+TEST(ThreadPool, AForkedChildHasThreadsOfItsOwn) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "ThreadSanitizer allows no new threads after such a fork";
+#endif
+  auto pool = make_thread_pool(3);
+  std::atomic<bool> stop{false};
+  std::atomic<int> rounds{0};
+  std::thread busy([&] {
+    while (!stop) {
+      pool->parallel_for(8, [](int64_t, int) {});
+      ++rounds;
+    }
+  });
+  while (rounds == 0) std::this_thread::yield();
+  for (int i = 0; i < 20; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      std::atomic<int> calls{0};
+      for (int round = 0; round < 3; ++round) pool->parallel_for(50, [&](int64_t, int) { ++calls; });
+      _exit(calls == 150 ? 0 : 1);
+    }
+    int status = -1;
+    for (int waits = 0; waitpid(child, &status, WNOHANG) == 0; ++waits) {
+      ASSERT_LT(waits, 20000) << "the child hangs";
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_EQ(status, 0);
+  }
+  stop = true;
+  busy.join();
+}
+
+// A worker that sleeps through a call is not waited for: the second index is taken by whoever is awake.
+TEST(ThreadPool, OneWorkerMayDoItAll) {
+  auto pool = make_thread_pool(64);
+  std::atomic<int> calls{0};
+  for (int i = 0; i < 1000; ++i) pool->parallel_for(2, [&](int64_t, int) { ++calls; });
+  EXPECT_EQ(calls, 2000);
+}
+
+TEST(CpuQuota, OfBothVersionsAndOfTheGroupsAbove) {
+  const std::filesystem::path root = std::filesystem::temp_directory_path() / ("quota" + std::to_string(getpid()));
+  const auto write = [&](const std::string& file, const std::string& text) {
+    std::filesystem::create_directories((root / file).parent_path());
+    std::ofstream(root / file) << text;
+  };
+  EXPECT_FALSE(cpu::cpu_quota("0::/a/b\n", root));
+  write("a/b/cpu.max", "max 100000\n");
+  EXPECT_FALSE(cpu::cpu_quota("0::/a/b\n", root));
+  write("a/cpu.max", "250000 100000\n");
+  EXPECT_EQ(cpu::cpu_quota("0::/a/b\n", root), 2.5);
+  write("a/b/cpu.max", "50000 100000\n");
+  EXPECT_EQ(cpu::cpu_quota("0::/a/b\n", root), 0.5);
+  write("cpu,cpuacct/c/cpu.cfs_quota_us", "-1\n");
+  write("cpu,cpuacct/c/cpu.cfs_period_us", "100000\n");
+  EXPECT_FALSE(cpu::cpu_quota("9:memory:/a/b\n2:cpu,cpuacct:/c\n", root));
+  write("cpu,cpuacct/c/cpu.cfs_quota_us", "300000\n");
+  EXPECT_EQ(cpu::cpu_quota("9:memory:/a/b\n2:cpu,cpuacct:/c\n", root), 3.0);
+  write("cpu,cpuacct/cpu.cfs_quota_us", "100000\n");  // the container's own, whatever the host calls it
+  write("cpu,cpuacct/cpu.cfs_period_us", "100000\n");
+  EXPECT_EQ(cpu::cpu_quota("2:cpu,cpuacct:/docker/1234\n", root), 1.0);
+  EXPECT_FALSE(cpu::cpu_quota("nonsense\n:\n", root));
+  std::filesystem::remove_all(root);
 }
 
 TEST(ThreadPool, DeviceListShowsRealCores) {

@@ -13,7 +13,7 @@ struct VecProbe {
   int lanes;
   // Arrays of any length.
   void (*exp2)(int degree, const float* x, float* y, int64_t n);
-  void (*tanh)(const float* x, float* y, int64_t n);
+  void (*tanh)(int degree, const float* x, float* y, int64_t n);
   void (*widen_fp8)(DType dtype, const uint8_t* codes, uint16_t* bf16, int64_t n);
   // x [lanes * lanes] -> sum of each group of `lanes`; order of two loads of 2 * lanes bf16 elements.
   void (*reduce_lanes)(const float* x, float* sums);

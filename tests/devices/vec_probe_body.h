@@ -13,11 +13,11 @@ void for_vectors(const float* x, float* y, int64_t n, const Function& function) 
 void probe_exp2(int degree, const float* x, float* y, int64_t n) {
   for_vectors(x, y, n, [degree](F32 v) { return degree == 3 ? exp2<3>(v) : degree == 4 ? exp2<4>(v) : exp2<5>(v); });
 }
-void probe_tanh(const float* x, float* y, int64_t n) {
-  for_vectors(x, y, n, [](F32 v) { return tanh(v); });
+void probe_tanh(int degree, const float* x, float* y, int64_t n) {
+  for_vectors(x, y, n, [degree](F32 v) { return degree == 4 ? tanh<4>(v) : tanh<5>(v); });
 }
 void probe_widen(DType dtype, const uint8_t* codes, uint16_t* bf16, int64_t n) {
-  widen_fp8_row(dtype, reinterpret_cast<const char*>(codes), n, bf16);
+  widen_codes_row(dtype, reinterpret_cast<const char*>(codes), n, bf16);
 }
 void probe_reduce(const float* x, float* sums) {
   F32 rows[kLanes];

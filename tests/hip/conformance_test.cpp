@@ -4,6 +4,7 @@
 #include "devices/hip/emulator/emulated_device.h"
 #include "hip/sanitizers.h"
 #include "support/matchers.h"
+#include "verify/random/run_random.h"
 #include "verify/run_case.h"
 #include "verify/sweep_cases.h"
 #include "verify/verify.h"
@@ -24,6 +25,20 @@ TEST(HipConformance, EveryBackendAgreesWithTheOracle) {
   EXPECT_EQ(suite.failed, 0);
   EXPECT_EQ(suite.skipped, 0);
   for (const std::string& message : suite.messages) ADD_FAILURE() << message;
+}
+
+// Deterministic mode: in blocks of another size the same kernel gives the same bits.
+TEST(HipConformance, TheBlockSizeChangesNoBit) {
+  SKIP_UNDER_SANITIZERS();
+  auto device = open_device(DeviceKind::kHipEmulated);
+  ASSERT_OK(device);
+  const auto test = verify::parse_random_case(
+      R"({"backend":"ROCM_AITER_UNIFIED_ATTN","num_heads":3,"num_kv_heads":1,"head_dim":128,"head_dim_v":128,)"
+      R"("softmax_scale":0.0883883461356163,"dtype":"fp16","cache_dtype":"fp16","requests":"q2s2","deterministic":true,)"
+      R"("magnitude":0.25,"relation":"reblocked","seed":1634970156})");
+  ASSERT_OK(test);
+  const verify::RandomVerdict verdict = verify::run_random_case(**device, *test, {});
+  EXPECT_EQ(verdict.kind, verify::RandomVerdict::Kind::kPassed) << verdict.message;
 }
 
 // Bits that depend on the order of the lanes show a missing barrier.

@@ -20,14 +20,45 @@ using emulator::MfmaShape;
 struct Matrices {
   MfmaShape shape;
   int k;
-  float a[16][32], b[32][16], c[16][16], d[16][16];
+  float a[32][32], b[32][32], c[32][32], d[32][32];
 };
+bool is_tall(MfmaShape shape) { return shape >= MfmaShape::kBf16x8Tall; }
 
 uint16_t to_bits(MfmaShape shape, float x) {
-  if (shape == MfmaShape::kF16x16 || shape == MfmaShape::kF16x32) return emulator::float_to_half(x);
+  if (shape == MfmaShape::kF16x16 || shape == MfmaShape::kF16x32 || shape == MfmaShape::kF16x8Tall ||
+      shape == MfmaShape::kF16x16Tall)
+    return emulator::float_to_half(x);
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof(bits));
   return static_cast<uint16_t>(bits >> 16);  // the tests' values are exact in bf16
+}
+
+// The first elements of a lane's operand, as the instructions take them.
+template <class Words>
+Words words_of(const uint16_t (&elements)[8]) {
+  Words words;
+  std::memcpy(&words, elements, sizeof(words));
+  return words;
+}
+
+// The same for the shapes of 32 rows and columns.
+void tall_kernel(const void* params) {
+  auto& m = **static_cast<Matrices* const*>(params);
+  const int lane = lane_index(), each = m.k / 2;
+  uint16_t a[8] = {}, b[8] = {};
+  for (int e = 0; e < each; ++e) {
+    a[e] = to_bits(m.shape, m.a[lane % 32][each * (lane / 32) + e]);
+    b[e] = to_bits(m.shape, m.b[each * (lane / 32) + e][lane % 32]);
+  }
+  f32x16 d;
+  for (int r = 0; r < 16; ++r) d[r] = m.c[8 * (r / 4) + 4 * (lane / 32) + r % 4][lane % 32];
+  const auto a2 = words_of<u32x2>(a), b2 = words_of<u32x2>(b);
+  const auto a4 = words_of<u32x4>(a), b4 = words_of<u32x4>(b);
+  if (m.shape == MfmaShape::kBf16x8Tall) d = mfma_32x32x8(bf16{}, a2, b2, d);
+  if (m.shape == MfmaShape::kF16x8Tall) d = mfma_32x32x8(f16{}, a2, b2, d);
+  if (m.shape == MfmaShape::kBf16x16Tall) d = mfma_32x32x16(bf16{}, a4, b4, d);
+  if (m.shape == MfmaShape::kF16x16Tall) d = mfma_32x32x16(f16{}, a4, b4, d);
+  for (int r = 0; r < 16; ++r) m.d[8 * (r / 4) + 4 * (lane / 32) + r % 4][lane % 32] = d[r];
 }
 
 // One wave loads its fragments as AMD's manual places them, written out here without the table's functions.
@@ -41,12 +72,8 @@ void mfma_kernel(const void* params) {
   }
   f32x4 d;
   for (int r = 0; r < 4; ++r) d[r] = m.c[4 * (lane / 16) + r][lane % 16];
-  u32x2 a2, b2;
-  u32x4 a4, b4;
-  std::memcpy(&a2, a, 8);
-  std::memcpy(&b2, b, 8);
-  std::memcpy(&a4, a, 16);
-  std::memcpy(&b4, b, 16);
+  const auto a2 = words_of<u32x2>(a), b2 = words_of<u32x2>(b);
+  const auto a4 = words_of<u32x4>(a), b4 = words_of<u32x4>(b);
   switch (m.shape) {
     case MfmaShape::kBf16x16:
       d = mfma_16x16x16(bf16{}, a2, b2, d);
@@ -63,6 +90,8 @@ void mfma_kernel(const void* params) {
     case MfmaShape::kF32x4:
       d = mfma_16x16x4(m.a[lane % 16][lane / 16], m.b[lane / 16][lane % 16], d);
       break;
+    default:
+      break;  // tall_kernel's
   }
   for (int r = 0; r < 4; ++r) m.d[4 * (lane / 16) + r][lane % 16] = d[r];
 }
@@ -70,7 +99,9 @@ void mfma_kernel(const void* params) {
 void run(Matrices& m) {
   emulator::Workgroup group;
   Matrices* pointer = &m;
-  ASSERT_EQ(group.run(mfma_kernel, &pointer, 0, 64, emulator::LaneOrder::kForward, false), "");
+  ASSERT_EQ(
+      group.run(is_tall(m.shape) ? tall_kernel : mfma_kernel, &pointer, 0, 64, emulator::LaneOrder::kForward, false),
+      "");
 }
 
 class MfmaLayout : public ::testing::TestWithParam<std::pair<MfmaShape, int>> {};
@@ -82,16 +113,17 @@ TEST_P(MfmaLayout, IsTheMatrixProduct) {
   Matrices m{};
   m.shape = GetParam().first;
   m.k = GetParam().second;
+  const int side = is_tall(m.shape) ? 32 : 16;
   for (int k = 0; k < m.k; ++k)
-    for (int i = 0; i < 16; ++i) {
+    for (int i = 0; i < side; ++i) {
       m.a[i][k] = static_cast<float>(small(random));
       m.b[k][i] = static_cast<float>(small(random));
     }
   for (auto& row : m.c)
     for (float& x : row) x = static_cast<float>(small(random));
   run(m);
-  for (int i = 0; i < 16; ++i)
-    for (int j = 0; j < 16; ++j) {
+  for (int i = 0; i < side; ++i)
+    for (int j = 0; j < side; ++j) {
       float sum = m.c[i][j];
       for (int k = 0; k < m.k; ++k) sum += m.a[i][k] * m.b[k][j];
       EXPECT_EQ(m.d[i][j], sum) << i << ", " << j;
@@ -100,14 +132,20 @@ TEST_P(MfmaLayout, IsTheMatrixProduct) {
 
 TEST_P(MfmaLayout, EveryPositionIsHeldOnce) {
   const int k_extent = GetParam().second;
-  std::vector<int> a(static_cast<size_t>(16 * k_extent)), b(a), d(256);
+  const bool tall = is_tall(GetParam().first);
+  const int side = tall ? 32 : 16;
+  std::vector<int> a(static_cast<size_t>(side * k_extent)), b(a), d(static_cast<size_t>(side * side));
   for (int lane = 0; lane < 64; ++lane) {
-    for (int e = 0; e < k_extent / 4; ++e) {
-      const MfmaPosition at_a = mfma_a(k_extent, lane, e), at_b = mfma_b(k_extent, lane, e);
+    for (int e = 0; e < k_extent * side / 64; ++e) {
+      const MfmaPosition at_a = tall ? mfma_tall_a(k_extent, lane, e) : mfma_a(k_extent, lane, e);
+      const MfmaPosition at_b = tall ? mfma_tall_b(k_extent, lane, e) : mfma_b(k_extent, lane, e);
       ++a[static_cast<size_t>(at_a.row * k_extent + at_a.column)];
-      ++b[static_cast<size_t>(at_b.row * 16 + at_b.column)];
+      ++b[static_cast<size_t>(at_b.row * side + at_b.column)];
     }
-    for (int e = 0; e < 4; ++e) ++d[static_cast<size_t>(mfma_d(lane, e).row * 16 + mfma_d(lane, e).column)];
+    for (int e = 0; e < side * side / 64; ++e) {
+      const MfmaPosition at = tall ? mfma_tall_d(lane, e) : mfma_d(lane, e);
+      ++d[static_cast<size_t>(at.row * side + at.column)];
+    }
   }
   for (const auto& held : {a, b, d})
     for (int count : held) EXPECT_EQ(count, 1);
@@ -116,7 +154,9 @@ TEST_P(MfmaLayout, EveryPositionIsHeldOnce) {
 INSTANTIATE_TEST_SUITE_P(Shapes, MfmaLayout,
                          ::testing::Values(std::pair{MfmaShape::kBf16x16, 16}, std::pair{MfmaShape::kF16x16, 16},
                                            std::pair{MfmaShape::kBf16x32, 32}, std::pair{MfmaShape::kF16x32, 32},
-                                           std::pair{MfmaShape::kF32x4, 4}));
+                                           std::pair{MfmaShape::kF32x4, 4}, std::pair{MfmaShape::kBf16x8Tall, 8},
+                                           std::pair{MfmaShape::kF16x8Tall, 8}, std::pair{MfmaShape::kBf16x16Tall, 16},
+                                           std::pair{MfmaShape::kF16x16Tall, 16}));
 
 }  // namespace
 }  // namespace sextant::hip

@@ -27,8 +27,8 @@ TEST(KnownModels, AreValidSpecs) {
   for (const std::string& name : known_model_names()) {
     const ModelShape model = find_known_model(name).value();
     EXPECT_FALSE(model.layers.empty());
-    for (const AttentionSpec& spec : model.layers)
-      EXPECT_TRUE(validate(spec).is_ok()) << name << ": " << validate(spec).message();
+    for (const ModelLayer& layer : model.layers)
+      EXPECT_TRUE(validate(layer.attention).is_ok()) << name << ": " << validate(layer.attention).message();
   }
 }
 
@@ -54,7 +54,7 @@ TEST(KnownModels, AgreeWithRecordedConfigs) {
     const auto model = parse_model_config(config.dump(), name);
     ASSERT_TRUE(model.is_ok()) << name << ": " << model.status().message();
     const auto& derived = config["_derived"];
-    const AttentionSpec& first = model->layers[0];
+    const AttentionSpec& first = model->layers[0].attention;
     EXPECT_EQ(first.mla.enabled(), derived["mla"].get<bool>()) << name;
     if (derived.contains("gqa_group")) {
       EXPECT_EQ(first.group_size(), derived["gqa_group"].get<int>()) << name;
@@ -71,7 +71,7 @@ TEST(KnownModels, AgreeWithRecordedConfigs) {
     EXPECT_EQ(known->hidden_size, model->hidden_size) << name;
     EXPECT_EQ(known->max_position_embeddings, model->max_position_embeddings) << name;
     for (size_t i = 0; i < known->layers.size(); ++i)
-      expect_same(known->layers[i], model->layers[i], name + " layer " + std::to_string(i));
+      expect_same(known->layers[i].attention, model->layers[i].attention, name + " layer " + std::to_string(i));
   }
 }
 

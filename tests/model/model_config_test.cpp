@@ -19,19 +19,19 @@ constexpr char kLlama[] =
 TEST(ModelConfig, ReadsGroupedQueries) {
   const ModelShape model = parse(kLlama).value();
   ASSERT_EQ(model.layers.size(), 2u);
-  EXPECT_EQ(model.layers[0].num_heads, 32);
-  EXPECT_EQ(model.layers[0].num_kv_heads, 8);
-  EXPECT_EQ(model.layers[0].head_dim, 128);
-  EXPECT_FLOAT_EQ(model.layers[0].softmax_scale, 1 / std::sqrt(128.0f));
-  EXPECT_EQ(model.layers[0].dtype, DType::kBF16);
+  EXPECT_EQ(model.layers[0].attention.num_heads, 32);
+  EXPECT_EQ(model.layers[0].attention.num_kv_heads, 8);
+  EXPECT_EQ(model.layers[0].attention.head_dim, 128);
+  EXPECT_FLOAT_EQ(model.layers[0].attention.softmax_scale, 1 / std::sqrt(128.0f));
+  EXPECT_EQ(model.layers[0].attention.dtype, DType::kBF16);
   EXPECT_EQ(model.max_position_embeddings, 8192);
   EXPECT_TRUE(model.notes.empty());
-  EXPECT_TRUE(validate(model.layers[0]).is_ok());
+  EXPECT_TRUE(validate(model.layers[0].attention).is_ok());
 }
 
 TEST(ModelConfig, AssumesAsManyKvHeadsAsHeadsAndBf16) {
   const ModelShape model = parse(R"({"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1})").value();
-  EXPECT_EQ(model.layers[0].num_kv_heads, 4);
+  EXPECT_EQ(model.layers[0].attention.num_kv_heads, 4);
   EXPECT_EQ(model.notes.size(), 1u);
 }
 
@@ -41,10 +41,10 @@ TEST(ModelConfig, ScalesGemmaByItsOwnNumber) {
       "num_key_value_heads": 16, "num_hidden_layers": 4, "query_pre_attn_scalar": 144, "attn_logit_softcapping": 50.0,
       "sliding_window": 4096, "dtype": "bfloat16"})")
           .value();
-  EXPECT_FLOAT_EQ(model.layers[0].softmax_scale, 1 / 12.0f);
-  EXPECT_FLOAT_EQ(model.layers[0].logits_soft_cap, 50);
-  EXPECT_EQ(model.layers[0].sliding_window, 4096);
-  EXPECT_EQ(model.layers[1].sliding_window, 0);
+  EXPECT_FLOAT_EQ(model.layers[0].attention.softmax_scale, 1 / 12.0f);
+  EXPECT_FLOAT_EQ(model.layers[0].attention.logits_soft_cap, 50);
+  EXPECT_EQ(model.layers[0].attention.sliding_window, 4096);
+  EXPECT_EQ(model.layers[1].attention.sliding_window, 0);
   const auto kinds = layer_kinds(model);
   ASSERT_EQ(kinds.size(), 2u);
   EXPECT_EQ(kinds[1].layers, (std::vector<int32_t>{1, 3}));
@@ -55,16 +55,17 @@ TEST(ModelConfig, FollowsLayerTypesAndPatterns) {
       R"({"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 3, "sliding_window": 7, )";
   const ModelShape listed =
       parse(head + R"("layer_types": ["full_attention", "sliding_attention", "full_attention"]})").value();
-  EXPECT_EQ(listed.layers[0].sliding_window, 0);
-  EXPECT_EQ(listed.layers[1].sliding_window, 7);
+  EXPECT_EQ(listed.layers[0].attention.sliding_window, 0);
+  EXPECT_EQ(listed.layers[1].attention.sliding_window, 7);
   const ModelShape patterned = parse(head + R"("sliding_window_pattern": 3})").value();
-  EXPECT_EQ(patterned.layers[1].sliding_window, 7);
-  EXPECT_EQ(patterned.layers[2].sliding_window, 0);
+  EXPECT_EQ(patterned.layers[1].attention.sliding_window, 7);
+  EXPECT_EQ(patterned.layers[2].attention.sliding_window, 0);
   const ModelShape qwen = parse(head + R"("use_sliding_window": true, "max_window_layers": 2})").value();
-  EXPECT_EQ(qwen.layers[1].sliding_window, 0);
-  EXPECT_EQ(qwen.layers[2].sliding_window, 7);
-  EXPECT_EQ(parse(head + R"("use_sliding_window": false, "max_window_layers": 2})")->layers[2].sliding_window, 0);
-  EXPECT_EQ(parse(head + R"("model_type": "mistral"})")->layers[2].sliding_window, 7);
+  EXPECT_EQ(qwen.layers[1].attention.sliding_window, 0);
+  EXPECT_EQ(qwen.layers[2].attention.sliding_window, 7);
+  EXPECT_EQ(parse(head + R"("use_sliding_window": false, "max_window_layers": 2})")->layers[2].attention.sliding_window,
+            0);
+  EXPECT_EQ(parse(head + R"("model_type": "mistral"})")->layers[2].attention.sliding_window, 7);
 }
 
 TEST(ModelConfig, KnowsGptOssHasSinks) {
@@ -72,9 +73,9 @@ TEST(ModelConfig, KnowsGptOssHasSinks) {
       parse(R"({"model_type": "gpt_oss", "hidden_size": 2880, "num_attention_heads": 64, "head_dim": 64,
       "num_key_value_heads": 8, "num_hidden_layers": 2, "sliding_window": 128})")
           .value();
-  EXPECT_TRUE(model.layers[0].has_sinks);
-  EXPECT_EQ(model.layers[0].sliding_window, 128);
-  EXPECT_EQ(model.layers[1].sliding_window, 0);
+  EXPECT_TRUE(model.layers[0].attention.has_sinks);
+  EXPECT_EQ(model.layers[0].attention.sliding_window, 128);
+  EXPECT_EQ(model.layers[1].attention.sliding_window, 0);
 }
 
 TEST(ModelConfig, ReadsMlaWithYarn) {
@@ -82,7 +83,7 @@ TEST(ModelConfig, ReadsMlaWithYarn) {
       "num_key_value_heads": 128, "num_hidden_layers": 1, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
       "v_head_dim": 128, "rope_scaling": {"type": "yarn", "factor": 40, "mscale_all_dim": 1.0}, "torch_dtype": "bfloat16"})";
   const ModelShape model = parse(text).value();
-  const AttentionSpec& spec = model.layers[0];
+  const AttentionSpec& spec = model.layers[0].attention;
   EXPECT_TRUE(spec.mla.enabled());
   EXPECT_EQ(spec.head_dim, 192);
   EXPECT_EQ(spec.value_head_dim(), 128);
@@ -98,27 +99,27 @@ TEST(ModelConfig, ReadsMlaWithYarn) {
 TEST(ModelConfig, ReadsAlibiModels) {
   const ModelShape bloom =
       parse(R"({"model_type": "bloom", "hidden_size": 1024, "n_head": 16, "n_layer": 24})").value();
-  EXPECT_TRUE(bloom.layers[0].has_alibi);
+  EXPECT_TRUE(bloom.layers[0].attention.has_alibi);
   EXPECT_EQ(bloom.layers.size(), 24u);
   const ModelShape mpt = parse(R"({"model_type": "mpt", "d_model": 4096, "n_heads": 32, "n_layers": 32,
       "attn_config": {"alibi": true, "softmax_scale": 0.5, "kv_n_heads": 8}})")
                              .value();
-  EXPECT_TRUE(mpt.layers[0].has_alibi);
-  EXPECT_EQ(mpt.layers[0].num_kv_heads, 8);
-  EXPECT_FLOAT_EQ(mpt.layers[0].softmax_scale, 0.5f);
+  EXPECT_TRUE(mpt.layers[0].attention.has_alibi);
+  EXPECT_EQ(mpt.layers[0].attention.num_kv_heads, 8);
+  EXPECT_FLOAT_EQ(mpt.layers[0].attention.softmax_scale, 0.5f);
   const ModelShape falcon = parse(R"({"model_type": "falcon", "hidden_size": 4544, "num_attention_heads": 71,
       "num_hidden_layers": 32, "multi_query": true, "alibi": false})")
                                 .value();
-  EXPECT_EQ(falcon.layers[0].num_kv_heads, 1);
-  EXPECT_EQ(falcon.layers[0].head_dim, 64);
+  EXPECT_EQ(falcon.layers[0].attention.num_kv_heads, 1);
+  EXPECT_EQ(falcon.layers[0].attention.head_dim, 64);
 }
 
 TEST(ModelConfig, ReadsTheLanguagePartOfMultimodalModels) {
   const ModelShape model = parse(R"({"dtype": "float16", "vision_config": {"num_attention_heads": 16},
       "text_config": {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1}})")
                                .value();
-  EXPECT_EQ(model.layers[0].num_heads, 4);
-  EXPECT_EQ(model.layers[0].dtype, DType::kF16);
+  EXPECT_EQ(model.layers[0].attention.num_heads, 4);
+  EXPECT_EQ(model.layers[0].attention.dtype, DType::kF16);
 }
 
 TEST(ModelConfig, NamesWhatIsWrong) {
@@ -142,8 +143,8 @@ TEST(ModelConfig, NamesWhatIsWrong) {
             "config.num_hidden_layers is 1000000000; allowed: 1..10000");
   EXPECT_EQ(message_of(head + R"("num_hidden_layers": 2, "layer_types": ["full_attention"]})"),
             "config.layer_types is [\"full_attention\"]; allowed: a list of num_hidden_layers (2) strings");
-  EXPECT_EQ(message_of(head + R"("num_hidden_layers": 1, "layer_types": ["odd"]})"),
-            "config.layer_types[0] is \"odd\"; allowed: full_attention, sliding_attention, chunked_attention");
+  EXPECT_EQ(message_of(head + R"("num_hidden_layers": 1, "layer_types": ["odd"]})").substr(0, 81),
+            "config.layer_types[0] is \"odd\"; allowed: attention, chunked_attention, compressed");
   EXPECT_EQ(message_of(head + R"("num_hidden_layers": 1, "dtype": "int8"})"),
             "config.dtype is \"int8\"; allowed: float32, float16, bfloat16");
   EXPECT_EQ(message_of(head + R"("num_hidden_layers": 1, "kv_lora_rank": 512})"),
@@ -152,6 +153,39 @@ TEST(ModelConfig, NamesWhatIsWrong) {
             "config.attn_logit_softcapping is -1; allowed: a finite number > 0");
   EXPECT_EQ(message_of(head + R"("num_hidden_layers": 1, "attn_config": 3})"),
             "config.attn_config is 3; allowed: an object");
+}
+
+// Known fields of a wrong type, and switches without what they switch on.
+TEST(ModelConfig, DropsNoKnownFieldWithoutAWord) {
+  const std::string head =
+      R"({"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "dtype": "bfloat16", )";
+  EXPECT_EQ(message_of(head + R"("model_type": 3})"), "config.model_type is 3; allowed: a string");
+  EXPECT_EQ(message_of(R"({"model_type": "gemma3", "text_config": )" + head + R"("model_type": []}})"),
+            "config.text_config.model_type is []; allowed: a string");
+  EXPECT_EQ(message_of(head + R"("layer_types": 0})"),
+            "config.layer_types is 0; allowed: a list of strings, one a layer");
+  EXPECT_EQ(message_of(head + R"("hybrid_layer_pattern": false})"),
+            "config.hybrid_layer_pattern is false; allowed: a list or a string, one entry a layer");
+  EXPECT_EQ(message_of(head + R"("use_mla": true})"),
+            "config.kv_lora_rank is missing; allowed: a whole number >= 1, as use_mla is true");
+  EXPECT_NE(message_of(head + R"("index_topk": "many"})").find("config.index_topk is \"many\""), std::string::npos);
+  const auto notes_of = [&](const std::string& more) {
+    std::string notes;
+    const ModelShape model = parse(head + more + "}").value();
+    for (const std::string& note : model.notes) notes += note + "\n";
+    return notes;
+  };
+  EXPECT_NE(notes_of(R"("model_type": "brand_new", "use_sliding_window": true)")
+                .find("use_sliding_window is true and no window is given: layers see everything"),
+            std::string::npos);
+  for (const char* field : {"softmax_scale", "qk_scale_factor", "relative_attention_num_buckets", "qk_nope_head_dim",
+                            "window_size", "attn_scale"}) {
+    const std::string given = std::string(R"("model_type": "brand_new", ")") + field + "\": 48";
+    EXPECT_NE(notes_of(given).find(std::string("not taken into account: ") + field + " 48"), std::string::npos)
+        << given;
+    const std::string known = std::string(R"("model_type": "llama", ")") + field + "\": 48";
+    EXPECT_TRUE(parse(head + known + "}").is_ok()) << known;
+  }
 }
 
 TEST(ModelConfig, ReadsFilesAndFolders) {

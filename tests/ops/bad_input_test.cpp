@@ -96,7 +96,7 @@ TEST_F(OpErrors, AttentionPlan) {
   AttentionPlanArgs bad = args;
   bad.spec.head_dim = 12;
   EXPECT_ERROR(ops.plan_attention(bad), StatusCode::kInvalidArgument,
-               "spec.head_dim is 12; allowed: 8..256 in steps of 8");
+               "spec.head_dim is 12; allowed: 8..512 in steps of 8");
   bad = args;
   bad.spec.num_kv_heads = 3;
   EXPECT_ERROR(ops.plan_attention(bad), StatusCode::kInvalidArgument,

@@ -39,6 +39,17 @@ TEST(Oracle, WindowKeepsTheNewestKeys) {
   EXPECT_DOUBLE_EQ(attend_row(r, 0, 0).out[0], 8.0);
 }
 
+TEST(Oracle, TokensOfASpanSeeAllOfIt) {
+  OracleRequest r = uniform_request(4, 10);  // positions 6 to 9
+  r.spec.sliding_window = 2;
+  const TokenSpan spans[] = {{3, 8}, {3, 8}, {}, {9, 12}};
+  r.spans = spans;
+  EXPECT_DOUBLE_EQ(attend_row(r, 0, 0).out[0], 5.0);  // keys 3 to 7
+  EXPECT_DOUBLE_EQ(attend_row(r, 1, 0).out[0], 5.0);
+  EXPECT_DOUBLE_EQ(attend_row(r, 2, 0).out[0], 7.5);  // 7 and 8
+  EXPECT_DOUBLE_EQ(attend_row(r, 3, 0).out[0], 8.5);  // its span goes on after the last key
+}
+
 TEST(Oracle, SinkJoinsTheDenominatorOnly) {
   OracleRequest r = uniform_request(1, 3);
   const float sinks[] = {0.0F, static_cast<float>(std::log(3.0))};

@@ -25,6 +25,7 @@ class Environment {
 SelectRequest mha_request() {
   SelectRequest request;
   request.spec = testing::mha_spec(8, 2, 64);
+  request.cache.layout = KvLayout::kPreferred;
   request.cache.num_kv_heads = 2;
   request.cache.head_dim = request.cache.head_dim_v = 64;
   return request;
@@ -52,6 +53,28 @@ TEST(Selector, AutomaticChoiceExplainsAllSix) {
   for (const Candidate& c : selection->candidates) EXPECT_FALSE(c.reasons.empty()) << c.name;
   EXPECT_TRUE(candidate(selection->candidates, selection->backend->info().name).chosen);
   EXPECT_NE(candidate(selection->candidates, "TRITON_MLA").reasons[0].find("no latent KV"), std::string::npos);
+}
+
+// A layout that is asked for is that layout, the plain one too.
+TEST(Selector, PreferredLayoutsAndAskedOnes) {
+  const Backend* rocm_attn = find_backend("ROCM_ATTN").value();
+  KvCacheSpec cache = mha_request().cache;
+  EXPECT_EQ(with_layout(cache, *rocm_attn, cpu()->info()).layout,
+            rocm_attn->preferred_layout(cpu()->info(), cache.dtype));
+  const Backend* fa = find_backend("ROCM_AITER_FA").value();
+  if (with_layout(cache, *fa, cpu()->info()).layout == KvLayout::kPacked) {  // panels of 16 tokens
+    cache.block_size = 8;
+    EXPECT_EQ(with_layout(cache, *fa, cpu()->info()).layout, KvLayout::kNHD);
+  }
+  cache.layout = KvLayout::kNHD;
+  EXPECT_EQ(with_layout(cache, *rocm_attn, cpu()->info()).layout, KvLayout::kNHD);
+  SelectRequest request = mha_request();
+  request.cache.layout = KvLayout::kPacked;
+  request.cache.dtype = DType::kF32;
+  EXPECT_ERROR(select_backend(*cpu(), request), StatusCode::kInvalidArgument, "cache.dtype is fp32; layout packed");
+  request.cache.layout = KvLayout::kPreferred;
+  request.cache.block_size = 0;
+  EXPECT_ERROR(select_backend(*cpu(), request), StatusCode::kInvalidArgument, "cache.block_size is 0; allowed: >= 1");
 }
 
 TEST(Selector, EveryExplicitChoiceWins) {

@@ -87,7 +87,7 @@ Step make_step(const std::vector<StepRequest>& requests, uint32_t seed) {
 
 Result<std::unique_ptr<PagedRun>> PagedRun::make(Device& device, const Backend& backend, const AttentionSpec& spec,
                                                  const Step& planned, const PlanOptions& options, bool host_tables) {
-  std::unique_ptr<PagedRun> run(new PagedRun(device, backend));
+  std::unique_ptr<PagedRun> run(new PagedRun(device));
   run->cache_ = cache_for(device, backend, spec);
   PlanRequest request{spec, run->cache_, {}, options};
   request.batch.query_start_loc = planned.query_start_loc;
@@ -184,6 +184,12 @@ Result<std::vector<uint8_t>> PagedRun::cache_bytes() const {
   SEXTANT_RETURN_IF_ERROR(k_cache_.read(bytes.data(), k_start_.size()));
   if (!v_start_.empty()) SEXTANT_RETURN_IF_ERROR(v_cache_.read(bytes.data() + k_start_.size(), v_start_.size()));
   return bytes;
+}
+
+Result<bool> PagedRun::out_untouched() const {
+  std::vector<uint8_t> bytes(out_.bytes());
+  SEXTANT_RETURN_IF_ERROR(out_.read(bytes.data(), bytes.size()));
+  return std::all_of(bytes.begin(), bytes.end(), [](uint8_t x) { return x == 0xff; });
 }
 
 Result<bool> PagedRun::guards_intact() const {

@@ -35,19 +35,21 @@ class PagedRun {
                                                 bool host_tables = true);
 
   Status load(const Step& step);  // lengths and tables to the device; cache as at the start, out poisoned
-  Status launch(Stream stream) { return backend_->run(*plan_, tensors_, stream); }
+  Status launch(Stream stream) { return plan_->run(tensors_, stream); }
+  const Plan& plan() const { return *plan_; }
+  RunTensors& tensors() { return tensors_; }
   Result<std::vector<float>> out() const;  // [T, Hq * Dv]
   Result<std::vector<uint8_t>> cache_bytes() const;
+  Result<bool> out_untouched() const;  // still poisoned
   Result<bool> guards_intact() const;  // memory around the cache
   int64_t row_elements() const { return row_elements_; }
 
  private:
-  PagedRun(Device& device, const Backend& backend) : device_(&device), backend_(&backend) {}
+  explicit PagedRun(Device& device) : device_(&device) {}
   Status bind(const AttentionSpec& spec, int64_t tokens);
   Status fill_cache();
 
   Device* device_;
-  const Backend* backend_;
   PlanPtr plan_;
   KvCacheSpec cache_;
   RunTensors tensors_;

@@ -21,7 +21,7 @@ std::vector<int32_t> tokens_from(int32_t first, int count) {
 // Allocates and publishes a block for each full block of the tokens.
 std::vector<int32_t> cache_tokens(BlockAllocator& allocator, const std::vector<int32_t>& tokens) {
   const int32_t size = allocator.options().block_size;
-  const auto hashes = hash_blocks(tokens, size, {});
+  const auto hashes = BlockHasher::of_process().blocks(tokens, size, {});
   std::vector<int32_t> blocks;
   EXPECT_TRUE(allocator.allocate(static_cast<int64_t>(hashes.size()), blocks).is_ok());
   for (size_t i = 0; i < hashes.size(); ++i)
@@ -88,7 +88,7 @@ TEST(BlockAllocator, SharesACachedPrefix) {
   const auto blocks = cache_tokens(allocator, tokens);
   auto longer = tokens;
   longer[9] = 99;  // differs in its third block
-  const auto found = allocator.acquire_prefix(hash_blocks(longer, 4, {}));
+  const auto found = allocator.acquire_prefix(BlockHasher::of_process().blocks(longer, 4, {}));
   EXPECT_EQ(found, (std::vector<int32_t>{blocks[0], blocks[1]}));
   EXPECT_EQ(allocator.ref_count(blocks[0]).value(), 2);
   EXPECT_EQ(allocator.ref_count(blocks[2]).value(), 1);
@@ -107,7 +107,7 @@ TEST(BlockAllocator, KeepsReleasedBlocksUntilTheirMemoryIsNeeded) {
   // The end of the prefix was released first, so it goes first.
   EXPECT_EQ(allocator.allocate().value(), blocks[2]);
   EXPECT_EQ(allocator.stats().evictions, 1);
-  EXPECT_EQ(allocator.cached_prefix(hash_blocks(tokens, 4, {})), 2);
+  EXPECT_EQ(allocator.cached_prefix(BlockHasher::of_process().blocks(tokens, 4, {})), 2);
 }
 
 TEST(BlockAllocator, EvictsTheLeastRecentlyUsedBlock) {
@@ -115,10 +115,11 @@ TEST(BlockAllocator, EvictsTheLeastRecentlyUsedBlock) {
   const auto a = tokens_from(0, 4), b = tokens_from(100, 4);
   ASSERT_TRUE(allocator.release(cache_tokens(allocator, a)).is_ok());
   ASSERT_TRUE(allocator.release(cache_tokens(allocator, b)).is_ok());
-  ASSERT_TRUE(allocator.release(allocator.acquire_prefix(hash_blocks(a, 4, {}))).is_ok());  // a is younger now
+  ASSERT_TRUE(allocator.release(allocator.acquire_prefix(BlockHasher::of_process().blocks(a, 4, {})))
+                  .is_ok());  // a is younger now
   ASSERT_TRUE(allocator.allocate().is_ok());
-  EXPECT_EQ(allocator.cached_prefix(hash_blocks(a, 4, {})), 1);
-  EXPECT_EQ(allocator.cached_prefix(hash_blocks(b, 4, {})), 0);
+  EXPECT_EQ(allocator.cached_prefix(BlockHasher::of_process().blocks(a, 4, {})), 1);
+  EXPECT_EQ(allocator.cached_prefix(BlockHasher::of_process().blocks(b, 4, {})), 0);
 }
 
 TEST(BlockAllocator, PrefersBlocksThatWereNeverCached) {
@@ -133,8 +134,8 @@ TEST(BlockAllocator, PublishesOnceAndKeepsTheFirst) {
   const auto first = cache_tokens(allocator, tokens_from(0, 4));
   const auto second = cache_tokens(allocator, tokens_from(0, 4));  // same content in another block
   EXPECT_EQ(allocator.num_cached(), 1);
-  EXPECT_EQ(allocator.acquire_prefix(hash_blocks(tokens_from(0, 4), 4, {})), first);
-  EXPECT_TRUE(allocator.publish(first[0], hash_blocks(tokens_from(0, 4), 4, {})[0]).is_ok());
+  EXPECT_EQ(allocator.acquire_prefix(BlockHasher::of_process().blocks(tokens_from(0, 4), 4, {})), first);
+  EXPECT_TRUE(allocator.publish(first[0], BlockHasher::of_process().blocks(tokens_from(0, 4), 4, {})[0]).is_ok());
   EXPECT_FALSE(allocator.publish(first[0], {1, 2}).is_ok());
   EXPECT_NE(first, second);
 }
@@ -179,26 +180,64 @@ TEST(BlockAllocator, GrowsWithoutBound) {
 
 TEST(BlockHashes, DependOnEveryTokenBefore) {
   const auto tokens = tokens_from(0, 16);
-  const auto hashes = hash_blocks(tokens, 4, {});
+  const auto hashes = BlockHasher::of_process().blocks(tokens, 4, {});
   ASSERT_EQ(hashes.size(), 4u);
   auto changed = tokens;
   changed[0] ^= 1;
-  const auto others = hash_blocks(changed, 4, {});
+  const auto others = BlockHasher::of_process().blocks(changed, 4, {});
   for (size_t i = 0; i < 4; ++i) EXPECT_FALSE(hashes[i] == others[i]);
-  EXPECT_FALSE(hash_blocks(tokens, 4, {1, 0})[0] == hashes[0]);  // another root, another cache
-  EXPECT_EQ(hash_blocks(std::span(tokens).first(7), 4, {}).size(), 1u);
-  EXPECT_TRUE(hash_blocks(tokens, 0, {}).empty());
+  EXPECT_FALSE(BlockHasher::of_process().blocks(tokens, 4, {1, 0})[0] == hashes[0]);  // another root, another cache
+  EXPECT_EQ(BlockHasher::of_process().blocks(std::span(tokens).first(7), 4, {}).size(), 1u);
+  EXPECT_TRUE(BlockHasher::of_process().blocks(tokens, 0, {}).empty());
+}
+
+// Hashes cannot be foreseen: they change from hasher to hasher (a process has one) and from tenant to tenant.
+TEST(BlockHashes, AreSeededAndSalted) {
+  const std::vector<int32_t> tokens = tokens_from(3, 40);
+  for (const HashAlgorithm algorithm : {HashAlgorithm::kXxh3, HashAlgorithm::kSha256}) {
+    const BlockHasher one(algorithm), other(algorithm), same(algorithm, one.seed());
+    EXPECT_NE(one.seed(), other.seed());
+    EXPECT_FALSE(one.chain({}, tokens) == other.chain({}, tokens));
+    EXPECT_TRUE(one.chain({}, tokens) == same.chain({}, tokens));
+    EXPECT_FALSE(one.root("a") == one.root("b"));
+    EXPECT_FALSE(one.root("") == BlockHash{});
+    const auto mine = one.blocks(tokens, 4, one.root("a")), yours = one.blocks(tokens, 4, one.root("b"));
+    for (size_t i = 0; i < mine.size(); ++i) EXPECT_FALSE(mine[i] == yours[i]);
+    // Long blocks are hashed piece by piece.
+    std::vector<int32_t> block(700, 7);
+    const BlockHash before = one.chain({}, block);
+    block.back() = 8;
+    EXPECT_FALSE(one.chain({}, block) == before);
+  }
+}
+
+// A salt of another length and tokens of the same bytes are other things.
+TEST(BlockHashes, KindsOfContentNeverMeet) {
+  const BlockHasher hasher(HashAlgorithm::kXxh3, 1);
+  const std::vector<int32_t> zero = {0};
+  EXPECT_FALSE(hasher.chain({}, zero) == hasher.root(std::string_view("\0\0\0\0", 4)));
+  EXPECT_FALSE(hasher.chain({}, uint64_t{1}) == hasher.chain({}, zero));
+  EXPECT_FALSE(hasher.chain({}, std::span<const int32_t>()) == hasher.chain({}, uint64_t{0}));
+}
+
+// The libraries' own values: what is stored under a shared seed stays findable by later versions.
+TEST(BlockHashes, StayTheSameForASeed) {
+  const std::vector<int32_t> tokens = {1, 2, 3, 4};
+  EXPECT_EQ(BlockHasher(HashAlgorithm::kXxh3, 42).chain({5, 6}, tokens),
+            (BlockHash{0x8757c8d903e0979b, 0x9eac8788a33c6a3f}));
+  EXPECT_EQ(BlockHasher(HashAlgorithm::kSha256, 42).chain({5, 6}, tokens),
+            (BlockHash{0x715a4faf4dd3f295, 0x62522dee4ff36ccf}));
 }
 
 TEST(BlockHashes, DoNotMeetOnSmallInputs) {
   std::set<std::pair<uint64_t, uint64_t>> seen;
   for (int32_t a = 0; a < 300; ++a)
     for (int32_t b = 0; b < 300; ++b) {
-      const BlockHash hash = chain_hash({}, std::vector<int32_t>{a, b});
+      const BlockHash hash = BlockHasher::of_process().chain({}, std::vector<int32_t>{a, b});
       seen.insert({hash.high, hash.low});
     }
   for (uint64_t id = 0; id < 1000; ++id) {
-    const BlockHash hash = chain_hash({}, id);
+    const BlockHash hash = BlockHasher::of_process().chain({}, id);
     seen.insert({hash.high, hash.low});
   }
   EXPECT_EQ(seen.size(), 300u * 300u + 1000u);

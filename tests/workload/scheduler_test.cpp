@@ -203,5 +203,72 @@ TEST(Scheduler, ReproducesTheHitRateOfTheMooncakeTrace) {
   EXPECT_NEAR(scheduler.stats().block_hit_rate(), 0.366, 0.0005);
 }
 
+TEST(Scheduler, WindowsGiveTheirBlocksBack) {
+  const Trace trace = trace_of({request_of(64, 5)});
+  Scheduler scheduler =
+      Scheduler::make(trace, {.max_num_batched_tokens = 16, .block_size = 4, .windows = {0, 8}}).value();
+  Step step;
+  BatchArrays full, window;
+  int64_t most = 0;
+  while (scheduler.next(step).value()) {
+    scheduler.fill_batch(step, full, 0);
+    scheduler.fill_batch(step, window, 1);
+    EXPECT_EQ(full.seq_lens, window.seq_lens);
+    most = std::max(most, scheduler.allocator().num_used());
+  }
+  // The last chunk of the prompt: 64 tokens in 16 blocks; the window's 16 new ones and the 7 before them, in 6.
+  EXPECT_EQ(most, 16 + 6);
+  EXPECT_EQ(scheduler.stats().window_blocks_freed, 15);
+  EXPECT_EQ(scheduler.allocator().num_used(), 0);
+  EXPECT_FALSE(Scheduler::make(trace, {.windows = {}}).is_ok());
+  EXPECT_FALSE(Scheduler::make(trace, {.windows = {-1}}).is_ok());
+}
+
+// Whatever the traffic: a token's window never reaches into a block that was given back, no two requests write one
+// block, and everything is free at the end.
+RC_GTEST_PROP(Scheduler, KeepsWhatEveryGroupStillSees, ()) {
+  const auto in = [](int low, int high) { return *rc::gen::inRange(low, high); };
+  std::vector<TraceRequest> requests;
+  for (int i = in(1, 8); i > 0; --i) {
+    const int32_t input = in(1, 60);
+    TraceRequest request = request_of(input, in(0, 8));
+    for (int32_t id = 0; id * 4 < input; ++id) request.hash_ids.push_back(in(0, 3) == 0 ? 1000 + i : id);
+    requests.push_back(request);
+  }
+  const Trace trace = trace_of(std::move(requests));
+  const int32_t block = in(1, 6), window = in(1, 20);
+  SchedulerOptions options{.max_num_batched_tokens = in(1, 20),
+                           .max_num_seqs = in(1, 5),
+                           .block_size = block,
+                           .num_blocks = in(0, 2) * 200,
+                           .windows = {0, window, in(0, 2) * 5}};
+  auto scheduler = Scheduler::make(trace, options);
+  RC_PRE(scheduler.is_ok());
+  Step step;
+  BatchArrays batch;
+  while (true) {
+    auto more = scheduler->next(step);
+    RC_ASSERT(more.is_ok());
+    if (!*more) break;
+    std::set<int64_t> slots;  // of all groups: they draw on one pool
+    for (size_t group = 0; group < options.windows.size(); ++group) {
+      scheduler->fill_batch(step, batch, group);
+      for (const int64_t slot : batch.slot_mapping) RC_ASSERT(slots.insert(slot).second);
+      for (size_t r = 0; r < step.requests.size(); ++r) {
+        const int32_t w = options.windows[group], context = step.requests[r].context_len;
+        const int32_t from = w == 0 ? 0 : std::max(context - w + 1, 0);
+        std::set<int32_t> mine;
+        for (int32_t b = from / block; b * block < batch.seq_lens[r]; ++b)
+          RC_ASSERT(
+              mine.insert(
+                      batch.block_table[r * static_cast<size_t>(batch.max_blocks_per_request) + static_cast<size_t>(b)])
+                  .second);
+      }
+    }
+  }
+  RC_ASSERT(scheduler->allocator().num_used() == 0);
+  RC_ASSERT(scheduler->stats().finished_requests == static_cast<int64_t>(trace.requests.size()));
+}
+
 }  // namespace
 }  // namespace sextant

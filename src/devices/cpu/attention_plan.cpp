@@ -3,7 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <functional>
 #include <limits>
+#include <tuple>
+
+#include "plan/length_bounds.h"
 
 namespace sextant::cpu {
 namespace {
@@ -18,6 +23,14 @@ constexpr int64_t kStreamTileKeys = 64;
 constexpr int64_t kStreamTileBytes = 256 << 10;  // of one tile, all heads of an item: two of them share L2
 constexpr double kStreamReadRows = 9;            // reading a key from memory costs about as much as this many rows
 constexpr int64_t kItemsPerWorker = 4;
+constexpr int64_t kSharesPerWorker = 4;  // an item that costs more than this share of the work is divided
+constexpr int64_t kMinItemRows = 96;
+constexpr int64_t kFewItems = 16;  // a worker; of more, one more or less changes little
+constexpr int kMostWorkers = 256;  // that the planner tells apart
+constexpr double kWorthwhile = 0.97;
+constexpr int64_t kMaxPartialFloats = int64_t{16} << 20;  // of a run with other lengths than planned
+
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 bool reads_cache(AttentionOp op) { return op != AttentionOp::kVarlen; }
 
@@ -34,39 +47,62 @@ int64_t first_packed_position(const AttentionPlanArgs& a, int64_t context_len) {
 
 class Planner {
  public:
-  Planner(const AttentionPlanArgs& args, const AttentionKernels& kernels, int workers, CpuAttentionPlan& plan)
-      : a_(args), kernels_(kernels), workers_(workers), p_(plan) {}
+  Planner(const CpuAttentionPlan& plan, const AttentionKernels& kernels, WorkList& list)
+      : a_(plan.args),
+        p_(plan),
+        kernels_(kernels),
+        workers_(plan.workers),
+        list_(list),
+        lengths_(list.lengths),
+        runs_(list.items.get_allocator().resource()) {}
 
   void run() {
+    std::pmr::vector<WorkItem> whole(list_.items.get_allocator().resource());
+    reserve(whole);
     find_visible_keys();
-    const double total = make_items();
-    split_items(total);
-    std::stable_sort(p_.items.begin(), p_.items.end(),
-                     [](const WorkItem& x, const WorkItem& y) { return x.cost > y.cost; });
+    const double total = make_items(whole);
+    for (const WorkItem& item : whole) split_item(item, total);
+    std::sort(list_.items.begin(), list_.items.end(), [](const WorkItem& x, const WorkItem& y) {
+      if (x.cost != y.cost) return x.cost > y.cost;
+      return std::tie(x.token_begin, x.head_begin, x.key_begin) < std::tie(y.token_begin, y.head_begin, y.key_begin);
+    });
   }
 
  private:
-  // The mask as intervals: causality, window, sequence end and the op's key range.
+  // In a workspace every vector gets its room at once.
+  void reserve(std::pmr::vector<WorkItem>& whole) {
+    const WorkLimits& limits = p_.limits;
+    if (limits.items == 0) return;
+    whole.reserve(limits.items);
+    runs_.reserve(limits.runs);
+    list_.items.reserve(limits.items + limits.parts);
+    list_.reductions.reserve(limits.parts);
+    list_.partials.reserve(limits.parts);
+  }
+
+  // The mask as intervals: causality, window, spans, sequence end and the op's key range.
   void find_visible_keys() {
-    const size_t tokens = p_.query_start_loc.empty() ? 0 : static_cast<size_t>(p_.query_start_loc.back());
-    p_.key_lo.assign(tokens, 0);
-    p_.key_hi.assign(tokens, 0);
-    p_.context_len.assign(tokens, 0);
-    for (size_t b = 0; b < p_.seq_lens.size(); ++b) {
-      const int64_t begin = p_.query_start_loc[b], query_len = p_.query_start_loc[b + 1] - begin,
-                    seq_len = p_.seq_lens[b];
+    const AttentionMask mask = a_.spec.mask();
+    const auto& [query_start_loc, seq_lens, key_start_loc, token_spans] = lengths_;
+    const size_t tokens = query_start_loc.empty() ? 0 : static_cast<size_t>(query_start_loc.back());
+    list_.key_lo.assign(tokens, 0);
+    list_.key_hi.assign(tokens, 0);
+    list_.context_len.assign(tokens, 0);
+    for (size_t b = 0; b < seq_lens.size(); ++b) {
+      const int64_t begin = query_start_loc[b], query_len = query_start_loc[b + 1] - begin, seq_len = seq_lens[b];
       if (!a_.filter.matches(static_cast<int32_t>(query_len), static_cast<int32_t>(seq_len))) continue;
       const int64_t context = seq_len - query_len;
       const auto [first, last] = key_range(b, context, seq_len);
       for (int64_t i = 0; i < query_len; ++i) {
         const int64_t position = context + i;
-        int64_t lo = first, hi = last;
-        if (a_.spec.causal) hi = std::min(hi, position + 1);
-        if (a_.spec.sliding_window > 0) lo = std::max(lo, position - a_.spec.sliding_window + 1);
         const auto t = static_cast<size_t>(begin + i);
-        p_.key_lo[t] = static_cast<int32_t>(lo);
-        p_.key_hi[t] = static_cast<int32_t>(std::max(lo, hi));
-        p_.context_len[t] = static_cast<int32_t>(context);
+        const TokenSpan span =
+            token_spans != nullptr ? TokenSpan{token_spans[2 * t], token_spans[2 * t + 1]} : TokenSpan{};
+        const int64_t lo = std::max(first, mask.first_key(position, span));
+        const int64_t hi = std::min(last, mask.end_key(position, span));
+        list_.key_lo[t] = static_cast<int32_t>(lo);
+        list_.key_hi[t] = static_cast<int32_t>(std::max(lo, hi));
+        list_.context_len[t] = static_cast<int32_t>(context);
       }
       if (!a_.shared_prefix || runs_.empty() || runs_.back().end != begin)
         runs_.push_back({a_.shared_prefix ? 0 : static_cast<int32_t>(b), begin, begin + query_len});
@@ -79,25 +115,64 @@ class Planner {
     constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
     if (reads_cache(a_.op))
       return {std::min(a_.key_begin, kMax), std::max<int64_t>(0, std::min({seq_len, a_.key_end, kMax}))};
-    // Packed keys: their number may be known at run time only; the run clips.
-    const int64_t first = std::max<int64_t>(0, first_packed_position(a_, context));
-    const int64_t count = p_.key_start_loc.empty() ? a_.max_packed_keys : p_.key_start_loc[b + 1] - p_.key_start_loc[b];
-    return {std::min(first, kMax), std::min(first + count, kMax)};
+    // Packed keys: their number may be known at run time only; the run clips. With fewer keys than queries the first
+    // rows have positions < 0 and are nobody's keys.
+    const int64_t first = first_packed_position(a_, context);
+    const auto& loc = lengths_.key_start_loc;
+    const int64_t count = loc.empty() ? a_.max_packed_keys : loc[b + 1] - loc[b];
+    return {std::clamp<int64_t>(first, 0, kMax), std::clamp<int64_t>(first + count, 0, kMax)};
   }
 
   // Items that cover the rows, each with all its keys. Returns their cost.
-  double make_items() {
-    const int64_t group = a_.spec.group_size();
-    const int64_t head_parts = ceil_div(group, p_.item_rows), heads = ceil_div(group, head_parts);
+  double make_items(std::pmr::vector<WorkItem>& whole) {
     // Fewer rows an item when there would not be enough items for the workers; never so few that packing dominates.
     int64_t all_rows = 0;
-    for (const TokenRun& run : runs_) all_rows += (run.end - run.begin) * group * a_.spec.num_kv_heads;
-    const int64_t rows =
-        std::clamp<int64_t>(all_rows / (3 * workers_), std::min<int64_t>(96, p_.item_rows), p_.item_rows);
+    for (const TokenRun& run : runs_) all_rows += (run.end - run.begin) * a_.spec.num_heads;
+    const int64_t least = std::min(kMinItemRows, p_.item_rows);
+    const int64_t most = std::clamp<int64_t>(all_rows / (3 * workers_), least, p_.item_rows);
+    double total = items_of_rows(most, whole);
+    if (!has_tiles(whole)) return total;
+    // Seven equal items on two workers leave one idle for an eighth of the time: other sizes may come out even.
+    int64_t made = most, best = most;
+    double best_time = busiest_worker(whole);
+    for (const double share : {0.8, 0.67, 0.5, 0.4, 0.33, 0.25}) {
+      const auto rows = static_cast<int64_t>(share * static_cast<double>(most));
+      if (rows < least || whole.size() > static_cast<size_t>(kFewItems * workers_)) break;
+      total = items_of_rows(rows, whole);
+      made = rows;
+      const double time = busiest_worker(whole);
+      if (time > kWorthwhile * best_time) continue;
+      best_time = time;
+      best = rows;
+    }
+    return made == best ? total : items_of_rows(best, whole);
+  }
+  static bool has_tiles(const std::pmr::vector<WorkItem>& items) {
+    return std::any_of(items.begin(), items.end(), [](const WorkItem& item) { return !item.stream; });
+  }
+
+  // Cost of the worker that has most to do when each takes the most expensive item that is left.
+  double busiest_worker(std::pmr::vector<WorkItem>& items) const {
+    std::array<double, kMostWorkers> loads = {};
+    const auto end = loads.begin() + std::min(workers_, kMostWorkers);
+    std::sort(items.begin(), items.end(), [](const WorkItem& x, const WorkItem& y) { return x.cost > y.cost; });
+    double most = 0;
+    for (const WorkItem& item : items) {  // a heap with the least load on top
+      std::pop_heap(loads.begin(), end, std::greater<>());
+      most = std::max(most, *(end - 1) += item.cost);
+      std::push_heap(loads.begin(), end, std::greater<>());
+    }
+    return most;
+  }
+
+  double items_of_rows(int64_t rows, std::pmr::vector<WorkItem>& whole) {
+    const int64_t group = a_.spec.group_size();
+    const int64_t head_parts = ceil_div(group, p_.item_rows), heads = ceil_div(group, head_parts);
+    whole.clear();
     double total = 0;
     for (const TokenRun& run : runs_) {
       if (streams(run)) {
-        total += make_stream_items(run);
+        total += make_stream_items(run, whole);
         continue;
       }
       const int64_t tokens = std::max<int64_t>(1, rows / heads);
@@ -117,7 +192,7 @@ class Planner {
             const double pairs = pairs_per_head_ * item.num_heads;
             item.cost = pairs + kPackingRows * static_cast<double>(item.key_end - item.key_begin);
             total += item.cost;
-            p_.items.push_back(item);
+            whole.push_back(item);
           }
       }
     }
@@ -131,7 +206,7 @@ class Planner {
   }
 
   // One item for as many KV heads as share a tile; fewer when nothing else would feed all workers.
-  double make_stream_items(const TokenRun& run) {
+  double make_stream_items(const TokenRun& run, std::pmr::vector<WorkItem>& whole) {
     const int64_t group = a_.spec.group_size(), kv_heads = a_.spec.num_kv_heads;
     const int64_t head_bytes =
         kStreamTileKeys * (a_.spec.head_dim + a_.spec.value_head_dim()) * static_cast<int64_t>(key_bytes());
@@ -159,7 +234,7 @@ class Planner {
       item.num_heads = static_cast<int32_t>(count * group);
       item.cost = static_cast<double>((item.key_end - item.key_begin) * count) * std::max(rows, kStreamReadRows);
       total += item.cost;
-      p_.items.push_back(item);
+      whole.push_back(item);
     }
     return total;
   }
@@ -170,7 +245,7 @@ class Planner {
     item.key_end = 0;
     pairs_per_head_ = 0;
     for (int64_t t = item.token_begin; t < item.token_begin + item.num_tokens; ++t) {
-      const int64_t lo = p_.key_lo[static_cast<size_t>(t)], hi = p_.key_hi[static_cast<size_t>(t)];
+      const int64_t lo = list_.key_lo[static_cast<size_t>(t)], hi = list_.key_hi[static_cast<size_t>(t)];
       if (lo >= hi) continue;
       item.key_begin = std::min(item.key_begin, lo);
       item.key_end = std::max(item.key_end, hi);
@@ -179,80 +254,107 @@ class Planner {
     item.key_begin = std::min(item.key_begin, item.key_end);
   }
 
-  // Positions where an item's keys are divided, without the ends.
-  std::vector<int64_t> split_points(const WorkItem& item, double total) const {
+  // An item's keys are divided at the multiples of this; 0: not at all.
+  int64_t split_step(const WorkItem& item, double total) const {
     const int64_t keys = item.key_end - item.key_begin;
-    std::vector<int64_t> points;
     // Lengths known only at run time leave nothing to balance.
-    if (keys == 0 || (a_.op == AttentionOp::kVarlen && p_.key_start_loc.empty())) return points;
-    int64_t step = 0;
-    switch (a_.split.kind) {
+    if (keys == 0 || (a_.op == AttentionOp::kVarlen && lengths_.key_start_loc.empty())) return 0;
+    switch (split_kind()) {
       case SplitPolicy::Kind::kNone:
-        return points;
+        return 0;
       case SplitPolicy::Kind::kPartition:
-        step = a_.split.value;
-        break;
+        return a_.split.value;
       case SplitPolicy::Kind::kSegments:
-        step = ceil_div(ceil_div(keys, a_.split.value), kSplitAlignment) * kSplitAlignment;
-        break;
+        return round_up(ceil_div(keys, a_.split.value), kSplitAlignment);
       case SplitPolicy::Kind::kAuto:
-        if (a_.deterministic) {
-          // Decided by the request alone: rows that fit one item, fixed positions.
-          const int64_t rows = item.num_heads * request_tokens(item);
-          if (!a_.shared_prefix && (item.stream || rows <= p_.item_rows)) step = kFixedSplit;
-        } else if (workers_ > 1) {
-          const double limit = total / (4.0 * workers_);
-          const int64_t parts =
-              std::min<int64_t>(static_cast<int64_t>(item.cost / limit + 0.999), keys / kMinAutoSplit);
-          const int64_t tile = item.stream ? kStreamTileKeys : p_.tile_keys;
-          if (parts > 1) step = ceil_div(ceil_div(keys, parts), tile) * tile;
-        }
         break;
     }
-    if (step <= 0) return points;
-    for (int64_t at = (item.key_begin / step + 1) * step; at < item.key_end; at += step) points.push_back(at);
-    return points;
+    if (a_.deterministic) {
+      // Decided by the request alone: rows that fit one item, fixed positions.
+      const int64_t rows = item.num_heads * request_tokens(item);
+      return !a_.shared_prefix && (item.stream || rows <= p_.item_rows) ? kFixedSplit : 0;
+    }
+    if (workers_ == 1) return 0;
+    const double limit = total / (kSharesPerWorker * workers_);
+    const int64_t parts = std::min<int64_t>(static_cast<int64_t>(item.cost / limit + 0.999), keys / kMinAutoSplit);
+    return parts > 1 ? round_up(ceil_div(keys, parts), item.stream ? kStreamTileKeys : p_.tile_keys) : 0;
+  }
+  // A run with other lengths divides as the device likes: that has a bound, and asks for less memory.
+  SplitPolicy::Kind split_kind() const {
+    return p_.limits.items > 0 && &list_ != &p_.work ? SplitPolicy::Kind::kAuto : a_.split.kind;
   }
   int64_t request_tokens(const WorkItem& item) const {
     const auto b = static_cast<size_t>(item.request);
-    return p_.query_start_loc[b + 1] - p_.query_start_loc[b];
+    return lengths_.query_start_loc[b + 1] - lengths_.query_start_loc[b];
   }
 
-  void split_items(double total) {
-    std::vector<WorkItem> whole;
-    whole.swap(p_.items);
-    for (const WorkItem& item : whole) {
-      std::vector<int64_t> points = split_points(item, total);
-      if (points.empty()) {
-        p_.items.push_back(item);
-        continue;
-      }
-      points.push_back(item.key_end);
-      p_.reductions.push_back(
-          {item.head_begin, item.num_heads, item.token_begin, item.num_tokens, p_.partials.size(), points.size()});
-      int64_t from = item.key_begin;
-      for (int64_t to : points) {
-        WorkItem part = item;
-        part.key_begin = from;
-        part.key_end = to;
-        part.partial = static_cast<int64_t>(p_.workspace_floats);
-        part.cost = item.cost * static_cast<double>(to - from) / static_cast<double>(item.key_end - item.key_begin);
-        p_.partials.push_back(part.partial);
-        p_.workspace_floats +=
-            static_cast<size_t>(partial_floats(item.num_tokens * item.num_heads, a_.spec.value_head_dim()));
-        p_.items.push_back(part);
-        from = to;
-      }
+  void split_item(const WorkItem& item, double total) {
+    const int64_t step = split_step(item, total);
+    int64_t to = step > 0 ? (item.key_begin / step + 1) * step : item.key_end;
+    const auto floats = static_cast<size_t>(partial_floats(item.num_tokens * item.num_heads, a_.spec.value_head_dim()));
+    const size_t parts = to < item.key_end ? static_cast<size_t>((item.key_end - 1 - to) / step) + 2 : 1;
+    const bool fits = &list_ == &p_.work || list_.partial_floats + parts * floats <= p_.limits.partial_floats;
+    if (parts == 1 || !fits) {
+      list_.items.push_back(item);
+      return;
+    }
+    list_.reductions.push_back(
+        {item.head_begin, item.num_heads, item.token_begin, item.num_tokens, list_.partials.size(), parts});
+    for (int64_t from = item.key_begin; from < item.key_end; from = to, to = std::min(to + step, item.key_end)) {
+      WorkItem part = item;
+      part.key_begin = from;
+      part.key_end = to;
+      part.partial = static_cast<int64_t>(list_.partial_floats);
+      part.cost = item.cost * static_cast<double>(to - from) / static_cast<double>(item.key_end - item.key_begin);
+      list_.partials.push_back(part.partial);
+      list_.partial_floats += floats;
+      list_.items.push_back(part);
     }
   }
 
   const AttentionPlanArgs& a_;
+  const CpuAttentionPlan& p_;
   const AttentionKernels& kernels_;
   const int workers_;
-  CpuAttentionPlan& p_;
-  std::vector<TokenRun> runs_;
+  WorkList& list_;
+  const BatchLengths& lengths_;
+  std::pmr::vector<TokenRun> runs_;
   double pairs_per_head_ = 0;
 };
+
+// Rows of an item at most: of one KV head in tiles, of all KV heads where few rows stream.
+int64_t max_rows(const CpuAttentionPlan& p, const AttentionKernels& kernels) {
+  return std::max({p.item_rows, int64_t{p.args.spec.group_size()}, kernels.stream_rows * p.args.spec.num_kv_heads});
+}
+
+// Limits of Planner's work for any lengths that the plan's bounds allow.
+WorkLimits find_limits(const CpuAttentionPlan& p, const AttentionKernels& kernels, const LengthBounds& n) {
+  const AttentionSpec& s = p.args.spec;
+  const int64_t group = s.group_size(), head_parts = ceil_div(group, p.item_rows), heads = ceil_div(group, head_parts);
+  const int64_t tokens_an_item = std::max<int64_t>(1, std::min(kMinItemRows, p.item_rows) / heads);
+  const int64_t items = (n.tokens / tokens_an_item + n.requests) * s.num_kv_heads * head_parts;
+  const int64_t rows = std::min(n.tokens * s.num_heads, max_rows(p, kernels));
+  int64_t parts, floats;
+  if (p.args.deterministic) {
+    const int64_t most = n.keys / kFixedSplit + 2;
+    parts = n.keys > kFixedSplit ? items * most : 0;
+    floats = parts > 0 ? n.tokens * s.num_heads * most * (s.value_head_dim() + 2) + parts * 16 : 0;
+  } else {
+    // At most kSharesPerWorker * workers items cost more than a share: each has its share of parts, one for rounding up
+    // and one because parts begin at multiples.
+    parts = p.workers > 1 ? 3 * kSharesPerWorker * p.workers : 0;
+    floats = std::min(parts * partial_floats(rows, s.value_head_dim()), kMaxPartialFloats);
+  }
+  WorkLimits limits;
+  limits.items = static_cast<size_t>(items);
+  limits.runs = static_cast<size_t>(n.requests);
+  limits.parts = static_cast<size_t>(parts);
+  limits.partial_floats = static_cast<size_t>(floats);
+  limits.list_bytes = static_cast<size_t>(3 * n.tokens) * sizeof(int32_t) + limits.runs * sizeof(TokenRun) +
+                      (2 * limits.items + limits.parts) * sizeof(WorkItem) +
+                      limits.parts * (sizeof(ReduceEntry) + sizeof(int64_t)) + 1024;  // and their alignment
+  return limits;
+}
 
 // The largest power of two in [64, 256] whose tile fits.
 int32_t choose_tile_keys(int64_t bytes_per_key, int64_t tile_bytes) {
@@ -265,8 +367,8 @@ int32_t choose_tile_keys(int64_t bytes_per_key, int64_t tile_bytes) {
 
 std::string CpuAttentionPlan::describe() const {
   return fmt::format("{} {}: {} items, {} split into {} parts, tile {} keys x {} rows, workspace {} bytes",
-                     to_string(args.op), kernel_name, items.size(), reductions.size(), partials.size(), tile_keys,
-                     item_rows, workspace_bytes());
+                     to_string(args.op), kernel_name, work.items.size(), work.reductions.size(), work.partials.size(),
+                     tile_keys, item_rows, workspace_bytes());
 }
 
 void plan_attention_items(const AttentionPlanArgs& args, const AttentionKernels& kernels, size_t element_bytes,
@@ -278,20 +380,33 @@ void plan_attention_items(const AttentionPlanArgs& args, const AttentionKernels&
   plan.args.query_start_loc = plan.query_start_loc;
   plan.args.seq_lens = plan.seq_lens;
   plan.args.key_start_loc = plan.key_start_loc;
+  plan.workers = workers;
   const int64_t dim = args.spec.head_dim, dim_v = args.spec.value_head_dim(),
                 bytes = static_cast<int64_t>(element_bytes);
   plan.tile_keys = choose_tile_keys((dim + dim_v) * bytes, kernels.tile_bytes);
   plan.item_rows = std::clamp<int64_t>(kernels.item_bytes / (dim * bytes + dim_v * 4) / 32 * 32, 32, kernels.item_rows);
-  Planner(plan.args, kernels, workers, plan).run();
+  plan.work.lengths = {plan.query_start_loc, plan.seq_lens, plan.key_start_loc};
+  Planner(plan, kernels, plan.work).run();
   int64_t rows = 1;
-  for (const WorkItem& item : plan.items) {
+  const auto needs_scratch = [&](size_t more) { plan.scratch_bytes = std::max(plan.scratch_bytes, more); };
+  for (const WorkItem& item : plan.work.items) {
     if (item.stream)
-      plan.scratch_bytes = std::max(plan.scratch_bytes, kernels.stream_scratch_bytes(item.num_tokens, item.num_heads,
-                                                                                     item.num_kv_heads, dim, dim_v));
+      needs_scratch(kernels.stream_scratch_bytes(item.num_tokens, item.num_heads, item.num_kv_heads, dim, dim_v));
     else
       rows = std::max(rows, item.num_tokens * item.num_heads);
   }
-  plan.scratch_bytes = std::max(plan.scratch_bytes, kernels.scratch_bytes(rows, dim, dim_v, plan.tile_keys));
+  if (plan.open()) {
+    plan.limits = find_limits(plan, kernels, find_bounds(plan.args));
+    rows = std::max(rows, max_rows(plan, kernels));
+    for (int64_t tokens = 1; tokens * args.spec.group_size() <= kernels.stream_rows; ++tokens)
+      needs_scratch(kernels.stream_scratch_bytes(tokens, args.spec.num_heads, args.spec.num_kv_heads, dim, dim_v));
+  }
+  needs_scratch(kernels.scratch_bytes(rows, dim, dim_v, plan.tile_keys));
+}
+
+void plan_run_items(const CpuAttentionPlan& plan, const BatchLengths& lengths, WorkList& list) {
+  list.lengths = lengths;
+  Planner(plan, *plan.kernels, list).run();
 }
 
 }  // namespace sextant::cpu

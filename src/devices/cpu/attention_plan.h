@@ -1,6 +1,9 @@
 // The planned form of an attention op: an explicit work list, and a map of the partial results to merge.
 #pragma once
 
+#include <algorithm>
+#include <memory_resource>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -38,22 +41,54 @@ struct ReduceEntry {
   size_t num_partials = 0;
 };
 
+// Lengths of a batch: the plan's own, or a run's.
+struct BatchLengths {
+  std::span<const int32_t> query_start_loc;  // [B + 1]
+  std::span<const int32_t> seq_lens;         // [B]
+  std::span<const int32_t> key_start_loc;    // [B + 1], kVarlen; may be empty
+  const int32_t* token_spans = nullptr;      // [T, 2]; null: none, or not known yet
+};
+
+// The work that follows from the lengths.
+struct WorkList {
+  explicit WorkList(std::pmr::memory_resource* memory)
+      : key_lo(memory), key_hi(memory), context_len(memory), items(memory), reductions(memory), partials(memory) {}
+  BatchLengths lengths;
+  // Visible keys of each packed token, and the length of its request's context.
+  std::pmr::vector<int32_t> key_lo, key_hi, context_len;  // [T]
+  std::pmr::vector<WorkItem> items;                       // most expensive first
+  std::pmr::vector<ReduceEntry> reductions;
+  std::pmr::vector<int64_t> partials;  // workspace offsets, in the order of the keys
+  size_t partial_floats = 0;
+};
+
+// What the work of a plan with bounds takes at most, so that a run with other lengths finds room in the workspace.
+struct WorkLimits {
+  size_t items = 0, runs = 0, parts = 0;  // parts: of divided items
+  size_t partial_floats = 0;
+  size_t list_bytes = 0;
+};
+
 class CpuAttentionPlan final : public AttentionPlan {
  public:
-  size_t workspace_bytes() const override { return workspace_floats * sizeof(float); }
+  // The partial results, then the work list of a run with other lengths.
+  size_t workspace_bytes() const override { return list_offset() + limits.list_bytes; }
   std::string describe() const override;
+  size_t list_offset() const {
+    const size_t floats = std::max(work.partial_floats, limits.partial_floats);
+    return (floats * sizeof(float) + 63) / 64 * 64;
+  }
+  // Whether a run makes a work list of its own: its lengths may differ, or its spans say who sees what.
+  bool open() const { return args.bounds.max_query_len > 0 || args.bounds.max_seq_len > 0 || args.spec.has_spans(); }
 
   AttentionPlanArgs args;  // its spans point into the vectors below
   std::vector<int32_t> query_start_loc, seq_lens, key_start_loc;
-  // Visible keys of each packed token, and the length of its request's context.
-  std::vector<int32_t> key_lo, key_hi, context_len;  // [T]
-  std::vector<WorkItem> items;                       // most expensive first
-  std::vector<ReduceEntry> reductions;
-  std::vector<int64_t> partials;  // workspace offsets, in the order of the keys
-  size_t workspace_floats = 0;
-  size_t scratch_bytes = 0;  // of a worker, at least
+  WorkList work{std::pmr::new_delete_resource()};  // for the planned lengths
+  WorkLimits limits;                               // zero unless open()
+  size_t scratch_bytes = 0;                        // of a worker, at least
   int32_t tile_keys = 0;
   int64_t item_rows = 0;
+  int workers = 1;
   const AttentionKernels* kernels = nullptr;
   const IsaKernels* isa = nullptr;
   std::string kernel_name;
@@ -63,6 +98,8 @@ class CpuAttentionPlan final : public AttentionPlan {
 // Everything but kernels, isa, kernel_name and scratch is filled in. `element_bytes`: of the products' operands.
 void plan_attention_items(const AttentionPlanArgs& args, const AttentionKernels& kernels, size_t element_bytes,
                           int workers, CpuAttentionPlan& plan);
+// The work list of an open plan for a run's lengths, made in `list`, whose memory the limits allow for.
+void plan_run_items(const CpuAttentionPlan& plan, const BatchLengths& lengths, WorkList& list);
 
 // Layout of one partial result of `rows` rows: out [rows, Dv], max [rows], sum [rows].
 inline int64_t partial_floats(int64_t rows, int64_t head_dim_v) { return (rows * (head_dim_v + 2) + 15) / 16 * 16; }

@@ -1,5 +1,9 @@
 // Runs a planned attention op: binds the work list to tensors, one item a task, then merges the partial results.
+#include <algorithm>
 #include <cstdint>
+#include <functional>
+#include <memory_resource>
+#include <new>
 #include <vector>
 
 #include "devices/cpu/cpu_ops.h"
@@ -19,7 +23,8 @@ const float* scales_of(const KvCacheView& cache, const float* scales, int32_t kv
 
 class Binder {
  public:
-  Binder(const CpuAttentionPlan& plan, const AttentionArgs& args) : p_(plan), a_(args) {}
+  Binder(const CpuAttentionPlan& plan, const WorkList& work, const AttentionArgs& args)
+      : p_(plan), work_(work), a_(args), large_output_(output_bytes() > kLargeOutput) {}
 
   AttentionItem item(const WorkItem& w, void* scratch) const {
     const AttentionSpec& s = p_.args.spec;
@@ -34,9 +39,9 @@ class Binder {
     it.head_dim = s.head_dim;
     it.head_dim_v = s.value_head_dim();
     const auto first = static_cast<size_t>(w.token_begin);
-    it.key_lo = p_.key_lo.data() + first;
-    it.key_hi = p_.key_hi.data() + first;
-    it.context_len = p_.context_len.data() + first;
+    it.key_lo = work_.key_lo.data() + first;
+    it.key_hi = work_.key_hi.data() + first;
+    it.context_len = work_.context_len.data() + first;
     it.key_begin = w.key_begin;
     it.key_end = w.key_end;
     it.scale = s.softmax_scale;
@@ -52,6 +57,7 @@ class Binder {
       it.partial_sum = it.partial_max + rows;
     } else {
       bind_output(w.token_begin, w.head_begin, it);
+      it.stream_output = large_output_;
     }
     return it;
   }
@@ -70,12 +76,20 @@ class Binder {
   }
 
  private:
+  // Half of a third-level cache of today: written in full before anybody reads it, it would not stay there.
+  static constexpr int64_t kLargeOutput = int64_t{16} << 20;
+  int64_t output_bytes() const {
+    const auto tokens = static_cast<int64_t>(work_.key_lo.size());
+    return tokens * p_.args.spec.num_heads * p_.args.spec.value_head_dim() *
+           static_cast<int64_t>(size_of(a_.out.dtype));
+  }
+
   void bind_sources(const WorkItem& w, AttentionItem& it) const {
     const AttentionOp op = p_.args.op;
     if (op == AttentionOp::kVarlen) {
       const int32_t* starts = a_.key_start_loc;
       const int64_t count = starts[w.request + 1] - starts[w.request];
-      const int64_t context = p_.context_len[static_cast<size_t>(w.token_begin)];
+      const int64_t context = work_.context_len[static_cast<size_t>(w.token_begin)];
       const int64_t first = p_.args.key_begin == kKeysAfterContext ? context : p_.args.key_begin;
       it.sources[0] = packed(w, starts[w.request], first, first + count);
       it.num_sources = 1;
@@ -86,9 +100,9 @@ class Binder {
     it.num_sources = 1;
     if (op != AttentionOp::kPrefixPrefill) return;
     const auto b = static_cast<size_t>(w.request);
-    const int64_t context = p_.context_len[static_cast<size_t>(w.token_begin)];
+    const int64_t context = work_.context_len[static_cast<size_t>(w.token_begin)];
     it.sources[0].end = context;
-    it.sources[1] = packed(w, p_.query_start_loc[b], context, p_.seq_lens[b]);
+    it.sources[1] = packed(w, work_.lengths.query_start_loc[b], context, work_.lengths.seq_lens[b]);
     it.num_sources = 2;
   }
 
@@ -107,6 +121,14 @@ class Binder {
     s.packed_layout = c.spec.layout == KvLayout::kPacked && size_of(c.spec.dtype) == 2;
     s.k_head_stride = c.k_addr.head_stride;
     s.v_head_stride = c.v_addr.head_stride;
+    if (c.spec.has_token_scales()) {
+      s.k_row_scales = c.k_scale + w.kv_head * c.scale_strides.head;
+      s.v_row_scales = c.v_scale + w.kv_head * c.scale_strides.head;
+      s.scale_block_stride = c.scale_strides.block;
+      s.scale_token_stride = c.scale_strides.token;
+      s.scale_head_stride = c.scale_strides.head;
+      return s;
+    }
     s.k_scales = scales_of(c, c.k_scale, w.kv_head);
     s.v_scales = scales_of(c, c.spec.is_latent() ? c.k_scale : c.v_scale, w.kv_head);
     s.scale_step = c.num_scales == 1 ? 0 : 1;
@@ -131,42 +153,69 @@ class Binder {
   }
 
   const CpuAttentionPlan& p_;
+  const WorkList& work_;
   const AttentionArgs& a_;
+  const bool large_output_;
 };
 
-void reduce(const CpuAttentionPlan& plan, const AttentionArgs& args, const Binder& binder, const ReduceEntry& entry,
-            int64_t token) {
-  // One token at a time: its heads are rows next to each other in every partial result.
-  const int64_t rows = entry.num_tokens * entry.num_heads, first_row = token * entry.num_heads;
-  const int64_t dim = plan.args.spec.value_head_dim();
-  constexpr size_t kAtOnce = 64;
-  const float* out[kAtOnce];
-  const float* max[kAtOnce];
-  const float* sum[kAtOnce];
-  std::vector<const float*> more;  // only for more than kAtOnce parts of one row
-  const float **outs = out, **maxs = max, **sums = sum;
-  if (entry.num_partials > kAtOnce) {
-    more.resize(3 * entry.num_partials);
-    outs = more.data();
-    maxs = outs + entry.num_partials;
-    sums = maxs + entry.num_partials;
-  }
-  for (size_t i = 0; i < entry.num_partials; ++i) {
-    const float* base = static_cast<const float*>(args.workspace) + plan.partials[entry.first_partial + i];
-    outs[i] = base + first_row * dim;
-    maxs[i] = base + rows * dim + first_row;
-    sums[i] = maxs[i] + rows;
-  }
+// Merges the parts of one token: its heads are rows next to each other in every part.
+void reduce(const CpuAttentionPlan& plan, const WorkList& work, const AttentionArgs& args, const Binder& binder,
+            const ReduceEntry& entry, int64_t token) {
+  const int64_t rows = entry.num_tokens * entry.num_heads;
   ReduceItem it;
   it.num_tokens = 1;
   it.num_heads = entry.num_heads;
-  it.head_dim_v = static_cast<int32_t>(dim);
+  it.head_dim_v = plan.args.spec.value_head_dim();
   it.num_partials = static_cast<int32_t>(entry.num_partials);
-  it.partial_out = outs;
-  it.partial_max = maxs;
-  it.partial_sum = sums;
+  it.partials = static_cast<const float*>(args.workspace);
+  it.offsets = work.partials.data() + entry.first_partial;
+  it.rows = rows;
+  it.first_row = token * entry.num_heads;
   binder.bind_output(entry.token_begin + token, entry.head_begin, it);
   plan.isa->reduce(it);
+}
+
+// Tasks go by reference: a std::function of one takes no memory.
+void run_work(const CpuAttentionPlan& plan, const WorkList& work, const AttentionArgs& args, Executor& executor) {
+  const Binder binder(plan, work, args);
+  const auto attend = [&](int64_t i, int worker) {
+    const WorkItem& item = work.items[static_cast<size_t>(i)];
+    const AttentionItem bound = binder.item(item, plan.scratch->of(worker));
+    item.stream ? plan.kernels->stream(bound) : plan.kernels->attend(bound);
+  };
+  executor.parallel_for(static_cast<int64_t>(work.items.size()), std::cref(attend));
+  constexpr int64_t kManyTokens = 16;
+  for (const ReduceEntry& entry : work.reductions) {
+    if (entry.num_tokens <= kManyTokens) continue;
+    const auto reduce_token = [&](int64_t token, int) { reduce(plan, work, args, binder, entry, token); };
+    executor.parallel_for(entry.num_tokens, std::cref(reduce_token));
+  }
+  const auto reduce_entry = [&](int64_t i, int) {
+    const ReduceEntry& entry = work.reductions[static_cast<size_t>(i)];
+    if (entry.num_tokens > kManyTokens) return;
+    for (int64_t token = 0; token < entry.num_tokens; ++token) reduce(plan, work, args, binder, entry, token);
+  };
+  executor.parallel_for(static_cast<int64_t>(work.reductions.size()), std::cref(reduce_entry));
+}
+
+// The lengths of this run; absent arrays are as planned.
+BatchLengths lengths_of(const CpuAttentionPlan& plan, const AttentionArgs& args) {
+  const auto of = [](const int32_t* now, const std::vector<int32_t>& planned) {
+    return now != nullptr ? std::span<const int32_t>(now, planned.size()) : std::span<const int32_t>(planned);
+  };
+  const bool varlen = plan.args.op == AttentionOp::kVarlen;
+  return {
+      of(args.query_start_loc, plan.query_start_loc), of(args.seq_lens, plan.seq_lens),
+      varlen ? std::span<const int32_t>(args.key_start_loc, plan.query_start_loc.size()) : std::span<const int32_t>(),
+      plan.args.spec.has_spans() ? args.token_spans : nullptr};
+}
+
+bool same_lengths(const CpuAttentionPlan& plan, const BatchLengths& now) {
+  const auto same = [](std::span<const int32_t> x, const std::vector<int32_t>& planned) {
+    return planned.empty() || x.data() == planned.data() || std::equal(x.begin(), x.end(), planned.begin());
+  };
+  return same(now.query_start_loc, plan.query_start_loc) && same(now.seq_lens, plan.seq_lens) &&
+         same(now.key_start_loc, plan.key_start_loc);
 }
 
 }  // namespace
@@ -174,23 +223,23 @@ void reduce(const CpuAttentionPlan& plan, const AttentionArgs& args, const Binde
 Status CpuOps::run_attention(const AttentionPlan& plan, const AttentionArgs& args, Stream) const {
   const auto* p = dynamic_cast<const CpuAttentionPlan*>(&plan);
   if (p == nullptr) return invalid_argument("plan was made by another device; allowed: a plan of a cpu device");
-  if (p->items.empty()) return Status::ok();
-  if (p->workspace_floats > 0 && args.workspace == nullptr)
-    return invalid_argument("workspace is null; allowed: workspace_bytes() of the plan");
-  const Binder binder(*p, args);
-  executor_->parallel_for(static_cast<int64_t>(p->items.size()), [&](int64_t i, int worker) {
-    const WorkItem& work = p->items[static_cast<size_t>(i)];
-    const AttentionItem item = binder.item(work, p->scratch->of(worker));
-    work.stream ? p->kernels->stream(item) : p->kernels->attend(item);
-  });
-  for (const ReduceEntry& entry : p->reductions)
-    if (entry.num_tokens > 16)
-      executor_->parallel_for(entry.num_tokens, [&](int64_t token, int) { reduce(*p, args, binder, entry, token); });
-  executor_->parallel_for(static_cast<int64_t>(p->reductions.size()), [&](int64_t i, int) {
-    const ReduceEntry& entry = p->reductions[static_cast<size_t>(i)];
-    if (entry.num_tokens > 16) return;
-    for (int64_t token = 0; token < entry.num_tokens; ++token) reduce(*p, args, binder, entry, token);
-  });
+  const BatchLengths lengths = lengths_of(*p, args);
+  if (lengths.token_spans == nullptr && same_lengths(*p, lengths)) {
+    run_work(*p, p->work, args, *executor_);
+    return Status::ok();
+  }
+  if (!p->open())
+    return invalid_argument(
+        "seq_lens or query_start_loc differ from the planned ones; allowed: those, or a plan with bounds");
+  std::pmr::monotonic_buffer_resource memory(static_cast<char*>(args.workspace) + p->list_offset(),
+                                             p->limits.list_bytes, std::pmr::null_memory_resource());
+  WorkList work(&memory);
+  try {
+    plan_run_items(*p, lengths, work);
+  } catch (const std::bad_alloc&) {
+    return {StatusCode::kInternal, "the work list of a run with other lengths does not fit the workspace"};
+  }
+  run_work(*p, work, args, *executor_);
   return Status::ok();
 }
 

@@ -126,8 +126,37 @@ void load_row(const IsaKernels& kernels, const void* memory, DType dtype, const 
     kernels.convert_mul(source, dtype, row, row_dtype, dim, scale);
 }
 
+// A row with a scale of its own, which is found here: its largest magnitude becomes the largest number stored.
+void store_scaled_row(const IsaKernels& kernels, const void* row, DType row_dtype, int64_t dim, void* memory,
+                      DType dtype, const TokenPlace& place, float* scale) {
+  alignas(64) float values[kMaxHeadDim];
+  kernels.convert_mul(row, row_dtype, values, DType::kF32, dim, 1.0F);
+  float largest = 0;
+  for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(values[d]));
+  *scale = std::max(largest / largest_stored(dtype), kSmallestTokenScale);
+  if (is_fp8(dtype)) return store_row(kernels, values, DType::kF32, dim, memory, dtype, place, *scale);
+  alignas(64) int8_t codes[kMaxHeadDim];
+  for (int64_t d = 0; d < dim; ++d)
+    codes[d] = static_cast<int8_t>(std::clamp(std::nearbyint(values[d] / *scale), -128.0F, 127.0F));
+  store_row(kernels, codes, dtype, dim, memory, dtype, place, 1.0F);
+}
+
+void load_scaled_row(const IsaKernels& kernels, const void* memory, DType dtype, const TokenPlace& place, float scale,
+                     void* row, DType row_dtype, int64_t dim) {
+  if (is_fp8(dtype)) return load_row(kernels, memory, dtype, place, scale, row, row_dtype, dim);
+  alignas(64) int8_t codes[kMaxHeadDim];
+  alignas(64) float values[kMaxHeadDim];
+  load_row(kernels, memory, dtype, place, 1.0F, codes, dtype, dim);
+  for (int64_t d = 0; d < dim; ++d) values[d] = static_cast<float>(codes[d]) * scale;
+  kernels.convert_mul(values, DType::kF32, row, row_dtype, dim, 1.0F);
+}
+
 const char* row_of(const TensorView& view, int64_t i, int64_t h) {
   return element(view.data, view.dtype, i * view.stride[0] + (view.rank > 2 ? h * view.stride[1] : 0));
+}
+
+void clear_row(const TensorView& view, int64_t i, int64_t h, int64_t dim) {
+  std::memset(const_cast<char*>(row_of(view, i, h)), 0, static_cast<size_t>(dim) * size_of(view.dtype));
 }
 
 // A task's tokens into the packed layout, by runs of slots.
@@ -164,6 +193,14 @@ Status CpuOps::reshape_and_cache(const ReshapeAndCacheArgs& a, Stream) const {
       if (a.slot_mapping[t] < 0) continue;
       const int64_t block = a.slot_mapping[t] / c.block_size, token = a.slot_mapping[t] % c.block_size;
       for (int64_t h = 0; h < c.num_kv_heads; ++h) {
+        if (c.has_token_scales()) {
+          const int64_t at = a.cache.scale_strides.offset(block, h, token);
+          store_scaled_row(kernels_, row_of(a.k, t, h), a.k.dtype, c.head_dim, a.cache.k, c.dtype,
+                           {&a.cache.k_addr, block, h, token}, const_cast<float*>(a.cache.k_scale) + at);
+          store_scaled_row(kernels_, row_of(a.v, t, h), a.v.dtype, c.head_dim_v, a.cache.v, c.dtype,
+                           {&a.cache.v_addr, block, h, token}, const_cast<float*>(a.cache.v_scale) + at);
+          continue;
+        }
         store_row(kernels_, row_of(a.k, t, h), a.k.dtype, c.head_dim, a.cache.k, c.dtype,
                   {&a.cache.k_addr, block, h, token}, scale_of(a.cache.k_scale, a.cache.num_scales, h, c.dtype));
         store_row(kernels_, row_of(a.v, t, h), a.v.dtype, c.head_dim_v, a.cache.v, c.dtype,
@@ -211,10 +248,27 @@ Status CpuOps::gather_cache(const GatherCacheArgs& a, Stream) const {
         std::upper_bound(a.key_start_loc, a.key_start_loc + a.num_requests + 1, static_cast<int32_t>(first)) - 1;
     for (int64_t row = first; row < last; ++row) {
       while (row >= loc[1]) ++loc;
-      const int64_t position = a.chunk_begin + row - *loc;
-      const int64_t block = a.block_table[(loc - a.key_start_loc) * a.block_table_stride + position / c.block_size];
+      const auto b = loc - a.key_start_loc;
+      const int64_t begin = a.seq_lens != nullptr ? int64_t{a.seq_lens[b]} - (loc[1] - loc[0]) : a.chunk_begin;
+      const int64_t position = begin + row - *loc;
+      if (position < 0) continue;
+      const int64_t block = a.block_table[b * a.block_table_stride + position / c.block_size];
+      const bool freed = block < 0 || block >= c.num_blocks;  // no query sees it; its rows become 0
       for (int64_t h = 0; h < c.num_kv_heads; ++h) {
+        if (freed) {
+          clear_row(a.k, row, h, c.head_dim);
+          if (!c.is_latent()) clear_row(a.v, row, h, c.head_dim_v);
+          continue;
+        }
         const TokenPlace k_place{&a.cache.k_addr, block, h, position % c.block_size};
+        if (c.has_token_scales()) {
+          const int64_t at = a.cache.scale_strides.offset(block, h, position % c.block_size);
+          load_scaled_row(kernels_, a.cache.k, c.dtype, k_place, a.cache.k_scale[at],
+                          const_cast<char*>(row_of(a.k, row, h)), a.k.dtype, c.head_dim);
+          load_scaled_row(kernels_, a.cache.v, c.dtype, {&a.cache.v_addr, block, h, position % c.block_size},
+                          a.cache.v_scale[at], const_cast<char*>(row_of(a.v, row, h)), a.v.dtype, c.head_dim_v);
+          continue;
+        }
         load_row(kernels_, a.cache.k, c.dtype, k_place, scale_of(a.cache.k_scale, a.cache.num_scales, h, c.dtype),
                  const_cast<char*>(row_of(a.k, row, h)), a.k.dtype, c.head_dim);
         if (c.is_latent()) continue;
@@ -237,6 +291,12 @@ Status CpuOps::copy_blocks(const CopyBlocksArgs& a, Stream) const {
       copy(a.cache.k, a.cache.k_addr.block_stride, a.mapping[2 * i], a.mapping[2 * i + 1]);
       if (!a.cache.spec.is_latent())
         copy(a.cache.v, a.cache.v_addr.block_stride, a.mapping[2 * i], a.mapping[2 * i + 1]);
+      if (!a.cache.spec.has_token_scales()) continue;
+      for (float* scales : {const_cast<float*>(a.cache.k_scale), const_cast<float*>(a.cache.v_scale)})
+        for (int32_t h = 0; h < a.cache.spec.num_kv_heads; ++h)
+          for (int32_t t = 0; t < a.cache.spec.block_size; ++t)
+            scales[a.cache.scale_strides.offset(a.mapping[2 * i + 1], h, t)] =
+                scales[a.cache.scale_strides.offset(a.mapping[2 * i], h, t)];
     }
   });
   return Status::ok();

@@ -24,12 +24,13 @@ class CpuDevice final : public Device {
     info_.architecture = isa.bf16 ? isa.portable_name + "+" + isa.tuned_name : isa.portable_name;
     info_.compute_units = executor->concurrency();
     info_.memory_bytes = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-    info_.l2_bytes = std::max<int64_t>(0, sysconf(_SC_LEVEL2_CACHE_SIZE));
     info_.has_tuned_kernels = isa.bf16 != nullptr;
-    portable_ = std::make_unique<CheckedOps>(
-        std::make_unique<CpuOps>("cpu/portable " + isa.portable_name, *isa.kernels, nullptr, executor, scratch), true);
+    portable_ = std::make_unique<CheckedOps>(std::make_unique<CpuOps>("cpu/portable " + isa.portable_name, *isa.kernels,
+                                                                      nullptr, nullptr, executor, scratch),
+                                             true);
     tuned_ = std::make_unique<CheckedOps>(
-        std::make_unique<CpuOps>("cpu/tuned " + isa.tuned_name, *isa.kernels, isa.bf16, executor, scratch), true);
+        std::make_unique<CpuOps>("cpu/tuned " + isa.tuned_name, *isa.kernels, isa.bf16, isa.fp16, executor, scratch),
+        true);
   }
 
   const DeviceInfo& info() const override { return info_; }

@@ -24,6 +24,7 @@ struct IsaChoice {
   std::string tuned_name;                  // of the bf16 products; equal to portable_name when there are none
   const IsaKernels* kernels = nullptr;     // fp32 products and everything else
   const AttentionKernels* bf16 = nullptr;  // null: no tuned kernels
+  const AttentionKernels* fp16 = nullptr;  // attention of fp16 on a unit that has other products; null: none
 };
 
 // The variable that names one.

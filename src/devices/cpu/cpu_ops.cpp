@@ -7,11 +7,12 @@
 
 namespace sextant::cpu {
 
-CpuOps::CpuOps(std::string name, const IsaKernels& kernels, const AttentionKernels* bf16,
+CpuOps::CpuOps(std::string name, const IsaKernels& kernels, const AttentionKernels* bf16, const AttentionKernels* fp16,
                std::shared_ptr<Executor> executor, std::shared_ptr<ScratchProvider> scratch)
     : name_(std::move(name)),
       kernels_(kernels),
       bf16_(bf16),
+      fp16_(fp16),
       executor_(std::move(executor)),
       scratch_(std::move(scratch)) {
   size_t bytes = kernels_.fp32.gemm_scratch_bytes();
@@ -28,11 +29,11 @@ Status CpuOps::supports(const AttentionPlanArgs& a) const {
 Result<AttentionPlanPtr> CpuOps::plan_attention(const AttentionPlanArgs& args) const try {
   SEXTANT_RETURN_IF_ERROR(supports(args));
   auto plan = std::make_shared<CpuAttentionPlan>();
-  plan->kernels = &products_for(args.spec.dtype);
+  const AttentionFamily family = attention_family(args.spec.dtype);
+  plan->kernels = family.kernels;
   plan->isa = &kernels_;
-  const bool bf16 = plan->kernels != &kernels_.fp32;
-  plan->kernel_name = fmt::format("{} {}", name_, bf16 ? "bf16" : "fp32");
-  plan_attention_items(args, *plan->kernels, bf16 ? 2 : 4, executor_->concurrency(), *plan);
+  plan->kernel_name = fmt::format("{} {}", name_, family.operands);
+  plan_attention_items(args, *plan->kernels, family.bytes, executor_->concurrency(), *plan);
   plan->scratch = scratch_->at_least(plan->scratch_bytes);
   return AttentionPlanPtr(std::move(plan));
 } catch (const std::bad_alloc&) {

@@ -1,6 +1,7 @@
 // The ops of the CPU device, for one kernel family.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -14,9 +15,9 @@ namespace sextant::cpu {
 
 class CpuOps final : public Ops {
  public:
-  // bf16 == nullptr: the portable family, all products in fp32.
-  CpuOps(std::string name, const IsaKernels& kernels, const AttentionKernels* bf16, std::shared_ptr<Executor> executor,
-         std::shared_ptr<ScratchProvider> scratch);
+  // Without bf16 and fp16: the portable family, all products in fp32.
+  CpuOps(std::string name, const IsaKernels& kernels, const AttentionKernels* bf16, const AttentionKernels* fp16,
+         std::shared_ptr<Executor> executor, std::shared_ptr<ScratchProvider> scratch);
 
   std::string name() const override { return name_; }
   Status supports(const AttentionPlanArgs& args) const override;
@@ -38,17 +39,29 @@ class CpuOps final : public Ops {
   // Calls task(first, last) on ranges of [0, count) of about `grain` indices.
   template <class Task>
   void for_ranges(int64_t count, int64_t grain, const Task& task) const {
-    executor_->parallel_for((count + grain - 1) / grain, [&](int64_t i, int) {
-      task(i * grain, i * grain + grain < count ? i * grain + grain : count);
-    });
+    const auto range = [&](int64_t i, int) { task(i * grain, i * grain + grain < count ? i * grain + grain : count); };
+    executor_->parallel_for((count + grain - 1) / grain, std::cref(range));  // by reference: takes no memory
   }
   const AttentionKernels& products_for(DType dtype) const {
     return bf16_ != nullptr && dtype == DType::kBF16 ? *bf16_ : kernels_.fp32;
   }
 
+  // Kernels of the products, the name of their operands and their bytes a number.
+  struct AttentionFamily {
+    const AttentionKernels* kernels;
+    const char* operands;
+    size_t bytes;
+  };
+  AttentionFamily attention_family(DType dtype) const {
+    if (bf16_ != nullptr && dtype == DType::kBF16) return {bf16_, "bf16", 2};
+    if (fp16_ != nullptr && dtype == DType::kF16) return {fp16_, "fp16", 6};  // three parts of bf16
+    return {&kernels_.fp32, "fp32", 4};
+  }
+
   std::string name_;
   const IsaKernels& kernels_;
   const AttentionKernels* bf16_;
+  const AttentionKernels* fp16_;
   std::shared_ptr<Executor> executor_;
   std::shared_ptr<ScratchProvider> scratch_;
   WorkerScratchPtr gemm_scratch_;

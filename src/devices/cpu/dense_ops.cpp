@@ -25,15 +25,20 @@ float lse_at(const TensorView& lse, int64_t head, int64_t token) {
   return x == -kMinusInfinity ? kMinusInfinity : x;
 }
 
-// Token ranges of the requests that pass the filter; everything without one.
-std::vector<std::pair<int64_t, int64_t>> ranges_of(const MergeAttnStatesArgs& a) {
-  if (a.query_start_loc == nullptr) return {{0, a.out.shape[0]}};
-  std::vector<std::pair<int64_t, int64_t>> ranges;
+// Calls range(begin, end) for the tokens of each run of requests that pass the filter; once for all without one.
+template <class Range>
+void for_token_ranges(const MergeAttnStatesArgs& a, const Range& range) {
+  if (a.query_start_loc == nullptr) return range(int64_t{0}, a.out.shape[0]);
+  int64_t begin = 0, end = 0;
   for (int32_t b = 0; b < a.num_requests; ++b) {
-    const int32_t begin = a.query_start_loc[b], end = a.query_start_loc[b + 1];
-    if (a.filter.matches(end - begin, a.seq_lens[b])) ranges.emplace_back(begin, end);
+    if (!a.filter.matches(a.query_start_loc[b + 1] - a.query_start_loc[b], a.seq_lens[b])) continue;
+    if (end != a.query_start_loc[b]) {
+      range(begin, end);
+      begin = a.query_start_loc[b];
+    }
+    end = a.query_start_loc[b + 1];
   }
-  return ranges;
+  range(begin, end);
 }
 
 // What all products of the batch share: everything but the pointers.
@@ -56,9 +61,8 @@ GemmItem any_product(const GemmArgs& a) {
 
 Status CpuOps::merge_attn_states(const MergeAttnStatesArgs& a, Stream) const {
   const int64_t heads = a.out.shape[1], dim = a.out.shape[2];
-  for (const auto& [begin, end] : ranges_of(a)) {
-    const int64_t first_token = begin;
-    for_ranges((end - begin) * heads, kRowsPerTask, [&](int64_t first, int64_t last) {
+  for_token_ranges(a, [&](int64_t first_token, int64_t end_token) {
+    for_ranges((end_token - first_token) * heads, kRowsPerTask, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         const int64_t t = first_token + i / heads, h = i % heads;
         const float p = lse_at(a.prefix_lse, h, t), s = lse_at(a.suffix_lse, h, t);
@@ -73,7 +77,7 @@ Status CpuOps::merge_attn_states(const MergeAttnStatesArgs& a, Stream) const {
           a.lse.as<float>()[h * a.lse.stride[0] + t * a.lse.stride[1]] = sum > 0 ? std::log(sum) + max : kMinusInfinity;
       }
     });
-  }
+  });
   return Status::ok();
 }
 
@@ -111,7 +115,7 @@ bool CpuOps::gemm_in_place(const GemmArgs& a, const AttentionKernels& products) 
   // Matrices next to each other to one worker, which fetches the next while it multiplies one.
   const int64_t workers = executor_->concurrency(),
                 parts = std::min(batch, batch < 32 * workers ? workers : 4 * workers);
-  executor_->parallel_for(parts, [&](int64_t part, int worker) {
+  const auto product = [&](int64_t part, int worker) {
     const int64_t first = batch * part / parts;
     GemmItem item = all;
     item.a = element(a.a, first, 0, 0);
@@ -120,7 +124,8 @@ bool CpuOps::gemm_in_place(const GemmArgs& a, const AttentionKernels& products) 
     item.batch = batch * (part + 1) / parts - first;
     item.scratch = gemm_scratch_->of(worker);
     products.gemm_in_place(item);
-  });
+  };
+  executor_->parallel_for(parts, std::cref(product));
   return true;
 }
 
@@ -131,7 +136,7 @@ Status CpuOps::gemm(const GemmArgs& a, Stream) const {
   const int64_t row_tiles = (m + products.gemm_rows - 1) / products.gemm_rows;
   const int64_t column_tiles = (n + products.gemm_columns - 1) / products.gemm_columns;
   const GemmItem any = any_product(a);
-  executor_->parallel_for(batch * row_tiles * column_tiles, [&](int64_t index, int worker) {
+  const auto product = [&](int64_t index, int worker) {
     const int64_t i = index / (row_tiles * column_tiles);
     const int64_t r = index / column_tiles % row_tiles * products.gemm_rows,
                   c = index % column_tiles * products.gemm_columns;
@@ -143,7 +148,8 @@ Status CpuOps::gemm(const GemmArgs& a, Stream) const {
     item.n = std::min<int64_t>(products.gemm_columns, n - c);
     item.scratch = gemm_scratch_->of(worker);
     products.gemm(item);
-  });
+  };
+  executor_->parallel_for(batch * row_tiles * column_tiles, std::cref(product));
   return Status::ok();
 }
 

@@ -1,9 +1,16 @@
 // A persistent pool of threads. The calling thread works too, as worker 0.
-#include <sched.h>
+//
+// Threads start at the first call that has work for them: opening a device or planning starts none, so a process may
+// still fork. A forked child has none of its parent's threads; its pools begin anew, whatever state the parent's were
+// in. A caller waits for the workers that took part in its call, never for one that the scheduler has not woken yet.
+#include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -11,17 +18,6 @@
 #include "sextant/executor.h"
 
 namespace sextant {
-
-int usable_threads() {
-#if defined(__linux__)
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
-#endif
-  const unsigned n = std::thread::hardware_concurrency();
-  return n > 0 ? static_cast<int>(n) : 1;
-}
-
 namespace {
 
 inline void relax() {
@@ -30,53 +26,117 @@ inline void relax() {
 #endif
 }
 
+using Task = std::function<void(int64_t, int)>;
+
+// What a fork leaves unusable in the child: threads, locks, and the call that may have been running.
+struct Crew {
+  std::vector<std::thread> threads;
+  std::mutex callers;  // host threads that share the pool take turns
+  std::mutex mutex;
+  std::condition_variable wake, done;
+  std::atomic<uint64_t> generation{0};  // of the call; changes under `mutex`
+  std::atomic<int64_t> next{0};
+  std::atomic<int> active{0};  // workers inside the call; grows under `mutex` while it is open
+  const Task* task = nullptr;
+  int64_t count = 0;
+  bool open = false, stopping = false;
+};
+
+class ThreadPool;
+
+// The live pools, so that a child of fork() can renew them.
+class Pools {
+ public:
+  static Pools& get() {
+    static Pools* pools = new Pools;  // never destroyed: a pool may outlive static objects
+    return *pools;
+  }
+  void add(ThreadPool* pool) {
+    const std::lock_guard lock(mutex_);
+    pools_.push_back(pool);
+  }
+  void remove(ThreadPool* pool) {
+    const std::lock_guard lock(mutex_);
+    pools_.erase(std::find(pools_.begin(), pools_.end(), pool));
+  }
+
+ private:
+  Pools() {
+    pthread_atfork([] { get().mutex_.lock(); }, [] { get().mutex_.unlock(); }, [] { get().renew(); });
+  }
+  void renew();  // in the child
+
+  std::mutex mutex_;
+  std::vector<ThreadPool*> pools_;
+};
+
 class ThreadPool final : public Executor {
  public:
-  explicit ThreadPool(int num_threads) : concurrency_(num_threads > 0 ? num_threads : usable_threads()) {
-    for (int worker = 1; worker < concurrency_; ++worker) threads_.emplace_back([this, worker] { work(worker); });
+  explicit ThreadPool(int num_threads)
+      : concurrency_(num_threads > 0 ? num_threads : usable_threads()), crew_(std::make_unique<Crew>()) {
+    Pools::get().add(this);
   }
   ~ThreadPool() override {
+    Pools::get().remove(this);
     {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-      generation_.fetch_add(1);
+      const std::lock_guard lock(crew_->mutex);
+      crew_->stopping = true;
+      crew_->generation.fetch_add(1);
     }
-    wake_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
+    crew_->wake.notify_all();
+    for (std::thread& thread : crew_->threads) thread.join();
   }
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
 
   int concurrency() const override { return concurrency_; }
 
-  void parallel_for(int64_t count, const std::function<void(int64_t, int)>& task) override {
+  // The old crew's threads are in another process and its locks may be held by them: it is left as it is.
+  void renew() {
+    [[maybe_unused]] Crew* left = crew_.release();  // for ever
+    crew_ = std::make_unique<Crew>();
+  }
+
+  void parallel_for(int64_t count, const Task& task) override {
     if (count <= 0) return;
     if (inside_.pool == this) {  // from inside a task: the other workers are busy with its siblings
       for (int64_t i = 0; i < count; ++i) task(i, inside_.worker);
       return;
     }
-    const std::lock_guard one_caller(callers_);
+    Crew& crew = *crew_;
+    const std::lock_guard one_caller(crew.callers);
     if (count == 1 || concurrency_ == 1) {
       const Inside outer = std::exchange(inside_, {this, 0});
       for (int64_t i = 0; i < count; ++i) task(i, 0);
       inside_ = outer;
       return;
     }
+    start_threads(crew);
     {
-      const std::lock_guard lock(mutex_);
-      task_ = &task;
-      count_ = count;
-      next_.store(0, std::memory_order_relaxed);
-      busy_.store(concurrency_ - 1, std::memory_order_relaxed);
-      generation_.fetch_add(1, std::memory_order_release);
+      const std::lock_guard lock(crew.mutex);
+      crew.task = &task;
+      crew.count = count;
+      crew.next.store(0, std::memory_order_relaxed);
+      crew.open = true;
+      crew.generation.fetch_add(1, std::memory_order_release);
     }
-    wake_.notify_all();
-    take_indices(0);
-    for (int spins = 0; busy_.load(std::memory_order_acquire) != 0; ++spins) {
+    const auto useful = std::min<int64_t>(count - 1, static_cast<int64_t>(crew.threads.size()));
+    if (useful == static_cast<int64_t>(crew.threads.size()))
+      crew.wake.notify_all();
+    else
+      for (int64_t i = 0; i < useful; ++i) crew.wake.notify_one();
+    take_indices(crew, 0);
+    {
+      const std::lock_guard lock(crew.mutex);
+      crew.open = false;  // who comes now comes too late
+    }
+    for (int spins = 0; crew.active.load(std::memory_order_acquire) != 0; ++spins) {
       if (spins < kSpins) {
         relax();
         continue;
       }
-      std::unique_lock lock(mutex_);
-      done_.wait(lock, [this] { return busy_.load(std::memory_order_acquire) == 0; });
+      std::unique_lock lock(crew.mutex);
+      crew.done.wait(lock, [&crew] { return crew.active.load(std::memory_order_acquire) == 0; });
     }
   }
 
@@ -91,44 +151,52 @@ class ThreadPool final : public Executor {
   };
   static thread_local Inside inside_;
 
-  void take_indices(int worker) {
+  void start_threads(Crew& crew) {
+    if (!crew.threads.empty() || crew.stopping) return;
+    try {
+      for (int worker = 1; worker < concurrency_; ++worker)
+        crew.threads.emplace_back([this, &crew, worker] { work(crew, worker); });
+    } catch (const std::system_error&) {  // no more threads to be had: those that there are do the work
+      crew.stopping = crew.threads.empty();
+    }
+  }
+
+  void take_indices(Crew& crew, int worker) {
     const Inside outer = std::exchange(inside_, {this, worker});
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) (*task_)(i, worker);
+    for (int64_t i; (i = crew.next.fetch_add(1, std::memory_order_relaxed)) < crew.count;) (*crew.task)(i, worker);
     inside_ = outer;
   }
 
-  void work(int worker) {
+  void work(Crew& crew, int worker) {
     uint64_t seen = 0;
     for (;;) {
-      for (int spins = 0; spins < kSpins && generation_.load(std::memory_order_acquire) == seen; ++spins) relax();
+      for (int spins = 0; spins < kSpins && crew.generation.load(std::memory_order_acquire) == seen; ++spins) relax();
       {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
-        seen = generation_.load(std::memory_order_relaxed);
-        if (stopping_) return;
+        std::unique_lock lock(crew.mutex);
+        crew.wake.wait(lock, [&] { return crew.generation.load(std::memory_order_relaxed) != seen; });
+        seen = crew.generation.load(std::memory_order_relaxed);
+        if (crew.stopping) return;
+        if (!crew.open) continue;
+        crew.active.fetch_add(1, std::memory_order_relaxed);
       }
-      take_indices(worker);
-      if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        const std::lock_guard lock(mutex_);
-        done_.notify_one();
+      take_indices(crew, worker);
+      if (crew.active.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        const std::lock_guard lock(crew.mutex);
+        crew.done.notify_one();
       }
     }
   }
 
   const int concurrency_;
-  std::vector<std::thread> threads_;
-  std::mutex callers_;  // host threads that share the pool take turns
-  std::mutex mutex_;
-  std::condition_variable wake_, done_;
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
-  const std::function<void(int64_t, int)>* task_ = nullptr;
-  int64_t count_ = 0;
-  bool stopping_ = false;
+  std::unique_ptr<Crew> crew_;
 };
 
 thread_local ThreadPool::Inside ThreadPool::inside_;
+
+void Pools::renew() {
+  for (ThreadPool* pool : pools_) pool->renew();
+  mutex_.unlock();
+}
 
 }  // namespace
 

@@ -5,11 +5,9 @@
 #include <algorithm>
 #include <bit>
 
-#include "devices/cuda/hopper/forward_fp8_params.h"
+#include "devices/cuda/kernel_table.h"
 #include "devices/cuda/kernels/cache_kernels.h"
-#include "devices/cuda/plan_clusters.h"
 #include "devices/cuda/plan_forward.h"
-#include "devices/cuda/plan_splits.h"
 #include "ops/query_conversion.h"
 
 namespace sextant::cuda {
@@ -19,158 +17,109 @@ constexpr int32_t kMaxStreamRows = 32;  // query rows that a decode kernel's mat
 // Of the chip's SMs in percent, that begin a mixed batch with its first requests: decodes, as serving engines order
 // batches. With so many the copies keep the memory busy; more only wait longer.
 constexpr int kDecodeShare = 40;
-constexpr int64_t kTileSharedBytes = 132 * 1024, kStreamSharedBytes = 114 * 1024, kWideStreamSharedBytes = 225 * 1024,
-                  kMlaSharedBytes = 212 * 1024;
 
-// Row-tile kernels: split only where the rows alone do not fill the chip.
-void set_tile_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len, int32_t rows,
-                    int64_t wanted_blocks) {
-  using Kind = SplitPolicy::Kind;
-  constexpr int64_t kLeastKeys = 256;  // a partition's; fewer cost more to merge than they save
-  part.grid.tiles = static_cast<int32_t>(n.tokens * a.spec.group_size() / rows + n.requests);
-  if (a.split.kind == Kind::kSegments) {
-    set_fixed_split(part, a, n, 0, a.split.value, short_len, 1);
-  } else if (a.split.kind == Kind::kPartition) {
-    set_fixed_split(part, a, n, a.split.value, 1, short_len, 1);
-  } else if (a.deterministic && a.split.kind == Kind::kAuto) {
-    set_fixed_split(part, a, n, kDeterministicKeys, 1, short_len, 1);
-  } else if (a.split.kind == Kind::kAuto) {
-    const int64_t blocks = std::max(n.active, ceil_div(n.tokens * a.spec.group_size(), rows)) * a.spec.num_kv_heads;
-    const int64_t wanted = std::min(wanted_blocks / blocks, ceil_div(n.keys, kLeastKeys));
-    if (wanted > 1)
-      set_fixed_split(part, a, n, static_cast<int32_t>(ceil_div(ceil_div(n.keys, wanted), 64) * 64), 1, n.query_len, 1);
+// The first kernel of `choice` that may run and thinks itself the best: its part. The last takes everything it serves.
+template <size_t kCount>
+PlanPart plan_first(const AttentionKernel* const (&choice)[kCount], const PlanPart& start, const PlanInput& in,
+                    KernelFamily family) {
+  double estimate = 0;
+  for (const AttentionKernel* kernel : choice) {
+    if (!may_run(*kernel, in.params, in.chip, family)) continue;
+    PlanPart part = start;
+    part.kernel = kernel;
+    const bool takes = kernel->plan(part, in);
+    if (part.seconds > 0) estimate = part.seconds;
+    if (!takes) continue;
+    part.seconds = estimate;  // of a kernel before it too: it knows what this one would take
+    return part;
   }
-}
-
-std::vector<PlanPart> plan_mla(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
-                               const ChipLimits& chip, KernelFamily family) {
-  PlanPart part;
-  part.min_query_len = a.filter.min_query_len;
-  part.max_query_len = a.filter.max_query_len;
-  const int64_t rows = a.spec.num_heads * n.query_len;
-  part.kind = KernelKind::kMla;
-  part.stream.rows = rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
-  part.tile_keys = kMlaTileKeys;
-  if (family == KernelFamily::kTuned && chip.compute_capability == 90 && mla_wgmma_serves(p)) {
-    part.kind = KernelKind::kMlaWgmma;
-    part.stream.rows = rows <= kMlaTransposedRows ? kMlaTransposedRows : kMlaWgmmaRows;
-    part.tile_keys = kMlaWgmmaTileKeys;
-    if (part.stream.rows == kMlaTransposedRows)
-      part.max_query_len = std::min(part.max_query_len, kMlaTransposedRows / a.spec.num_heads);
-  }
-  AttentionPlanArgs args = a;
-  if (a.split.kind == SplitPolicy::Kind::kAuto && !a.deterministic) {
-    const int32_t parts = equal_parts(a, n, part, chip);
-    if (parts != 1 && part.stream.rows == kMlaTransposedRows && set_mla_clusters(part, a, n, parts, chip))
-      return {part};
-    if (parts == 1) args.split.kind = SplitPolicy::Kind::kNone;
-    if (parts > 1) args.split = {SplitPolicy::Kind::kSegments, parts};
-  }
-  set_decode_split(part, args, n, short_len, 1, chip);
-  return {part};
+  return start;
 }
 
 // `vectors`: tensors are known to be aligned for 16-byte copies.
 std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family,
                                  bool vectors) {
-  AttentionParams p = planned_params(a);
-  const int32_t group = a.spec.group_size();
-  const int32_t short_len = std::max(1, std::min(8, kMaxStreamRows / group));
+  const AttentionParams p = planned_params(a);
+  const int32_t short_len = std::max(1, std::min(8, kMaxStreamRows / a.spec.group_size()));
   const Bounds n = find_bounds(a, short_len);
-  if (vectors && chip.shared_bytes >= kMlaSharedBytes && mla_serves(p))
-    return plan_mla(a, p, n, short_len, chip, family);
+  const PlanInput in = {a, p, n, short_len, chip};
+  PlanPart all;
+  all.min_query_len = a.filter.min_query_len;
+  all.max_query_len = a.filter.max_query_len;
+  if (vectors && may_run(kMlaKernel, p, chip, family))
+    return {plan_first({&kMlaTransposedKernel, &kMlaWgmmaKernel, &kMlaKernel}, all, in, family)};
 
-  const bool wide = std::max(p.head_dim, p.head_dim_v) > 128;
   // Values by runs of tokens are served at some block sizes only, and deterministic bits must not depend on those.
-  const bool streams = vectors && stream_serves(p) && !(a.deterministic && stream_key_align(p) > 1) &&
-                       chip.shared_bytes >= (wide ? kWideStreamSharedBytes : kStreamSharedBytes);
-  const bool hopper = family == KernelFamily::kTuned && chip.compute_capability == 90;
+  const bool streams =
+      vectors && may_run(kStreamKernel, p, chip, family) && !(a.deterministic && stream_key_align(p) > 1);
   const bool forward_fp8 = vectors && takes_fp8_queries(a, chip, family);
-  const bool forward = vectors && hopper && !forward_fp8 && forward_serves(p);
+  const bool forward = vectors && !forward_fp8 && may_run(kForwardKernel, p, chip, family);
   const bool all_forward = streams && forward && n.any_short && forward_beats_stream(a, p, n, short_len, chip);
   std::vector<PlanPart> parts;
   if (streams && n.any_short && !all_forward) {
-    PlanPart part;
-    part.kind = KernelKind::kStream;
-    part.min_query_len = a.filter.min_query_len;
-    part.max_query_len = n.any_long ? std::min(short_len, a.filter.max_query_len) : a.filter.max_query_len;
-    const int64_t rows = group * n.short_query_len;
-    part.stream.rows = rows <= 16 || wide ? 16 : 32;
-    part.tile_keys = stream_tile_keys(p);
-    if (!hopper || !choose_cluster(part, a, p, n, chip))
-      set_decode_split(part, a, n, short_len, stream_blocks_per_sm(p, part.stream.rows), chip);
-    parts.push_back(part);
+    PlanPart decodes = all;
+    if (n.any_long) decodes.max_query_len = std::min(short_len, all.max_query_len);
+    parts.push_back(plan_first({&kClusterKernel, &kStreamKernel}, decodes, in, family));
   }
   if (!parts.empty() && !n.any_long) return parts;
-  const bool joins = !parts.empty() && forward && forward_joins(parts[0], a, p, n, short_len, chip);
-  PlanPart part;
-  part.min_query_len = parts.empty() ? a.filter.min_query_len : std::max(a.filter.min_query_len, short_len + 1);
-  part.max_query_len = a.filter.max_query_len;
-  part.max_keys = n.keys;
-  part.sms = chip.sms;
-  if (forward || forward_fp8) {
-    part.kind = forward_fp8 ? KernelKind::kForwardFp8 : KernelKind::kForward;
-    set_tile_split(part, a, n, short_len, kForwardRows, chip.sms);
-    part.counters_offset = align_workspace(part.workspace_bytes);
-    part.workspace_bytes = part.counters_offset + align_workspace(kForwardCounters * sizeof(int32_t));
-    if (joins && !part.reduces) {
-      part.front_sms = chip.sms * kDecodeShare / 100;
-      part.min_query_len = a.filter.min_query_len;
-      return {part};
+  PlanPart rest = all;
+  if (!parts.empty()) rest.min_query_len = std::max(all.min_query_len, short_len + 1);
+  if (forward_fp8) {
+    rest = plan_first({&kForwardFp8Kernel}, rest, in, family);
+  } else if (forward) {
+    rest = plan_first({&kForwardKernel}, rest, in, family);
+    if (!parts.empty() && !rest.reduces && forward_joins(parts[0], a, p, n, short_len, chip)) {
+      rest.front_sms = chip.sms * kDecodeShare / 100;
+      rest.min_query_len = all.min_query_len;
+      return {rest};
     }
-  } else if (tile_serves(p) && chip.shared_bytes >= kTileSharedBytes) {
-    part.kind = KernelKind::kTile;
-    set_tile_split(part, a, n, short_len, kTileRows, 2 * chip.sms);
   } else {
-    part.kind = KernelKind::kSimt;
-    set_tile_split(part, a, n, short_len, kSimtTileRows, 2 * chip.sms);
+    rest = plan_first({&kTileKernel, &kSimtKernel}, rest, in, family);
   }
   // The cluster kernel may start while the last blocks of the forward kernel run: neither reads what the other writes.
-  if (!parts.empty() && parts[0].kind == KernelKind::kCluster && (forward || forward_fp8) && !part.reduces) {
-    parts[0].cluster.beside_previous = true;
-    parts.insert(parts.begin(), part);
+  auto* clusters = parts.empty() ? nullptr : std::get_if<Clusters>(&parts[0].division);
+  if (clusters != nullptr && (forward || forward_fp8) && !rest.reduces) {
+    clusters->shape.beside_previous = true;
+    parts.insert(parts.begin(), rest);
   } else {
-    parts.push_back(part);
+    parts.push_back(rest);
   }
   return parts;
 }
 
-const char* kernel_name(KernelKind kind) {
-  switch (kind) {
-    case KernelKind::kStream:
-      return "stream_attention";
-    case KernelKind::kCluster:
-      return "cluster_decode";
-    case KernelKind::kMla:
-      return "mla_attention";
-    case KernelKind::kMlaWgmma:
-      return "mla_wgmma";
-    case KernelKind::kForward:
-      return "forward";
-    case KernelKind::kForwardFp8:
-      return "forward_fp8";
-    case KernelKind::kTile:
-      return "tile_attention";
-    case KernelKind::kSimt:
-      return "simt_attention";
+KeyReach to_reach(const AttentionMask& mask) {
+  const bool causal = mask.right != AttentionMask::kUnlimited;
+  return {mask.left == AttentionMask::kUnlimited ? 0 : mask.left + 1, causal ? mask.right : 0, causal, mask.chunk};
+}
+
+// A kernel that received a way of dividing work that it does not know would read and write the wrong rows.
+Status check_parts(const std::vector<PlanPart>& parts) {
+  for (const PlanPart& part : parts) {
+    if (part.kernel == nullptr) return {StatusCode::kInternal, "no CUDA kernel took a part of the plan"};
+    if (!part.kernel->knows(part.division))
+      return {StatusCode::kInternal,
+              fmt::format("{} was planned with a division of work that it does not know", part.kernel->name)};
   }
-  return "";
+  return Status::ok();
 }
 
 std::string describe(const PlanPart& part, int32_t num_kv_heads) {
-  if (part.kind == KernelKind::kCluster)
-    return fmt::format("cluster_decode (clusters of {}, {} an SM)", part.cluster.size,
-                       part.cluster.one_a_sm ? "one block" : "two blocks");
-  if (part.stream.cluster > 0)
-    return fmt::format("{} ({} rows, {} clusters of {}, {}-key tiles){}", kernel_name(part.kind), part.stream.rows,
-                       part.stream.grid.z, part.stream.cluster, part.tile_keys, part.reduces ? " + reduce" : "");
-  if (part.balanced)
-    return fmt::format("{} ({} rows, balanced over {} blocks, {}-key tiles) + reduce", kernel_name(part.kind),
-                       part.stream.rows, part.stream.grid.x, part.tile_keys);
-  return fmt::format("{} ({} x {} blocks{}{}){}", kernel_name(part.kind), part.grid.tiles, num_kv_heads,
+  const char *name = part.kernel->name, *reduce = part.reduces ? " + reduce" : "";
+  if (const auto* clusters = std::get_if<Clusters>(&part.division)) {
+    const ClusterPlan& shape = clusters->shape;
+    if (clusters->count > 0)
+      return fmt::format("{} ({} rows, {} clusters of {}, {}-key tiles){}", name, part.rows, clusters->count,
+                         shape.size, part.tile_keys, reduce);
+    return fmt::format("{} (clusters of {}, {} an SM)", name, shape.size, shape.one_a_sm ? "one block" : "two blocks");
+  }
+  if (const auto* list = std::get_if<BalancedList>(&part.division))
+    return fmt::format("{} ({} rows, balanced over {} blocks, {}-key tiles){}", name, part.rows / list->group,
+                       list->blocks * list->group, part.tile_keys, reduce);
+  const auto& tiles = std::get<RowTiles>(part.division);
+  const TileGrid& grid = tiles.grid;
+  return fmt::format("{} ({} x {} blocks{}{}){}", name, grid.tiles * tiles.group, num_kv_heads,
                      part.front_sms > 0 ? ", decodes beside prefills" : "",
-                     part.grid.partitions > 1 ? fmt::format(" x {} partitions", part.grid.partitions) : "",
-                     part.reduces ? " + reduce" : "");
+                     grid.partitions > 1 ? fmt::format(" x {} partitions", grid.partitions) : "", reduce);
 }
 
 }  // namespace
@@ -185,8 +134,12 @@ AttentionParams planned_params(const AttentionPlanArgs& a) {
   p.head_dim_v = s.value_head_dim();
   p.softmax_scale = s.softmax_scale;
   p.soft_cap = s.logits_soft_cap;
-  p.window = s.sliding_window;
-  p.causal = s.causal;
+  p.own = to_reach(s.mask());
+  const KeyReach reach = to_reach(s.mask().widest());
+  p.window = reach.window;
+  p.causal = reach.causal;
+  p.right = reach.right;
+  p.has_spans = s.has_spans();
   p.dtype = s.dtype;
   p.out_f32 = a.out_dtype == DType::kF32;
   p.values_in_keys = a.op == AttentionOp::kMlaDecode;
@@ -198,6 +151,7 @@ AttentionParams planned_params(const AttentionPlanArgs& a) {
   p.num_requests = static_cast<int32_t>(a.seq_lens.size());
   p.num_tokens = a.query_start_loc.empty() ? 0 : a.query_start_loc.back();
   p.context_filter = static_cast<int8_t>(a.filter.context);
+  p.has_token_scales = p.origin != KeyOrigin::kPacked && a.cache.has_token_scales();
   p.cache_dtype = p.origin == KeyOrigin::kPacked ? s.dtype : a.cache.dtype;
   p.q_aligned = p.packed_aligned = true;
   if (p.origin == KeyOrigin::kPacked) return p;
@@ -215,15 +169,14 @@ AttentionParams planned_params(const AttentionPlanArgs& a) {
 }
 
 bool takes_fp8_queries(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family) {
-  return family == KernelFamily::kTuned && chip.compute_capability == 90 &&
-         args.spec.query_type() == DType::kF8E4M3FN && forward_fp8_serves(planned_params(args));
+  return args.spec.query_type() == DType::kF8E4M3FN && may_run(kForwardFp8Kernel, planned_params(args), chip, family);
 }
 
 Status supports_attention(const AttentionPlanArgs& args, const ChipLimits& chip) {
   const AttentionParams p = planned_params(args);
-  const bool mla = mla_serves(p) && chip.shared_bytes >= kMlaSharedBytes;
-  const bool tile = tile_serves(p) && chip.shared_bytes >= kTileSharedBytes;
-  if (mla || tile || simt_serves(p)) return Status::ok();
+  for (const AttentionKernel* kernel :
+       {&kMlaKernel, &kTileKernel, &kSimtKernel})  // one of these takes what others leave
+    if (may_run(*kernel, p, chip, KernelFamily::kPortable)) return Status::ok();
   return unsupported(fmt::format("head_dim {} and head_dim_v {} in {} do not fit the shared memory of a CUDA block",
                                  p.head_dim, p.head_dim_v, to_string(p.dtype)));
 }
@@ -237,11 +190,13 @@ Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const Chi
   if (plan->num_tokens > 0) {
     plan->parts = plan_parts(args, chip, family, true);
     plan->unaligned_parts = plan_parts(args, chip, family, false);
+    SEXTANT_RETURN_IF_ERROR(check_parts(plan->parts));
+    SEXTANT_RETURN_IF_ERROR(check_parts(plan->unaligned_parts));
   }
   for (const auto* parts : {&plan->parts, &plan->unaligned_parts})
     for (const PlanPart& part : *parts) plan->workspace = std::max(plan->workspace, part.workspace_bytes);
   if (args.spec.has_fp8_queries()) {  // unaligned tensors may want them converted when `parts` do not
-    const auto takes = [](const PlanPart& part) { return part.kind == KernelKind::kForwardFp8; };
+    const auto takes = [](const PlanPart& part) { return part.kernel->fp8_queries; };
     plan->converts = !std::all_of(plan->parts.begin(), plan->parts.end(), takes);
     plan->queries_offset = align_workspace(plan->workspace);
     plan->workspace = plan->queries_offset + converted_query_bytes(args.spec, plan->num_tokens);

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "devices/cuda/division.h"
 #include "devices/cuda/kernels/launchers.h"
 #include "sextant/ops.h"
 
@@ -21,24 +22,20 @@ struct ChipLimits {
   ClusterLimits clusters_at_once{};
 };
 
-enum class KernelKind : uint8_t { kStream, kCluster, kMla, kMlaWgmma, kForward, kForwardFp8, kTile, kSimt };
+struct AttentionKernel;  // kernel_table.h
 
 // One attention kernel and its reduce, over the requests whose query length lies in [min_query_len, max_query_len].
 struct PlanPart {
-  KernelKind kind = KernelKind::kSimt;
+  const AttentionKernel* kernel = nullptr;
+  Division division;  // one of those that the kernel knows: set by the kernel's own planner
   int32_t min_query_len = 1, max_query_len = 0;
-  bool balanced = false;
-  bool reduces = false;
-  FixedSplit split;
-  TileGrid grid;
-  StreamPlan stream;
-  ClusterPlan cluster;
-  int32_t tile_keys = 0;
+  int32_t rows = 0;       // of a row tile
+  int32_t tile_keys = 0;  // of a key tile
   int64_t max_keys = 0;   // of a request
   double seconds = 0;     // an estimate; 0: none was made
   int front_sms = 0;      // of the forward kernel, where it serves decodes and prefills at once
   int sms = 0;            // that a persistent kernel's blocks should take
-  int64_t num_slots = 0;  // of partial rows under a fixed split
+  bool reduces = false;   // partial results, merged by a second kernel
   size_t partial_lse_offset = 0, tile_starts_offset = 0, counters_offset = 0, workspace_bytes = 0;
 };
 

@@ -3,7 +3,7 @@
 
 #include "devices/cuda/attention_plan.h"
 #include "devices/cuda/cuda_status.h"
-#include "devices/cuda/hopper/forward_fp8_params.h"
+#include "devices/cuda/kernel_table.h"
 #include "devices/cuda/kernels/cache_kernels.h"
 #include "ops/query_conversion.h"
 
@@ -38,6 +38,7 @@ void set_tensors(AttentionParams& p, const CudaAttentionPlan& plan, const Attent
   p.key_start_loc = a.key_start_loc;
   p.sinks = plan.args.spec.has_sinks ? a.sinks : nullptr;
   p.alibi_slopes = plan.args.spec.has_alibi ? a.alibi_slopes : nullptr;
+  p.token_spans = p.has_spans ? a.token_spans : nullptr;
   if (p.origin != KeyOrigin::kCache) {
     p.packed_k = a.k.data;
     p.packed_v = a.v.data;
@@ -58,69 +59,36 @@ void set_tensors(AttentionParams& p, const CudaAttentionPlan& plan, const Attent
   const size_t element = size_of(p.cache_dtype);
   p.k_chunk_stride = chunk_stride(p.k_addr, p.head_dim, p.cache_k, element);
   p.v_chunk_stride = chunk_stride(p.v_addr, p.head_dim_v, p.cache_v, element);
-  if (is_fp8(p.cache_dtype)) {
+  if (p.has_token_scales) {
+    p.k_token_scales = a.cache.k_scale;
+    p.v_token_scales = a.cache.v_scale;
+    p.scale_strides = a.cache.scale_strides;
+  } else if (is_fp8(p.cache_dtype)) {
     p.k_scale = a.cache.k_scale;
     p.v_scale = a.cache.v_scale;
     p.num_scales = a.cache.num_scales;
   }
 }
 
-bool serves(KernelKind kind, const AttentionParams& p) {
-  switch (kind) {
-    case KernelKind::kStream:
-      return p.q_aligned && stream_serves(p) && reinterpret_cast<uintptr_t>(p.cache_k) % 16 == 0 &&
-             reinterpret_cast<uintptr_t>(p.cache_v) % 16 == 0;
-    case KernelKind::kCluster:
-      return cluster_serves(p) && cluster_has_maps(p);
-    case KernelKind::kMla:
-      return mla_serves(p);
-    case KernelKind::kMlaWgmma:
-      return mla_wgmma_serves(p);
-    case KernelKind::kForward:
-      return forward_serves(p);
-    case KernelKind::kForwardFp8:
-      return forward_fp8_serves(p);
-    default:
-      return true;
+// What the kernels read of a part's division.
+void set_division(AttentionParams& p, const PlanPart& part) {
+  const auto* list = std::get_if<BalancedList>(&part.division);
+  p.balanced = list != nullptr;
+  p.list_group = list != nullptr ? list->group : 1;
+  p.split = {};
+  if (const auto* tiles = std::get_if<RowTiles>(&part.division)) {
+    p.split = tiles->split;
+    p.list_group = tiles->group;
   }
+  if (const auto* clusters = std::get_if<Clusters>(&part.division)) p.split = clusters->split;
 }
 
-cudaError_t launch(const PlanPart& part, const AttentionParams& p, const Fp8Queries& queries, const ChipLimits& chip,
-                   char* workspace, cudaStream_t stream) {
-  const bool overlap = chip.compute_capability >= 90;
-  cudaError_t error = cudaSuccess;
-  const ForwardPlan forward = {part.grid.tiles, part.grid.partitions,
-                               part.sms,        part.max_keys,
-                               part.front_sms,  reinterpret_cast<int32_t*>(workspace + part.counters_offset)};
-  switch (part.kind) {
-    case KernelKind::kStream:
-      error = launch_stream_attention(p, part.stream, stream);
-      break;
-    case KernelKind::kCluster:
-      error = launch_cluster_decode(p, part.cluster, stream);
-      break;
-    case KernelKind::kMla:
-      error = launch_mla_attention(p, part.stream, stream);
-      break;
-    case KernelKind::kMlaWgmma:
-      error = launch_mla_wgmma(p, part.stream, stream);
-      break;
-    case KernelKind::kForward:
-      error = launch_forward(p, forward, stream);
-      break;
-    case KernelKind::kForwardFp8:
-      error = launch_forward_fp8(p, queries, forward, stream);
-      break;
-    case KernelKind::kTile:
-      error = launch_tile_attention(p, part.grid, stream);
-      break;
-    case KernelKind::kSimt:
-      error = launch_simt_attention(p, part.grid, stream);
-      break;
-  }
-  if (error != cudaSuccess || !part.reduces) return error;
-  return part.balanced ? launch_reduce_balanced(p, part.stream, part.tile_keys, overlap, stream)
-                       : launch_reduce_fixed(p, part.num_slots, overlap, stream);
+cudaError_t launch_reduce(const PlanPart& part, const AttentionParams& p, bool overlap, cudaStream_t stream) {
+  if (const auto* list = std::get_if<BalancedList>(&part.division))
+    return launch_reduce_balanced(p, list->blocks, part.rows, part.tile_keys, overlap, stream);
+  const auto* tiles = std::get_if<RowTiles>(&part.division);
+  const int64_t slots = tiles != nullptr ? tiles->num_slots : std::get<Clusters>(part.division).num_slots;
+  return launch_reduce_fixed(p, slots, overlap, stream);
 }
 
 // fp8 queries as spec.dtype in the workspace; `p` then reads them there.
@@ -145,26 +113,28 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
   const auto cuda_stream = static_cast<cudaStream_t>(stream.handle);
   const std::vector<PlanPart>* parts = &plan.parts;
   for (const PlanPart& part : plan.parts)
-    if (!serves(part.kind, p)) parts = &plan.unaligned_parts;
+    if (!part.kernel->serves(p, chip)) parts = &plan.unaligned_parts;
   const AttentionParams as_given = p;
   const Fp8Queries queries = {args.q_scale, args.num_q_scales};
   if (plan.args.spec.has_fp8_queries() && (plan.converts || parts == &plan.unaligned_parts))
     SEXTANT_RETURN_IF_ERROR(convert_queries(p, plan, args, cuda_stream));
   const AttentionParams converted = p;
   for (const PlanPart& part : *parts) {
-    p = part.kind == KernelKind::kForwardFp8 ? as_given : converted;
+    p = part.kernel->fp8_queries ? as_given : converted;
     p.min_query_len = part.min_query_len;
     p.max_query_len = part.max_query_len;
-    p.balanced = part.balanced;
-    p.split = part.split;
-    p.key_align = part.kind == KernelKind::kStream ? stream_key_align(p) : 1;
+    set_division(p, part);
+    p.key_align = part.kernel->key_align != nullptr ? part.kernel->key_align(p) : 1;
     auto* workspace = static_cast<char*>(args.workspace);
     if (part.reduces) {
       p.partial_out = reinterpret_cast<float*>(workspace);
       p.partial_lse = reinterpret_cast<float*>(workspace + part.partial_lse_offset);
       p.tile_starts = reinterpret_cast<int32_t*>(workspace + part.tile_starts_offset);
     }
-    SEXTANT_RETURN_IF_ERROR(to_status(launch(part, p, queries, chip, workspace, cuda_stream), to_string(plan.args.op)));
+    cudaError_t error = part.kernel->launch(p, {part, queries, workspace}, cuda_stream);
+    if (error == cudaSuccess && part.reduces)
+      error = launch_reduce(part, p, /*overlap=*/chip.compute_capability >= 90, cuda_stream);
+    SEXTANT_RETURN_IF_ERROR(to_status(error, to_string(plan.args.op)));
   }
   return Status::ok();
 }

@@ -46,7 +46,6 @@ Result<DeviceInfo> describe(int index) {
   info.architecture = fmt::format("sm_{}{}", properties.major, properties.minor);
   info.compute_units = properties.multiProcessorCount;
   info.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
-  info.l2_bytes = properties.l2CacheSize;
   info.native_fp8 = DType::kF8E4M3FN;
   info.has_tuned_kernels = properties.major == 9;
   return info;

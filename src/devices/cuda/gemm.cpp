@@ -4,7 +4,11 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+
+#include "devices/cuda/cuda_status.h"
+#include "devices/cuda/kernels/plain_gemm.h"
 
 namespace sextant::cuda {
 
@@ -82,12 +86,15 @@ struct GemmRunner::Prepared {
   cublasLtMatrixLayoutOpaque_t a{}, b{}, c{};
   cublasLtMatmulAlgo_t algo{};
   size_t workspace = 0;
+  bool plain = false;  // cuBLASLt has no algorithm for it: rows that are not aligned
 };
 
 GemmRunner::GemmRunner() = default;
 GemmRunner::~GemmRunner() = default;
 
 namespace {
+
+constexpr int64_t kUsualDecodeRows = 64, kUsualPrefillRows = 4096;
 
 // One row-major operand [rows, columns] as a column-major matrix: its transpose, or itself when the rows are the unit
 // stride.
@@ -101,9 +108,31 @@ Operand operand(const TensorView& view) {
     return stride > extent ? stride : extent > 1 ? extent : 1;
   };
   // The memory of [rows, columns] with unit column stride is a column-major [columns, rows].
-  if (view.stride[2] == 1 || columns == 1)
-    return {false, columns, rows, leading(rows > 1 ? view.stride[1] : 0, columns)};
+  if (view.stride[2] == 1 || columns == 1) return {false, columns, rows, leading(view.stride[1], columns)};
   return {true, rows, columns, leading(view.stride[2], rows)};
+}
+
+}  // namespace
+
+namespace {
+
+PlainGemm plain_gemm_of(const GemmArgs& args) {
+  PlainGemm g;
+  g.a = args.a.data;
+  g.b = args.b.data;
+  g.c = args.c.data;
+  g.type = args.a.dtype;
+  g.c_type = args.c.dtype;
+  g.batch = args.a.shape[0];
+  g.m = args.a.shape[1];
+  g.k = args.a.shape[2];
+  g.n = args.b.shape[2];
+  for (size_t i = 0; i < 3; ++i) {
+    g.a_stride[i] = args.a.stride[i];
+    g.b_stride[i] = args.b.stride[i];
+    g.c_stride[i] = args.c.stride[i];
+  }
+  return g;
 }
 
 }  // namespace
@@ -114,7 +143,7 @@ Status GemmRunner::prepare(const GemmArgs& args, Prepared** prepared) {
     if (!library) return library.status();
     library_ = *library;
   }
-  std::array<int64_t, 18> key{};
+  std::array<int64_t, 19> key{};
   size_t i = 0;
   for (const TensorView* view : {&args.a, &args.b, &args.c}) {
     key[i++] = static_cast<int64_t>(view->dtype);
@@ -128,8 +157,14 @@ Status GemmRunner::prepare(const GemmArgs& args, Prepared** prepared) {
   // Algorithms may rely on alignment; remember the worst of the three pointers.
   uintptr_t bits = 256;
   for (const void* data : {args.a.data, args.b.data, args.c.data}) bits |= reinterpret_cast<uintptr_t>(data);
+  if (args.deterministic) {  // what holds for every row, so that all batches get one algorithm
+    bits |= 16;
+    for (const TensorView* view : {&args.a, &args.c})
+      bits |= static_cast<uintptr_t>(view->stride[1]) * size_of(view->dtype);
+  }
   const auto alignment = static_cast<uint32_t>(bits & ~(bits - 1));
   key[i++] = alignment;
+  key[i++] = args.deterministic;
   std::unique_ptr<Prepared>& slot = prepared_[key];
   if (slot) {
     *prepared = slot.get();
@@ -154,13 +189,19 @@ Status GemmRunner::prepare(const GemmArgs& args, Prepared** prepared) {
          lt.layout_set(out, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &stride, sizeof(stride)) ==
              CUBLAS_STATUS_SUCCESS;
   };
-  layout(&p->a, args.b, a.rows, a.columns, a.leading);
-  layout(&p->b, args.a, b.rows, b.columns, b.leading);
-  const int64_t n = args.c.shape[2], c_leading = args.c.shape[1] > 1 && args.c.stride[1] > n ? args.c.stride[1] : n;
-  layout(&p->c, args.c, n, args.c.shape[1], c_leading);
+  const int64_t n = args.c.shape[2], c_leading = std::max(n, args.c.stride[1]);
+  const auto layouts_for = [&](int64_t rows) {
+    layout(&p->a, args.b, a.rows, a.columns, a.leading);
+    layout(&p->b, args.a, b.transposed ? rows : b.rows, b.transposed ? b.columns : rows, b.leading);
+    layout(&p->c, args.c, n, rows, c_leading);
+  };
+  // Deterministic: one algorithm for any number of rows, chosen for a usual one, and none that sums in pieces, since
+  // those want workspace: a row's sum then runs the same way wherever the row lies.
+  const int64_t rows = args.c.shape[1], usual_rows = args.a.shape[0] > 1 ? kUsualDecodeRows : kUsualPrefillRows;
+  layouts_for(args.deterministic ? usual_rows : rows);
   cublasLtMatmulPreferenceOpaque_t preference{};
   ok = ok && lt.preference_init(&preference, sizeof(preference)) == CUBLAS_STATUS_SUCCESS;
-  const size_t workspace = args.workspace == nullptr ? 0 : args.workspace_bytes;
+  const size_t workspace = args.workspace == nullptr || args.deterministic ? 0 : args.workspace_bytes;
   cublasLtMatmulHeuristicResult_t result{};
   int found = 0;
   if (ok) {
@@ -174,9 +215,8 @@ Status GemmRunner::prepare(const GemmArgs& args, Prepared** prepared) {
              CUBLAS_STATUS_SUCCESS &&
          found > 0;
   }
-  if (!ok)
-    return Status(StatusCode::kInternal, fmt::format("gemm: cuBLASLt has no algorithm for {} x {} -> {}",
-                                                     to_string(args.a), to_string(args.b), to_string(args.c)));
+  p->plain = !ok;
+  layouts_for(rows);
   p->algo = result.algo;
   p->workspace = result.workspaceSize;
   slot = std::move(p);
@@ -189,6 +229,7 @@ Status GemmRunner::run(const GemmArgs& args, cudaStream_t stream) {
   const std::lock_guard lock(mutex_);
   Prepared* p = nullptr;
   SEXTANT_RETURN_IF_ERROR(prepare(args, &p));
+  if (p->plain) return to_status(launch_plain_gemm(plain_gemm_of(args), stream), "gemm");
   const float one = 1.0f, zero = 0.0f;
   const cublasStatus_t status =
       library_->matmul(library_->handle, &p->desc, &one, args.b.data, &p->a, args.a.data, &p->b, &zero, args.c.data,

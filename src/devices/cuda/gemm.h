@@ -30,7 +30,7 @@ class GemmRunner {
   std::mutex mutex_;
   const CublasLt* library_ = nullptr;
   // Descriptors and the chosen algorithm of each shape seen, keyed by types, extents and strides.
-  std::map<std::array<int64_t, 18>, std::unique_ptr<Prepared>> prepared_;
+  std::map<std::array<int64_t, 19>, std::unique_ptr<Prepared>> prepared_;
 };
 
 }  // namespace sextant::cuda

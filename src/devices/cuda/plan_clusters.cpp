@@ -13,9 +13,9 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   const bool fp8 = size_of(p.cache_dtype) == 1;
   const double kMemoryRate = 3.0e12, kSmRate = fp8 ? 3.6e10 : 4.6e10, kClusterStart = 5e-6, kBalancedStart = 12e-6,
                kBalancedRate = fp8 ? 2.4e12 : 2.88e12;
-  constexpr int64_t kBlockShared = 226 * 1024, kMostRequests = 65535;
-  if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || a.shared_prefix || !cluster_serves(p) ||
-      p.group_size * n.short_query_len > kClusterRows || n.requests > kMostRequests || chip.shared_bytes < kBlockShared)
+  constexpr int64_t kMostRequests = 65535;
+  if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || a.shared_prefix ||
+      p.group_size * n.short_query_len > kClusterRows || n.requests > kMostRequests)
     return false;
   const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
   if (keys.requests == 0) return false;
@@ -23,6 +23,7 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
   double best = kBalancedStart + all_bytes / kBalancedRate;
   bool chosen = false;
+  Clusters clusters;
   for (int32_t size = 1; size <= kMostClusterBlocks; size *= 2) {
     if (size > 1 && 2 * keys.longest < size * cluster_tile_keys(static_cast<int>(size_of(p.cache_dtype)), p.head_dim))
       break;
@@ -33,32 +34,33 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
     const double slots = at_once * (one_a_sm ? 1.0 : 2.0), full_waves = std::floor(pairs / slots);
     const double rest = pairs - full_waves * slots, block_rate = one_a_sm ? kSmRate : kSmRate / 2;
     const double pair_bytes = all_bytes / pairs, longest_bytes = keys.longest * key_bytes;
-    const auto wave = [&](double clusters, double bytes) {
-      return std::max(clusters * bytes / kMemoryRate, bytes / size / block_rate);
+    const auto wave = [&](double count, double bytes) {
+      return std::max(count * bytes / kMemoryRate, bytes / size / block_rate);
     };
-    double time = kClusterStart + full_waves * wave(slots, pair_bytes);
+    // A cluster's blocks begin and end together; single blocks hide each other's.
+    const double next_wave = size == 1 ? 1e-6 : 4e-6;
+    double time = kClusterStart + full_waves * (wave(slots, pair_bytes) + next_wave);
     if (rest > 0) time += wave(rest, pair_bytes);
     time += std::max(0.0, longest_bytes - pair_bytes) / size / block_rate;
     if (time >= best) continue;
     best = time;
     chosen = true;
-    part.cluster.size = size;
-    part.cluster.one_a_sm = one_a_sm;
+    clusters.shape.size = size;
+    clusters.shape.one_a_sm = one_a_sm;
   }
   part.seconds = best;
   if (!chosen) return false;
-  part.kind = KernelKind::kCluster;
   part.max_query_len = std::min(part.max_query_len, kClusterRows / p.group_size);
   const int64_t most = *std::max_element(a.seq_lens.begin(), a.seq_lens.end());
-  part.cluster.known_blocks = static_cast<int32_t>(ceil_div(most, p.block_size));
+  clusters.shape.known_blocks = static_cast<int32_t>(ceil_div(most, p.block_size));
+  part.division = clusters;
   return true;
 }
 
 int32_t equal_parts(const AttentionPlanArgs& a, const Bounds& n, const PlanPart& part, const ChipLimits& chip) {
   const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
   if (keys.requests == 0 || keys.longest * keys.requests > 1.05 * keys.sum) return 0;
-  const double row_tiles =
-      keys.requests * static_cast<double>(ceil_div(a.spec.num_heads * n.query_len, part.stream.rows));
+  const double row_tiles = keys.requests * static_cast<double>(ceil_div(a.spec.num_heads * n.query_len, part.rows));
   constexpr double kLeastUse = 0.93;       // of the chip over all waves of blocks
   constexpr double kMostParts = 4;         // more partial results cost more than the list does
   constexpr double kLeastTilesAPart = 16;  // a block's start and end cost about four tiles' time
@@ -76,8 +78,9 @@ bool set_mla_clusters(PlanPart& part, const AttentionPlanArgs& a, const Bounds& 
   const int32_t at_once = chip.clusters_at_once[kWide];
   if (a.shared_prefix || n.requests > 4096) return false;
   int64_t clusters_a_request = 1;
+  Clusters clusters;
   if (std::has_single_bit(static_cast<uint32_t>(equal))) {
-    part.stream.cluster = equal;
+    clusters.shape.size = equal;
   } else {
     const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
     clusters_a_request = n.requests > 0 ? at_once / n.requests : 0;
@@ -85,12 +88,13 @@ bool set_mla_clusters(PlanPart& part, const AttentionPlanArgs& a, const Bounds& 
     clusters_a_request =
         std::min<int64_t>(clusters_a_request, static_cast<int64_t>(keys.longest) / (2 * kWide * part.tile_keys));
     if (clusters_a_request < 1 || keys.longest * keys.requests > 1.05 * keys.sum) return false;
-    part.stream.cluster = kWide;
+    clusters.shape.size = kWide;
   }
   if (clusters_a_request > 1)
-    set_fixed_split(part, a, n, 0, static_cast<int32_t>(clusters_a_request), n.query_len, part.tile_keys);
-  part.stream.grid = dim3(static_cast<unsigned>(part.stream.cluster), 1,
-                          static_cast<unsigned>(n.requests * part.split.max_partitions));
+    clusters.split = make_fixed_split(part, a, n, 0, static_cast<int32_t>(clusters_a_request), n.query_len,
+                                      part.tile_keys, &clusters.num_slots);
+  clusters.count = static_cast<int32_t>(n.requests * clusters.split.max_partitions);
+  part.division = clusters;
   return true;
 }
 

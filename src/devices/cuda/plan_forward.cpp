@@ -28,8 +28,11 @@ double prefill_flops(const AttentionPlanArgs& a, const AttentionParams& p, int32
 
 bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
                           const ChipLimits& chip) {
-  constexpr double kStreamStart = 12e-6, kStreamRate = 2.0e12, kReduce = 5e-6;  // of 32 rows, the balanced list
-  if (n.any_long || p.group_size * n.short_query_len <= kClusterRows || !plain_cache(a, p)) return false;
+  // The balanced list's rate with 32 rows, and with rows so long that an SM has one block.
+  const bool wide = std::max(p.head_dim, p.head_dim_v) > 128;
+  const double kStreamStart = 12e-6, kStreamRate = wide ? 1.5e12 : 2.0e12, kReduce = 5e-6;
+  const bool few_rows = p.group_size * n.short_query_len <= kClusterRows;
+  if (n.any_long || (few_rows && (!wide || cluster_serves(p))) || !plain_cache(a, p)) return false;
   const PartKeys keys = count_keys(a, n, a.filter.min_query_len, short_len);
   if (keys.requests == 0) return false;
   const double all_bytes = keys.sum * bytes_of_key(p) * p.num_kv_heads;

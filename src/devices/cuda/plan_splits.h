@@ -30,9 +30,13 @@ inline double bytes_of_key(const AttentionParams& p) {
 }
 PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_query_len, int64_t max_query_len);
 
-// Adds the partial results of a fixed split to a part.
-void set_fixed_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t partition, int32_t segments,
-                     int64_t max_query_len, int32_t granule);
+// A fixed split of the keys, and room in the part's workspace for its partial results. `num_slots`: of partial rows.
+FixedSplit make_fixed_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t partition,
+                            int32_t segments, int64_t max_query_len, int32_t granule, int64_t* num_slots);
+
+// Row-tile kernels: split only where the rows alone do not fill the chip.
+void set_row_tiles(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len,
+                   int64_t wanted_blocks);
 
 // Decode kernels: the balanced list, or a fixed split when one is asked for.
 void set_decode_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len, int blocks_per_sm,

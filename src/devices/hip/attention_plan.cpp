@@ -11,7 +11,7 @@ namespace sextant::hip {
 namespace {
 
 constexpr int32_t kTileRows = 64, kMlaRows = 16, kMlaTunedRows = 32;
-constexpr int32_t kMaxHeadDim = 256, kMaxLatentDim = 576, kMaxLatentValueDim = 512;
+constexpr int32_t kMaxHeadDim = 512, kMaxFloatHeadDim = 256, kMaxLatentDim = 576, kMaxLatentValueDim = 512;
 constexpr int32_t kDeterministicKeys = 1024;  // keys of a partition when bits must not depend on the machine
 constexpr int32_t kGranule = 32;              // keys of a tile
 
@@ -23,14 +23,19 @@ std::string portable_kernel(const AttentionPlanArgs& a) {
   const char* dims = k <= 64 && v <= 64     ? "64_64"
                      : k <= 128 && v <= 128 ? "128_128"
                      : k <= 192 && v <= 128 ? "192_128"
-                                            : "256_256";
+                     : k <= 256 && v <= 256 ? "256_256"
+                                            : "512_512";
   return fmt::format("tile_attention_{}_{}", type_name(a.spec.dtype), dims);
 }
 
-bool fits_tiles(const AttentionPlanArgs& a) {
-  return a.spec.head_dim <= kMaxHeadDim && a.spec.value_head_dim() <= kMaxHeadDim;
-}
 bool is_latent(const AttentionPlanArgs& a) { return a.op == AttentionOp::kMlaDecode; }
+// Wider latents have kernels of their own; rows of floats would not fit a workgroup's registers.
+int32_t max_head_dim(const AttentionPlanArgs& a) {
+  return is_latent(a) || a.spec.dtype == DType::kF32 ? kMaxFloatHeadDim : kMaxHeadDim;
+}
+bool fits_tiles(const AttentionPlanArgs& a) {
+  return std::max(a.spec.head_dim, a.spec.value_head_dim()) <= max_head_dim(a);
+}
 
 void set_part_split(PlanPart& part, const AttentionPlanArgs& a, const LengthBounds& n, const ChipLimits& chip) {
   using Kind = SplitPolicy::Kind;
@@ -73,7 +78,8 @@ void set_part_split(PlanPart& part, const AttentionPlanArgs& a, const LengthBoun
   part.workspace_bytes = part.partial_lse_offset + align(rows * sizeof(float));
 }
 
-PlanPart portable_part(const AttentionPlanArgs& a, KernelFamily family, const LengthBounds& n) {
+PlanPart portable_part(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family, const LengthBounds& n,
+                       bool vectors) {
   PlanPart part;
   part.min_query_len = a.filter.min_query_len;
   part.max_query_len = a.filter.max_query_len;
@@ -85,8 +91,19 @@ PlanPart portable_part(const AttentionPlanArgs& a, KernelFamily family, const Le
   const bool tall = family == KernelFamily::kTuned && a.spec.dtype != DType::kF32 &&
                     int64_t{a.spec.num_heads} * n.query_len > kMlaRows;
   part.rows = tall ? kMlaTunedRows : kMlaRows;
-  part.kernel = fmt::format("mla_attention_{}_{}", type_name(a.spec.dtype), part.rows);
+  if (vectors && family == KernelFamily::kTuned && mla_comes_ahead(a, chip)) {
+    part.kernel =
+        fmt::format("mla_ahead_{}_{}_{}", type_name(a.spec.dtype), part.rows, is_fp8(a.cache.dtype) ? "kv8" : "kv16");
+  } else {
+    part.kernel = fmt::format("mla_attention_{}_{}", type_name(a.spec.dtype), part.rows);
+  }
   return part;
+}
+
+KeyReach to_reach(const AttentionMask& mask) {
+  const bool causal = mask.right != AttentionMask::kUnlimited;
+  return {mask.left == AttentionMask::kUnlimited ? 0 : mask.left + 1, causal ? mask.right : 0, causal ? 1 : 0,
+          mask.chunk};
 }
 
 std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family,
@@ -98,7 +115,7 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   if (vectors) tuned = tuned_parts(a, chip, family, n);
   parts = std::move(tuned.parts);
   if (!tuned.complete) {
-    parts.push_back(portable_part(a, family, n));
+    parts.push_back(portable_part(a, chip, family, n, vectors));
     parts.back().min_query_len = tuned.min_left;
   }
   for (PlanPart& part : parts) set_part_split(part, a, n, chip);
@@ -109,7 +126,7 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
 
 Format to_format(DType dtype) {
   static_assert(static_cast<int>(DType::kF32) == 0 && static_cast<int>(DType::kF8E5M2) == 5);
-  return static_cast<Format>(dtype);
+  return dtype == DType::kI8 ? Format::kI8 : static_cast<Format>(dtype);
 }
 
 Addressing to_addressing(const KvAddressing& a) {
@@ -151,6 +168,14 @@ bool is_vector_aligned(const TensorView& view) {
   return true;
 }
 
+BlockDivisor block_divisor(int32_t block_size) {
+  uint32_t shift = 0;
+  while ((int64_t{1} << shift) < block_size) ++shift;
+  const uint64_t factor =
+      ((uint64_t{1} << (31 + shift)) + static_cast<uint64_t>(block_size) - 1) / static_cast<uint64_t>(block_size);
+  return {static_cast<uint32_t>(factor), shift};
+}
+
 AttentionParams planned_params(const AttentionPlanArgs& a) {
   AttentionParams p{};
   const AttentionSpec& s = a.spec;
@@ -161,8 +186,7 @@ AttentionParams planned_params(const AttentionPlanArgs& a) {
   p.head_dim_v = s.value_head_dim();
   p.softmax_scale = s.softmax_scale;
   p.soft_cap = s.logits_soft_cap;
-  p.window = s.sliding_window;
-  p.causal = s.causal ? 1 : 0;
+  p.reach = to_reach(s.mask());
   p.format = to_format(s.dtype);
   p.out_f32 = a.out_dtype == DType::kF32 ? 1 : 0;
   p.values_in_keys = is_latent(a) ? 1 : 0;
@@ -178,6 +202,7 @@ AttentionParams planned_params(const AttentionPlanArgs& a) {
   p.block_size = 1;
   if (p.origin == KeyOrigin::kPacked) return p;
   p.block_size = a.cache.block_size;
+  p.block_divisor = block_divisor(a.cache.block_size);
   p.num_blocks = static_cast<int32_t>(a.cache.num_blocks);
   return p;
 }
@@ -188,8 +213,8 @@ Status supports_attention(const AttentionPlanArgs& a) {
     return Status::ok();
   return unsupported(
       fmt::format("head_dim {} and head_dim_v {} do not fit the kernels of the HIP device; {} allows {} and {}",
-                  a.spec.head_dim, a.spec.value_head_dim(), to_string(a.op), is_latent(a) ? kMaxLatentDim : kMaxHeadDim,
-                  is_latent(a) ? kMaxLatentValueDim : kMaxHeadDim));
+                  a.spec.head_dim, a.spec.value_head_dim(), to_string(a.op),
+                  is_latent(a) ? kMaxLatentDim : max_head_dim(a), is_latent(a) ? kMaxLatentValueDim : max_head_dim(a)));
 }
 
 Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family) {

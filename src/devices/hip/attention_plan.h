@@ -42,6 +42,8 @@ Status run_attention(const HipAttentionPlan& plan, const AttentionArgs& args, co
 
 // The parameters that follow from the plan's arguments alone (shapes, features).
 AttentionParams planned_params(const AttentionPlanArgs& args);
+// Its quotients are exact for positions of 31 bits.
+BlockDivisor block_divisor(int32_t block_size);
 Addressing to_addressing(const KvAddressing& address);
 // Elements from 8 dims to the next 8 where 8 dims lie together and aligned, else 0.
 int32_t chunk_stride(const KvAddressing& address, int32_t head_dim, const void* base, size_t element_bytes);

@@ -25,6 +25,7 @@ void set_tensors(AttentionParams& p, const HipAttentionPlan& plan, const Attenti
   p.key_start_loc = a.key_start_loc;
   p.sinks = plan.args.spec.has_sinks ? a.sinks : nullptr;
   p.alibi_slopes = plan.args.spec.has_alibi ? a.alibi_slopes : nullptr;
+  p.token_spans = plan.args.spec.has_spans() ? a.token_spans : nullptr;
   if (p.origin != KeyOrigin::kCache) {
     p.packed_k = a.k.data;
     p.packed_v = a.v.data;
@@ -50,7 +51,10 @@ void set_tensors(AttentionParams& p, const HipAttentionPlan& plan, const Attenti
   p.k_tile_shift = tiles.shift;
   p.k_chunk_stride = chunk_stride(a.cache.k_addr, p.head_dim, p.cache_k, element);
   p.v_chunk_stride = chunk_stride(v_addr, p.head_dim_v, p.cache_v, element);
-  if (is_fp8(a.cache.spec.dtype)) {
+  if (a.cache.spec.has_token_scales()) {
+    p.k_token_scales = token_scales(a.cache, a.cache.k_scale);
+    p.v_token_scales = token_scales(a.cache, a.cache.v_scale);
+  } else if (is_fp8(a.cache.spec.dtype)) {
     p.k_scale = a.cache.k_scale;
     p.v_scale = a.cache.v_scale;
     p.num_scales = a.cache.num_scales;

@@ -30,6 +30,7 @@ CachePart to_part(const TensorView& rows, const KvCacheView& cache, bool values,
   part.cache = values ? cache.v : cache.k;
   part.address = to_addressing(address);
   part.scale = values ? cache.v_scale : cache.k_scale;
+  part.token_scales = token_scales(cache, part.scale);
   part.heads = cache.spec.num_kv_heads;
   part.dim = dim;
   part.dim_begin = dim_begin;
@@ -51,6 +52,8 @@ Status write_cache(Launcher& launcher, const CachePart& keys, const CachePart& v
   a.num_slots = cache.spec.num_blocks * cache.spec.block_size;
   a.block_size = cache.spec.block_size;
   a.num_scales = cache.num_scales;
+  a.largest_stored = largest_stored(cache.spec.dtype);
+  a.smallest_scale = kSmallestTokenScale;
   a.cache_format = to_format(cache.spec.dtype);
   a.row_format = to_format(row_dtype);
   return launcher.launch("sextant_cache_write", num_tokens, a, stream);
@@ -97,6 +100,7 @@ Status HipOps::gather_cache(const GatherCacheArgs& args, Stream stream) const {
   a.block_table = args.block_table;
   a.block_table_stride = args.block_table_stride;
   a.key_start_loc = args.key_start_loc;
+  a.seq_lens = args.seq_lens;
   a.chunk_begin = args.chunk_begin;
   a.max_rows = args.max_rows;
   a.num_requests = args.num_requests;
@@ -144,6 +148,15 @@ Status HipOps::copy_blocks(const CopyBlocksArgs& args, Stream stream) const {
   a.head_dim = spec.head_dim;
   a.head_dim_v = spec.head_dim_v;
   a.groups_a_pair = 4;
+  SEXTANT_RETURN_IF_ERROR(launcher_.launch("sextant_copy_blocks", args.num_pairs * a.groups_a_pair, a, stream));
+  if (!spec.has_token_scales()) return Status::ok();
+  // Scales are a cache of one dim a token and head.
+  const KvScaleStrides& s = args.cache.scale_strides;
+  a.k = const_cast<float*>(args.cache.k_scale);
+  a.v = const_cast<float*>(args.cache.v_scale);
+  a.k_addr = a.v_addr = {s.block, s.head, s.token, 0, 1, 0, 1, 1};
+  a.element_bytes = sizeof(float);
+  a.head_dim = a.head_dim_v = 1;
   return launcher_.launch("sextant_copy_blocks", args.num_pairs * a.groups_a_pair, a, stream);
 }
 

@@ -31,5 +31,10 @@ class Launcher {
 };
 
 Format to_format(DType dtype);
+// The scales of a cache with one a token and head; none for others.
+inline TokenScales token_scales(const KvCacheView& cache, const float* scales) {
+  if (!cache.spec.has_token_scales()) return {};
+  return {const_cast<float*>(scales), cache.scale_strides.block, cache.scale_strides.token, cache.scale_strides.head};
+}
 
 }  // namespace sextant::hip

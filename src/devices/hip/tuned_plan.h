@@ -20,6 +20,8 @@ struct TunedParts {
 };
 TunedParts tuned_parts(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family,
                        const LengthBounds& bounds);
+// Whether the MLA kernel that asks for its tiles ahead reads this cache.
+bool mla_comes_ahead(const AttentionPlanArgs& args, const ChipLimits& chip);
 // False: the tensors of this run do not suit the kernel.
 bool suits_tuned(const PlanPart& part, const AttentionParams& params);
 

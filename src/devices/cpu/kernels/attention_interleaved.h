@@ -207,7 +207,7 @@ class InterleavedTiles {
   }
   void shape_and_mask(const Phase& p, const ScoreShape& shape, int64_t r, float* s) const {
     const typename Run::Columns& c = p.columns;
-    if (shape.shaped()) shape_scores(shape, s, c.from, c.to, p.tile_begin);
+    if (shape.shaped()) shape_scores<E::kExpDegree>(shape, s, c.from, c.to, p.tile_begin);
     if (c.masked)
       mask_scores(s, c.from, c.to, larger(m_.lo[r], p.begin) - p.tile_begin, smaller(m_.hi[r], p.end) - p.tile_begin);
   }

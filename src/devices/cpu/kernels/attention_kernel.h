@@ -12,6 +12,7 @@
 
 #include "devices/cpu/kernels/engine_fma.h"
 #include "devices/cpu/kernels/key_rows.h"
+#include "devices/cpu/kernels/scratch_space.h"
 #include "devices/cpu/kernels/softmax.h"
 
 namespace sextant::cpu::SEXTANT_ISA {
@@ -22,54 +23,52 @@ template <class E>
 struct AttentionScratch {
   using Elem = typename E::Elem;
   static constexpr int kBuffers = E::kInterleaved ? 2 : 1;
-  int64_t rows_padded, depth, dv_padded, o_stride, s_stride, v_tokens, block;
+  int64_t rows_padded, depth, dv_padded, widest, o_stride, s_stride, p_stride, v_tokens, block;
   Elem* q;             // [rows_padded, depth]; interleaved: tiles of 16 x 32
   float* o;            // [rows_padded, o_stride]
   Elem* k;             // [tile / 16][depth / unit][16][unit]
   Elem* v[kBuffers];   // [dv_padded / 16][v_tokens / unit][16][unit]
   float* s[kBuffers];  // [block, s_stride]
-  Elem* p[kBuffers];   // [block, tile]; interleaved: tiles of 16 x 32
+  Elem* p[kBuffers];   // [block, p_stride]; interleaved: tiles of 16 x 32
   float* row_max;      // [rows_padded], base 2
   float* row_sum;      // [rows_padded]
   int32_t* lo;         // [rows_padded] visible positions relative to the item's first
   int32_t* hi;
   const char** pointers;  // [kTokensAtOnce]
   char* staging;          // [kTokensAtOnce, max dim] of up to 4 bytes
+  Elem* scaled;           // [kTokensAtOnce, max dim]: rows with a scale of their own, times it
   char* zeros;            // one row of zeros
   size_t bytes;
 
   AttentionScratch(void* base, int64_t rows, int64_t head_dim, int64_t head_dim_v, int64_t tile) {
     rows_padded = round_up(rows, E::kRowPad);
     block = round_up(E::kRowBlock < rows ? E::kRowBlock : rows, E::kRowPad);
-    depth = round_up(head_dim, 32);
+    const int64_t wide = round_up(head_dim, 32);
+    depth = wide * E::kParts;
     dv_padded = round_up(head_dim_v, 32);
     // Tiles are stored sixteen rows at once, values of a token into all panels at once: 2^n bytes apart these would
     // share a few sets of the cache.
     o_stride = dv_padded + (E::kInterleaved ? 16 : 0);
     s_stride = tile + (E::kInterleaved ? 16 : 0);
-    v_tokens = tile + 64 / kPanel / static_cast<int64_t>(sizeof(Elem));
-    const int64_t widest = larger(depth, dv_padded);
-    char* next = static_cast<char*>(base);
-    const auto take = [&next](int64_t count, size_t size) {
-      char* taken = next;
-      next +=
-          round_up(count * static_cast<int64_t>(size), 64) + 64;  // + 64: tensors of 2^n bytes do not share all sets
-      return taken;
-    };
-    q = reinterpret_cast<Elem*>(take(rows_padded * depth, sizeof(Elem)));
-    o = reinterpret_cast<float*>(take(rows_padded * o_stride, 4));
-    k = reinterpret_cast<Elem*>(take(tile * depth, sizeof(Elem)));
-    for (auto& x : v) x = reinterpret_cast<Elem*>(take(v_tokens * dv_padded, sizeof(Elem)));
-    for (auto& x : s) x = reinterpret_cast<float*>(take(block * s_stride, 4));
-    for (auto& x : p) x = reinterpret_cast<Elem*>(take(block * tile, sizeof(Elem)));
-    row_max = reinterpret_cast<float*>(take(rows_padded, 4));
-    row_sum = reinterpret_cast<float*>(take(rows_padded, 4));
-    lo = reinterpret_cast<int32_t*>(take(rows_padded, 4));
-    hi = reinterpret_cast<int32_t*>(take(rows_padded, 4));
-    pointers = reinterpret_cast<const char**>(take(kTokensAtOnce, sizeof(char*)));
-    staging = take(kTokensAtOnce * widest, 4);
-    zeros = take(widest, 4);
-    bytes = static_cast<size_t>(next - static_cast<char*>(base));
+    p_stride = tile * E::kParts;
+    v_tokens = p_stride + 64 / kPanel / static_cast<int64_t>(sizeof(Elem));
+    widest = larger(wide, dv_padded);
+    ScratchSpace space(base);
+    q = space.take<Elem>(rows_padded * depth);
+    o = space.take<float>(rows_padded * o_stride);
+    k = space.take<Elem>(tile * depth);
+    for (auto& x : v) x = space.take<Elem>(v_tokens * dv_padded);
+    for (auto& x : s) x = space.take<float>(block * s_stride);
+    for (auto& x : p) x = space.take<Elem>(block * p_stride);
+    row_max = space.take<float>(rows_padded);
+    row_sum = space.take<float>(rows_padded);
+    lo = space.take<int32_t>(rows_padded);
+    hi = space.take<int32_t>(rows_padded);
+    pointers = space.take<const char*>(kTokensAtOnce);
+    staging = space.take<char>(kTokensAtOnce * widest, 4);
+    scaled = space.take<Elem>(kTokensAtOnce * widest);
+    zeros = space.take<char>(widest, 4);
+    bytes = space.bytes();
   }
 };
 
@@ -100,27 +99,46 @@ struct AttentionRun {
         m(item.scratch, item.num_tokens * item.num_heads, item.head_dim, item.head_dim_v, item.tile_keys),
         rows(item.num_tokens * item.num_heads) {}
 
-  // Tokens of other heads lie between those of an item, too far apart for the prefetcher of the machine.
-  static constexpr int64_t kTokensAhead = 4;
+  // Rows of tokens and heads in their order. Tokens of other heads lie between those of an item, too far apart for the
+  // prefetcher of the machine: so each row's turn announces a later one, never many lines at once.
+  class RowCursor {
+   public:
+    RowCursor(const void* base, int64_t token_stride, int64_t head_stride, int64_t heads, int64_t bytes)
+        : row_(static_cast<const char*>(base)),
+          head_step_(head_stride * bytes),
+          token_step_((token_stride - (heads - 1) * head_stride) * bytes),
+          heads_(heads) {}
+    const char* next() {
+      const char* row = row_;
+      const bool last = ++head_ == heads_;
+      row_ += last ? token_step_ : head_step_;
+      if (last) head_ = 0;
+      return row;
+    }
+
+   private:
+    const char* row_;
+    int64_t head_step_, token_step_, heads_, head_ = 0;
+  };
+  static constexpr int64_t kRowsAhead = 24;
 
   void load_queries() {
     const int64_t bytes = element_bytes(it.dtype);
-    const char* q = static_cast<const char*>(it.q);
     // Rows of padding are zero.
     for (int64_t i = rows / E::kRowPad * E::kRowPad * m.depth; i < m.rows_padded * m.depth; ++i) m.q[i] = Elem{};
+    RowCursor queries(it.q, it.q_token_stride, it.q_head_stride, it.num_heads, bytes), ahead = queries;
+    for (int64_t r = 0; r < smaller(kRowsAhead, rows); ++r) ahead.next();
     dispatch_dtype(it.dtype, [&]<DType T>() {
       for (int64_t r = 0; r < rows; ++r) {
-        const int64_t token = r / it.num_heads, head = r % it.num_heads;
-        if (head == 0 && token + kTokensAhead < it.num_tokens) {
-          const char* ahead = q + (token + kTokensAhead) * it.q_token_stride * bytes;
-          for (int64_t b = 0; b < it.num_heads * it.q_head_stride * bytes; b += 64) __builtin_prefetch(ahead + b);
+        if (r + kRowsAhead < rows) {
+          const char* row = ahead.next();
+          for (int64_t b = 0; b < it.head_dim * bytes; b += 64) __builtin_prefetch(row + b);
         }
-        E::template pack_query<T>(q + (token * it.q_token_stride + head * it.q_head_stride) * bytes, it.head_dim,
-                                  m.depth, r, m.q);
+        E::template pack_query<T>(queries.next(), it.head_dim, m.depth, r, m.q);
       }
     });
     if constexpr (!E::kInterleaved) clear_output(0, m.rows_padded);
-    for (int64_t i = 0; i < larger(m.depth, m.dv_padded) * 4; ++i) m.zeros[i] = 0;
+    __builtin_memset(m.zeros, 0, static_cast<size_t>(m.widest) * 4);
     first_key = INT64_MAX;
     last_key = 0;
     for (int64_t r = 0; r < rows; ++r) {
@@ -154,23 +172,35 @@ struct AttentionRun {
   // An item has at most 1024 rows (kernel tables), 16 blocks.
   bool has_output(int64_t row) const { return (blocks_with_output >> row / E::kRowBlock & 1) != 0; }
 
-  // Columns [from, to) of the tile that some of these rows see, and whether a mask is needed there.
+  // Columns [from, to) of the tile that some of these rows see, and whether a mask is needed there. Scores are made by
+  // whole panels; values from `last` on have no weight.
   struct Columns {
     int64_t from = 0, to = 0;
     bool masked = false;
+    int64_t last = 0;
   };
   Columns visible_columns(const RowBounds& x) const {
     const int64_t from = larger(x.lo_min, begin), to = smaller(x.hi_max, end);
     if (from >= to) return {};
-    const int64_t c0 = (from - tile_begin) / 32 * 32, c1 = round_up(to - tile_begin, 32);
+    const int64_t c0 = (from - tile_begin) / E::kColumns * E::kColumns, c1 = round_up(to - tile_begin, E::kColumns);
     return {
         c0, c1,
-        x.lo_max > tile_begin + c0 || begin > tile_begin + c0 || x.hi_min < tile_begin + c1 || end < tile_begin + c1};
+        x.lo_max > tile_begin + c0 || begin > tile_begin + c0 || x.hi_min < tile_begin + c1 || end < tile_begin + c1,
+        round_up(to - tile_begin, E::kDepthStep)};
   }
   Columns visible_columns(int64_t r0, int64_t r1) const { return visible_columns(bounds_of(r0, r1)); }
 
-  // A cache that already holds the pairs the products want: whole groups of 16 tokens are copied as they lie.
-  bool copies_pairs() const { return E::kUnit == 2 && source->packed_layout && source->block_size % kPanel == 0; }
+  // A cache that already holds the pairs the products want: whole groups of 16 tokens are copied as they lie, others by
+  // what lies together.
+  bool has_pairs() const { return E::kReadsPairs && source->packed_layout; }
+  bool copies_pairs() const { return has_pairs() && source->block_size % kPanel == 0; }
+  // m.pointers of the tokens of columns [column, column + count), null for those that nobody sees.
+  void locate_pairs(const KeyTensor& t, int64_t column, int64_t count) {
+    const int64_t first = tile_begin + column;
+    const int64_t from = larger(begin - first, 0), to = smaller(end - first, count);
+    for (int64_t i = 0; i < count; ++i) m.pointers[i] = nullptr;
+    if (from < to) locate_rows(*source, t, first, from, to, m.pointers);
+  }
   const Elem* block_at(const void* base, const KvAddressing& addr, int64_t position) const {
     const int64_t block = source->block_table[position / source->block_size];
     return static_cast<const Elem*>(base) + block * addr.block_stride +
@@ -191,9 +221,32 @@ struct AttentionRun {
       return;
     }
     const KeyTensor t = {static_cast<const char*>(source->k), &source->k_addr, source->k_row_stride, it.head_dim};
+    if constexpr (E::kReadsPairs)
+      if (has_pairs()) {
+        locate_pairs(t, column, count);
+        for (int64_t i = 0; i < count; i += kPanel, dst += kPanel * m.depth) {
+          E::collect_key_panel(m.pointers + i, it.head_dim, dst);
+          between();
+        }
+        return;
+      }
     find_rows(*source, t, tile_begin + column, count, begin, end, m.zeros, m.staging, m.pointers);
-    dispatch_dtype(source->dtype,
+    dispatch_dtype(scale_rows(source->k_row_scales, t, column, count),
                    [&]<DType T>() { E::template pack_keys<T>(m.pointers, count, it.head_dim, m.depth, dst, between); });
+  }
+  // Multiplies rows that have scales of their own, in place of m.pointers. Gives the type that the rows then have.
+  DType scale_rows(const float* scales, const KeyTensor& t, int64_t column, int64_t count) {
+    if (scales == nullptr) return source->dtype;
+    const int64_t first = tile_begin + column, row = round_up(t.dim, 16);
+    const int64_t from = larger(begin - first, 0), to = smaller(end - first, count);
+    for (int64_t i = from; i < to; ++i) {
+      const int64_t position = first + i, block = source->block_table[position / source->block_size];
+      const int64_t at =
+          block * source->scale_block_stride + position % source->block_size * source->scale_token_stride;
+      scale_row_to<E::kRowType>(source->dtype, m.pointers[i], scales[at], t.dim, m.scaled + i * row);
+      m.pointers[i] = reinterpret_cast<const char*>(m.scaled + i * row);
+    }
+    return E::kRowType;
   }
   static void copy_or_clear(const Elem* src, int64_t count, int64_t padded, Elem* dst) {
     if (src == nullptr) count = 0;
@@ -203,7 +256,7 @@ struct AttentionRun {
 
   template <class Between = NothingBetween>
   void pack_values(int64_t column, int64_t count, int64_t panel_tokens, Elem* dst, const Between& between = {}) {
-    if constexpr (E::kUnit == 2)
+    if constexpr (E::kReadsPairs)
       if (copies_pairs()) {
         for (int64_t t = 0; t < count; t += 2) {
           const int64_t position = tile_begin + column + t;
@@ -217,8 +270,21 @@ struct AttentionRun {
         return;
       }
     const KeyTensor t = {static_cast<const char*>(source->v), &source->v_addr, source->v_row_stride, it.head_dim_v};
+    if constexpr (E::kReadsPairs)
+      if (has_pairs()) {
+        locate_pairs(t, column, count);
+        for (int64_t i = 0; i < count; i += 2) {
+          typename E::HalfOfPairs halves[2];
+          for (int64_t j = 0; j < 2; ++j)
+            if (m.pointers[i + j] != nullptr)
+              halves[j] = E::half_of_pairs(m.pointers[i + j], (tile_begin + column + i + j) % source->block_size);
+          E::join_value_tokens(halves[0], halves[1], it.head_dim_v, panel_tokens * kPanel, dst + i * kPanel);
+          between();
+        }
+        return;
+      }
     find_rows(*source, t, tile_begin + column, count, begin, end, m.zeros, m.staging, m.pointers);
-    dispatch_dtype(source->dtype, [&]<DType T>() {
+    dispatch_dtype(scale_rows(source->v_row_scales, t, column, count), [&]<DType T>() {
       E::template pack_values<T>(m.pointers, count, it.head_dim_v, panel_tokens, dst, between);
     });
   }
@@ -233,10 +299,10 @@ struct AttentionRun {
         shape.origin = it.context_len[r / it.num_heads];
       }
       float* row = s + (r - r0) * m.s_stride;
-      if (shape.shaped()) shape_scores(shape, row, c.from, c.to, tile_begin);
+      if (shape.shaped()) shape_scores<E::kExpDegree>(shape, row, c.from, c.to, tile_begin);
       if (c.masked)
         mask_scores(row, c.from, c.to, larger(m.lo[r], begin) - tile_begin, smaller(m.hi[r], end) - tile_begin);
-      const float alpha = softmax_row<E>(row, p + (r - r0) * it.tile_keys, c.from, c.to, shape.remaining_scale(),
+      const float alpha = softmax_row<E>(row, p + (r - r0) * m.p_stride, c.from, c.to, shape.remaining_scale(),
                                          m.row_max[r], m.row_sum[r]);
       if (alpha != 1.0f) scale_row(m.o + r * m.o_stride, m.dv_padded, alpha);
     }
@@ -248,8 +314,8 @@ struct AttentionRun {
   }
   void weigh_values(int64_t r0, int64_t count, int64_t from, int64_t to, const Elem* p, const Elem* v,
                     int64_t panel_tokens) {
-    E::gemm(count, round_up(it.head_dim_v, kPanel) / kPanel, to - from, p + from, it.tile_keys, v,
-            panel_tokens * kPanel, m.o + r0 * m.o_stride, m.o_stride, true);
+    E::gemm(count, round_up(it.head_dim_v, kPanel) / kPanel, (to - from) * E::kParts, p + from * E::kParts, m.p_stride,
+            v, panel_tokens * kPanel, m.o + r0 * m.o_stride, m.o_stride, true);
   }
 
   // Few rows: each 64 tokens go through the first-level cache, packed and used at once.
@@ -262,28 +328,44 @@ struct AttentionRun {
       scores(0, rows, j, to, m.k, m.s[0]);
     }
     softmax_block(0, rows, m.s[0], m.p[0], c);
-    for (int64_t j = c.from; j < c.to; j += kTokensAtOnce) {
-      const int64_t to = smaller(c.to, j + kTokensAtOnce);
-      pack_values(j, to - j, kTokensAtOnce, m.v[0]);
-      weigh_values(0, rows, j, to, m.p[0], m.v[0], kTokensAtOnce);
+    for (int64_t j = c.from; j < c.last; j += kTokensAtOnce) {
+      const int64_t to = smaller(c.last, j + kTokensAtOnce);
+      pack_values(j, to - j, kTokensAtOnce * E::kParts, m.v[0]);
+      weigh_values(0, rows, j, to, m.p[0], m.v[0], kTokensAtOnce * E::kParts);
     }
   }
 
-  void tile_of_many_rows() {
+  // Lines that a block's rows are about to be written to come while its products are made.
+  void prefetch_output(int64_t r0, int64_t count) const {
+    if (it.partial_out != nullptr || it.stream_output) return;
+    const int64_t bytes = element_bytes(it.out_dtype);
+    for (int64_t r = r0; r < r0 + count; ++r) {
+      const char* out = static_cast<const char*>(it.out) +
+                        (r / it.num_heads * it.out_token_stride + r % it.num_heads * it.out_head_stride) * bytes;
+      for (int64_t b = 0; b < it.head_dim_v * bytes; b += 64) __builtin_prefetch(out + b, 1);
+    }
+  }
+
+  void tile_of_many_rows(bool last) {
     const Columns all = visible_columns(0, rows);
     if (all.from >= all.to) return;
     for (int64_t j = all.from; j < all.to; j += kTokensAtOnce) {
       const int64_t count = smaller(all.to - j, kTokensAtOnce);
       pack_keys(j, count, m.k + j * m.depth);
-      pack_values(j, count, m.v_tokens, m.v[0] + j * kPanel);
+      pack_values(j, smaller(all.last - j, count), m.v_tokens, m.v[0] + j * E::kParts * kPanel);
     }
-    for (int64_t r0 = 0; r0 < rows; r0 += E::kRowBlock) {
-      const int64_t count = smaller(E::kRowBlock, rows - r0);
-      const Columns c = visible_columns(r0, r0 + count);
+    for (int64_t r0 = 0, count = 0; r0 < rows; r0 += count) {
+      count = smaller(E::kRowBlock, rows - r0);
+      Columns c = visible_columns(r0, r0 + count);
+      if (c.masked && count > E::kMaskedRows) {  // fewer rows see more nearly the same columns
+        count = E::kMaskedRows;
+        c = visible_columns(r0, r0 + count);
+      }
       if (c.from >= c.to) continue;
+      if (last) prefetch_output(r0, count);
       scores(r0, count, c.from, c.to, m.k + c.from * m.depth, m.s[0]);
       softmax_block(r0, r0 + count, m.s[0], m.p[0], c);
-      weigh_values(r0, count, c.from, c.to, m.p[0], m.v[0] + c.from * kPanel, m.v_tokens);
+      weigh_values(r0, count, c.from, c.last, m.p[0], m.v[0] + c.from * E::kParts * kPanel, m.v_tokens);
     }
   }
 
@@ -319,7 +401,7 @@ struct AttentionRun {
           if (rows <= E::kRowBlock)
             tile_of_few_rows();
           else
-            tile_of_many_rows();
+            tile_of_many_rows(i + 1 == it.num_sources && tile_begin + it.tile_keys >= to);
         }
       }
     }
@@ -327,19 +409,21 @@ struct AttentionRun {
     if constexpr (E::kInterleaved)
       for (int64_t r = 0; r < rows; r += E::kRowBlock)
         if (!has_output(r)) clear_output(r, smaller(r + E::kRowBlock, rows));
+    if (it.partial_out != nullptr) {
+      for (int64_t r = 0; r < rows; ++r) write_partial(r);
+      return;
+    }
+    const int64_t bytes = element_bytes(it.out_dtype);
+    RowCursor ahead(it.out, it.out_token_stride, it.out_head_stride, it.num_heads, bytes);
+    for (int64_t r = 0; r < smaller(kRowsAhead, rows); ++r) ahead.next();
     for (int64_t r = 0; r < rows; ++r) {
-      if (it.partial_out != nullptr) {
-        write_partial(r);
-        continue;
-      }
-      if (r % it.num_heads == 0 && r / it.num_heads + kTokensAhead < it.num_tokens) {
-        const int64_t bytes = element_bytes(it.out_dtype);
-        const char* ahead =
-            static_cast<const char*>(it.out) + (r / it.num_heads + kTokensAhead) * it.out_token_stride * bytes;
-        for (int64_t b = 0; b < it.num_heads * it.out_head_stride * bytes; b += 64) __builtin_prefetch(ahead + b, 1);
+      if (r + kRowsAhead < rows && !it.stream_output) {
+        const char* row = ahead.next();
+        for (int64_t b = 0; b < it.head_dim_v * bytes; b += 64) __builtin_prefetch(row + b, 1);
       }
       write_row(r);
     }
+    if (it.stream_output) stream_fence();
   }
 
   void write_partial(int64_t r) {
@@ -357,7 +441,8 @@ struct AttentionRun {
 // What normalises a row: the sink joins the denominator, and the maximum, so that neither can overflow.
 struct Normaliser {
   float factor;  // of the accumulated row
-  float lse;
+  float top, sum;
+  float lse() const { return top == kNegInf ? kNegInf : (top + __builtin_log2f(sum)) * kLn2; }
 };
 inline Normaliser normalise(float row_max, float row_sum, const float* sink) {
   float top = row_max, sum = row_sum, shift = 1.0f;
@@ -370,8 +455,7 @@ inline Normaliser normalise(float row_max, float row_sum, const float* sink) {
     }
     sum += __builtin_exp2f(logit - top);
   }
-  if (top == kNegInf) return {0.0f, kNegInf};
-  return {shift / sum, (top + __builtin_log2f(sum)) * kLn2};
+  return {top == kNegInf ? 0.0f : shift / sum, top, sum};
 }
 
 template <DType T>
@@ -381,14 +465,30 @@ inline void write_scaled(const float* o, float factor, int64_t dim, void* out) {
     store_first<T>(p + d * kElementBytes<T>, mul(load_first<DType::kF32>(o + d, dim - d), set1(factor)), dim - d);
 }
 
+// The same around the caches: whole, aligned lines of a row.
+template <DType T>
+inline void stream_scaled(const float* o, float factor, int64_t dim, void* out) {
+  char* p = static_cast<char*>(out);
+  for (int64_t d = 0; d < dim; d += kLanes) stream_as<T>(p + d * kElementBytes<T>, mul(load(o + d), set1(factor)));
+}
+inline bool whole_lines(const AttentionItem& it, const char* out, int64_t row_bytes) {
+  return it.stream_output && row_bytes % 64 == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
+}
+inline bool whole_lines(const ReduceItem&, const char*, int64_t) { return false; }
+
 template <class Item>
 inline void write_output(const Item& it, int64_t row, const float* o, float out_factor, float row_max, float row_sum) {
   const int64_t token = row / it.num_heads, head = row % it.num_heads;
   const Normaliser n = normalise(row_max, row_sum, it.sinks != nullptr ? it.sinks + head : nullptr);
-  if (it.lse != nullptr) it.lse[token * it.lse_token_stride + head * it.lse_head_stride] = n.lse;
+  if (it.lse != nullptr) it.lse[token * it.lse_token_stride + head * it.lse_head_stride] = n.lse();
   char* out = static_cast<char*>(it.out) +
               (token * it.out_token_stride + head * it.out_head_stride) * element_bytes(it.out_dtype);
-  dispatch_dtype(it.out_dtype, [&]<DType T>() { write_scaled<T>(o, n.factor * out_factor, it.head_dim_v, out); });
+  dispatch_dtype(it.out_dtype, [&]<DType T>() {
+    if constexpr (kElementBytes<T> > 1)
+      if (whole_lines(it, out, it.head_dim_v * kElementBytes<T>))
+        return stream_scaled<T>(o, n.factor * out_factor, it.head_dim_v, out);
+    write_scaled<T>(o, n.factor * out_factor, it.head_dim_v, out);
+  });
 }
 
 template <class E>
@@ -408,24 +508,27 @@ size_t attention_scratch_bytes(int64_t rows, int64_t head_dim, int64_t head_dim_
 // Partials of a row, in the order of their keys.
 inline void reduce_partials(const ReduceItem& it) {
   constexpr int64_t kStrip = 64;
+  const auto part = [&](int32_t i) { return it.partials + it.offsets[i]; };
   for (int64_t r = 0; r < it.num_tokens * it.num_heads; ++r) {
+    const int64_t row = it.first_row + r;
+    const auto max_of = [&](int32_t i) { return part(i)[it.rows * it.head_dim_v + row]; };
+    const auto sum_of = [&](int32_t i) { return part(i)[it.rows * (it.head_dim_v + 1) + row]; };
     float top = kNegInf, sum = 0.0f;
-    for (int32_t i = 0; i < it.num_partials; ++i) top = it.partial_max[i][r] > top ? it.partial_max[i][r] : top;
+    for (int32_t i = 0; i < it.num_partials; ++i) top = max_of(i) > top ? max_of(i) : top;
     if (top != kNegInf)
-      for (int32_t i = 0; i < it.num_partials; ++i)
-        sum += it.partial_sum[i][r] * __builtin_exp2f(it.partial_max[i][r] - top);
+      for (int32_t i = 0; i < it.num_partials; ++i) sum += sum_of(i) * __builtin_exp2f(max_of(i) - top);
     const int64_t token = r / it.num_heads, head = r % it.num_heads;
     const Normaliser n = normalise(top, sum, it.sinks != nullptr ? it.sinks + head : nullptr);
-    if (it.lse != nullptr) it.lse[token * it.lse_token_stride + head * it.lse_head_stride] = n.lse;
+    if (it.lse != nullptr) it.lse[token * it.lse_token_stride + head * it.lse_head_stride] = n.lse();
     char* out = static_cast<char*>(it.out) +
                 (token * it.out_token_stride + head * it.out_head_stride) * element_bytes(it.out_dtype);
     for (int64_t d0 = 0; d0 < it.head_dim_v; d0 += kStrip) {
       const int64_t width = smaller(kStrip, it.head_dim_v - d0);
       float o[kStrip] = {};
       for (int32_t i = 0; i < it.num_partials; ++i) {
-        if (it.partial_max[i][r] == kNegInf) continue;
-        const F32 weight = set1(__builtin_exp2f(it.partial_max[i][r] - top));
-        const float* partial = it.partial_out[i] + r * it.head_dim_v + d0;
+        if (max_of(i) == kNegInf) continue;
+        const F32 weight = set1(__builtin_exp2f(max_of(i) - top));
+        const float* partial = part(i) + row * it.head_dim_v + d0;
         for (int64_t d = 0; d < width; d += kLanes)
           store(o + d, fmadd(load_first<DType::kF32>(partial + d, width - d), weight, load(o + d)));
       }

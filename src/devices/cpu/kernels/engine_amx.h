@@ -81,6 +81,8 @@ inline void amx_16_rows(int64_t depth, const uint16_t* a, int64_t lda, const uin
 struct AmxEngine : Bf16Packing {
   static constexpr int64_t kRowBlock = 64;
   static constexpr int64_t kRowPad = 32;
+  static constexpr int64_t kColumns = 32;
+  static constexpr int64_t kDepthStep = kColumns;
   static constexpr bool kInterleaved = true;
   static int64_t depth(int64_t k) { return round_up(k, 32); }
   // Vector instructions flush results below the normal range, as the matrix unit does; see exp2_of.

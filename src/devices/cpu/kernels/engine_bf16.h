@@ -5,6 +5,7 @@
 #pragma once
 
 #include "devices/cpu/kernels/engine_fma.h"
+#include "devices/cpu/kernels/packed_tokens.h"
 
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
@@ -25,9 +26,12 @@ inline __m512i load_bf16(const void* p, int64_t n) {
   }
 }
 
-struct Bf16Packing {
+struct Bf16Packing : PackedTokens {
   using Elem = uint16_t;
   static constexpr int kUnit = 2;
+  static constexpr int kParts = 1;
+  static constexpr DType kRowType = DType::kBF16;
+  static constexpr bool kReadsPairs = true;
   static constexpr int kExpDegree = 4;  // P is rounded to 8 bits
 
   // Each 32 elements `step` after the last.
@@ -55,20 +59,27 @@ struct Bf16Packing {
     }
   }
 
+  // Elements i of two rows, side by side: the first 16 and the last 16 of 32.
+  static __m512i first_pairs(__m512i a, __m512i b) { return _mm512_permutex2var_epi16(a, pair_places(), b); }
+  static __m512i last_pairs(__m512i a, __m512i b) {
+    return _mm512_permutex2var_epi16(a, _mm512_add_epi16(pair_places(), _mm512_set1_epi16(16)), b);
+  }
+  static __m512i pair_places() {
+    alignas(64) static constexpr uint16_t kPlaces[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    return _mm512_load_si512(kPlaces);
+  }
+
   template <DType T, class Between>
   static void pack_values(const char* const* rows, int64_t count, int64_t dim, int64_t panel_tokens, uint16_t* dst,
                           const Between& between) {
-    // Elements i of two rows, side by side: the first 16 and the last 16 of 32.
-    alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-    const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     for (int64_t t = 0; t < count; t += 2) {
       for (int64_t d = 0; d < dim; d += 32) {
         const __m512i a = load_bf16<T>(rows[t] + d * kElementBytes<T>, dim - d);
         const __m512i b = load_bf16<T>(rows[t + 1] + d * kElementBytes<T>, dim - d);
         uint16_t* pair = dst + (d / kPanel) * panel_tokens * kPanel + t * kPanel;
-        _mm512_storeu_si512(pair, _mm512_permutex2var_epi16(a, low, b));
-        if (dim - d > kPanel) _mm512_storeu_si512(pair + panel_tokens * kPanel, _mm512_permutex2var_epi16(a, high, b));
+        _mm512_storeu_si512(pair, first_pairs(a, b));
+        if (dim - d > kPanel) _mm512_storeu_si512(pair + panel_tokens * kPanel, last_pairs(a, b));
       }
       between();
     }
@@ -87,7 +98,9 @@ struct Bf16Packing {
     }
   }
 
-  static void store_p(uint16_t* p, F32 a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(a)); }
+  static void store_p(uint16_t* p, int64_t j, F32 a) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + j), narrow_bf16(a));
+  }
 };
 
 template <int kRows, int kPanels>
@@ -124,6 +137,9 @@ struct DotBlock {
 struct DotEngine : Bf16Packing {
   static constexpr int64_t kRowBlock = 24;
   static constexpr int64_t kRowPad = 1;
+  static constexpr int64_t kColumns = 16;  // columns of scores are multiplied by so many
+  static constexpr int64_t kDepthStep = 2;
+  static constexpr int64_t kMaskedRows = 6;  // of a block that the mask cuts
   static int64_t depth(int64_t k) { return round_up(k, 2); }
   static constexpr bool kInterleaved = false;
   static int begin() { return 0; }

@@ -51,11 +51,12 @@ inline void fma_block(int64_t depth, const float* a, int64_t lda, const float* b
     for (int j = 0; j < kVectors; ++j) store(c + i * ldc + j * kLanes, sum[i][j]);
 }
 
-// Panels computed together: with few rows more panels, so that enough independent chains hide the latency of an FMA.
+// Panels computed together at most: with few rows more panels, so that enough independent chains hide the latency of an
+// FMA.
 constexpr int panels_for(int rows) {
   const int chains = kLanes == 16 ? 24 : kLanes == 8 ? 12 : 8;
   const int panels = chains / (rows * kPanelVectors);
-  return panels < 1 ? 1 : panels > 8 ? 8 : panels >= 8 ? 8 : panels >= 4 ? 4 : panels >= 2 ? 2 : 1;
+  return panels < 1 ? 1 : panels >= 8 ? 8 : panels >= 4 ? 4 : panels;
 }
 
 // Runs Block<rows, panels>::run over all of c. Rows are divided evenly into blocks of at most kMax; columns in the
@@ -63,49 +64,49 @@ constexpr int panels_for(int rows) {
 template <template <int, int> class Block, int kMax, class Elem>
 struct BlockedProduct {
   using Function = void (*)(int64_t, const Elem*, int64_t, const Elem*, int64_t, float*, int64_t, bool);
+  static constexpr int kWidths[] = {1, 2, 3, 4, 8};  // in panels
   struct Entry {
-    Function full, single;
-    int panels;
+    Function of_width[5];
+    int64_t panels;
   };
+  template <int kRows, int kPanels>
+  static constexpr Function block() {
+    if constexpr (kPanels <= panels_for(kRows)) return &Block<kRows, kPanels>::run;
+    return nullptr;
+  }
   template <int kRows>
   static constexpr Entry entry() {
-    return {&Block<kRows, panels_for(kRows)>::run, &Block<kRows, 1>::run, panels_for(kRows)};
+    return {{block<kRows, 1>(), block<kRows, 2>(), block<kRows, 3>(), block<kRows, 4>(), block<kRows, 8>()},
+            panels_for(kRows)};
   }
-  static Entry entry_for(int64_t rows) {
+  static const Entry& entry_for(int64_t rows) {
     static constexpr Entry kEntries[] = {entry<1>(),
                                          entry<smaller(2, kMax)>(),
                                          entry<smaller(3, kMax)>(),
                                          entry<smaller(4, kMax)>(),
                                          entry<smaller(5, kMax)>(),
-                                         entry<smaller(6, kMax)>(),
-                                         entry<smaller(7, kMax)>(),
-                                         entry<smaller(8, kMax)>(),
-                                         entry<smaller(9, kMax)>(),
-                                         entry<smaller(10, kMax)>(),
-                                         entry<smaller(11, kMax)>(),
-                                         entry<smaller(12, kMax)>()};
+                                         entry<smaller(6, kMax)>()};
+    static_assert(kMax <= 6);
     return kEntries[rows - 1];
   }
+  // The widest of kWidths up to `panels`.
+  static constexpr int width_index(int64_t panels) {
+    return panels >= 8 ? 4 : panels >= 4 ? 3 : static_cast<int>(panels) - 1;
+  }
+
   static void run(int64_t rows, int64_t panels, int64_t depth, const Elem* a, int64_t lda, const Elem* b,
                   int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
     const int64_t blocks = (rows + kMax - 1) / kMax, base = rows / blocks, extra = rows % blocks;
-    const int64_t step = entry_for(base).panels;
+    const int64_t most = entry_for(base + (extra > 0 ? 1 : 0)).panels;
     for (int64_t p = 0; p < panels;) {
-      const bool full = p + step <= panels;
+      const int width = width_index(smaller(most, panels - p));
       for (int64_t i = 0, row = 0; i < blocks; ++i) {
         const int64_t count = base + (i < extra ? 1 : 0);
-        const Entry e = entry_for(count);
-        // A larger block may take fewer panels at once than the step: go through the step in its own pace.
-        const int64_t stop = full ? p + step : p + 1;
-        for (int64_t q = p; q < stop;) {
-          const bool fits = q + e.panels <= stop;
-          (fits ? e.full : e.single)(depth, a + row * lda, lda, b + q * panel_stride, panel_stride,
-                                     c + row * ldc + q * kPanel, ldc, accumulate);
-          q += fits ? e.panels : 1;
-        }
+        entry_for(count).of_width[width](depth, a + row * lda, lda, b + p * panel_stride, panel_stride,
+                                         c + row * ldc + p * kPanel, ldc, accumulate);
         row += count;
       }
-      p += full ? step : 1;
+      p += kWidths[width];
     }
   }
 };
@@ -120,10 +121,16 @@ struct FmaBlock {
 
 struct FmaEngine {
   using Elem = float;
-  static constexpr int kUnit = 1;  // consecutive k that one lane holds
+  static constexpr int kUnit = 1;                 // consecutive k that one lane holds
+  static constexpr int kParts = 1;                // numbers of the products that stand for one
+  static constexpr DType kRowType = DType::kF32;  // of rows that are multiplied by a scale before they are packed
+  static constexpr bool kReadsPairs = false;      // of the packed cache layout
   static constexpr int kExpDegree = 5;
   static constexpr int64_t kRowBlock = 24;
-  static constexpr int64_t kRowPad = 1;  // rows of a and c are padded to a multiple of this
+  static constexpr int64_t kRowPad = 1;      // rows of a and c are padded to a multiple of this
+  static constexpr int64_t kColumns = 16;    // columns of scores are multiplied by so many
+  static constexpr int64_t kDepthStep = 1;   // a depth is a multiple of this
+  static constexpr int64_t kMaskedRows = 6;  // of a block that the mask cuts
   static int64_t depth(int64_t k) { return k; }
   static constexpr bool kInterleaved = false;
   static int begin() { return 0; }
@@ -171,7 +178,7 @@ struct FmaEngine {
               load_first<T>(rows[t] + d * kElementBytes<T>, dim - d));
   }
 
-  static void store_p(float* p, F32 a) { store(p, a); }
+  static void store_p(float* p, int64_t j, F32 a) { store(p + j, a); }
 };
 
 }  // namespace

@@ -21,19 +21,14 @@ struct GemmScratch {
   size_t bytes;
   explicit GemmScratch(void* base) {
     using Elem = typename E::Elem;
-    char* next = static_cast<char*>(base);
-    const auto take = [&next](int64_t count, size_t size) {
-      char* taken = next;
-      next += round_up(count * static_cast<int64_t>(size), 64) + 64;
-      return taken;
-    };
-    a = reinterpret_cast<Elem*>(take(kGemmRows * kGemmDepth, sizeof(Elem)));
-    b = reinterpret_cast<Elem*>(take(kGemmColumns * kGemmDepth, sizeof(Elem)));
-    c = reinterpret_cast<float*>(take(kGemmRows * kGemmColumns, 4));
-    staging = take(kTokensAtOnce * kGemmDepth, 4);
-    pointers = reinterpret_cast<const char**>(take(kTokensAtOnce, sizeof(char*)));
-    zeros = take(kGemmDepth, 4);
-    bytes = static_cast<size_t>(next - static_cast<char*>(base));
+    ScratchSpace space(base);
+    a = space.take<Elem>(kGemmRows * kGemmDepth);
+    b = space.take<Elem>(kGemmColumns * kGemmDepth);
+    c = space.take<float>(kGemmRows * kGemmColumns);
+    staging = space.take<char>(kTokensAtOnce * kGemmDepth, 4);
+    pointers = space.take<const char*>(kTokensAtOnce);
+    zeros = space.take<char>(kGemmDepth, 4);
+    bytes = space.bytes();
   }
 };
 

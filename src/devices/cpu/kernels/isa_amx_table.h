@@ -3,6 +3,7 @@
 
 #include "devices/cpu/kernels/attention_interleaved.h"
 #include "devices/cpu/kernels/engine_amx.h"
+#include "devices/cpu/kernels/engine_amx_split.h"
 #include "devices/cpu/kernels/gemm_in_place_amx.h"
 #include "devices/cpu/kernels/isa_fp32.h"
 #include "devices/cpu/kernels/latent_amx.h"
@@ -18,6 +19,14 @@ constexpr IsaKernels amx_table(const char* name) {
   t.bf16 = attention_kernels<AmxEngine, AmxStream>(1024, 8, 800 << 10, 600 << 10);
   t.bf16.takes_in_place = &takes_in_place;
   t.bf16.gemm_in_place = &gemm_in_place;
+  t.fp16.scratch_bytes = &attention_scratch_bytes<AmxSplitEngine>;
+  t.fp16.attend = &attend<AmxSplitEngine>;
+  t.fp16.stream_scratch_bytes = &stream_scratch_bytes<FmaStream>;
+  t.fp16.stream = &stream<FmaStream>;
+  t.fp16.item_rows = 512;
+  t.fp16.item_bytes = 800 << 10;
+  t.fp16.tile_bytes = 600 << 10;
+  t.fp16.stream_rows = 16;
   return t;
 }
 

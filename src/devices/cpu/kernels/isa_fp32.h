@@ -36,6 +36,7 @@ constexpr IsaKernels fp32_table(const char* name) {
   return {name,
           attention_kernels<FmaEngine, FmaStream>(kLanes == 4 ? 192 : 384, 16),
           {},
+          {},
           &reduce_partials,
           &merge_row,
           &convert<false>,

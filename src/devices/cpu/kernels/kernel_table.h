@@ -27,6 +27,13 @@ struct KeySource {
   int64_t k_row_stride = 0;
   int64_t v_row_stride = 0;
   int64_t first_position = 0;
+  // A scale a token, of the item's KV head; null: none. Block b, token t: at b * scale_block_stride + t *
+  // scale_token_stride.
+  const float* k_row_scales = nullptr;
+  const float* v_row_scales = nullptr;
+  int64_t scale_block_stride = 0;
+  int64_t scale_token_stride = 0;
+  int64_t scale_head_stride = 0;
   float k_scale = 1.0f;  // of the item's first KV head
   float v_scale = 1.0f;
   // From one KV head to the next, for items of several heads. Scales: null without, step 0 when one serves all heads.
@@ -68,6 +75,7 @@ struct AttentionItem {
   DType out_dtype = DType::kF32;
   int64_t out_token_stride = 0;
   int64_t out_head_stride = 0;
+  bool stream_output = false;  // more than the caches hold: it goes around them
   float* lse = nullptr;
   int64_t lse_token_stride = 0;
   int64_t lse_head_stride = 0;
@@ -84,9 +92,10 @@ struct ReduceItem {
   int64_t num_heads = 0;
   int32_t head_dim_v = 0;
   int32_t num_partials = 0;
-  const float* const* partial_out = nullptr;  // [num_partials] -> [rows, Dv]
-  const float* const* partial_max = nullptr;
-  const float* const* partial_sum = nullptr;
+  // Part i lies at partials + offsets[i]: out [rows, Dv], max [rows], sum [rows]; this item begins at its first_row.
+  const float* partials = nullptr;
+  const int64_t* offsets = nullptr;
+  int64_t rows = 0, first_row = 0;
   const float* sinks = nullptr;
   void* out = nullptr;
   DType out_dtype = DType::kF32;
@@ -152,6 +161,7 @@ struct IsaKernels {
   const char* name;
   AttentionKernels fp32;  // any inputs, products in fp32
   AttentionKernels bf16;  // bf16 q, bf16 or fp8 keys, products of bf16 pairs; attend == nullptr: none
+  AttentionKernels fp16;  // attention alone, fp16 q, products of numbers in parts of bf16; attend == nullptr: none
   void (*reduce)(const ReduceItem& item);
   void (*merge_row)(const MergeRow& row);
   // dst[i] = convert(src[i] * scale), or of src[i] / scale.

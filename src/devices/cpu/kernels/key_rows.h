@@ -45,10 +45,12 @@ inline void locate_rows(const KeySource& s, const KeyTensor& t, int64_t first, i
       base += offset * step;
       for (int64_t j = 0; j < run; ++j) rows[i + j] = base + j * step;
     } else {
+      int64_t outer = offset / a.token_tile, inner = offset % a.token_tile;
       for (int64_t j = 0; j < run; ++j) {
-        const int32_t token = static_cast<int32_t>(offset + j), outer = token / a.token_tile;
-        rows[i + j] =
-            base + (outer * a.token_outer_stride + (token - outer * a.token_tile) * a.token_inner_stride) * bytes;
+        rows[i + j] = base + (outer * a.token_outer_stride + inner * a.token_inner_stride) * bytes;
+        if (++inner < a.token_tile) continue;
+        inner = 0;
+        ++outer;
       }
     }
     i += run;
@@ -69,8 +71,13 @@ inline void find_rows(const KeySource& s, const KeyTensor& t, int64_t first, int
   collect_rows(*t.addr, bytes, t.dim, from, to, staging, t.dim * bytes, rows);
 }
 
-// fp8 -> bf16, exact: every fp8 format's exponents and mantissas fit.
-inline void widen_fp8_row(DType dtype, const char* src, int64_t n, uint16_t* dst) {
+// fp8 or int8 -> bf16, exact: every fp8 format's exponents and mantissas fit, and so do eight bits of an integer.
+inline void widen_codes_row(DType dtype, const char* src, int64_t n, uint16_t* dst) {
+  if (dtype == DType::kI8) {
+    for (int64_t i = 0; i < n; ++i)
+      dst[i] = static_cast<uint16_t>(bits_of(static_cast<float>(static_cast<int8_t>(src[i]))) >> 16);
+    return;
+  }
   dispatch_dtype(dtype, [&]<DType T>() {
     if constexpr (kElementBytes<T> == 1) {
       int64_t i = 0;
@@ -85,12 +92,25 @@ inline void widen_fp8_row(DType dtype, const char* src, int64_t n, uint16_t* dst
   });
 }
 
-inline uint16_t element_at(const char* p, int64_t i) {
-  uint16_t x;
-  __builtin_memcpy(&x, p + 2 * i, 2);
-  return x;
+// stored * scale as kTo, of a row of fp8 or int8.
+template <DType kTo, class Elem>
+inline void scale_row_to(DType stored, const char* src, float scale, int64_t n, Elem* dst) {
+  const auto put = [&](int64_t i, F32 x) {
+    store_first<kTo>(reinterpret_cast<char*>(dst + i), mul(x, set1(scale)), n - i);
+  };
+  if (stored == DType::kI8) {
+    for (int64_t i = 0; i < n; i += kLanes) {
+      alignas(64) float x[kLanes] = {};
+      for (int64_t j = 0; j < kLanes && i + j < n; ++j) x[j] = static_cast<float>(static_cast<int8_t>(src[i + j]));
+      put(i, load(x));
+    }
+    return;
+  }
+  dispatch_dtype(stored, [&]<DType T>() {
+    if constexpr (kElementBytes<T> == 1)
+      for (int64_t i = 0; i < n; i += kLanes) put(i, load_first<T>(src + i, n - i));
+  });
 }
-inline void copy_pair(const char* src, uint16_t* dst) { __builtin_memcpy(dst, src, 4); }
 
 }  // namespace
 }  // namespace sextant::cpu::SEXTANT_ISA

@@ -145,7 +145,7 @@ class LatentTiles {
     }
     dispatch_dtype(source_.dtype, [&]<DType T>() {
       if constexpr (kElementBytes<T> == 1) {
-        widen_fp8_row(T, src, it_.head_dim, dst);
+        widen_codes_row(T, src, it_.head_dim, dst);
         __builtin_memset(dst + it_.head_dim, 0, static_cast<size_t>(m_.depth - it_.head_dim) * 2);
       } else {
         E::template pack_row<T>(src, it_.head_dim, m_.depth, dst);
@@ -357,7 +357,7 @@ class LatentTiles {
     }
     for (int64_t j = column_; j < last_column_; ++j) {
       F32 x = mul(load(s + j * kScoreRows), scale);
-      if (cap) x = mul(tanh(x), set1(shape_.soft_cap * kLog2E));
+      if (cap) x = mul(tanh<E::kExpDegree>(x), set1(shape_.soft_cap * kLog2E));
       if (slopes) x = fmadd(load(slope), sub(set1(static_cast<float>(run_.tile_begin + j)), load(origin)), x);
       store(s + j * kScoreRows, x);
     }

@@ -1,7 +1,8 @@
-// Decode with vdpbf16ps: rows of bf16 as they lie, or the panels of the packed cache layout.
+// Decode with vdpbf16ps: rows of bf16 or of 8-bit codes as they lie, or the panels of the packed cache layout.
 #pragma once
 
 #include "devices/cpu/kernels/engine_bf16.h"
+#include "devices/cpu/kernels/stream_codes.h"
 #include "devices/cpu/kernels/stream_rows.h"
 
 namespace sextant::cpu::SEXTANT_ISA {
@@ -13,11 +14,13 @@ constexpr int kPanelGroups = kStreamKeys / kPanel;  // of 16 keys in a tile
 struct DotStream {
   using Elem = uint16_t;
   using Values = __m512bh;
+  using Packing = Bf16Packing;
   static constexpr int kUnit = 2;
   static constexpr int kExpDegree = Bf16Packing::kExpDegree;
   static constexpr int64_t kSoftmaxSteps = 3;
   static constexpr bool kReadsPanels = true;
   static constexpr bool kReadsTiles = false;
+  static constexpr bool kReadsCodes = true;
   static ChunkOrder order(DType) { return ChunkOrder::kPairs; }
 
   template <DType T>
@@ -44,7 +47,7 @@ struct DotStream {
     return as_bf16(_mm512_set1_epi32(pair));
   }
   static F32 weigh(__m512bh weight, __m512bh v, F32 sum) { return {_mm512_dpbf16_ps(sum.v, weight, v)}; }
-  static void store_p(uint16_t* p, F32 x) { Bf16Packing::store_p(p, x); }
+  static void store_p(uint16_t* p, int64_t j, F32 x) { Bf16Packing::store_p(p, j, x); }
 
   static void scores(DType, const char* const* keys, int64_t count, int64_t dim, const uint16_t* q, int64_t depth,
                      int64_t rows, float* s, Prefetcher& ahead) {
@@ -57,6 +60,27 @@ struct DotStream {
     for_row_blocks(rows, [&]<int kRows>(int64_t r) {
       stream_output<DotStream, DType::kBF16, kRows>(values, count, dim, p + r * kStreamKeys, o + r * o_stride, o_stride,
                                                     ahead);
+    });
+  }
+
+  template <DType T>
+  static void pack_query_of_codes(const void* src, int64_t n, int64_t padded, uint16_t* dst) {
+    pack_query_for_codes<T>(src, n, padded, dst);
+  }
+  static void scores_of_codes(DType dtype, const char* const* keys, int64_t count, int64_t dim, const uint16_t* q,
+                              int64_t depth, int64_t rows, float* s, Prefetcher& ahead) {
+    with_code_type(dtype, [&]<DType T>() {
+      for_row_blocks(rows, [&]<int kRows>(int64_t r) {
+        code_scores<T, kRows>(keys, count, dim, q + r * depth, depth, s + r * kStreamKeys, ahead);
+      });
+    });
+  }
+  static void output_of_codes(DType dtype, const char* const* values, int64_t count, int64_t dim, const uint16_t* p,
+                              int64_t rows, float* o, int64_t o_stride, Prefetcher& ahead) {
+    with_code_type(dtype, [&]<DType T>() {
+      for_row_blocks(rows, [&]<int kRows>(int64_t r) {
+        code_output<T, kRows>(values, count, dim, p + r * kStreamKeys, o + r * o_stride, o_stride, ahead);
+      });
     });
   }
 

@@ -24,6 +24,8 @@ struct StreamTile {
   int64_t num_blocks = 0;
   const char* k_blocks[kStreamKeys];
   const char* v_blocks[kStreamKeys];
+  // Where scales a token lie, from those of the KV head.
+  int64_t scales[kStreamKeys];
 };
 
 template <class S>
@@ -36,40 +38,39 @@ struct StreamScratch {
   float* row_sum;
   float* s;             // [rows, 64]
   Elem* p;              // [rows, 64]
+  float* k_scales;      // [64], of the KV head at work, where every token has its own
+  float* v_scales;      // [64]
   StreamTile* tiles;    // this one and the next
   const char** k_rows;  // [64], of the KV head at work
   const char** v_rows;
-  char* k_staging;    // [64, depth] of up to 4 bytes: rows collected from other layouts, or widened, or packed
-  char* v_staging;    // [64, dv_padded]
-  char* fp8_staging;  // [64, widest] rows collected before they are widened
-  char* zeros;        // one row
+  char* k_staging;     // [64, depth] of up to 4 bytes: rows collected from other layouts, or widened, or packed
+  char* v_staging;     // [64, dv_padded]
+  char* code_staging;  // [64, widest] rows of 8-bit codes, collected
+  char* zeros;         // one row
   size_t bytes;
 
   StreamScratch(void* base, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t head_dim_v) {
     rows = tokens * (heads / kv_heads);
-    depth = round_up(head_dim, 32);
-    dv_padded = round_up(head_dim_v, 32);
+    depth = round_up(head_dim, 2 * kChunk);
+    dv_padded = round_up(head_dim_v, 2 * kChunk);
     const int64_t all_rows = rows * kv_heads, widest = larger(depth, dv_padded);
-    char* next = static_cast<char*>(base);
-    const auto take = [&next](int64_t count, size_t size) {
-      char* taken = next;
-      next += round_up(count * static_cast<int64_t>(size), 64) + 64;
-      return taken;
-    };
-    q = reinterpret_cast<Elem*>(take(all_rows * depth, sizeof(Elem)));
-    o = reinterpret_cast<float*>(take(all_rows * dv_padded, 4));
-    row_max = reinterpret_cast<float*>(take(all_rows, 4));
-    row_sum = reinterpret_cast<float*>(take(all_rows, 4));
-    s = reinterpret_cast<float*>(take(rows * kStreamKeys, 4));
-    p = reinterpret_cast<Elem*>(take(rows * kStreamKeys, sizeof(Elem)));
-    tiles = reinterpret_cast<StreamTile*>(take(2, sizeof(StreamTile)));
-    k_rows = reinterpret_cast<const char**>(take(kStreamKeys, sizeof(char*)));
-    v_rows = reinterpret_cast<const char**>(take(kStreamKeys, sizeof(char*)));
-    k_staging = take(kStreamKeys * depth, 4);
-    v_staging = take(kStreamKeys * dv_padded, 4);
-    fp8_staging = take(kStreamKeys * widest, 1);
-    zeros = take(widest, 4);
-    bytes = static_cast<size_t>(next - static_cast<char*>(base));
+    ScratchSpace space(base);
+    q = space.take<Elem>(all_rows * depth);
+    o = space.take<float>(all_rows * dv_padded);
+    row_max = space.take<float>(all_rows);
+    row_sum = space.take<float>(all_rows);
+    s = space.take<float>(rows * kStreamKeys);
+    p = space.take<Elem>(rows * kStreamKeys);
+    k_scales = space.take<float>(kStreamKeys);
+    v_scales = space.take<float>(kStreamKeys);
+    tiles = space.take<StreamTile>(2);
+    k_rows = space.take<const char*>(kStreamKeys);
+    v_rows = space.take<const char*>(kStreamKeys);
+    k_staging = space.take<char>(kStreamKeys * depth, 4);
+    v_staging = space.take<char>(kStreamKeys * dv_padded, 4);
+    code_staging = space.take<char>(kStreamKeys * widest, 1);
+    zeros = space.take<char>(widest, 4);
+    bytes = space.bytes();
   }
 };
 
@@ -81,11 +82,12 @@ struct StreamRun {
   StreamScratch<S> m;
   const int64_t group;         // query heads a KV head
   const int64_t source_bytes;  // of one stored element
-  const bool fp8;
-  const DType key_type;  // what the products read: fp8 rows are widened to bf16 first, which is exact
-  const bool latent;     // V is the first columns of K
-  bool panels = false;   // the cache holds the panels that the products want
-  bool tiles = false;    // ... and they are whole tiles
+  const bool codes;            // of 8 bits, fp8 or int8
+  const bool widened;          // codes become rows of bf16 first, which is exact: S does not read them
+  const DType key_type;        // what the products read
+  const bool latent;           // V is the first columns of K
+  bool panels = false;         // the cache holds the panels that the products want
+  bool tiles = false;          // ... and they are whole tiles
   int64_t first_key = INT64_MAX, last_key = 0;
   Prefetcher ahead;
 
@@ -95,8 +97,9 @@ struct StreamRun {
         m(item.scratch, item.num_tokens, item.num_heads, item.num_kv_heads, item.head_dim, item.head_dim_v),
         group(item.num_heads / item.num_kv_heads),
         source_bytes(element_bytes(source.dtype)),
-        fp8(source_bytes == 1),
-        key_type(fp8 ? DType::kBF16 : source.dtype),
+        codes(source_bytes == 1),
+        widened(codes && !S::kReadsCodes),
+        key_type(widened ? DType::kBF16 : source.dtype),
         latent(source.k == source.v && source.block_table != nullptr) {
     if constexpr (S::kReadsPanels) panels = source.packed_layout;
     if constexpr (S::kReadsTiles) tiles = panels && it.head_dim % 32 == 0 && it.head_dim_v % 16 == 0 && m.rows <= 16;
@@ -112,9 +115,14 @@ struct StreamRun {
     dispatch_dtype(it.dtype, [&]<DType T>() {
       for (int64_t h = 0; h < it.num_heads; ++h)
         for (int64_t t = 0; t < it.num_tokens; ++t) {
-          const int64_t row = h / group * m.rows + t * group + h % group;
-          S::template pack_query<T>(q + (t * it.q_token_stride + h * it.q_head_stride) * bytes, it.head_dim, m.depth,
-                                    key_type, m.q + row * m.depth);
+          Elem* row = m.q + (h / group * m.rows + t * group + h % group) * m.depth;
+          const char* query = q + (t * it.q_token_stride + h * it.q_head_stride) * bytes;
+          if constexpr (S::kReadsCodes)
+            if (codes) {
+              S::template pack_query_of_codes<T>(query, it.head_dim, m.depth, row);
+              continue;
+            }
+          S::template pack_query<T>(query, it.head_dim, m.depth, key_type, row);
         }
     });
     const int64_t all_rows = m.rows * it.num_kv_heads;
@@ -144,6 +152,11 @@ struct StreamRun {
     const KeyTensor v = {static_cast<const char*>(source.v), &source.v_addr, source.v_row_stride, it.head_dim_v};
     locate_rows(source, k, begin, tile.from, tile.to, tile.k);
     if (!latent) locate_rows(source, v, begin, tile.from, tile.to, tile.v);
+    if (source.k_row_scales != nullptr)
+      for (int64_t i = tile.from; i < tile.to; ++i) {
+        const int64_t position = begin + i, block = source.block_table[position / source.block_size];
+        tile.scales[i] = block * source.scale_block_stride + position % source.block_size * source.scale_token_stride;
+      }
     tile.heads_inside = source.block_table == nullptr ||
                         (dims_adjacent(source.k_addr) && source.k_addr.token_outer_stride > source.k_head_stride);
     tile.num_blocks = 0;
@@ -183,12 +196,12 @@ struct StreamRun {
     for (int64_t i = tile.to; i < kStreamKeys; ++i) rows[i] = m.zeros;
     for (int64_t i = tile.from; i < tile.to; ++i) rows[i] = first_head[i] + offset;
     if (!direct)
-      collect_rows(addr, source_bytes, dim, tile.from, tile.to, fp8 ? m.fp8_staging : staging, dim * source_bytes,
+      collect_rows(addr, source_bytes, dim, tile.from, tile.to, codes ? m.code_staging : staging, dim * source_bytes,
                    rows);
-    if (!fp8) return;
+    if (!widened) return;
     for (int64_t i = tile.from; i < tile.to; ++i) {
       char* row = staging + i * dim * 2;
-      widen_fp8_row(source.dtype, rows[i], dim, reinterpret_cast<uint16_t*>(row));
+      widen_codes_row(source.dtype, rows[i], dim, reinterpret_cast<uint16_t*>(row));
       rows[i] = row;
     }
   }
@@ -199,6 +212,7 @@ struct StreamRun {
   struct Columns {
     int64_t from, to;  // multiples of 16
     bool masked;
+    int64_t last;  // values from here on have no weight; even
   };
   Columns visible_columns(const StreamTile& tile) const {
     int64_t lo_min = INT64_MAX, lo_max = 0, hi_min = INT64_MAX, hi_max = 0;
@@ -211,16 +225,28 @@ struct StreamRun {
       hi_max = larger(hi_max, hi);
     }
     const int64_t from = larger(lo_min - tile.begin, 0), to = smaller(hi_max - tile.begin, kStreamKeys);
-    if (from >= to) return {0, 0, false};
+    if (from >= to) return {0, 0, false, 0};
     const int64_t c0 = from / kPanel * kPanel, c1 = round_up(to, kPanel);
-    return {c0, c1, lo_max > tile.begin + c0 || hi_min < tile.begin + c1};
+    return {c0, c1, lo_max > tile.begin + c0 || hi_min < tile.begin + c1, round_up(to, 2)};
   }
 
   float scale_of(const float* scales, int64_t h) const {
     return scales == nullptr ? 1.0f : scales[h * source.scale_step];
   }
 
+  // Scales of the tile's tokens; 0 for those that do not exist, whose probabilities are 0 too.
+  void load_row_scales(const StreamTile& tile, int64_t h) {
+    for (int64_t i = 0; i < kStreamKeys; ++i) m.k_scales[i] = m.v_scales[i] = 0.0f;
+    const int64_t head = h * source.scale_head_stride;
+    for (int64_t i = tile.from; i < tile.to; ++i) {
+      m.k_scales[i] = source.k_row_scales[tile.scales[i] + head];
+      m.v_scales[i] = source.v_row_scales[tile.scales[i] + head];
+    }
+  }
+
   void softmax(const StreamTile& tile, int64_t h, Columns c) {
+    const bool row_scales = source.k_row_scales != nullptr;
+    if (row_scales) load_row_scales(tile, h);
     ScoreShape shape;
     shape.scale = it.scale * scale_of(source.k_scales, h);
     shape.soft_cap = it.soft_cap;
@@ -232,10 +258,15 @@ struct StreamRun {
         shape.alibi_slope = it.alibi_slopes + h * group + r % group;
         shape.origin = it.context_len[token];
       }
-      if (shape.shaped()) shape_scores(shape, s, c.from, c.to, tile.begin);
+      if (row_scales)
+        for (int64_t j = c.from; j < c.to; j += kLanes) store(s + j, mul(load(s + j), load(m.k_scales + j)));
+      if (shape.shaped()) shape_scores<S::kExpDegree>(shape, s, c.from, c.to, tile.begin);
       if (c.masked) mask_scores(s, c.from, c.to, row_lo(token) - tile.begin, row_hi(token) - tile.begin);
-      const float alpha = softmax_row<S>(s, m.p + r * kStreamKeys, c.from, c.to, shape.remaining_scale(),
-                                         m.row_max[row], m.row_sum[row]);
+      Elem* p = m.p + r * kStreamKeys;
+      const float alpha =
+          row_scales ? softmax_row<S, true>(s, p, c.from, c.to, shape.remaining_scale(), m.row_max[row], m.row_sum[row],
+                                            m.v_scales)
+                     : softmax_row<S>(s, p, c.from, c.to, shape.remaining_scale(), m.row_max[row], m.row_sum[row]);
       if (alpha != 1.0f) scale_row(m.o + row * m.dv_padded, m.dv_padded, alpha);
     }
   }
@@ -243,16 +274,31 @@ struct StreamRun {
   void attend_rows(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c) {
     prefetch(next, h, score_steps(m.rows, c.to - c.from) + output_steps(m.rows, c.to - c.from, it.head_dim_v));
     bind_rows(tile, tile.k, source.k_addr, source.k_head_stride, h, it.head_dim, m.k_staging, m.k_rows);
-    S::scores(key_type, m.k_rows + c.from, c.to - c.from, it.head_dim, m.q + h * m.rows * m.depth, m.depth, m.rows,
-              m.s + c.from, ahead);
+    multiply_keys(h, c);
     softmax(tile, h, c);
     const char* const* values = m.k_rows;
     if (!latent) {
       bind_rows(tile, tile.v, source.v_addr, source.v_head_stride, h, it.head_dim_v, m.v_staging, m.v_rows);
       values = m.v_rows;
     }
-    S::output(key_type, values + c.from, c.to - c.from, it.head_dim_v, m.p + c.from, m.rows,
-              m.o + h * m.rows * m.dv_padded, m.dv_padded, ahead);
+    multiply_values(values, h, c);
+  }
+  void multiply_keys(int64_t h, Columns c) {
+    const char* const* keys = m.k_rows + c.from;
+    const Elem* q = m.q + h * m.rows * m.depth;
+    if constexpr (S::kReadsCodes)
+      if (codes)
+        return S::scores_of_codes(source.dtype, keys, c.to - c.from, it.head_dim, q, m.depth, m.rows, m.s + c.from,
+                                  ahead);
+    S::scores(key_type, keys, c.to - c.from, it.head_dim, q, m.depth, m.rows, m.s + c.from, ahead);
+  }
+  void multiply_values(const char* const* values, int64_t h, Columns c) {
+    float* o = m.o + h * m.rows * m.dv_padded;
+    if constexpr (S::kReadsCodes)
+      if (codes)
+        return S::output_of_codes(source.dtype, values + c.from, c.last - c.from, it.head_dim_v, m.p + c.from, m.rows,
+                                  o, m.dv_padded, ahead);
+    S::output(key_type, values + c.from, c.last - c.from, it.head_dim_v, m.p + c.from, m.rows, o, m.dv_padded, ahead);
   }
 
   void attend() {
@@ -291,10 +337,12 @@ struct StreamRun {
 
   void write(int64_t h, int64_t r) {
     const int64_t row = h * m.rows + r, token = r / group, head = h * group + r % group;
-    const float* o = m.o + row * m.dv_padded;
-    float* natural = reinterpret_cast<float*>(m.k_staging);  // [dv_padded] fits: 64 rows of depth
-    const ChunkOrder order = panels ? ChunkOrder::kNatural : S::order(key_type);
-    for (int64_t d = 0; d < it.head_dim_v; ++d) natural[d] = o[d / kChunk * kChunk + place_of(order, d % kChunk)];
+    const ChunkOrder order = panels              ? ChunkOrder::kNatural
+                             : codes && !widened ? ChunkOrder::kCodes
+                                                 : S::order(key_type);
+    // [dv_padded] fits the staging: 64 rows of depth.
+    const float* natural =
+        in_natural_order(order, m.o + row * m.dv_padded, m.dv_padded, reinterpret_cast<float*>(m.k_staging));
     const float factor = scale_of(source.v_scales, h);
     const int64_t out_row = token * it.num_heads + head;
     if (it.partial_out == nullptr) return write_output(it, out_row, natural, factor, m.row_max[row], m.row_sum[row]);
@@ -316,12 +364,10 @@ void StreamRun<S>::find_key_panels(const StreamTile& tile, int64_t h, Columns c,
       k[j / kPanel] = reinterpret_cast<const uint16_t*>(tile.k[i] + offset - inside);
       continue;
     }
+    const char* tokens[kPanel];
     for (int64_t t = 0; t < kPanel; ++t)
-      for (int64_t d = 0; d < it.head_dim; d += 2)
-        copy_pair(j + t >= tile.from && j + t < tile.to
-                      ? tile.k[j + t] + offset + d / 2 * source.k_addr.dim_outer_stride * 2
-                      : m.zeros,
-                  packed + j * m.depth + (d / 2 * kPanel + t) * 2);
+      tokens[t] = j + t >= tile.from && j + t < tile.to ? tile.k[j + t] + offset : nullptr;
+    S::Packing::collect_key_panel(tokens, it.head_dim, packed + j * m.depth);
     k[j / kPanel] = packed + j * m.depth;
   }
 }
@@ -332,10 +378,12 @@ const uint16_t* StreamRun<S>::copy_value_pair(const StreamTile& tile, int64_t h,
   const int64_t offset = h * source.v_head_stride * 2;
   const bool first = j >= tile.from && j < tile.to, second = j + 1 >= tile.from && j + 1 < tile.to;
   uint16_t* pair = reinterpret_cast<uint16_t*>(m.v_staging) + j * m.dv_padded;
-  for (int64_t d = 0; d < it.head_dim_v; ++d) {
-    pair[2 * d] = first ? element_at(tile.v[j] + offset, 2 * d) : uint16_t{0};
-    pair[2 * d + 1] = second ? element_at(tile.v[j + 1] + offset, 2 * d) : uint16_t{0};
-  }
+  using Packing = typename S::Packing;
+  using Half = typename Packing::HalfOfPairs;
+  const auto half = [&](int64_t i) {
+    return Packing::half_of_pairs(tile.v[i] + offset, (tile.begin + i) % source.block_size);
+  };
+  Packing::join_value_tokens(first ? half(j) : Half{}, second ? half(j + 1) : Half{}, it.head_dim_v, 2 * kPanel, pair);
   return pair;
 }
 
@@ -346,7 +394,7 @@ void StreamRun<S>::attend_panels(const StreamTile& tile, const StreamTile* next,
     const uint16_t* v[kStreamKeys / 2];
     find_key_panels(tile, h, c, k);
     if (tiles) return multiply_tiles(tile, next, h, c, k);
-    for (int64_t j = c.from; j < c.to; j += 2) {
+    for (int64_t j = c.from; j < c.last; j += 2) {
       const bool direct = j >= tile.from && j + 1 < tile.to && source.block_size % 2 == 0;
       v[j / 2] = direct ? reinterpret_cast<const uint16_t*>(tile.v[j] + h * source.v_head_stride * 2)
                         : copy_value_pair(tile, h, j);
@@ -355,7 +403,7 @@ void StreamRun<S>::attend_panels(const StreamTile& tile, const StreamTile* next,
     S::scores_of_panels(k + c.from / kPanel, (c.to - c.from) / kPanel, it.head_dim, m.q + h * m.rows * m.depth, m.depth,
                         m.rows, m.s + c.from, ahead);
     softmax(tile, h, c);
-    S::output_of_pairs(v + c.from / 2, c.to - c.from, it.head_dim_v, m.p + c.from, m.rows,
+    S::output_of_pairs(v + c.from / 2, c.last - c.from, it.head_dim_v, m.p + c.from, m.rows,
                        m.o + h * m.rows * m.dv_padded, m.dv_padded, ahead);
   }
 }

@@ -18,18 +18,46 @@ constexpr int64_t kStreamKeys = 64;  // keys a tile
 constexpr int kChunk = 2 * kLanes;
 constexpr int64_t kStepKeys = 4;  // keys of the output product between two steps of the prefetcher
 
-enum class ChunkOrder { kNatural, kEvenOdd, kPairs };
+enum class ChunkOrder { kNatural, kEvenOdd, kPairs, kCodes };
+constexpr int64_t chunk_of(ChunkOrder order) { return order == ChunkOrder::kCodes ? 2 * kChunk : kChunk; }
 
 // Where element i of a chunk of values ends up in the accumulators.
-inline int64_t place_of(ChunkOrder order, int64_t i) {
+constexpr int64_t place_of(ChunkOrder order, int64_t i) {
   switch (order) {
     case ChunkOrder::kEvenOdd:
       return i % 2 * kLanes + i / 2;
     case ChunkOrder::kPairs:  // eight dims of a 128-bit lane: the first four in the first vector
       return i % 8 / 4 * kLanes + i / 8 * 4 + i % 4;
+    case ChunkOrder::kCodes:  // 16 dims of a 128-bit lane: four in each of four vectors
+      return i % 16 / 4 * kLanes + i / 16 * 4 + i % 4;
     default:
       return i;
   }
+}
+
+template <ChunkOrder kOrder>
+inline void undo_order(const float* src, int64_t n, float* dst) {
+  constexpr int64_t kSize = chunk_of(kOrder);
+  for (int64_t d = 0; d < n; d += kSize)
+#pragma GCC unroll 64
+    for (int64_t i = 0; i < kSize; ++i) dst[d + i] = src[d + place_of(kOrder, i)];
+}
+// A row of n accumulators, whole chunks, in the order of dims: itself, or its copy.
+inline const float* in_natural_order(ChunkOrder order, const float* row, int64_t n, float* copy) {
+  switch (order) {
+    case ChunkOrder::kNatural:
+      return row;
+    case ChunkOrder::kEvenOdd:
+      undo_order<ChunkOrder::kEvenOdd>(row, n, copy);
+      break;
+    case ChunkOrder::kPairs:
+      undo_order<ChunkOrder::kPairs>(row, n, copy);
+      break;
+    case ChunkOrder::kCodes:
+      undo_order<ChunkOrder::kCodes>(row, n, copy);
+      break;
+  }
+  return copy;
 }
 
 template <class S, DType T, int kRows>
@@ -51,7 +79,10 @@ void stream_scores(const char* const* keys, int64_t count, int64_t dim, const ty
     };
     int64_t d = 0;
     for (; d + kChunk <= dim; d += kChunk) step(d, kChunk);
-    if (d < dim) step(d, dim - d);
+    if (d + kLanes == dim)
+      step(d, kLanes);  // head sizes 80 and 112: half a chunk without a mask
+    else if (d < dim)
+      step(d, dim - d);
     float totals[kLanes];
     store(totals, reduce_lanes(sum));
 #pragma GCC unroll 4
@@ -103,7 +134,10 @@ void stream_output(const char* const* values, int64_t count, int64_t dim, const 
   for (; d + kChunks * kChunk <= dim; d += kChunks * kChunk)
     stream_chunks<S, T, kRows, kChunks>(values, count, d, kChunk, p, o, o_stride, ahead);
   for (; d + kChunk <= dim; d += kChunk) stream_chunks<S, T, kRows, 1>(values, count, d, kChunk, p, o, o_stride, ahead);
-  if (d < dim) stream_chunks<S, T, kRows, 1>(values, count, d, dim - d, p, o, o_stride, ahead);
+  if (d + kLanes == dim)
+    stream_chunks<S, T, kRows, 1>(values, count, d, kLanes, p, o, o_stride, ahead);
+  else if (d < dim)
+    stream_chunks<S, T, kRows, 1>(values, count, d, dim - d, p, o, o_stride, ahead);
 }
 
 // Calls block<rows>(first row) over all rows, four, two or one at a time.
@@ -142,6 +176,7 @@ struct FmaStream {
   static constexpr int64_t kSoftmaxSteps = 3;  // of the prefetcher, as long as the softmax of a row takes
   static constexpr bool kReadsPanels = false;
   static constexpr bool kReadsTiles = false;
+  static constexpr bool kReadsCodes = false;
   struct Chunk {
     F32 x, y;
   };
@@ -150,9 +185,18 @@ struct FmaStream {
   // Queries in the order of the keys' chunks.
   template <DType T>
   static void pack_query(const void* src, int64_t n, int64_t padded, DType keys, float* dst) {
-    for (int64_t d = 0; d < padded; d += kChunk)
-      for (int64_t i = 0; i < kChunk; ++i)
-        dst[d + place_of(order(keys), i)] = d + i < n ? load_element<T>(src, d + i) : 0.0f;
+    const char* p = static_cast<const char*>(src);
+    if (order(keys) == ChunkOrder::kNatural) {
+      for (int64_t d = 0; d < padded; d += kLanes) store(dst + d, load_first<T>(p + d * kElementBytes<T>, n - d));
+      return;
+    }
+    for (int64_t d = 0; d < padded; d += kChunk) {
+      float chunk[kChunk];
+      for (int64_t i = 0; i < kChunk; i += kLanes)
+        store(chunk + i, load_first<T>(p + (d + i) * kElementBytes<T>, n - d - i));
+#pragma GCC unroll 32
+      for (int64_t i = 0; i < kChunk; ++i) dst[d + place_of(ChunkOrder::kEvenOdd, i)] = chunk[i];
+    }
   }
   template <DType T>
   static Chunk load_chunk(const char* p, int64_t n) {
@@ -167,22 +211,35 @@ struct FmaStream {
   }
   static F32 weight(const float* p) { return set1(*p); }
   static F32 weigh(F32 weight, F32 v, F32 sum) { return fmadd(weight, v, sum); }
-  static void store_p(float* p, F32 x) { store(p, x); }
+  static void store_p(float* p, int64_t j, F32 x) { store(p + j, x); }
+
+  // Rows beyond four read the keys again, so few keys at a time that they still lie in the first-level cache.
+  static int64_t keys_at_once(DType dtype, int64_t count, int64_t dim, int64_t rows) {
+    const int64_t fitting = kBytesAtOnce / (dim * (dtype == DType::kF32 ? 4 : 2)) / kPanel * kPanel;
+    return rows <= 4 ? count : smaller(count, larger(fitting, kPanel));
+  }
+  static constexpr int64_t kBytesAtOnce = 16 << 10;
 
   static void scores(DType dtype, const char* const* keys, int64_t count, int64_t dim, const float* q, int64_t depth,
                      int64_t rows, float* s, Prefetcher& ahead) {
+    const int64_t step = keys_at_once(dtype, count, dim, rows);
     with_key_type(dtype, [&]<DType T>() {
-      for_row_blocks(rows, [&]<int kRows>(int64_t r) {
-        stream_scores<FmaStream, T, kRows>(keys, count, dim, q + r * depth, depth, s + r * kStreamKeys, ahead);
-      });
+      for (int64_t j = 0; j < count; j += step)
+        for_row_blocks(rows, [&]<int kRows>(int64_t r) {
+          stream_scores<FmaStream, T, kRows>(keys + j, smaller(step, count - j), dim, q + r * depth, depth,
+                                             s + r * kStreamKeys + j, ahead);
+        });
     });
   }
   static void output(DType dtype, const char* const* values, int64_t count, int64_t dim, const float* p, int64_t rows,
                      float* o, int64_t o_stride, Prefetcher& ahead) {
+    const int64_t step = keys_at_once(dtype, count, dim, rows);
     with_key_type(dtype, [&]<DType T>() {
-      for_row_blocks(rows, [&]<int kRows>(int64_t r) {
-        stream_output<FmaStream, T, kRows>(values, count, dim, p + r * kStreamKeys, o + r * o_stride, o_stride, ahead);
-      });
+      for (int64_t j = 0; j < count; j += step)
+        for_row_blocks(rows, [&]<int kRows>(int64_t r) {
+          stream_output<FmaStream, T, kRows>(values + j, smaller(step, count - j), dim, p + r * kStreamKeys + j,
+                                             o + r * o_stride, o_stride, ahead);
+        });
     });
   }
   template <class F>

@@ -21,6 +21,7 @@ inline F32 mul(F32 a, F32 b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline F32 div(F32 a, F32 b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline F32 fmadd(F32 a, F32 b, F32 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32 reciprocal(F32 a) { return div(set1(1.0f), a); }
 inline F32 absolute(F32 a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 inline F32 copy_sign(F32 magnitude, F32 sign) {
   const __m256 bit = _mm256_set1_ps(-0.0f);

@@ -30,6 +30,7 @@ inline F32 mul(F32 a, F32 b) { SEXTANT_LANES(a.v[i] * b.v[i]); }
 inline F32 div(F32 a, F32 b) { SEXTANT_LANES(a.v[i] / b.v[i]); }
 inline F32 max(F32 a, F32 b) { SEXTANT_LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 inline F32 fmadd(F32 a, F32 b, F32 c) { SEXTANT_LANES(a.v[i] * b.v[i] + c.v[i]); }
+inline F32 reciprocal(F32 a) { SEXTANT_LANES(1.0f / a.v[i]); }
 inline F32 absolute(F32 a) { SEXTANT_LANES(__builtin_fabsf(a.v[i])); }
 inline F32 copy_sign(F32 magnitude, F32 sign) { SEXTANT_LANES(__builtin_copysignf(magnitude.v[i], sign.v[i])); }
 // Adding and subtracting 1.5 * 2^23 rounds to an integer, ties to even, for |x| < 2^22.

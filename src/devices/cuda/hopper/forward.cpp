@@ -1,9 +1,11 @@
 // Which instantiation of the forward kernel serves a problem, and in which order it works.
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
 
 #include "devices/cuda/hopper/forward_launchers.h"
 #include "devices/cuda/hopper/tensor_map.h"
+#include "devices/cuda/kernels/cache_kernels.h"
 #include "devices/cuda/kernels/launchers.h"
 
 namespace sextant::cuda {
@@ -14,6 +16,62 @@ constexpr int64_t kResidentBytes = 24 << 20;  // of keys and values in the L2 ca
 int32_t heads_per_section(const AttentionParams& p, int64_t max_keys, int32_t key_bytes) {
   const int64_t head_bytes = std::max<int64_t>(1, max_keys * (p.head_dim + p.head_dim_v) * key_bytes);
   return static_cast<int32_t>(std::clamp<int64_t>(kResidentBytes / head_bytes, 1, p.num_kv_heads));
+}
+
+// Problems go to the first class that their head sizes fit in.
+struct ForwardClass {
+  ForwardTile tile;
+  ForwardLauncher* launchers[2][5];  // [bf16, f16][KeySource]
+};
+constexpr ForwardClass kClasses[] = {
+    {{64, 64, 128},
+     {{forward_bf16_64_64_exact, forward_bf16_64_64_rows, forward_bf16_64_64_padded, forward_bf16_64_64_convert,
+       forward_bf16_64_64_fp16},
+      {forward_f16_64_64_exact, forward_f16_64_64_rows, forward_f16_64_64_padded, forward_f16_64_64_convert, nullptr}}},
+    {{96, 96, 128},
+     {{nullptr, forward_bf16_96_96_rows, forward_bf16_96_96_padded, forward_bf16_96_96_convert,
+       forward_bf16_96_96_fp16},
+      {nullptr, forward_f16_96_96_rows, forward_f16_96_96_padded, forward_f16_96_96_convert, nullptr}}},
+    {{128, 128, 128},
+     {{forward_bf16_128_128_exact, forward_bf16_128_128_rows, forward_bf16_128_128_padded, forward_bf16_128_128_convert,
+       forward_bf16_128_128_fp16},
+      {forward_f16_128_128_exact, forward_f16_128_128_rows, forward_f16_128_128_padded, forward_f16_128_128_convert,
+       nullptr}}},
+    {{192, 128, 128},
+     {{forward_bf16_192_128_exact, nullptr, forward_bf16_192_128_padded, forward_bf16_192_128_convert,
+       forward_bf16_192_128_fp16},
+      {forward_f16_192_128_exact, nullptr, forward_f16_192_128_padded, forward_f16_192_128_convert, nullptr}}},
+    {{192, 192, 96},
+     {{nullptr, nullptr, forward_bf16_192_192_padded, forward_bf16_192_192_convert, forward_bf16_192_192_fp16},
+      {nullptr, nullptr, forward_f16_192_192_padded, forward_f16_192_192_convert, nullptr}}},
+    {{256, 256, 64},
+     {{forward_bf16_256_256_exact, nullptr, forward_bf16_256_256_padded, forward_bf16_256_256_convert,
+       forward_bf16_256_256_fp16},
+      {forward_f16_256_256_exact, nullptr, forward_f16_256_256_padded, forward_f16_256_256_convert, nullptr}}},
+};
+
+// With the vector strides set.
+KeySource find_source(const AttentionParams& p, const ForwardClass& chosen) {
+  const bool cached = p.origin != KeyOrigin::kPacked;
+  if (cached && (p.cache_dtype != p.dtype || p.k_chunk_stride == 0 || p.v_chunk_stride == 0)) {
+    const bool vectors = p.origin == KeyOrigin::kCache && p.k_vector_stride > 0 && p.v_vector_stride > 0;
+    return vectors && p.dtype == DType::kBF16 ? KeySource::kFp16 : KeySource::kConvert;
+  }
+  if (cached && p.block_size % 8 != 0 && chosen.launchers[0][static_cast<int>(KeySource::kRows)] != nullptr)
+    return KeySource::kRows;
+  const bool exact = p.head_dim == chosen.tile.head_dim && p.head_dim_v == chosen.tile.head_dim_v;
+  return exact && chosen.launchers[0][0] != nullptr ? KeySource::kExact : KeySource::kPadded;
+}
+
+// Where 16 fp8 dims of a token lie together, aligned, and their places in units of 16 bytes fit in 32 bits.
+void set_vector_strides(AttentionParams& p) {
+  const auto stride = [&](const KvAddressing& address, int32_t dims, const void* base) {
+    const bool aligned = is_fp8(p.cache_dtype) && reinterpret_cast<uintptr_t>(base) % 16 == 0;
+    const bool fits = p.num_blocks * (address.block_stride / 16) < int64_t{1} << 32;
+    return aligned && fits && address.token_tile == 1 ? vector_stride(address, dims, 16) : 0;
+  };
+  p.k_vector_stride = stride(p.k_addr, p.head_dim, p.cache_k);
+  p.v_vector_stride = stride(p.v_addr, p.head_dim_v, p.cache_v);
 }
 
 }  // namespace
@@ -37,26 +95,21 @@ bool forward_serves(const AttentionParams& p) {
   return p.dtype != DType::kF32 && sizes && p.q_aligned && p.packed_aligned && out_aligned;
 }
 
-cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cudaStream_t stream) {
-  const bool bf16 = p.dtype == DType::kBF16;
-  ForwardTile tile{256, 256, 64};
-  ForwardLauncher* launcher = bf16 ? forward_bf16_256_256 : forward_f16_256_256;
-  if (p.head_dim <= 64 && p.head_dim_v <= 64) {
-    tile = {64, 64, 128};
-    launcher = bf16 ? forward_bf16_64_64 : forward_f16_64_64;
-  } else if (p.head_dim <= 128 && p.head_dim_v <= 128) {
-    tile = {128, 128, 128};
-    launcher = bf16 ? forward_bf16_128_128 : forward_f16_128_128;
-  } else if (p.head_dim <= 192 && p.head_dim_v <= 128) {
-    tile = {192, 128, 128};
-    launcher = bf16 ? forward_bf16_192_128 : forward_f16_192_128;
-  }
+cudaError_t launch_forward(const AttentionParams& params, const ForwardPlan& plan, cudaStream_t stream) {
+  AttentionParams p = params;
+  const ForwardClass* chosen = std::end(kClasses) - 1;
+  for (const ForwardClass& c : kClasses)
+    if (p.head_dim <= c.tile.head_dim && p.head_dim_v <= c.tile.head_dim_v) {
+      chosen = &c;
+      break;
+    }
+  set_vector_strides(p);
+  const KeySource source = find_source(p, *chosen);
   const ForwardOrder order = make_forward_order(p, plan, 2);
   const cudaError_t error = cudaMemsetAsync(plan.claimed, 0, kForwardCounters * sizeof(int32_t), stream);
   if (error != cudaSuccess) return error;
-  const bool cached = p.origin != KeyOrigin::kPacked;
-  const bool convert = cached && (p.cache_dtype != p.dtype || p.k_chunk_stride == 0 || p.v_chunk_stride == 0);
-  return launcher(p, make_forward_maps(p, tile), order, convert, order.blocks, stream);
+  ForwardLauncher* launcher = chosen->launchers[p.dtype == DType::kBF16 ? 0 : 1][static_cast<int>(source)];
+  return launcher(p, make_forward_maps(p, chosen->tile, source), order, order.blocks, stream);
 }
 
 }  // namespace sextant::cuda

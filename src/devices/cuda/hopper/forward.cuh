@@ -15,13 +15,12 @@
 // Rows are queries x heads of one KV head (row r is query r / G, head r % G), so that G heads share each loaded key.
 // Key tiles go from the last to the first: masks are needed at the ends only.
 //
-// Shared memory. Q: blocks of 64 columns, [128 rows][128 bytes]. K and V: groups of 8 keys, in a group blocks of 64
-// columns, [8 keys][128 bytes]. So one box of the tensor map brings the whole of a page's K, and wgmma's strides are
-// the same wherever the page boundaries lie. All of it swizzled by 128 bytes.
+// How tiles lie in shared memory: forward_shape.cuh. wgmma's strides are the same wherever the page boundaries lie.
 #pragma once
 
 #include "devices/cuda/hopper/forward_load.cuh"
 #include "devices/cuda/hopper/wgmma_forward.cuh"
+#include "devices/cuda/kernels/reciprocal.cuh"
 
 namespace sextant::cuda {
 
@@ -29,17 +28,18 @@ namespace sextant::cuda {
 struct ForwardRows {
   int32_t low[2], limit[2];  // visible keys
   float slope[2];            // ALiBi, log2 units
+  float scale[2];            // what turns a dot into a score; with KeySource::kFp16 the row's own
   float max[2], sum[2];      // log2 units; this thread's share
 };
 
 // S = Q K^T of 64 rows; issued, not waited for.
 template <class S>
 __device__ __forceinline__ void issue_scores(float (&s)[S::kKeys / 2], uint64_t q_rows, uint32_t k_tile) {
-  const uint64_t keys = matrix_descriptor(k_tile, 16, S::DK / 64 * 1024);
+  const uint64_t keys = matrix_descriptor(k_tile, 16, S::kKGroup);
 #pragma unroll
   for (int k = 0; k < S::DK / 16; ++k)
-    wgmma_scores<typename S::T, S::kKeys>(s, move_descriptor(q_rows, (k / 4) * S::kRows * 128 + (k % 4) * 32),
-                                          move_descriptor(keys, (k / 4) * 1024 + (k % 4) * 32), k > 0);
+    wgmma_scores<typename S::M, S::kKeys>(s, move_descriptor(q_rows, (k / 4) * S::kRows * 128 + (k % 4) * 32),
+                                          move_descriptor(keys, (k / 4) * S::kKColumn + (k % 4) * 32), k > 0);
   wgmma_commit();
 }
 
@@ -47,21 +47,21 @@ __device__ __forceinline__ void issue_scores(float (&s)[S::kKeys / 2], uint64_t 
 template <class S>
 __device__ __forceinline__ void issue_values(float (&o)[S::kBlocks][S::kColumns / 2],
                                              const uint32_t (&prob)[S::kKeys / 16][4], uint32_t v_tile) {
-  constexpr int kGroupBytes = S::DV / 64 * 1024;
-  const uint64_t values = matrix_descriptor(v_tile, 1024, kGroupBytes);
+  const uint64_t values = matrix_descriptor(v_tile, S::kVColumn, S::kVGroup);
 #pragma unroll
   for (int k = 0; k < S::kKeys / 16; ++k)
 #pragma unroll
     for (int c = 0; c < S::kBlocks; ++c)
-      wgmma_values<typename S::T, S::kColumns>(
-          o[c], prob[k], move_descriptor(values, c * (S::kColumns / 64) * 1024 + k * 2 * kGroupBytes));
+      wgmma_values<typename S::M, S::kColumns>(
+          o[c], prob[k], move_descriptor(values, c * (S::kColumns / 64) * S::kVColumn + k * 2 * S::kVGroup));
   wgmma_commit();
 }
 
-// The softcap of score_log2 without branches; the absolute error, a few 1e-7 of the cap, is what counts in a score.
-__device__ __forceinline__ float capped_score(const ScoreRule& rule, float dot) {
-  const float x = dot * rule.scale_log2 * rule.cap_inverse;
-  return rule.cap_log2 * (1.0f - __fdividef(2.0f, 1.0f + exp2_approx(x * (2.0f * kLog2E))));
+// The softcap of score_log2 without branches: cap (1 - 2 / (1 + e^2x)); the absolute error, a few 1e-7 of the cap, is
+// what counts in a score. `scale`: from a dot to 2x in log2 units. (A quotient of polynomials saves one of the two
+// special functions, but its instructions cost more.)
+__device__ __forceinline__ float capped_score(float cap_log2, float scale, float dot) {
+  return fmaf(-2.0f * cap_log2, reciprocal_approx(1.0f + exp2_approx(dot * scale)), cap_log2);
 }
 
 // Softcap, ALiBi and masks; scores are scaled where the first two apply.
@@ -71,11 +71,13 @@ __device__ __forceinline__ void adjust_scores(const AttentionParams& p, const Sc
                                               const ForwardRows& rows) {
   const int column = (threadIdx.x & 3) * 2;
   if (rule.has_cap) {
+    const float to_exponent = rule.cap_inverse * (2.0f * kLog2E);
+    const float scale[2] = {rows.scale[0] * to_exponent, rows.scale[1] * to_exponent};
 #pragma unroll
-    for (float& x : s) x = capped_score(rule, x);
+    for (int i = 0; i < S::kKeys / 2; ++i) s[i] = capped_score(rule.cap_log2, scale[(i / 2) % 2], s[i]);
   } else if (p.alibi_slopes != nullptr) {
 #pragma unroll
-    for (float& x : s) x *= rule.scale_log2;
+    for (int i = 0; i < S::kKeys / 2; ++i) s[i] *= rows.scale[(i / 2) % 2];
   }
   if (p.alibi_slopes != nullptr) {
 #pragma unroll
@@ -98,10 +100,11 @@ template <class S, bool kPlain>
 __device__ __forceinline__ void forward_softmax(const AttentionParams& p, const ScoreRule& rule, bool masked,
                                                 int32_t key0, int32_t context_len, float (&s)[S::kKeys / 2],
                                                 ForwardRows& rows, float (&factor)[2]) {
-  const float scale = !kPlain && (rule.has_cap || p.alibi_slopes != nullptr) ? 1.0f : rule.scale_log2;
+  const bool scaled = !kPlain && (rule.has_cap || p.alibi_slopes != nullptr);
   if constexpr (!kPlain) adjust_scores<S>(p, rule, masked, key0, context_len, s, rows);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
+    const float scale = scaled ? 1.0f : rows.scale[half];
     float tops[4];  // short chains
 #pragma unroll
     for (int n = 0; n < 4; ++n) tops[n] = fmaxf(s[n * 4 + half * 2], s[n * 4 + half * 2 + 1]);
@@ -135,7 +138,7 @@ __device__ __forceinline__ void pack_probabilities(const float (&s)[S::kKeys / 2
 #pragma unroll
   for (int k = 0; k < S::kKeys / 16; ++k)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) prob[k][i] = pack_pair<typename S::T>(s[k * 8 + 2 * i], s[k * 8 + 2 * i + 1]);
+    for (int i = 0; i < 4; ++i) prob[k][i] = pack_pair<typename S::M>(s[k * 8 + 2 * i], s[k * 8 + 2 * i + 1]);
 }
 
 template <class S>
@@ -250,8 +253,12 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
     for (int half = 0; half < 2; ++half) {
       const int row = first_row + half * 8 + lane / 4, query = row / p.group_size;
       const int32_t position = context_len + query;
-      rows.limit[half] = p.causal ? min(w.end, position + 1) : w.end;
+      rows.limit[half] = p.causal ? min(w.end, position + 1 + p.right) : w.end;
       rows.low[half] = p.window > 0 ? max(w.begin, position - p.window + 1) : w.begin;
+      rows.scale[half] = rule.scale_log2;
+      if constexpr (S::kFp16)
+        rows.scale[half] *= reinterpret_cast<const float*>(
+            shared + S::kQScaleAt)[queries.index() * S::kRows + group * 64 + warp * 16 + half * 8 + lane / 4];
       rows.slope[half] = 0;
       if (p.alibi_slopes != nullptr && row < w.num_rows)
         rows.slope[half] = p.alibi_slopes[w.kv_head * p.group_size + row - query * p.group_size] * kLog2E;
@@ -261,11 +268,11 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
     // Tiles whose keys all of the consumer's rows see need no mask.
     const int32_t first_query = (w.row0 + group * 64) / p.group_size,
                   last_query = (w.row0 + group * 64 + 63) / p.group_size;
-    const int32_t all_below = p.causal ? min(w.end, context_len + first_query + 1) : w.end;
+    const int32_t all_below = p.causal ? min(w.end, context_len + first_query + 1 + p.right) : w.end;
     const int32_t all_from = p.window > 0 ? max(w.begin, context_len + last_query - p.window + 1) : w.begin;
-    const auto is_plain = [&](int t) {
+    const auto sees_all = [&](int t) {
       const int32_t key0 = w.first + t * S::kKeys;
-      return !biased && key0 + S::kKeys <= all_below && key0 >= all_from;
+      return key0 + S::kKeys <= all_below && key0 >= all_from;
     };
 
     float o[S::kBlocks][S::kColumns / 2];
@@ -285,7 +292,7 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
       forward_softmax<S, false>(p, rule, true, w.first + (w.tiles - 1) * S::kKeys, context_len, s, rows, factor);
       pack_probabilities<S>(s, prob);
       // One instance with masks and biases, one without: free of branches, its instructions interleave best.
-      const auto step = [&](int t, auto plain) {
+      const auto step = [&](int t, bool masked, auto plain) {
         barrier_wait(barriers.k_full(k_ring.index()), k_ring.full_parity());
         if constexpr (S::kTurns) named_wait(my_turn, S::kConsumers);
         wgmma_fence();
@@ -297,7 +304,8 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
         wgmma_wait<1>();
         release(barriers.k_empty(k_ring.index()));
         ++k_ring.count;
-        forward_softmax<S, decltype(plain)::value>(p, rule, true, w.first + t * S::kKeys, context_len, s, rows, factor);
+        forward_softmax<S, decltype(plain)::value>(p, rule, masked, w.first + t * S::kKeys, context_len, s, rows,
+                                                   factor);
         wgmma_wait<0>();
         release(barriers.v_empty(v_ring.index()));
         ++v_ring.count;
@@ -306,10 +314,11 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
       };
 #pragma unroll 1
       for (int t = w.tiles - 2; t >= 0; --t) {
-        if (is_plain(t)) {
-          step(t, std::true_type{});
+        const bool masked = !sees_all(t);
+        if (!masked && !biased) {
+          step(t, false, std::true_type{});
         } else {
-          step(t, std::false_type{});
+          step(t, masked, std::false_type{});
         }
       }
       release(barriers.q_empty(queries.index()));
@@ -346,14 +355,14 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   }
   __syncthreads();
   if (threadIdx.x >= S::kConsumers) {
-    shrink_registers<S::kConvert ? 104 : 88>();
+    shrink_registers<S::kProducerRegisters>();
     if (threadIdx.x < S::kConsumers + S::kHalf) {
       lead_forward<S>(p, maps, order, shared, barriers);
     } else {
       follow_forward<S>(p, maps, shared, barriers);
     }
   } else {
-    grow_registers<S::kConvert ? 200 : 208>();
+    grow_registers<S::kConsumerRegisters>();
     consume_forward<S>(p, shared, barriers);
   }
 #endif

@@ -154,8 +154,9 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
     for (int half = 0; half < 2; ++half) {
       const int row = first_row + half * 8 + lane / 4, query = row / p.group_size;
       const int32_t position = context_len + query;
-      rows.limit[half] = p.causal ? min(w.end, position + 1) : w.end;
+      rows.limit[half] = p.causal ? min(w.end, position + 1 + p.right) : w.end;
       rows.low[half] = p.window > 0 ? max(w.begin, position - p.window + 1) : w.begin;
+      rows.scale[half] = rule.scale_log2;
       rows.slope[half] = 0;
       if (p.alibi_slopes != nullptr && row < w.num_rows)
         rows.slope[half] = p.alibi_slopes[w.kv_head * p.group_size + row - query * p.group_size] * kLog2E;
@@ -165,7 +166,7 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
     // Tiles whose keys all of the consumer's rows see need no mask.
     const int32_t first_query = (w.row0 + group * 64) / p.group_size,
                   last_query = (w.row0 + group * 64 + 63) / p.group_size;
-    const int32_t all_below = p.causal ? min(w.end, context_len + first_query + 1) : w.end;
+    const int32_t all_below = p.causal ? min(w.end, context_len + first_query + 1 + p.right) : w.end;
     const int32_t all_from = p.window > 0 ? max(w.begin, context_len + last_query - p.window + 1) : w.begin;
     const auto is_plain = [&](int t) {
       const int32_t key0 = w.first + t * S::kKeys;

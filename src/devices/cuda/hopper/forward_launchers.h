@@ -1,4 +1,5 @@
-// Instantiations of the forward kernel: by element type and head size class.
+// Instantiations of the forward kernel: by element type, head size class and source of the keys. Their files are made
+// by CMake from forward_instance.cu.in.
 #pragma once
 
 #include "devices/cuda/hopper/forward_params.h"
@@ -6,11 +7,25 @@
 
 namespace sextant::cuda {
 
-// `convert`: keys pass through registers (fp8 caches, layouts without chunks of 8 dims).
 using ForwardLauncher = cudaError_t(const AttentionParams& p, const ForwardMaps& maps, const ForwardOrder& order,
-                                    bool convert, int blocks, cudaStream_t stream);
-ForwardLauncher forward_bf16_64_64, forward_bf16_128_128, forward_bf16_192_128, forward_bf16_256_256;
-ForwardLauncher forward_f16_64_64, forward_f16_128_128, forward_f16_192_128, forward_f16_256_256;
+                                    int blocks, cudaStream_t stream);
+ForwardLauncher forward_bf16_64_64_exact, forward_bf16_64_64_rows, forward_bf16_64_64_padded,
+    forward_bf16_64_64_convert, forward_bf16_64_64_fp16;
+ForwardLauncher forward_bf16_96_96_rows, forward_bf16_96_96_padded, forward_bf16_96_96_convert, forward_bf16_96_96_fp16;
+ForwardLauncher forward_bf16_128_128_exact, forward_bf16_128_128_rows, forward_bf16_128_128_padded,
+    forward_bf16_128_128_convert, forward_bf16_128_128_fp16;
+ForwardLauncher forward_bf16_192_128_exact, forward_bf16_192_128_padded, forward_bf16_192_128_convert,
+    forward_bf16_192_128_fp16;
+ForwardLauncher forward_bf16_192_192_padded, forward_bf16_192_192_convert, forward_bf16_192_192_fp16;
+ForwardLauncher forward_bf16_256_256_exact, forward_bf16_256_256_padded, forward_bf16_256_256_convert,
+    forward_bf16_256_256_fp16;
+ForwardLauncher forward_f16_64_64_exact, forward_f16_64_64_rows, forward_f16_64_64_padded, forward_f16_64_64_convert;
+ForwardLauncher forward_f16_96_96_rows, forward_f16_96_96_padded, forward_f16_96_96_convert;
+ForwardLauncher forward_f16_128_128_exact, forward_f16_128_128_rows, forward_f16_128_128_padded,
+    forward_f16_128_128_convert;
+ForwardLauncher forward_f16_192_128_exact, forward_f16_192_128_padded, forward_f16_192_128_convert;
+ForwardLauncher forward_f16_192_192_padded, forward_f16_192_192_convert;
+ForwardLauncher forward_f16_256_256_exact, forward_f16_256_256_padded, forward_f16_256_256_convert;
 
 // In which order the work is done. `key_bytes`: of an element of K and V.
 ForwardOrder make_forward_order(const AttentionParams& p, const ForwardPlan& plan, int32_t key_bytes);

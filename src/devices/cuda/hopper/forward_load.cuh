@@ -1,7 +1,7 @@
 // The producer of the forward kernel: finds work, brings Q, K and V to shared memory.
 #pragma once
 
-#include "devices/cuda/hopper/forward_shape.cuh"
+#include "devices/cuda/hopper/forward_convert.cuh"
 
 namespace sextant::cuda {
 
@@ -32,7 +32,7 @@ __device__ __forceinline__ bool find_forward_work(const AttentionParams& p, cons
   w.data_end = p.origin == KeyOrigin::kPacked
                    ? r.first_packed + __ldg(p.key_start_loc + r.index + 1) - __ldg(p.key_start_loc + r.index)
                    : static_cast<int32_t>(min(static_cast<int64_t>(r.context_len) + r.query_len, p.key_end));
-  if (p.causal) w.end = min(w.end, last_position + 1);
+  if (p.causal) w.end = min(w.end, last_position + 1 + p.right);
   if (p.window > 0) w.begin = max(w.begin, first_position - p.window + 1);
   // Key tiles of a cache start where its blocks do, so that boxes never straddle two blocks.
   w.first = p.origin == KeyOrigin::kPacked ? w.begin : w.begin / S::kKeys * S::kKeys;
@@ -60,7 +60,7 @@ __device__ __forceinline__ void load_forward_queries(const AttentionParams& p, c
                                                      const ForwardWork& w, int thread, uint32_t q_tile, uint32_t full) {
   using T = typename S::T;
   if (maps.queries) {
-    if (thread < S::DK / 64)
+    if (thread < S::kKBlocks)
       copy_box(q_tile + thread * S::kRows * 128, &maps.q, thread * 64, 0, w.request.query_start + w.row0 / p.group_size,
                w.kv_head, full);
     if (thread == 0) barrier_arrive_all(full, S::kHalf, S::kQBytes);
@@ -86,89 +86,199 @@ __device__ __forceinline__ void load_forward_queries(const AttentionParams& p, c
 // Rows of a key tile one by one: any block size, any layout; rows outside [begin, end) become zero, so that what lies
 // in the tail of a cache block (NaN, say) is never multiplied.
 template <class S, bool kValues>
-__device__ __forceinline__ void load_rows(const AttentionParams& p, const ForwardWork& w, int32_t key0, int thread,
-                                          char* tile, float packed_scale, float cache_scale) {
+__device__ __forceinline__ void copy_rows(const AttentionParams& p, const ForwardWork& w, int32_t key0, int thread,
+                                          char* tile) {
+  using T = typename S::T;
+  constexpr int kLanes = 4, kRowsAPass = S::kHalf / kLanes, kPasses = S::kKeys / kRowsAPass;
+  constexpr int kPerRow = (kValues ? S::DV : S::DK) / 8 / kLanes, kBatch = kPasses % 4 == 0 ? 4 : 3;
+  constexpr int kGroup = kValues ? S::kVGroup : S::kKGroup, kColumn = kValues ? S::kVColumn : S::kKColumn;
+  static_assert(kPasses % kBatch == 0 && kRowsAPass % 8 == 0, "the swizzle of a thread's rows is the same");
+  const int lane = thread % kLanes, first = thread / kLanes, dim = kValues ? p.head_dim_v : p.head_dim;
+  const uint32_t to = shared_address(tile) + tile_chunk<S, kValues>(first, lane);
+#pragma unroll 1
+  for (int pass = 0; pass < kPasses; pass += kBatch) {
+    const T* rows[kBatch];
+    int steps[kBatch];  // from a thread's chunk to its next
+    bool valid[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {  // all look-ups before the copies that wait for them
+      const int32_t position = key0 + first + (pass + i) * kRowsAPass;
+      valid[i] = position >= w.begin && position < w.end;
+      const bool packed = is_packed(p, w.request, position);
+      const KeyRow found = find_key_row(p, w.request, w.kv_head, valid[i] ? position : w.end, w.end);
+      const int stride = packed ? 8 : (kValues ? p.v_chunk_stride : p.k_chunk_stride);
+      rows[i] =
+          static_cast<const T*>(packed ? (kValues ? p.packed_v : p.packed_k) : (kValues ? p.cache_v : p.cache_k)) +
+          (kValues ? found.v : found.k) + lane * stride;
+      steps[i] = kLanes * stride;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i)
+#pragma unroll
+      for (int j = 0; j < kPerRow; ++j) {
+        const bool present = valid[i] && (lane + j * kLanes) * 8 < dim;
+        cp_async_16((to ^ (j % 2 * 64)) + j / 2 * kColumn + (pass + i) * (kRowsAPass / 8) * kGroup,
+                    present ? rows[i] + j * steps[i] : rows[i], present);
+      }
+  }
+}
+
+// The same through registers: any type.
+template <class S, bool kValues>
+__device__ __forceinline__ void convert_rows(const AttentionParams& p, const ForwardWork& w, int32_t key0, int thread,
+                                             char* tile, float cache_scale) {
   using T = typename S::T;
   constexpr int kColumns = kValues ? S::DV : S::DK;
   const int dim = kValues ? p.head_dim_v : p.head_dim, sub = thread % 8;
-#pragma unroll(S::kConvert ? 1 : 4)
+#pragma unroll 1
   for (int row = thread / 8; row < S::kKeys; row += S::kHalf / 8) {
     const int32_t position = key0 + row;
     const bool valid = position >= w.begin && position < w.end;
     const bool packed = is_packed(p, w.request, position);
     const KeyRow found = find_key_row(p, w.request, w.kv_head, valid ? position : w.end, w.end);
     const int64_t offset = kValues ? found.v : found.k;
-#pragma unroll
+#pragma unroll 1
     for (int chunk = sub; chunk < kColumns / 8; chunk += 8) {
-      const bool present = valid && chunk * 8 < dim;
-      char* to = tile + key_chunk<kColumns>(row, chunk);
-      if constexpr (S::kConvert) {
-        uint4 x = make_uint4(0, 0, 0, 0);
-        if (present) x = read_chunk<T>(p, packed, kValues, offset, chunk, packed ? packed_scale : cache_scale);
-        *reinterpret_cast<uint4*>(to) = x;
-      } else {
-        const T* base =
-            static_cast<const T*>(packed ? (kValues ? p.packed_v : p.packed_k) : (kValues ? p.cache_v : p.cache_k));
-        const int stride = packed ? 8 : (kValues ? p.v_chunk_stride : p.k_chunk_stride);
-        cp_async_16(shared_address(to), base + (present ? offset + chunk * stride : 0), present);
-      }
+      uint4 x = make_uint4(0, 0, 0, 0);
+      if (valid && chunk * 8 < dim)
+        x = packed ? __ldg(reinterpret_cast<const uint4*>(static_cast<const T*>(kValues ? p.packed_v : p.packed_k) +
+                                                          offset + chunk * 8))
+                   : read_chunk<T>(p, false, kValues, offset, chunk, cache_scale);
+      *reinterpret_cast<uint4*>(tile + tile_chunk<S, kValues>(row, chunk)) = x;
     }
   }
 }
 
-// Half of the producer: all key tiles of one work item, K or V.
+// Half of the producer: all key tiles of one work item, K or V, by boxes, or row by row.
 // `claim` is called once, when the last tile's turn comes: late enough that the items are shared out evenly, early
 // enough that its latency lies under the wait for a free buffer.
 template <class S, bool kValues, class Claim>
-__device__ __forceinline__ void load_key_tiles(const AttentionParams& p, const ForwardMaps& maps, const ForwardWork& w,
+__device__ __forceinline__ void copy_key_tiles(const AttentionParams& p, const ForwardMaps& maps, const ForwardWork& w,
                                                RingPosition<S::kStages>& ring, char* shared,
                                                const ForwardBarriers<S>& barriers, Claim claim) {
-  constexpr int kBytes = kValues ? S::kVBytes : S::kKBytes, kKeyBytes = kBytes / S::kKeys;
+  constexpr int kBytes = kValues ? S::kVBytes : S::kKBytes, kBlocks = kValues ? S::kVBlocks : S::kKBlocks;
+  constexpr int kBoxesAPlace = S::kExact ? 1 : kBlocks;  // of the same tokens
+  // From a token to the next where a box lands, and from a box of columns to the next.
+  constexpr int kTokenBytes = S::kExact ? kBytes / S::kKeys : 128, kColumnBytes = kValues ? S::kVColumn : S::kKColumn;
   const int thread = static_cast<int>(threadIdx.x) % S::kHalf;
-  const float scale = p.origin != KeyOrigin::kCacheThenPacked ? 1.0f
-                      : kValues                               ? value_scale(p, w.kv_head)
-                                                              : key_scale(p, w.kv_head);
-  const int cache_boxes = maps.cache.tokens > 0 ? S::kKeys / maps.cache.tokens : 0;
+  const int places = maps.cache.tokens > 0 ? S::kKeys / maps.cache.tokens : 0;
+  const int place = thread / kBoxesAPlace, column = thread % kBoxesAPlace;
   for (int t = w.tiles - 1; t >= 0; --t, ++ring.count) {
     if (t == 0) claim();
     const int32_t key0 = w.first + t * S::kKeys;
     char* tile = shared + (kValues ? S::kVAt : S::kKAt) + ring.index() * kBytes;
     const uint32_t full = kValues ? barriers.v_full(ring.index()) : barriers.k_full(ring.index());
     const uint32_t empty = kValues ? barriers.v_empty(ring.index()) : barriers.k_empty(ring.index());
-    const bool whole = !S::kConvert && key0 >= w.begin && key0 + S::kKeys <= w.data_end;
+    const bool whole = key0 >= w.begin && key0 + S::kKeys <= w.data_end;
     const bool all_cache = p.origin == KeyOrigin::kCache ||
                            (p.origin == KeyOrigin::kCacheThenPacked && key0 + S::kKeys <= w.request.context_len);
     const bool all_packed =
         p.origin == KeyOrigin::kPacked || (p.origin == KeyOrigin::kCacheThenPacked && key0 >= w.request.context_len);
-    if (whole && all_cache && cache_boxes > 0) {
-      const int token = thread * maps.cache.tokens;
+    if (whole && all_cache && places > 0) {
+      const int token = place * maps.cache.tokens;
       int32_t table_entry = 0;
       BlockOffset at{};
-      if (thread < cache_boxes) {  // looked up before the wait: its latency is hidden there
+      if (place < places) {  // looked up before the wait: its latency is hidden there
         at = split_position(p, key0 + token);
         table_entry = __ldg(p.block_table + w.request.index * p.block_table_stride + at.block);
       }
       barrier_wait(empty, ring.empty_parity());
-      if (thread < cache_boxes)
-        copy_key_box<kValues>(maps.cache, shared_address(tile) + token * kKeyBytes, at.offset, w.kv_head,
-                              static_cast<int32_t>(clamp_block(p, table_entry)), full);
+      if (place < places) {
+        const uint32_t to = shared_address(tile) + token * kTokenBytes;
+        const auto block = static_cast<int32_t>(clamp_block(p, table_entry));
+        if constexpr (S::kExact) {
+          copy_key_box<kValues>(maps.cache, to, at.offset, w.kv_head, block, full);
+        } else {
+          copy_key_columns<kValues>(maps.cache, to + column * kColumnBytes, column * 64, at.offset, w.kv_head, block,
+                                    full);
+        }
+      }
     } else if (whole && all_packed && maps.packed.tokens > 0) {
       barrier_wait(empty, ring.empty_parity());
-      if (thread == 0)
-        copy_key_box<kValues>(maps.packed, shared_address(tile), w.request.packed_start + key0 - w.request.first_packed,
-                              w.kv_head, 0, full);
+      const int32_t row = w.request.packed_start + key0 - w.request.first_packed;
+      if (place == 0) {
+        if constexpr (S::kExact) {
+          copy_key_box<kValues>(maps.packed, shared_address(tile), row, w.kv_head, 0, full);
+        } else {
+          copy_key_columns<kValues>(maps.packed, shared_address(tile) + column * kColumnBytes, column * 64, row,
+                                    w.kv_head, 0, full);
+        }
+      }
     } else {
       barrier_wait(empty, ring.empty_parity());
-      load_rows<S, kValues>(p, w, key0, thread, tile, 1.0f, scale);
-      if constexpr (S::kConvert) {
-        fence_async_proxy();
-        barrier_arrive(full);
-      } else {
-        barrier_arrive_after_copies(full);
-      }
+      copy_rows<S, kValues>(p, w, key0, thread, tile);
+      barrier_arrive_after_copies(full);
       continue;
     }
     if (thread == 0) barrier_arrive_all(full, S::kHalf, kBytes);
+  }
+}
+
+// The same for keys that must be converted: fp8 by vectors, which are on their way while the consumers work on the tile
+// before; what has no vectors of 16 dims, chunk by chunk.
+template <class S, bool kValues, class Claim>
+__device__ __forceinline__ void convert_key_tiles(const AttentionParams& p, const ForwardWork& w,
+                                                  RingPosition<S::kStages>& ring, char* shared,
+                                                  const ForwardBarriers<S>& barriers, Claim claim) {
+  constexpr int kBytes = kValues ? S::kVBytes : S::kKBytes;
+  const int thread = static_cast<int>(threadIdx.x) % S::kHalf;
+  // Where all keys come from the cache, the scale is applied to the scores and to the output.
+  const float scale = p.origin != KeyOrigin::kCacheThenPacked ? 1.0f
+                      : kValues                               ? value_scale(p, w.kv_head)
+                                                              : key_scale(p, w.kv_head);
+  const bool has_vectors = (kValues ? p.v_vector_stride : p.k_vector_stride) > 0;
+  const auto by_vectors = [&](int t) {
+    return has_vectors && (p.origin == KeyOrigin::kCache || w.first + (t + 1) * S::kKeys <= w.request.context_len);
+  };
+  const auto tile_of = [&](int stage) { return shared + (kValues ? S::kVAt : S::kKAt) + stage * kBytes; };
+  const auto wait_empty = [&] {
+    barrier_wait(kValues ? barriers.v_empty(ring.index()) : barriers.k_empty(ring.index()), ring.empty_parity());
+  };
+  const auto announce = [&] {
+    fence_async_proxy();
+    barrier_arrive(kValues ? barriers.v_full(ring.index()) : barriers.k_full(ring.index()));
+    ++ring.count;
+  };
+  int t = w.tiles - 1;  // tiles by vectors come last: context before new tokens
+  if constexpr (!S::kFp16) {
+#pragma unroll 1
+    for (; t >= 0 && !by_vectors(t); --t) {
+      if (t == 0) claim();
+      wait_empty();
+      convert_rows<S, kValues>(p, w, w.first + t * S::kKeys, thread, tile_of(ring.index()), scale);
+      announce();
+    }
+  }
+  if (t < 0) return;
+  KeyVectors<S, kValues> vectors;
+  vectors.read(p, w, w.first + t * S::kKeys, 0, thread);
+#pragma unroll 1
+  for (; t >= 0; --t) {
+    if (t == 0) claim();
+    const int32_t key0 = w.first + t * S::kKeys;
+    wait_empty();
+#pragma unroll
+    for (int batch = 0; batch < vectors.kBatches; ++batch) {
+      if (batch > 0) vectors.read(p, w, key0, batch, thread);
+      if constexpr (S::kFp16) {
+        vectors.template write<false>(p, tile_of(ring.index()), batch, thread, 1.0f);
+      } else {
+        vectors.template write<true>(p, tile_of(ring.index()), batch, thread, scale);
+      }
+    }
+    announce();
+    if (t > 0) vectors.read(p, w, key0 - S::kKeys, 0, thread);
+  }
+}
+
+template <class S, bool kValues, class Claim>
+__device__ __forceinline__ void load_key_tiles(const AttentionParams& p, const ForwardMaps& maps, const ForwardWork& w,
+                                               RingPosition<S::kStages>& ring, char* shared,
+                                               const ForwardBarriers<S>& barriers, Claim claim) {
+  if constexpr (S::kConvert) {
+    convert_key_tiles<S, kValues>(p, w, ring, shared, barriers, claim);
+  } else {
+    copy_key_tiles<S, kValues>(p, maps, w, ring, shared, barriers, claim);
   }
 }
 
@@ -202,7 +312,12 @@ __device__ __forceinline__ void lead_forward(const AttentionParams& p, const For
         barrier_arrive(full);
         break;
       }
-      load_forward_queries<S>(p, maps, w, thread, shared_address(shared) + queries.index() * S::kQBytes, full);
+      if constexpr (S::kFp16) {
+        load_half_queries<S>(p, w, thread, shared + queries.index() * S::kQBytes,
+                             reinterpret_cast<float*>(shared + S::kQScaleAt) + queries.index() * S::kRows, full);
+      } else {
+        load_forward_queries<S>(p, maps, w, thread, shared_address(shared) + queries.index() * S::kQBytes, full);
+      }
       ++queries.count;
       load_key_tiles<S, false>(p, maps, w, ring, shared, barriers, claim);
       if (w.tiles == 0) claim();

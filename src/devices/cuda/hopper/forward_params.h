@@ -7,9 +7,20 @@
 
 namespace sextant::cuda {
 
+// How the forward kernel brings keys to shared memory.
+enum class KeySource : uint8_t {
+  kExact,    // head sizes are the tile's own: a box is whole tokens of one KV head
+  kRows,     // row by row, in layout like kPadded: block sizes that 8 does not divide
+  kPadded,   // smaller head sizes: a box is 64 columns of some tokens; columns beyond the head size become zero
+  kConvert,  // through registers: fp8 caches, layouts without chunks of 8 dims
+  kFp16,     // fp8 caches to fp16, which holds fp8 exactly and takes a fraction of the instructions that bf16 would;
+             // queries in bf16 are scaled to fp16 row by row. All keys from the cache, in vectors of 16 dims
+};
+
 // How the tensor-map copies see the tensors. K and V: dims {columns, token, column block, 8 tokens, outer}, where a
 // box is whole tokens of one KV head: groups of 8, in them blocks of 128 bytes of columns (or of the whole row, where
-// it has only 64 bytes). The head is an offset in `column block` or in `outer`.
+// it has only 64 bytes). The head is an offset in `column block` or in `outer`. For KeySource::kPadded: dims {columns,
+// token, KV head, cache block}, where a box is 64 columns of tokens of one KV head.
 struct KeyMap {
   CUtensorMap k, v;
   int32_t tokens = 0;  // of a box: a power of two that divides the block size; 0: no such copies

@@ -23,22 +23,42 @@ constexpr int32_t kNoMoreWork = -1;
 // Named barriers; 0 is __syncthreads.
 constexpr int kFirstTurnBarrier = 1, kLeaderBarrier = 3;
 
-template <class T_, int kDk, int kDv, int kKeys_, int kQBuffers_, bool kTurns_, bool kConvert_>
+// Keys that boxes bring are on their way for a microsecond; what threads copy or convert takes them twice as long, and
+// a third stage hides that where it fits.
+//
+// Tiles in shared memory, swizzled by 128 bytes. Q: blocks of 64 columns, [128 rows][128 bytes]. K and V of
+// KeySource::kExact: groups of 8 keys, in a group blocks of 64 columns, [8 keys][128 bytes], so that one box brings the
+// whole of a page; of the other sources: blocks of 64 columns, [keys][128 bytes], a box each.
+template <class T_, int kDk, int kDv, int kKeys_, int kStages_, int kQBuffers_, bool kTurns_, KeySource kSource_>
 struct ForwardShape {
   using T = T_;
-  static constexpr int DK = kDk, DV = kDv, kRows = 128, kKeys = kKeys_, kStages = 2, kQBuffers = kQBuffers_;
-  static constexpr bool kTurns = kTurns_;      // the consumers take turns at the matrix unit
-  static constexpr bool kConvert = kConvert_;  // keys pass through registers, whatever their type
-  static constexpr int kColumns = DV == 64 ? 64 : 128, kBlocks = DV / kColumns;  // O is computed in blocks of columns
+  static constexpr int DK = kDk, DV = kDv, kRows = 128, kKeys = kKeys_, kStages = kStages_, kQBuffers = kQBuffers_;
+  static constexpr bool kTurns = kTurns_;  // the consumers take turns at the matrix unit
+  static constexpr KeySource kSource = kSource_;
+  static constexpr bool kFp16 = kSource == KeySource::kFp16, kConvert = kSource == KeySource::kConvert || kFp16,
+                        kExact = kSource == KeySource::kExact;
+  using M = std::conditional_t<kFp16, __half, T>;  // what is multiplied; T: of queries and output
+  static constexpr int kColumns = DV % 128 == 0 ? 128 : DV,
+                       kBlocks = DV / kColumns;  // O is computed in blocks of columns
   static constexpr int kConsumers = 256, kProducers = 128, kThreads = kConsumers + kProducers;
   static constexpr int kHalf = kProducers / 2;  // producer threads that load K; as many load V
+  // Of a thread, 64512 of the SM's registers in all. Producers that convert hold a tile's keys in theirs.
+  static constexpr int kProducerRegisters = kConvert && DV < 192 ? 104 : 88,
+                       kConsumerRegisters = kConvert && DV < 192 ? 200 : 208;
 
-  static constexpr int kQBytes = kRows * DK * 2, kKBytes = kKeys * DK * 2, kVBytes = kKeys * DV * 2;
+  static constexpr int kKBlocks = (DK + 63) / 64, kVBlocks = (DV + 63) / 64;  // of 64 columns
+  // Bytes from 8 keys to the next 8, and from a block of columns to the next.
+  static constexpr int kKGroup = kExact ? kKBlocks * 1024 : 1024, kKColumn = kExact ? 1024 : kKeys * 128;
+  static constexpr int kVGroup = kExact ? kVBlocks * 1024 : 1024, kVColumn = kExact ? 1024 : kKeys * 128;
+  static constexpr int kQBytes = kRows * kKBlocks * 128, kKBytes = kKeys * kKBlocks * 128,
+                       kVBytes = kKeys * kVBlocks * 128;
+  static_assert(!kExact || (DK % 64 == 0 && DV % 64 == 0), "a box is whole tokens");
   static constexpr int kKAt = kQBuffers * kQBytes, kVAt = kKAt + kStages * kKBytes, kWorkAt = kVAt + kStages * kVBytes;
   static constexpr int kWorkSlots = 4;  // the producer is at most kQBuffers + 1 items ahead
   static constexpr int kBarrierAt = (kWorkAt + kWorkSlots * static_cast<int>(sizeof(ForwardWork)) + 15) / 16 * 16;
   static constexpr int kNextItemAt = kBarrierAt + 8 * (4 * kStages + 2 * kQBuffers);
-  static constexpr int kSharedBytes = kNextItemAt + 16 + 1024;  // the swizzle wants 1 KiB alignment
+  static constexpr int kQScaleAt = kNextItemAt + 16, kQScaleBytes = kFp16 ? kQBuffers * kRows * 4 : 0;  // float a row
+  static constexpr int kSharedBytes = kQScaleAt + kQScaleBytes + 1024;  // the swizzle wants 1 KiB alignment
 };
 
 // Barriers in shared memory. `full`: data arrived; `empty`: all consumers are done with it.
@@ -76,6 +96,14 @@ struct RingPosition {
   __device__ __forceinline__ uint32_t full_parity() const { return (count / kSize) & 1; }
   __device__ __forceinline__ uint32_t empty_parity() const { return full_parity() ^ 1; }  // passes at once at first
 };
+
+// Byte offset of 16-byte chunk `chunk` of a key in a tile of K or V.
+template <class S, bool kValues>
+__device__ __forceinline__ uint32_t tile_chunk(int key, int chunk) {
+  constexpr int kGroup = kValues ? S::kVGroup : S::kKGroup, kColumn = kValues ? S::kVColumn : S::kKColumn;
+  return static_cast<uint32_t>((key >> 3) * kGroup + (chunk >> 3) * kColumn + (key & 7) * 128 +
+                               (((chunk & 7) ^ (key & 7)) << 4));
+}
 
 // Byte offset of 16-byte chunk `chunk` of a row of Q.
 template <int kRows>

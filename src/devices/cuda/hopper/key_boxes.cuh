@@ -34,4 +34,11 @@ __device__ __forceinline__ void copy_key_box(const KeyMap& map, uint32_t shared,
   copy_box(shared, kValues ? &map.v : &map.k, 0, token, column_block, 0, outer, barrier);
 }
 
+// Of the padded kind: 64 columns of K or V.
+template <bool kValues>
+__device__ __forceinline__ void copy_key_columns(const KeyMap& map, uint32_t shared, int32_t column, int32_t token,
+                                                 int32_t kv_head, int32_t block, uint32_t barrier) {
+  copy_box(shared, kValues ? &map.v : &map.k, column, token, kv_head, block, barrier);
+}
+
 }  // namespace sextant::cuda

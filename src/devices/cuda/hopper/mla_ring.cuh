@@ -39,7 +39,7 @@ struct MlaRing {
 // tile's copies start before them, but never while this thread waits for a free buffer.
 template <class S, class T>
 __device__ __forceinline__ void mla_produce(const AttentionParams& p, const KeyMap& map, const TileRange& range,
-                                            TileCursor cursor, const MlaRing<S>& ring) {
+                                            TileCursor cursor, int list_rows, const MlaRing<S>& ring) {
   const int thread = static_cast<int>(threadIdx.x) - S::kConsumers, sub = thread % 8, row0 = thread / 8;
   const int boxes = map.tokens > 0 ? S::kKeys / map.tokens : 0;
   const T* base = static_cast<const T*>(p.cache_k) + sub * 8;
@@ -94,7 +94,7 @@ __device__ __forceinline__ void mla_produce(const AttentionParams& p, const KeyM
       announce();
       unannounced = n;
     }
-    if (n + 1 < range.end - range.begin) cursor.advance(p, S::kRows, S::kKeys);
+    if (n + 1 < range.end - range.begin) cursor.advance(p, list_rows, S::kKeys);
   }
   cp_async_wait<0>();
   announce();

@@ -1,7 +1,7 @@
 // MLA decode for up to 16 query rows (heads x tokens) on wgmma, operands swapped: keys, then output columns, take the
 // long side of the matrix tile, so that nothing is padded from 16 rows to 64.
 //
-//   producer (1 warpgroup)   latent cache -> K ring of 2 tiles (mla_ring.cuh)
+//   producer (1 warpgroup)   latent cache -> K ring of 2 tiles (mla_ring.cuh; fp8: mla_convert.cuh)
 //   consumer w in {0, 1}     tiles w, w + 2, ... of the block's range, alone:
 //                            S^T [64 keys][16] = K Q^T | column maxima meet in shared memory | P^T to shared memory
 //                            O^T [512][16] += V^T P^T, in 8 blocks of 64 output columns
@@ -13,7 +13,7 @@
 #pragma once
 
 #include "devices/cuda/hopper/cluster.cuh"
-#include "devices/cuda/hopper/mla_ring.cuh"
+#include "devices/cuda/hopper/mla_convert.cuh"
 #include "devices/cuda/kernels/softmax.cuh"
 
 namespace sextant::cuda {
@@ -22,22 +22,28 @@ struct MlaTransposedShape : MlaTile {
   static constexpr int kRows = 16, kColumnBlocks = DV / 64;
   static constexpr int kQBlockBytes = kRows * 128;  // 16 rows x 64 columns
   static constexpr int kMergeColumns = DV + 4;      // floats; then a fragment's stores hit different banks
-  // K ring | Q | P^T of each consumer | merged rows | maxima [2][4][16], sums [2][4][16], row ends [16] x 2 | barriers
+  // K ring | Q | P^T of each consumer | merged rows | maxima [2][4][16], sums [2][4][16], row ends [16] x 2, scales
+  // [16] | barriers
   static constexpr int kQAt = kStages * kTileBytes, kProbAt = kQAt + kBlocks * kQBlockBytes, kProbBytes = kRows * 128;
   static constexpr int kMergeAt = kProbAt + 2 * kProbBytes, kStatAt = kMergeAt + kRows * kMergeColumns * 4;
-  static constexpr int kBarrierAt = kStatAt + (2 * 2 * 4 * kRows + 2 * kRows) * 4, kScratchAt = kBarrierAt + 64;
+  static constexpr int kBarrierAt = kStatAt + (2 * 2 * 4 * kRows + 3 * kRows) * 4, kScratchAt = kBarrierAt + 64;
   static constexpr int kSharedBytes = kScratchAt + 128 + 1024;  // the swizzle wants 1 KiB alignment
   static constexpr int kAllBarrier = 1, kOwnBarrier = 2;        // the second: + consumer
+  // Producers that convert hold two tiles' keys in their registers.
+  static constexpr int kProducerRegisters = 104, kConsumerRegisters = 200, kConverterRegisters = 192,
+                       kFewConsumerRegisters = 152;
 };
 
 // What a consumer knows of its columns (query rows) 8 * j + 2 * (lane % 4) + e; index 2 * j + e.
 struct MlaColumns {
   int32_t position[4];
-  float slope[4], max[4], sum[4];
+  float slope[4], scale[4], max[4], sum[4];
 };
 
-template <class T>
-__device__ __forceinline__ void mla_load_query_rows(const AttentionParams& p, const TileCursor& c, char* q_tile) {
+// `inverses`: what turns dots of a row back, [16].
+template <class T, class M>
+__device__ __forceinline__ void mla_load_query_rows(const AttentionParams& p, const TileCursor& c, char* q_tile,
+                                                    float* inverses) {
   using S = MlaTransposedShape;
   const int num_rows = c.request.query_len * p.group_size, lane = threadIdx.x & 31;
 #pragma unroll
@@ -45,12 +51,15 @@ __device__ __forceinline__ void mla_load_query_rows(const AttentionParams& p, co
     const int32_t query = row / p.group_size;
     const T* from = static_cast<const T*>(p.q) + (c.request.query_start + query) * p.q_token_stride +
                     (row - query * p.group_size) * p.q_head_stride;
+    uint4 x[3];
+    const float inverse = load_query_row<T, M>(from, row < num_rows, x);
+    if (lane == 0) inverses[row] = inverse;
 #pragma unroll
-    for (int chunk = lane; chunk < S::DK / 8; chunk += 32) {
-      uint4 x = make_uint4(0, 0, 0, 0);
-      if (row < num_rows) x = __ldg(reinterpret_cast<const uint4*>(from + chunk * 8));
-      *reinterpret_cast<uint4*>(q_tile + (chunk >> 3) * S::kQBlockBytes + row * 128 +
-                                (((chunk & 7) ^ (row & 7)) << 4)) = x;
+    for (int i = 0; i < 3; ++i) {
+      const int chunk = lane + i * 32;
+      if (chunk < S::DK / 8)
+        *reinterpret_cast<uint4*>(q_tile + (chunk >> 3) * S::kQBlockBytes + row * 128 +
+                                  (((chunk & 7) ^ (row & 7)) << 4)) = x[i];
     }
   }
 }
@@ -65,20 +74,23 @@ __device__ __forceinline__ void mla_transposed_softmax(const AttentionParams& p,
   using S = MlaTransposedShape;
   const int group = threadIdx.x / 128, lane = threadIdx.x & 31, warp = threadIdx.x / 32 % 4;
   const bool biased = rule.has_cap || p.alibi_slopes != nullptr;
-  const float scale = biased ? 1.0f : rule.scale_log2;
-  const bool masked = key0 + S::kKeys > r.key_hi || (r.query_len > 1 && (p.causal || p.window > 0));
+  const bool masked = key0 + S::kKeys > (p.causal ? min(r.key_hi, r.context_len + p.right + 1) : r.key_hi) ||
+                      (p.window > 0 && key0 < r.context_len + r.query_len - p.window);
   if (biased || masked) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int column = i / 4 * 2 + (i & 1);
       const int32_t position = key0 + warp * 16 + (i / 2) % 2 * 8 + lane / 4;
-      if (biased) s[i] = score_log2(rule, s[i]) + columns.slope[column] * static_cast<float>(position - r.context_len);
+      if (biased)
+        s[i] = score_log2(rule, s[i] * columns.scale[column]) +
+               columns.slope[column] * static_cast<float>(position - r.context_len);
       if (masked && (position >= r.key_hi || !is_visible(p, columns.position[column], position))) s[i] = -INFINITY;
     }
   }
   float* own_maxima = maxima + group * 4 * S::kRows;
 #pragma unroll
   for (int column = 0; column < 4; ++column) {
+    const float scale = biased ? 1.0f : rule.scale_log2 * columns.scale[column];
     const int i = column / 2 * 4 + (column & 1);
     float top = fmaxf(s[i], s[i + 2]);
 #pragma unroll
@@ -88,6 +100,7 @@ __device__ __forceinline__ void mla_transposed_softmax(const AttentionParams& p,
   named_wait(S::kOwnBarrier + group, 128);
 #pragma unroll
   for (int column = 0; column < 4; ++column) {
+    const float scale = biased ? 1.0f : rule.scale_log2 * columns.scale[column];
     const int row = column / 2 * 8 + (lane & 3) * 2 + (column & 1), i = column / 2 * 4 + (column & 1);
     const float top = fmaxf(fmaxf(own_maxima[row], own_maxima[S::kRows + row]),
                             fmaxf(own_maxima[2 * S::kRows + row], own_maxima[3 * S::kRows + row]));
@@ -222,7 +235,7 @@ __device__ __forceinline__ void mla_write_cluster(const AttentionParams& p, cons
   }
 }
 
-template <class T, bool kCluster>
+template <class T, class M, bool kCluster>
 __device__ __forceinline__ void mla_consume_transposed(const AttentionParams& p, const BlockWork& work, TileCursor done,
                                                        char* shared, const MlaRing<MlaTransposedShape>& ring) {
   using S = MlaTransposedShape;
@@ -230,6 +243,7 @@ __device__ __forceinline__ void mla_consume_transposed(const AttentionParams& p,
   const int group = threadIdx.x / 128, lane = threadIdx.x & 31;
   char* probabilities = shared + S::kProbAt + group * S::kProbBytes;
   float* maxima = reinterpret_cast<float*>(shared + S::kStatAt);
+  float* scales = reinterpret_cast<float*>(shared + S::kBarrierAt) - S::kRows;
   const uint64_t queries = matrix_descriptor(shared_address(shared + S::kQAt), 16, 1024);
   const uint64_t prob_rows = matrix_descriptor(shared_address(probabilities), 16, 1024);
   const ScoreRule rule = make_score_rule(p, key_scale(p, 0));
@@ -241,7 +255,7 @@ __device__ __forceinline__ void mla_consume_transposed(const AttentionParams& p,
     if (n == 0 || done.tile == 0) {
       first_tile = done.tile;
       named_wait(S::kAllBarrier, S::kConsumers);  // the other may still write the rows of the segment before
-      mla_load_query_rows<T>(p, done, shared + S::kQAt);
+      mla_load_query_rows<T, M>(p, done, shared + S::kQAt, scales);
       fence_async_proxy();
 #pragma unroll
       for (int column = 0; column < 4; ++column) {
@@ -256,6 +270,9 @@ __device__ __forceinline__ void mla_consume_transposed(const AttentionParams& p,
 #pragma unroll
         for (int i = 0; i < 8; ++i) o[block][i] = 0.0f;
       named_wait(S::kAllBarrier, S::kConsumers);
+#pragma unroll
+      for (int column = 0; column < 4; ++column)
+        columns.scale[column] = std::is_same_v<T, M> ? 1.0f : scales[column / 2 * 8 + (lane & 3) * 2 + (column & 1)];
     }
     if (n % 2 == group) {
       barrier_wait(ring.full(n), ring.full_parity(n));
@@ -265,12 +282,12 @@ __device__ __forceinline__ void mla_consume_transposed(const AttentionParams& p,
       wgmma_fence();
 #pragma unroll
       for (int k = 0; k < S::DK / 16; ++k)
-        wgmma_m64n16k16<T, false>(s, move_descriptor(keys, (k / 4) * 1024 + (k % 4) * 32),
+        wgmma_m64n16k16<M, false>(s, move_descriptor(keys, (k / 4) * 1024 + (k % 4) * 32),
                                   move_descriptor(queries, (k / 4) * S::kQBlockBytes + (k % 4) * 32), k > 0);
       wgmma_commit();
       wgmma_wait<0>();
       float factor[4];
-      mla_transposed_softmax<T>(p, done.request, rule, done.request.key_lo + done.tile * S::kKeys, s, columns, maxima,
+      mla_transposed_softmax<M>(p, done.request, rule, done.request.key_lo + done.tile * S::kKeys, s, columns, maxima,
                                 probabilities, factor);
       if (__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f || factor[2] != 1.0f || factor[3] != 1.0f)) {
 #pragma unroll
@@ -283,7 +300,7 @@ __device__ __forceinline__ void mla_consume_transposed(const AttentionParams& p,
       for (int k = 0; k < S::kKeys / 16; ++k)
 #pragma unroll
         for (int block = 0; block < S::kColumnBlocks; ++block)
-          wgmma_m64n16k16<T, true>(o[block], move_descriptor(values, block * 1024 + k * 2 * S::kGroupBytes),
+          wgmma_m64n16k16<M, true>(o[block], move_descriptor(values, block * 1024 + k * 2 * S::kGroupBytes),
                                    move_descriptor(prob_rows, k * 32), true);
       wgmma_commit();
       wgmma_wait<0>();
@@ -315,7 +332,7 @@ __device__ __forceinline__ BlockWork find_cluster_share(const AttentionParams& p
   return {r.active ? share : TileRange{0, 0}, 0};
 }
 
-template <class T, bool kCluster>
+template <class T, bool kCluster, bool kFp8>
 __global__ void __launch_bounds__(MlaTransposedShape::kThreads, 1)
     mla_transposed(const __grid_constant__ AttentionParams p, const __grid_constant__ KeyMap map) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
@@ -346,12 +363,21 @@ __global__ void __launch_bounds__(MlaTransposedShape::kThreads, 1)
   if (!kCluster && idle) return;
   if (kCluster && !cursor.request.active) return;  // the whole cluster
   if (threadIdx.x >= S::kConsumers) {
-    shrink_registers<104>();
-    if (!idle) mla_produce<S, T>(p, map, work.range, cursor, ring);
+    if constexpr (kFp8) {
+      grow_registers<S::kConverterRegisters>();
+      if (!idle) mla_convert<S, 2>(p, work.range, cursor, S::kRows, shared, ring);
+    } else {
+      shrink_registers<S::kProducerRegisters>();
+      if (!idle) mla_produce<S, T>(p, map, work.range, cursor, S::kRows, ring);
+    }
     if constexpr (kCluster) cluster_barrier();
   } else {
-    grow_registers<200>();
-    if (!idle) mla_consume_transposed<T, kCluster>(p, work, cursor, shared, ring);
+    if constexpr (kFp8) {
+      shrink_registers<S::kFewConsumerRegisters>();
+    } else {
+      grow_registers<S::kConsumerRegisters>();
+    }
+    if (!idle) mla_consume_transposed<T, std::conditional_t<kFp8, __half, T>, kCluster>(p, work, cursor, shared, ring);
     if constexpr (kCluster) {
       cluster_barrier();
       mla_write_cluster<T>(p, cursor.request, part, room);

@@ -91,6 +91,17 @@ bool make_key_maps(KeyMap* maps, DType dtype, const Keys& k, const Keys& v, int3
   return made;
 }
 
+// Boxes of 64 columns: what lies beyond head_dim is filled with zeros.
+bool make_padded_maps(KeyMap* maps, DType dtype, const Keys& k, const Keys& v, int32_t box_tokens) {
+  const auto make = [&](CUtensorMap* map, const Keys& t) {
+    return make_map<4>(map, dtype, t.base, {t.head_dim, t.tokens, t.num_heads, t.outer},
+                       {t.token_stride, t.head_stride, t.outer_stride}, {64, box_tokens, 1, 1});
+  };
+  const bool made = make(&maps->k, k) && make(&maps->v, v);
+  maps->tokens = made ? box_tokens : 0;
+  return made;
+}
+
 Keys cache_keys(const AttentionParams& p, const void* base, const KvAddressing& a, int32_t head_dim) {
   return {base,          head_dim,      p.num_kv_heads, p.block_size, p.num_blocks, a.token_outer_stride,
           a.head_stride, a.block_stride};
@@ -148,19 +159,32 @@ KeyMap make_cache_map(const AttentionParams& p, int32_t tile_keys) {
   return map;
 }
 
-ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile) {
+ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile, KeySource source) {
   ForwardMaps maps{};
   maps.queries = make_query_map(&maps.q, p);
-  if (p.head_dim != tile.head_dim || p.head_dim_v != tile.head_dim_v) return maps;  // padding is for copies by row
-  if (p.origin != KeyOrigin::kPacked && p.cache_dtype == p.dtype) maps.cache = make_cache_map(p, tile.keys);
+  if (source != KeySource::kExact && source != KeySource::kPadded) return maps;
+  const bool padded = source == KeySource::kPadded;
+  if (p.origin != KeyOrigin::kPacked && padded) {
+    // A power of two that divides the block size and the tile.
+    const int32_t tokens = std::min(tile.keys & -tile.keys, p.block_size & -p.block_size);
+    if (cache_has_boxes(p))
+      make_padded_maps(&maps.cache, p.dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim),
+                       cache_keys(p, p.cache_v, p.v_addr, p.head_dim_v), tokens);
+  } else if (p.origin != KeyOrigin::kPacked) {
+    maps.cache = make_cache_map(p, tile.keys);
+  }
   if (p.origin != KeyOrigin::kCache && p.packed_aligned) {
     // A head's rows as if there were no end to them; heads are the outer dimension.
     const auto packed = [&](const void* base, int32_t head_dim, int64_t token_stride, int64_t head_stride) {
       return Keys{base, head_dim, p.num_kv_heads, kManyTokens, 1, token_stride, head_stride, head_stride};
     };
-    make_key_maps(&maps.packed, p.dtype,
-                  packed(p.packed_k, p.head_dim, p.packed_k_token_stride, p.packed_k_head_stride),
-                  packed(p.packed_v, p.head_dim_v, p.packed_v_token_stride, p.packed_v_head_stride), tile.keys);
+    const Keys k = packed(p.packed_k, p.head_dim, p.packed_k_token_stride, p.packed_k_head_stride),
+               v = packed(p.packed_v, p.head_dim_v, p.packed_v_token_stride, p.packed_v_head_stride);
+    if (padded) {
+      make_padded_maps(&maps.packed, p.dtype, k, v, tile.keys);
+    } else {
+      make_key_maps(&maps.packed, p.dtype, k, v, tile.keys);
+    }
   }
   return maps;
 }

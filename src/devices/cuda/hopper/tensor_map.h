@@ -14,6 +14,6 @@ struct ForwardTile {
 // row.
 KeyMap make_cache_map(const AttentionParams& p, int32_t tile_keys);              // head sizes: multiples of 64
 ForwardMaps make_forward_fp8_maps(const AttentionParams& p, int32_t tile_keys);  // head sizes up to 128
-ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile);
+ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile, KeySource source);
 
 }  // namespace sextant::cuda

@@ -35,14 +35,14 @@ __device__ __forceinline__ Request load_request(const AttentionParams& p, int b)
     const int32_t start = __ldg(p.key_start_loc + b), count = __ldg(p.key_start_loc + b + 1) - start;
     r.first_packed = p.key_begin < 0 ? r.context_len : static_cast<int32_t>(p.key_begin);
     r.packed_start = start;
-    lo = r.first_packed;
-    hi = lo + count;
+    lo = max(r.first_packed, 0);  // fewer keys than queries: rows of positions < 0 are nobody's keys
+    hi = static_cast<int64_t>(r.first_packed) + count;
   } else if (p.origin == KeyOrigin::kCacheThenPacked) {
     r.first_packed = r.context_len;
     r.packed_start = r.query_start;
   }
   hi = min(hi, p.key_end);
-  if (p.causal) hi = min(hi, static_cast<int64_t>(r.context_len) + r.query_len);
+  if (p.causal) hi = min(hi, static_cast<int64_t>(r.context_len) + r.query_len + p.right);
   if (p.window > 0) lo = max(lo, static_cast<int64_t>(r.context_len) - p.window + 1);
   lo &= -static_cast<int64_t>(p.key_align);
   r.key_lo = static_cast<int32_t>(lo);

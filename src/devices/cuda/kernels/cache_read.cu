@@ -22,15 +22,19 @@ struct GatherKernelArgs {
   const int32_t* block_table;
   int64_t block_table_stride;
   const int32_t* key_start_loc;
+  const int32_t* seq_lens;  // null: chunk_begin counts
   int64_t chunk_begin, max_rows;
   int32_t num_requests, num_blocks, block_size, num_scales;
   DType cache_dtype, out_dtype;
+  KvScaleStrides scale_strides;  // of scales of tokens and heads
+  bool has_token_scales;
 };
 
 struct GatheredRows {
   int64_t first;  // of the block's rows
   int rows;
   int64_t row_of[2][kWarps];  // of each row, head 0, in both caches
+  int64_t scale_of[kWarps];   // and of its scale
 };
 // A warp finds the request of one row and the row's place; then the block copies its rows together. False: no rows.
 __device__ __forceinline__ bool find_rows(const GatherKernelArgs& a, GatheredRows& shared) {
@@ -40,11 +44,14 @@ __device__ __forceinline__ bool find_rows(const GatherKernelArgs& a, GatheredRow
   const int rows = static_cast<int>(min(static_cast<int64_t>(kWarps), total - first));
   for (int row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
     const int b = find_start_index(a.key_start_loc, a.num_requests, static_cast<int32_t>(first + row));
-    const int64_t position = a.chunk_begin + first + row - a.key_start_loc[b];
+    const int64_t begin =
+        a.seq_lens != nullptr ? a.seq_lens[b] - (a.key_start_loc[b + 1] - a.key_start_loc[b]) : a.chunk_begin;
+    const int64_t position = max(int64_t{0}, begin + first + row - a.key_start_loc[b]);
     const int64_t logical = static_cast<uint64_t>(position) / static_cast<uint32_t>(a.block_size);
     const uint32_t block = min(static_cast<uint32_t>(a.block_table[b * a.block_table_stride + logical]),
                                static_cast<uint32_t>(a.num_blocks - 1));
     const int32_t token = static_cast<int32_t>(position - logical * a.block_size);
+    shared.scale_of[row] = a.scale_strides.offset(block, 0, token);
 #pragma unroll
     for (int i = 0; i < 2; ++i)
       if (a.parts[i].heads > 0) shared.row_of[i][row] = cache_row(a.parts[i].address, block, 0, token);
@@ -99,8 +106,11 @@ __device__ __forceinline__ void gather_any_rows(const GatherKernelArgs& a, Gathe
     const int64_t from =
         shared.row_of[second ? 1 : 0][row] + head * part.address.head_stride + cache_dim(part.address, d);
     const int64_t to = (first + row) * part.token_stride + head * part.head_stride + d;
-    const bool fp8 = is_fp8(a.cache_dtype);
-    const float scale = fp8 && part.scale != nullptr ? __ldg(part.scale + (a.num_scales > 1 ? head : 0)) : 1.0f;
+    const bool scaled = is_quantized(a.cache_dtype) && part.scale != nullptr;
+    const int64_t scale_at = a.has_token_scales ? shared.scale_of[row] + head * a.scale_strides.head
+                             : a.num_scales > 1 ? head
+                                                : 0;
+    const float scale = scaled ? __ldg(part.scale + scale_at) : 1.0f;
     if (!part.vectors) {
       store_float(a.out_dtype, part.out, to, load_float(a.cache_dtype, part.cache, from) * scale);
     } else if (a.cache_dtype == a.out_dtype && a.out_dtype != DType::kF32) {
@@ -158,7 +168,7 @@ GatherKernel pick_gather(DType cache_dtype) {
 // The kernel that moves 16 bytes of the cache at a time, where it serves; and its items a row.
 GatherKernel vector_kernel(const GatherKernelArgs& a, int64_t* items) {
   const bool fp8 = a.cache_dtype == DType::kF8E4M3FN || a.cache_dtype == DType::kF8E5M2;
-  if (a.out_dtype == DType::kF32 || (!fp8 && a.cache_dtype != a.out_dtype)) return nullptr;
+  if (a.has_token_scales || a.out_dtype == DType::kF32 || (!fp8 && a.cache_dtype != a.out_dtype)) return nullptr;
   const int n = fp8 ? 16 : 8;
   *items = 0;
   for (const GatherPart& part : a.parts) {
@@ -273,12 +283,15 @@ cudaError_t launch_gather_cache(const GatherCacheArgs& args, cudaStream_t stream
   a.block_table = args.block_table;
   a.block_table_stride = args.block_table_stride;
   a.key_start_loc = args.key_start_loc;
+  a.seq_lens = args.seq_lens;
   a.chunk_begin = args.chunk_begin;
   a.max_rows = args.max_rows;
   a.num_requests = args.num_requests;
   a.num_blocks = static_cast<int32_t>(spec.num_blocks);
   a.block_size = spec.block_size;
   a.num_scales = args.cache.num_scales;
+  a.scale_strides = args.cache.scale_strides;
+  a.has_token_scales = spec.has_token_scales();
   a.cache_dtype = spec.dtype;
   a.out_dtype = args.k.dtype;
   const auto blocks = static_cast<unsigned>((args.max_rows + kWarps - 1) / kWarps);
@@ -310,7 +323,20 @@ cudaError_t launch_copy_blocks(const CopyBlocksArgs& args, cudaStream_t stream) 
           spec.num_blocks);
     }
   }
-  return cudaGetLastError();
+  if (!spec.has_token_scales()) return cudaGetLastError();
+  // Scales are a cache of one dim a token and head.
+  CopyBlocksArgs scales = args;
+  KvCacheView& view = scales.cache;
+  view.spec.dtype = DType::kF32;
+  view.spec.layout = KvLayout::kStrided;
+  view.spec.scales = KvScales::kShared;
+  view.spec.head_dim = view.spec.head_dim_v = 1;
+  view.k = const_cast<float*>(args.cache.k_scale);
+  view.v = const_cast<float*>(args.cache.v_scale);
+  const KvScaleStrides& s = args.cache.scale_strides;
+  view.k_addr = view.v_addr = {
+      .block_stride = s.block, .head_stride = s.head, .token_outer_stride = s.token, .dim_outer_stride = 1};
+  return launch_copy_blocks(scales, stream);
 }
 
 }  // namespace sextant::cuda

@@ -101,6 +101,57 @@ __global__ void __launch_bounds__(kThreads) cache_write(const WriteArgs a) {
   }
 }
 
+// One token of a cache whose scales are found here: a warp a head.
+struct ScaledWriteArgs {
+  WritePart parts[2];
+  float* scales[2];
+  KvScaleStrides strides;
+  const int64_t* slot_mapping;
+  int64_t num_slots;
+  int32_t block_size;
+  float largest_stored, smallest_scale;
+  DType cache_dtype;
+};
+__global__ void __launch_bounds__(kThreads) cache_write_scaled(const ScaledWriteArgs a) {
+  const int64_t row = blockIdx.x, slot = __ldg(a.slot_mapping + row);
+  if (slot < 0 || slot >= a.num_slots) return;  // a bad slot must not reach other memory
+  const int64_t block = static_cast<uint64_t>(slot) / static_cast<uint32_t>(a.block_size);
+  const int32_t token = static_cast<int32_t>(slot - block * a.block_size);
+  const int lane = threadIdx.x & 31;
+  for (int i = threadIdx.x / 32; i < a.parts[0].heads + a.parts[1].heads; i += kThreads / 32) {
+    const int second = i >= a.parts[0].heads ? 1 : 0, head = second ? i - a.parts[0].heads : i;
+    const WritePart& part = a.parts[second];
+    const int64_t from = row * part.token_stride + head * part.head_stride;
+    float largest = 0;
+    for (int d = lane; d < part.dim; d += 32)
+      largest = fmaxf(largest, fabsf(load_float(part.dtype, part.source, from + d)));
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, mask));
+    const float scale = fmaxf(largest / a.largest_stored, a.smallest_scale);
+    if (lane == 0) a.scales[second][a.strides.offset(block, head, token)] = scale;
+    const int64_t to = cache_row(part.address, block, head, token);
+    for (int d = lane; d < part.dim; d += 32)
+      store_float(a.cache_dtype, part.cache, to + cache_dim(part.address, d),
+                  load_float(part.dtype, part.source, from + d) / scale);
+  }
+}
+
+cudaError_t launch_scaled(const WriteArgs& w, const ReshapeAndCacheArgs& args, cudaStream_t stream) {
+  ScaledWriteArgs a{};
+  for (int i = 0; i < 2; ++i) a.parts[i] = w.parts[i];
+  a.scales[0] = const_cast<float*>(args.cache.k_scale);
+  a.scales[1] = const_cast<float*>(args.cache.v_scale);
+  a.strides = args.cache.scale_strides;
+  a.slot_mapping = args.slot_mapping;
+  a.num_slots = args.cache.spec.num_blocks * args.cache.spec.block_size;
+  a.block_size = args.cache.spec.block_size;
+  a.largest_stored = largest_stored(args.cache.spec.dtype);
+  a.smallest_scale = kSmallestTokenScale;
+  a.cache_dtype = args.cache.spec.dtype;
+  cache_write_scaled<<<static_cast<unsigned>(args.num_tokens), kThreads, 0, stream>>>(a);
+  return cudaGetLastError();
+}
+
 constexpr int kMaxTokens = 64;  // of a block of cache_write_rows
 
 template <class Move>
@@ -226,6 +277,7 @@ cudaError_t launch_reshape_and_cache(const ReshapeAndCacheArgs& args, cudaStream
       make_part(args.k, spec.num_kv_heads, spec.head_dim, 0, args.cache.k, args.cache.k_addr, args.cache.k_scale, spec);
   a.parts[1] = make_part(args.v, spec.num_kv_heads, spec.head_dim_v, 0, args.cache.v, args.cache.v_addr,
                          args.cache.v_scale, spec);
+  if (spec.has_token_scales()) return launch_scaled(a, args, stream);
   return launch(a, args.cache, args.slot_mapping, args.num_tokens, stream);
 }
 

@@ -15,7 +15,7 @@ __device__ __forceinline__ Chunk load_chunk(DType dtype, const void* data, int64
     const float4* p = reinterpret_cast<const float4*>(static_cast<const float*>(data) + index);
     const float4 a = p[0], b = p[1];
     c = {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
-  } else if (is_fp8(dtype)) {
+  } else if (is_quantized(dtype)) {
     const uint2 raw = *reinterpret_cast<const uint2*>(static_cast<const uint8_t*>(data) + index);
 #pragma unroll
     for (int i = 0; i < 8; ++i) c.x[i] = load_float(dtype, reinterpret_cast<const uint8_t*>(&raw), i);
@@ -32,7 +32,7 @@ __device__ __forceinline__ void store_chunk(DType dtype, void* data, int64_t ind
     float4* p = reinterpret_cast<float4*>(static_cast<float*>(data) + index);
     p[0] = make_float4(c.x[0], c.x[1], c.x[2], c.x[3]);
     p[1] = make_float4(c.x[4], c.x[5], c.x[6], c.x[7]);
-  } else if (is_fp8(dtype)) {
+  } else if (is_quantized(dtype)) {
     uint2 raw;
 #pragma unroll
     for (int i = 0; i < 8; ++i) store_float(dtype, reinterpret_cast<uint8_t*>(&raw), i, c.x[i]);

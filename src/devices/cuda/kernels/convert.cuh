@@ -79,6 +79,8 @@ __device__ __forceinline__ float load_float(DType dtype, const void* data, int64
       return e4m3fnuz_to_float(static_cast<const uint8_t*>(data)[index]);
     case DType::kF8E5M2:
       return e5m2_to_float(static_cast<const uint8_t*>(data)[index]);
+    case DType::kI8:
+      return static_cast<const int8_t*>(data)[index];
     default:
       return 0;
   }
@@ -102,6 +104,9 @@ __device__ __forceinline__ void store_float(DType dtype, void* data, int64_t ind
       break;
     case DType::kF8E5M2:
       static_cast<uint8_t*>(data)[index] = float_to_e5m2(x);
+      break;
+    case DType::kI8:
+      static_cast<int8_t*>(data)[index] = static_cast<int8_t>(__float2int_rn(fminf(fmaxf(x, -128.0f), 127.0f)));
       break;
     default:
       break;

@@ -48,8 +48,9 @@ int stream_blocks_per_sm(const AttentionParams& p, int32_t rows);
 int32_t stream_tile_keys(const AttentionParams& p);
 int32_t stream_key_align(const AttentionParams& p);  // for AttentionParams::key_align
 cudaError_t launch_stream_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
-cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& plan, int32_t tile_keys, bool overlap,
-                                   cudaStream_t stream);
+// Merges what the blocks of a balanced list left in parts. `rows`, `tile_keys`: of their tiles.
+cudaError_t launch_reduce_balanced(const AttentionParams& p, int32_t blocks, int32_t rows, int32_t tile_keys,
+                                   bool overlap, cudaStream_t stream);
 
 // Hopper: whether tensor-map boxes can bring a cache's tokens. Dims of a token lie together, 8 after 8, and a power of
 // two of at least 8 tokens, a swizzle pattern's rows, divides the block size.
@@ -84,7 +85,8 @@ constexpr int32_t kMlaTileKeys = 32;
 bool mla_serves(const AttentionParams& p);
 cudaError_t launch_mla_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
 // Hopper: rows of the matrix tile, which for few rows is transposed.
-constexpr int32_t kMlaWgmmaRows = 64, kMlaTransposedRows = 16, kMlaWgmmaTileKeys = 64;
+constexpr int32_t kMlaWgmmaRows = 64, kMlaTransposedRows = 16;
+constexpr int32_t kMlaWgmmaTileKeys = 64;
 bool mla_wgmma_serves(const AttentionParams& p);
 cudaError_t launch_mla_wgmma(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
 

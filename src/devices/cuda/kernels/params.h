@@ -29,6 +29,14 @@ struct FixedSplit {
   bool compact_slots = false;  // partial rows by (request, query) instead of by token
 };
 
+// sextant::AttentionMask without spans: which keys around its position a query sees.
+struct KeyReach {
+  int32_t window = 0;  // keys up to the query's position, own included; 0: all
+  int32_t right = 0;   // keys after it, where `causal` says that they are limited
+  bool causal = true;
+  int32_t chunk = 0;  // > 0: only the query's own chunk of so many positions
+};
+
 struct AttentionParams {
   const void* q = nullptr;  // [T, Hq, D]
   void* out = nullptr;      // [T, Hq, Dv]
@@ -52,6 +60,10 @@ struct AttentionParams {
   const float* k_scale = nullptr;
   const float* v_scale = nullptr;
   int32_t num_scales = 1;
+  const float* k_token_scales = nullptr;  // one a token and head, at scale_strides; null: none
+  const float* v_token_scales = nullptr;
+  KvScaleStrides scale_strides;
+  bool has_token_scales = false;
   int32_t block_size = 1;
   int32_t block_shift = -1;  // log2(block_size) when it is a power of two
   int32_t num_blocks = 0;
@@ -77,7 +89,8 @@ struct AttentionParams {
   int32_t num_heads = 0, num_kv_heads = 0, group_size = 1;
   int32_t head_dim = 0, head_dim_v = 0;
   float softmax_scale = 0, soft_cap = 0;
-  int32_t window = 0;
+  // The keys around a query's position that it sees at most, whatever its span; as in KeyReach.
+  int32_t window = 0, right = 0;
   bool causal = true;
   bool out_f32 = false;
   bool values_in_keys = false;  // latent cache: V is the first head_dim_v columns of K
@@ -88,11 +101,17 @@ struct AttentionParams {
   int32_t min_query_len = 1, max_query_len = 0;
   int8_t context_filter = 0;  // 0 any, 1 none, 2 some
 
-  bool balanced = false;  // work comes from the balanced list (kernels/work_list.cuh), not from `split`
+  int32_t list_group = 1;  // blocks that share an entry of the balanced list, each with its own rows of it
+  bool balanced = false;   // work comes from the balanced list (kernels/work_list.cuh), not from `split`
   FixedSplit split;
   float* partial_out = nullptr;    // fixed split: [slots, Hq, max_partitions, Dv]; balanced: [slots, rows, Dv]
   float* partial_lse = nullptr;    // fixed split: [slots, Hq, max_partitions];     balanced: [slots, rows]
   int32_t* tile_starts = nullptr;  // balanced: [B + 1] first work tile of each request
+
+  // For the kernel that knows chunks and spans.
+  KeyReach own;  // of a query without a span
+  bool has_spans = false;
+  const int32_t* token_spans = nullptr;  // [T, 2]
 };
 
 // A launch of one of several instantiations; null where there is none.

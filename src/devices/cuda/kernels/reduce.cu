@@ -347,18 +347,17 @@ cudaError_t launch_reduce_fixed(const AttentionParams& p, int64_t num_slots, boo
   }
 }
 
-cudaError_t launch_reduce_balanced(const AttentionParams& p, const StreamPlan& plan, int32_t tile_keys, bool overlap,
-                                   cudaStream_t stream) {
-  const auto blocks = static_cast<int64_t>(plan.grid.x);
-  const int64_t tiles = static_cast<int64_t>(p.num_tokens) * p.group_size / plan.rows + p.num_requests;
-  const int64_t segments = tiles * p.num_kv_heads, items = plan.rows * column_chunks(p);
+cudaError_t launch_reduce_balanced(const AttentionParams& p, int32_t blocks, int32_t rows, int32_t tile_keys,
+                                   bool overlap, cudaStream_t stream) {
+  const int64_t tiles = static_cast<int64_t>(p.num_tokens) * p.group_size / rows + p.num_requests;
+  const int64_t segments = tiles * p.num_kv_heads, items = rows * column_chunks(p);
   const bool by_segment = segments < blocks;
   const int64_t units = by_segment ? segments : blocks;
   if (units * kManyBalanced <= blocks)
-    return launch_balanced<kManyWarps>(p, make_grid(units, items, 1), static_cast<int>(blocks), by_segment, plan.rows,
-                                       tile_keys, overlap, stream);
-  return launch_balanced<kFewWarps>(p, make_grid(units, items, kFewWarps), static_cast<int>(blocks), by_segment,
-                                    plan.rows, tile_keys, overlap, stream);
+    return launch_balanced<kManyWarps>(p, make_grid(units, items, 1), blocks, by_segment, rows, tile_keys, overlap,
+                                       stream);
+  return launch_balanced<kFewWarps>(p, make_grid(units, items, kFewWarps), blocks, by_segment, rows, tile_keys, overlap,
+                                    stream);
 }
 
 }  // namespace sextant::cuda

@@ -30,7 +30,8 @@ __device__ __forceinline__ float score_log2(const ScoreRule& r, float dot) {
   return r.has_cap ? r.cap_log2 * tanhf(s * r.cap_inverse) : s;
 }
 __device__ __forceinline__ bool is_visible(const AttentionParams& p, int32_t query_position, int32_t key_position) {
-  return !(p.causal && key_position > query_position) && !(p.window > 0 && key_position <= query_position - p.window);
+  return !(p.causal && key_position > query_position + p.right) &&
+         !(p.window > 0 && key_position <= query_position - p.window);
 }
 
 // What a finished row needs: `max` in log2 units (-inf: nothing visible), `sum` of 2^(score - max).

@@ -56,11 +56,11 @@ struct TileCursor {
   }
 };
 
-// Finds this block's range and its first tile. All threads call it; `scratch` is 40 ints of shared memory. Block 0
-// leaves the first tile of each request in p.tile_starts for the reduce kernel.
+// Finds the range of block `block` of `blocks` and its first tile. All threads call it; `scratch` is 40 ints of shared
+// memory. Block 0 leaves the first tile of each request in p.tile_starts for the reduce kernel.
 template <int kThreads>
 __device__ __forceinline__ TileRange find_range(const AttentionParams& p, int rows, int keys, int32_t* scratch,
-                                                TileCursor* cursor) {
+                                                TileCursor* cursor, int block, int blocks) {
   constexpr int kWarps = kThreads / 32;
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const int per_thread = ceil_div(p.num_requests, kThreads);
@@ -81,21 +81,21 @@ __device__ __forceinline__ TileRange find_range(const AttentionParams& p, int ro
     if (w < warp) before += scratch[w];
     total += scratch[w];
   }
-  const TileRange range = block_range(blockIdx.x, gridDim.x, total);
+  const TileRange range = block_range(block, blocks, total);
   int32_t start = before + inclusive - sum;  // first tile of this thread's requests
   const bool mine = range.begin >= start && range.begin < start + sum && range.begin < range.end;
-  if (mine || blockIdx.x == 0) {
+  if (mine || block == 0) {
     for (int b = first; b < last; ++b) {
       const Request r = load_request(p, b);
       const int32_t tiles = tiles_of_request(p, r, rows, keys);
-      if (blockIdx.x == 0) p.tile_starts[b] = start;
+      if (block == 0) p.tile_starts[b] = start;
       if (mine && range.begin >= start && range.begin < start + tiles) {
         scratch[kWarps] = b;
         scratch[kWarps + 1] = range.begin - start;
       }
       start += tiles;
     }
-    if (blockIdx.x == 0 && last == p.num_requests && first < last) p.tile_starts[p.num_requests] = start;
+    if (block == 0 && last == p.num_requests && first < last) p.tile_starts[p.num_requests] = start;
   }
   __syncthreads();
   if (range.begin < range.end) {
@@ -115,12 +115,11 @@ struct BlockWork {
 };
 // Fixed split: grid (row tiles over all requests, KV heads, partitions).
 __device__ __forceinline__ BlockWork find_partition_tiles(const AttentionParams& p, int rows, int keys,
-                                                          TileCursor* cursor) {
-  const int b = find_request(p, blockIdx.x, rows);
+                                                          TileCursor* cursor, int block) {
+  const int b = find_request(p, block, rows);
   cursor->enter(p, b, rows, keys);
   const Request& r = cursor->request;
-  cursor->row_tile =
-      static_cast<int>(blockIdx.x) - static_cast<int>(static_cast<int64_t>(r.query_start) * p.group_size / rows) - b;
+  cursor->row_tile = block - static_cast<int>(static_cast<int64_t>(r.query_start) * p.group_size / rows) - b;
   cursor->kv_head = blockIdx.y;
   cursor->tile = 0;
   if (!r.active || cursor->row_tile >= cursor->counts.row_tiles) return {{0, 0}, 1};
@@ -131,9 +130,14 @@ __device__ __forceinline__ BlockWork find_partition_tiles(const AttentionParams&
 }
 template <int kThreads>
 __device__ __forceinline__ BlockWork find_work(const AttentionParams& p, int rows, int keys, int32_t* scratch,
+                                               TileCursor* cursor, int block, int blocks) {
+  if (p.balanced) return {find_range<kThreads>(p, rows, keys, scratch, cursor, block, blocks), 0};
+  return find_partition_tiles(p, rows, keys, cursor, block);
+}
+template <int kThreads>
+__device__ __forceinline__ BlockWork find_work(const AttentionParams& p, int rows, int keys, int32_t* scratch,
                                                TileCursor* cursor) {
-  if (p.balanced) return {find_range<kThreads>(p, rows, keys, scratch, cursor), 0};
-  return find_partition_tiles(p, rows, keys, cursor);
+  return find_work<kThreads>(p, rows, keys, scratch, cursor, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
 }
 // True when a segment [first_tile, .. ends at the last tile) is the row's whole result.
 __device__ __forceinline__ bool is_whole(const BlockWork& work, int first_tile, bool ends) {
@@ -141,9 +145,15 @@ __device__ __forceinline__ bool is_whole(const BlockWork& work, int first_tile, 
 }
 // Index of a row's partial result.
 __device__ __forceinline__ int64_t partial_index(const AttentionParams& p, const BlockWork& work, const Request& r,
-                                                 int first_tile, int rows, int tile_row, int32_t query, int32_t head) {
+                                                 int first_tile, int rows, int tile_row, int32_t query, int32_t head,
+                                                 int block) {
   if (work.partitions > 0) return partial_row(p, r, query, head) + blockIdx.z;
-  return static_cast<int64_t>(2 * blockIdx.x + (first_tile == 0 ? 1 : 0)) * rows + tile_row;
+  return static_cast<int64_t>(2 * block + (first_tile == 0 ? 1 : 0)) * rows + tile_row;
+}
+
+__device__ __forceinline__ int64_t partial_index(const AttentionParams& p, const BlockWork& work, const Request& r,
+                                                 int first_tile, int rows, int tile_row, int32_t query, int32_t head) {
+  return partial_index(p, work, r, first_tile, rows, tile_row, query, head, static_cast<int>(blockIdx.x));
 }
 
 }  // namespace sextant::cuda

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "devices/cuda/kernels/softmax.cuh"
+#include "sextant/attention_mask.h"
 
 namespace sextant::cuda {
 
@@ -35,10 +36,38 @@ __device__ __forceinline__ void simt_load_row(const AttentionParams& p, const Re
     const int64_t block = clamp_block(p, __ldg(p.block_table + r.index * p.block_table_stride + at.block));
     const KvAddressing& rule = values ? p.v_addr : p.k_addr;
     const int64_t base = token_offset(rule, block, kv_head, at.offset);
-    const float scale = values ? value_scale(p, kv_head) : key_scale(p, kv_head);
+    const float* tokens = values ? p.v_token_scales : p.k_token_scales;
+    const float scale = tokens != nullptr ? __ldg(tokens + p.scale_strides.offset(block, kv_head, at.offset))
+                        : values          ? value_scale(p, kv_head)
+                                          : key_scale(p, kv_head);
     for (int d = lane; d < dim; d += 32)
       row[d] = load_float(p.cache_dtype, values ? p.cache_v : p.cache_k, base + dim_offset(rule, d)) * scale;
   }
+}
+
+// [first, end) of the keys that a query at `position` sees: the rules of sextant/attention_mask.h. Its span is looked
+// at where it is a `token` of the batch.
+struct SeenKeys {
+  int32_t first, end;
+};
+__device__ __forceinline__ SeenKeys seen_keys(const AttentionParams& p, const Partition& part, int32_t position,
+                                              int64_t token) {
+  int64_t first = part.begin, end = part.end;
+  if (p.own.window > 0) first = max(first, int64_t{position} - p.own.window + 1);
+  if (p.own.causal) end = min(end, int64_t{position} + 1 + p.own.right);
+  if (p.own.chunk > 0) {
+    const int64_t chunk = chunk_begin(position, p.own.chunk);
+    first = max(first, chunk);
+    end = min(end, chunk + p.own.chunk);
+  }
+  if (p.token_spans != nullptr && token >= 0) {
+    const int32_t begin = __ldg(p.token_spans + 2 * token), behind = __ldg(p.token_spans + 2 * token + 1);
+    if (position >= begin && position < behind) {
+      first = max(min(first, static_cast<int64_t>(begin)), static_cast<int64_t>(part.begin));
+      end = min(max(end, static_cast<int64_t>(behind)), static_cast<int64_t>(part.end));
+    }
+  }
+  return {static_cast<int32_t>(first), static_cast<int32_t>(end)};
 }
 
 // kDims: head_dim_v <= 32 * kDims.
@@ -74,19 +103,19 @@ __global__ void __launch_bounds__(kSimtThreads) simt_attention(const AttentionPa
   }
 
   float acc[4][kDims] = {}, row_max[4], row_sum[4] = {}, slope[4];
-  int32_t query_position[4];
+  SeenKeys seen[4];
   for (int i = 0; i < 4; ++i) {
-    const int row = row0 + warp * 4 + i;
+    const int row = row0 + warp * 4 + i, query = row / p.group_size;
     row_max[i] = -INFINITY;
-    query_position[i] = r.context_len + row / p.group_size;
+    seen[i] = seen_keys(p, part, r.context_len + query, row < num_rows ? int64_t{r.query_start} + query : -1);
     slope[i] =
         p.alibi_slopes && row < num_rows ? p.alibi_slopes[kv_head * p.group_size + row % p.group_size] * kLog2E : 0.0f;
   }
   const ScoreRule rule = make_score_rule(p, 1.0f);
-  int32_t end = part.end;
-  if (p.causal) end = min(end, r.context_len + (min(row0 + kSimtRows, num_rows) - 1) / p.group_size + 1);
-  int32_t begin = part.begin;
-  if (p.window > 0) begin = max(begin, r.context_len + row0 / p.group_size - p.window + 1);
+  // Of the first row and of the last.
+  const int32_t first_query = row0 / p.group_size, last_query = (min(row0 + kSimtRows, num_rows) - 1) / p.group_size;
+  const int32_t begin = seen_keys(p, part, r.context_len + first_query, int64_t{r.query_start} + first_query).first;
+  const int32_t end = seen_keys(p, part, r.context_len + last_query, int64_t{r.query_start} + last_query).end;
 
   for (int32_t key0 = begin; key0 < end; key0 += kSimtKeys) {
     __syncthreads();
@@ -110,7 +139,7 @@ __global__ void __launch_bounds__(kSimtThreads) simt_attention(const AttentionPa
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       s[i] = score_log2(rule, s[i]) + slope[i] * static_cast<float>(position - r.context_len);
-      if (position >= end || !is_visible(p, query_position[i], position)) s[i] = -INFINITY;
+      if (position < seen[i].first || position >= seen[i].end) s[i] = -INFINITY;
       float top = s[i];
 #pragma unroll
       for (int offset = 16; offset > 0; offset /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));

@@ -404,7 +404,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) stream_attention
       float s[S::kRowTiles][S::kKeys / 8][4];
       stream_scores<S>(q, tile, s);
       // Keys up to the first query's position are visible to every query, and so are those in the last one's window.
-      bool masked = key0 + S::kKeys > r.key_hi || (p.causal && key0 + S::kKeys > r.context_len + 1) ||
+      bool masked = key0 + S::kKeys > r.key_hi || (p.causal && key0 + S::kKeys > r.context_len + 1 + p.right) ||
                     (p.window > 0 && key0 < r.context_len + r.query_len - p.window);
       if constexpr (S::kTokens) {
         const int32_t visible = first_visible(p, r);

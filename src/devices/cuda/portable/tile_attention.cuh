@@ -172,7 +172,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kThreads == 128 ? 2 : 1) tile_
   const int32_t first_position = r.context_len + row0 / p.group_size;
   const int32_t last_position = r.context_len + (min(row0 + S::kRows, num_rows) - 1) / p.group_size;
   int32_t begin = part.begin, end = part.end;
-  if (p.causal) end = min(end, last_position + 1);
+  if (p.causal) end = min(end, last_position + 1 + p.right);
   if (p.window > 0) begin = max(begin, first_position - p.window + 1);
   // Scales of a pure cache fold into the softmax scale and the row's weight; mixed origins are dequantised on the way
   // in.
@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kThreads == 128 ? 2 : 1) tile_
     float s[S::kRowTiles][S::kKeys / 8][4];
     multiply_keys<S>(shared_address(q_tile), shared_address(k_tiles + (t & 1) * S::kKBytes), s);
     const bool masked = key0 + S::kKeys > end ||
-                        (p.causal && key0 + S::kKeys - 1 > r.context_len + warp_row / p.group_size) ||
+                        (p.causal && key0 + S::kKeys - 1 > r.context_len + warp_row / p.group_size + p.right) ||
                         (p.window > 0 && key0 <= last_position - p.window);
     softmax_tile<S>(p, r, rule, key0, end, masked, s, rows, o);
     multiply_values<S>(s, shared_address(v_tiles + (t & 1) * S::kVBytes), o);

@@ -15,7 +15,11 @@ namespace sextant::hip {
 namespace {
 
 // Few compute units, so that small tests have work that does not divide evenly.
-constexpr ChipLimits kChip{.compute_units = 6, .num_xcds = 3, .native_fp8 = DType::kF8E4M3FNUZ};
+constexpr int kComputeUnits = 6, kXcds = 3;
+
+DType native_fp8(const EmulatorOptions& options) {
+  return options.architecture == "gfx942" ? DType::kF8E4M3FNUZ : DType::kF8E4M3FN;
+}
 
 const EmulatedKernel* find_kernel(std::string_view name) {
   for (const auto& set : {ops_kernels(), portable_kernels(), mla_kernels(), decode_kernels(), forward_kernels()})
@@ -24,15 +28,14 @@ const EmulatedKernel* find_kernel(std::string_view name) {
   return nullptr;
 }
 
-DeviceInfo emulated_info() {
+DeviceInfo emulated_info(const EmulatorOptions& options) {
   DeviceInfo info;
   info.kind = DeviceKind::kHipEmulated;
   info.name = "emulation on the CPU";
-  info.architecture = "gfx942";
-  info.compute_units = kChip.compute_units;
+  info.architecture = options.architecture;
+  info.compute_units = kComputeUnits;
   info.memory_bytes = int64_t{4} << 30;
-  info.l2_bytes = int64_t{4} << 20;
-  info.native_fp8 = DType::kF8E4M3FNUZ;
+  info.native_fp8 = native_fp8(options);
   info.has_tuned_kernels = true;
   return info;
 }
@@ -79,10 +82,11 @@ class EmulatedLauncher final : public Launcher {
 class EmulatedDevice final : public Device {
  public:
   explicit EmulatedDevice(const EmulatorOptions& options)
-      : info_(emulated_info()),
+      : info_(emulated_info(options)),
         launcher_(options),
-        portable_(std::make_unique<HipOps>("hip-emulated/portable", kChip, KernelFamily::kPortable, launcher_), true),
-        tuned_(std::make_unique<HipOps>("hip-emulated/tuned (gfx942)", kChip, KernelFamily::kTuned, launcher_), true) {}
+        portable_(make_ops("hip-emulated/portable", options, KernelFamily::kPortable), true),
+        tuned_(make_ops(fmt::format("hip-emulated/tuned ({})", options.architecture), options, KernelFamily::kTuned),
+               true) {}
 
   const DeviceInfo& info() const override { return info_; }
   const Ops& ops(KernelFamily family) const override { return family == KernelFamily::kTuned ? tuned_ : portable_; }
@@ -108,6 +112,11 @@ class EmulatedDevice final : public Device {
   Status synchronize(Stream) override { return Status::ok(); }
 
  private:
+  std::unique_ptr<HipOps> make_ops(std::string name, const EmulatorOptions& options, KernelFamily family) {
+    const ChipLimits chip{.compute_units = kComputeUnits, .num_xcds = kXcds, .native_fp8 = native_fp8(options)};
+    return std::make_unique<HipOps>(std::move(name), chip, family, launcher_);
+  }
+
   DeviceInfo info_;
   EmulatedLauncher launcher_;
   CheckedOps portable_, tuned_;
@@ -119,6 +128,6 @@ std::shared_ptr<Device> make_emulated_device(const EmulatorOptions& options) {
   return std::make_shared<EmulatedDevice>(options);
 }
 
-DeviceReport emulated_report() { return {DeviceKind::kHipEmulated, true, true, "", {emulated_info()}}; }
+DeviceReport emulated_report() { return {DeviceKind::kHipEmulated, true, true, "", {emulated_info({})}}; }
 
 }  // namespace sextant::hip

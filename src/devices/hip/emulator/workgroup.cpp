@@ -19,7 +19,7 @@ constexpr int kWaveSize = 64;
 constexpr size_t kStackBytes = 64 * 1024;
 
 // What the lanes of a wave meet for.
-enum class Meeting : uint8_t { kNone, kBarrier, kWaveSync, kShuffle, kBallot, kMfma };
+enum class Meeting : uint8_t { kNone, kBarrier, kWaveSync, kShuffle, kBallot, kTranspose, kMfma };
 
 const char* to_string(Meeting meeting) {
   switch (meeting) {
@@ -31,6 +31,8 @@ const char* to_string(Meeting meeting) {
       return "a shuffle";
     case Meeting::kBallot:
       return "a ballot";
+    case Meeting::kTranspose:
+      return "a transposing read";
     case Meeting::kMfma:
       return "an MFMA";
     default:
@@ -40,6 +42,9 @@ const char* to_string(Meeting meeting) {
 
 struct ShuffleOperand {
   int value, source, result;
+};
+struct TransposeOperand {
+  std::array<uint16_t, 4> read, result;
 };
 struct BallotOperand {
   bool value;
@@ -238,6 +243,24 @@ uint64_t ballot(bool x) {
     for (void* p : w.operands) static_cast<BallotOperand*>(p)->result = bits;
   });
   return operand.result;
+}
+
+// Sixteen lanes read a matrix of 4 rows and 16 columns, lane i columns 4 (i % 4) to + 4 of row i / 4; lane i gets
+// column i.
+uint64_t transpose(const void* from) {
+  TransposeOperand operand{};
+  std::memcpy(operand.read.data(), from, sizeof(operand.read));
+  Scheduler::meet(Meeting::kTranspose, &operand, [](Wave& w) {
+    for (size_t lane = 0; lane < kWaveSize; ++lane)
+      for (size_t row = 0; row < 4; ++row) {
+        const size_t column = lane % 16, source = lane - column + 4 * row + column / 4;
+        static_cast<TransposeOperand*>(w.operands[lane])->result[row] =
+            static_cast<TransposeOperand*>(w.operands[source])->read[column % 4];
+      }
+  });
+  uint64_t bits = 0;
+  std::memcpy(&bits, operand.result.data(), sizeof(bits));
+  return bits;
 }
 
 void multiply_wave(MfmaShape shape, const void* a, const void* b, float* d) {

@@ -48,6 +48,27 @@ SEXTANT_DEVICE void write_chunk(const CacheWriteParams& a, const CachePart& part
   }
 }
 
+// The heads of one token whose scales are found here, a wave a head.
+SEXTANT_DEVICE void write_scaled_heads(const CacheWriteParams& a, const CachePart& part, int64_t token_row,
+                                       int64_t block, int32_t token) {
+  for (int32_t head = wave_index(); head < part.heads; head += kCopyThreads / kWaveSize) {
+    const int64_t from = token_row * part.token_stride + head * part.head_stride;
+    float largest = 0;
+    for (int32_t d = lane_index(); d < part.dim; d += kWaveSize) {
+      const float x = load_element(a.row_format, part.rows, from + d);
+      largest = max(largest, max(x, -x));
+    }
+    for (int mask = 1; mask < kWaveSize; mask *= 2) largest = max(largest, shuffle_xor(largest, mask));
+    const float scale = max(largest / a.largest_stored, a.smallest_scale);
+    const TokenScales& s = part.token_scales;
+    if (lane_index() == 0) s.data[block * s.block_stride + token * s.token_stride + head * s.head_stride] = scale;
+    const int64_t to = token_offset(part.address, block, head, token);
+    for (int32_t d = lane_index(); d < part.dim; d += kWaveSize)
+      store_element(a.cache_format, part.cache, to + dim_offset(part.address, d),
+                    load_element(a.row_format, part.rows, from + d) / scale);
+  }
+}
+
 // A workgroup takes one token. Slots outside the cache are skipped: a bad one must not reach other memory.
 SEXTANT_DEVICE void cache_write(const CacheWriteParams& a) {
   const int64_t row = block_index();
@@ -55,6 +76,11 @@ SEXTANT_DEVICE void cache_write(const CacheWriteParams& a) {
   if (slot < 0 || slot >= a.num_slots) return;
   const int64_t block = slot / a.block_size;
   const auto token = static_cast<int32_t>(slot - block * a.block_size);
+  if (a.keys.token_scales.data != nullptr) {
+    write_scaled_heads(a, a.keys, row, block, token);
+    write_scaled_heads(a, a.values, row, block, token);
+    return;
+  }
   const int32_t items = a.keys.heads * a.keys.chunks, more = a.values.heads * a.values.chunks;
   for (int32_t i = thread_index(); i < items; i += kCopyThreads) write_chunk(a, a.keys, row, block, token, i);
   for (int32_t i = thread_index(); i < more; i += kCopyThreads) write_chunk(a, a.values, row, block, token, i);
@@ -67,7 +93,9 @@ SEXTANT_DEVICE void read_chunk(const GatherParams& a, const CachePart& part, int
   const int64_t from = token_offset(part.address, block, head, token) + dim_offset(part.address, d);
   const int64_t to = row * part.token_stride + head * part.head_stride + d;
   const bool converts = is_8_bit(a.cache_format);
-  const float scale = converts && part.scale != nullptr ? part.scale[a.num_scales > 1 ? head : 0] : 1.0f;
+  const float scale = part.token_scales.data != nullptr   ? token_scale(part.token_scales, block, token, head)
+                      : converts && part.scale != nullptr ? part.scale[a.num_scales > 1 ? head : 0]
+                                                          : 1.0f;
   if (part.vectors == 0) {
     store_element(a.row_format, part.rows, to, load_element(a.cache_format, part.cache, from) * scale);
   } else if (!converts && a.row_format != Format::kF32) {
@@ -86,7 +114,10 @@ SEXTANT_DEVICE void gather_rows(const GatherParams& a) {
   const int64_t row = block_index();
   if (row >= min(a.max_rows, static_cast<int64_t>(a.key_start_loc[a.num_requests]))) return;
   const int b = find_start(a.key_start_loc, a.num_requests, row);
-  const int64_t position = a.chunk_begin + row - a.key_start_loc[b];
+  const int64_t begin =
+      a.seq_lens != nullptr ? a.seq_lens[b] - (a.key_start_loc[b + 1] - a.key_start_loc[b]) : a.chunk_begin;
+  const int64_t position = begin + row - a.key_start_loc[b];
+  if (position < 0) return;
   const int64_t logical = position / a.block_size;
   const auto id = static_cast<uint32_t>(a.block_table[b * a.block_table_stride + logical]);
   const int64_t block = min(id, static_cast<uint32_t>(a.num_blocks - 1));

@@ -7,14 +7,19 @@
 //   V           operand A of O^T = V^T P^T, by what lies together in the layout:
 //                 dims    (NHD, HND): 4 dims of 4 + 4 keys, transposed in registers
 //                 tokens  (split-K, shuffled): 4 tokens of one dim are the operand as they lie
+//   in flight   a tile is multiplied while the next one comes: 16 KiB (fp8: 8) a wave at all times, and eight waves a
+//               CU, so 128 KiB (64). No wait lets all of it run dry
+//   block ids   tiles start on multiples of 16 keys, and blocks hold such: two ids a tile, scalar, asked for a tile
+//               before their keys
+//   softmax     the maximum is raised only when it grows by more than 8 (log2); without that no word between lanes
 //
-// All loads of a tile are issued before its first product; four waves a SIMD hide the rest. Tiles start on multiples of
-// 4 keys, so that 4 tokens lie in one block whenever 4 divides the block size. Keys outside the partition are read
-// where the nearest one inside lies, and count as zeros.
+// Keys outside the partition come as zeros. Partitions of single queries need no masks but at their ends.
 #pragma once
 
 #include <type_traits>
 
+#include "devices/hip/kernels/block_divisor.h"
+#include "devices/hip/kernels/lane_memory.h"
 #include "devices/hip/kernels/tile_attention.h"
 
 namespace sextant::hip {
@@ -49,59 +54,102 @@ SEXTANT_DEVICE Quad<T> widen_values(uint32_t word) {
   return {u32x2{pack_pair<T>(x.x[0], x.x[1]), pack_pair<T>(x.x[2], x.x[3])}};
 }
 
-// Position whose place in the cache stands for `position`: itself inside [first, last], else the nearest.
-SEXTANT_DEVICE int32_t clamp_position(int32_t position, int32_t first, int32_t last) {
-  return min(max(position, first), last);
+// Where an item's keys lie: the same in all lanes; and a lane's offsets from the first of 16 keys.
+template <class T, int D, bool kTokens>
+struct DecodePlace {
+  const char *keys, *values;        // of the KV head
+  uint32_t key_block, value_block;  // bytes from block to block
+  const int32_t* table;
+  uint32_t key_at[D / 32], value_at[D / 64][kTokens ? 4 : 1];
+};
+template <class T, int D, bool kFp8, bool kTokens>
+SEXTANT_DEVICE DecodePlace<T, D, kTokens> decode_place(const AttentionParams& p, const WorkItem& item) {
+  constexpr int kElement = kFp8 ? 1 : 2;
+  const int lane = lane_index(), group = lane / 16;
+  DecodePlace<T, D, kTokens> a;
+  a.keys = static_cast<const char*>(p.cache_k) + kElement * item.kv_head * p.k_addr.head_stride;
+  a.values = static_cast<const char*>(p.cache_v) + kElement * item.kv_head * p.v_addr.head_stride;
+  a.key_block = kElement * static_cast<uint32_t>(p.k_addr.block_stride);
+  a.value_block = kElement * static_cast<uint32_t>(p.v_addr.block_stride);
+  a.table = p.block_table + item.request.index * p.block_table_stride;
+  const auto key = static_cast<int32_t>(token_offset(p.k_addr, 0, 0, lane % 16));
+  SEXTANT_UNROLL
+  for (int s = 0; s < D / 32; ++s) {
+    const int chunk = 4 * s + group, tile_chunks = 1 << p.k_tile_shift;
+    const int32_t index = key + (chunk >> p.k_tile_shift) * p.k_tile_stride + 8 * (chunk & (tile_chunks - 1));
+    a.key_at[s] = 8 * chunk < p.head_dim ? static_cast<uint32_t>(index * kElement) : kOutside;
+  }
+  const auto value = static_cast<int32_t>(token_offset(p.v_addr, 0, 0, 4 * group));
+  SEXTANT_UNROLL
+  for (int c = 0; c < D / 64; ++c) {
+    SEXTANT_UNROLL
+    for (int e = 0; e < (kTokens ? 4 : 1); ++e) {
+      const int d = kTokens ? 64 * c + 16 * e + lane % 16 : 64 * c + 4 * (lane % 16);
+      const int32_t index = value + (kTokens ? d * static_cast<int32_t>(p.v_addr.dim_outer_stride) : d);
+      a.value_at[c][e] = d < p.head_dim_v ? static_cast<uint32_t>(index * kElement) : kOutside;
+    }
+  }
+  return a;
 }
 
-template <class T, int D, bool kFp8, bool kTokens>
-SEXTANT_DEVICE void load_decode_tile(const AttentionParams& p, const WorkItem& item, int32_t key0,
+// Block ids of a tile's two halves.
+struct DecodeIds {
+  int32_t id[2];
+};
+template <class Place>
+SEXTANT_DEVICE DecodeIds decode_ids(const AttentionParams& p, const WorkItem& item, const Place& a, int32_t key0) {
+  DecodeIds ids;
+  SEXTANT_UNROLL
+  for (int t = 0; t < 2; ++t)
+    ids.id[t] = scalar_load(a.table + block_of(p.block_divisor, max(min(key0 + 16 * t, item.key_hi - 1), 0)));
+  return ids;
+}
+
+// All loads of a tile. `kFirst`: keys may be missing at its front.
+template <class T, int D, bool kFp8, bool kTokens, bool kFirst>
+SEXTANT_DEVICE void load_decode_tile(const AttentionParams& p, const WorkItem& item,
+                                     const DecodePlace<T, D, kTokens>& a, const DecodeIds& ids, int32_t key0,
                                      DecodeTile<T, D, kFp8>& tile) {
   using Tile = DecodeTile<T, D, kFp8>;
   constexpr int kElement = kFp8 ? 1 : 2;
   const int lane = lane_index(), group = lane / 16;
-  const char* keys = static_cast<const char*>(p.cache_k);
-  const char* values = static_cast<const char*>(p.cache_v);
+  Window keys[2], values[2];
   SEXTANT_UNROLL
   for (int t = 0; t < 2; ++t) {
-    const int32_t key = clamp_position(key0 + 16 * t + lane % 16, item.key_lo, item.key_hi - 1);
-    const BlockToken at = find_token(p, item.request, key);
-    const int64_t row = token_offset(p.k_addr, at.block, item.kv_head, at.token);
-    SEXTANT_UNROLL
-    for (int s = 0; s < Tile::kSteps; ++s) {
-      const int chunk = 4 * s + group;
-      // Dims past the head size read the first dims; Q has zeros there.
-      const int inside = 8 * chunk < p.head_dim ? chunk : 0, tile_chunks = 1 << p.k_tile_shift;
-      const int64_t index =
-          row + static_cast<int64_t>(inside >> p.k_tile_shift) * p.k_tile_stride + 8 * (inside & (tile_chunks - 1));
-      tile.k[t][s] = *reinterpret_cast<const typename Tile::KeyWords*>(keys + index * kElement);
-    }
+    const int32_t key = key0 + 16 * t;
+    const uint32_t id = min(static_cast<uint32_t>(ids.id[t]), static_cast<uint32_t>(p.num_blocks - 1));
+    const int32_t token = key - static_cast<int32_t>(block_of(p.block_divisor, key)) * p.block_size;
+    keys[t] = make_window(a.keys + (static_cast<uint64_t>(id) * a.key_block +
+                                    static_cast<uint64_t>(kElement * token_offset(p.k_addr, 0, 0, token))));
+    values[t] = make_window(a.values + (static_cast<uint64_t>(id) * a.value_block +
+                                        static_cast<uint64_t>(kElement * token_offset(p.v_addr, 0, 0, token))));
   }
   SEXTANT_UNROLL
   for (int t = 0; t < 2; ++t) {
-    // Four tokens of one block; clamped as a whole.
-    const int32_t key = clamp_position(key0 + 16 * t + 4 * group, item.key_lo & ~3, (item.key_hi - 1) & ~3);
-    const BlockToken at = find_token(p, item.request, key);
-    const int64_t row = token_offset(p.v_addr, at.block, item.kv_head, at.token);
+    const int32_t key = lane % 16, first = item.key_lo - key0 - 16 * t, count = item.key_hi - key0 - 16 * t;
+    const bool exists = key < count && (!kFirst || key >= first);
     SEXTANT_UNROLL
-    for (int c = 0; c < Tile::kColumns; ++c) {
+    for (int s = 0; s < Tile::kSteps; ++s)
+      tile.k[t][s] = load_words<typename Tile::KeyWords>(keys[t], exists ? a.key_at[s] : kOutside, 0);
+  }
+  const auto token_bytes = kElement * static_cast<int32_t>(p.v_addr.token_outer_stride);
+  SEXTANT_UNROLL
+  for (int t = 0; t < 2; ++t) {
+    const int32_t key = 4 * group, first = item.key_lo - key0 - 16 * t, count = item.key_hi - key0 - 16 * t;
+    SEXTANT_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      // Of four tokens that come together some may not exist; they are masked when they are multiplied.
+      const bool exists =
+          kTokens ? key < count && (!kFirst || key >= first - 3) : key < count - e && (!kFirst || key >= first - e);
       SEXTANT_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        int64_t index = row;
-        if constexpr (kTokens) {
-          const int d = 64 * c + 16 * e + lane % 16;
-          index += static_cast<int64_t>(d < p.head_dim_v ? d : 0) * p.v_addr.dim_outer_stride;
-        } else {
-          const int d = 64 * c + 4 * (lane % 16);
-          index += static_cast<int64_t>(e) * p.v_addr.token_outer_stride + (d < p.head_dim_v ? d : 0);
-        }
-        tile.v[c][4 * t + e] = *reinterpret_cast<const typename Tile::ValueWords*>(values + index * kElement);
-      }
+      for (int c = 0; c < Tile::kColumns; ++c)
+        tile.v[c][4 * t + e] = load_words<typename Tile::ValueWords>(
+            values[t], exists ? a.value_at[c][kTokens ? e : 0] : kOutside, kTokens ? 0 : e * token_bytes);
     }
   }
 }
 
-// Bits of a 16-bit pair that stay: keys outside the partition become zeros, whatever lies there.
+// Bits of a 16-bit pair that stay: of four tokens that come together some may be outside the partition.
 SEXTANT_DEVICE uint32_t pair_mask(bool low, bool high) { return (low ? 0xffffu : 0u) | (high ? 0xffff0000u : 0u); }
 
 template <class T, int D, bool kFp8, bool kTokens>
@@ -130,7 +178,7 @@ SEXTANT_DEVICE void multiply_decode_values(const WorkItem& item, int32_t key0, b
       } else {
         v = transpose<T>(quads, n);
       }
-      if (masked) {
+      if (kTokens && masked) {
         SEXTANT_UNROLL
         for (int i = 0; i < 4; ++i) v.words[i] &= pair_mask(inside[2 * i], inside[2 * i + 1]);
       }
@@ -214,20 +262,42 @@ SEXTANT_DEVICE void decode_attention(const AttentionParams& p) {
   const float k_scale = key_scale(p, item.kv_head), v_scale = value_scale(p, item.kv_head);
   const ScoreRule rule = make_score_rule(p, k_scale);
   f32x4 o[D / 64][4] = {};
-  const int32_t begin = item.key_lo & ~3;
-  for (int32_t key0 = begin + kDecodeKeys * wave_index(); key0 < item.key_hi; key0 += kDecodeKeys * kDecodeWaves) {
-    DecodeTile<T, D, kFp8> tile;
-    load_decode_tile<T, D, kFp8, kTokens>(p, item, key0, tile);
+  using Tile = DecodeTile<T, D, kFp8>;
+  const DecodePlace<T, D, kTokens> place = decode_place<T, D, kFp8, kTokens>(p, item);
+  // Keys that all rows see.
+  const Request& r = item.request;
+  const int32_t all_first = first_seen(p.reach, r.context_len + (row0 + kDecodeRows - 1) / p.group_size, item.key_lo);
+  const int32_t all_end = end_seen(p.reach, r.context_len + row0 / p.group_size, item.key_hi);
+  constexpr int kStride = kDecodeKeys * kDecodeWaves;
+  int32_t key0 = (item.key_lo < item.key_hi ? item.key_lo & ~15 : item.key_hi) + kDecodeKeys * wave_index();
+  DecodeIds ids = decode_ids(p, item, place, key0);
+  // Of a tile past the end all is outside.
+  const auto load = [&](auto first, int32_t at, Tile& tile) {
+    load_decode_tile<T, D, kFp8, kTokens, decltype(first)::value>(p, item, place, ids, at, tile);
+    ids = decode_ids(p, item, place, at + kStride);
+    order_fence();
+  };
+  const auto multiply_tile = [&](int32_t at, const Tile& tile) {
     f32x4 s[2] = {};
     SEXTANT_UNROLL
     for (int t = 0; t < 2; ++t) {
       SEXTANT_UNROLL
       for (int i = 0; i < D / 32; ++i) s[t] = multiply<T>(widen_keys<T>(tile.k[t][i]), q[i], s[t]);
     }
-    const bool edge = key0 < item.key_lo || key0 + kDecodeKeys > item.key_hi;
-    finish_scores<2>(p, item, rule, row, key0, item.key_hi, true, s);
-    scale_output(exponentiate<2>(row, 8.0f, s), o);
-    multiply_decode_values<T, D, kFp8, kTokens>(item, key0, edge, tile, s, o);
+    const bool edge = at < item.key_lo || at + kDecodeKeys > item.key_hi;
+    finish_scores<2>(item, rule, row, at, item.key_hi, at < all_first || at + kDecodeKeys > all_end, s);
+    exponentiate_seldom_raised<2>(row, s, o);
+    multiply_decode_values<T, D, kFp8, kTokens>(item, at, edge, tile, s, o);
+  };
+  if (key0 < item.key_hi) {
+    Tile one, other;
+    load(std::true_type{}, key0, one);
+    for (; key0 < item.key_hi; key0 += 2 * kStride) {
+      load(std::false_type{}, key0 + kStride, other);
+      multiply_tile(key0, one);
+      load(std::false_type{}, key0 + 2 * kStride, one);
+      if (key0 + kStride < item.key_hi) multiply_tile(key0 + kStride, other);
+    }
   }
   join_waves(row, o, shared);
   if (wave_index() > 0 || !row.valid) return;

@@ -78,6 +78,8 @@ SEXTANT_DEVICE float load_element(Format format, const void* data, int64_t index
       return fp8_to_float<Format::kE4M3FN>(static_cast<const uint8_t*>(data)[index]);
     case Format::kE4M3FNUZ:
       return fp8_to_float<Format::kE4M3FNUZ>(static_cast<const uint8_t*>(data)[index]);
+    case Format::kI8:
+      return static_cast<float>(static_cast<const int8_t*>(data)[index]);
     default:
       return fp8_to_float<Format::kE5M2>(static_cast<const uint8_t*>(data)[index]);
   }
@@ -99,6 +101,11 @@ SEXTANT_DEVICE void store_element(Format format, void* data, int64_t index, floa
     case Format::kE4M3FNUZ:
       static_cast<uint8_t*>(data)[index] = static_cast<uint8_t>(float_to_fp8<Format::kE4M3FNUZ>(x));
       break;
+    case Format::kI8: {  // adding and taking away 1.5 * 2^23 rounds to an integer, ties to even
+      const float rounded = (min(max(x, -128.0f), 127.0f) + 12582912.0f) - 12582912.0f;
+      static_cast<int8_t*>(data)[index] = static_cast<int8_t>(rounded);
+      break;
+    }
     default:
       static_cast<uint8_t*>(data)[index] = static_cast<uint8_t>(float_to_fp8<Format::kE5M2>(x));
       break;
@@ -148,6 +155,12 @@ SEXTANT_DEVICE Floats8 unpack_fp8(u32x2 raw) {
 SEXTANT_DEVICE Floats8 unpack_fp8(Format format, u32x2 raw) {
   if (format == Format::kE4M3FN) return unpack_fp8<Format::kE4M3FN>(raw);
   if (format == Format::kE4M3FNUZ) return unpack_fp8<Format::kE4M3FNUZ>(raw);
+  if (format == Format::kI8) {
+    Floats8 r;
+    SEXTANT_UNROLL
+    for (int i = 0; i < 8; ++i) r.x[i] = static_cast<float>(static_cast<int8_t>(raw[i / 4] >> (8 * (i % 4)) & 0xffu));
+    return r;
+  }
   return unpack_fp8<Format::kE5M2>(raw);
 }
 

@@ -27,11 +27,13 @@ SEXTANT_DEVICE Fragment<T> load_key_chunk(const AttentionParams& p, const Reques
     const int64_t index = row + static_cast<int64_t>(d / 8) * chunk_stride;
     if (!is_8_bit(p.cache_format)) return load_fragment<T>(static_cast<const T*>(cache) + index);
     Floats8 v = load_floats8(p.cache_format, cache, index);
+    scale *= token_scale(kValues ? p.v_token_scales : p.k_token_scales, at.block, at.token, kv_head);
     SEXTANT_UNROLL
     for (int i = 0; i < 8; ++i) v.x[i] *= scale;
     return make_fragment<T>(v);
   }
   Floats8 v = {};
+  scale *= token_scale(kValues ? p.v_token_scales : p.k_token_scales, at.block, at.token, kv_head);
 #ifdef __AMDGCN__
 #pragma unroll 1
 #endif
@@ -58,13 +60,18 @@ SEXTANT_DEVICE void stage_tile(const AttentionParams& p, const Request& r, int32
   }
 }
 
+template <class T>
+SEXTANT_DEVICE const T* query_row(const AttentionParams& p, const WorkItem& item, int32_t row) {
+  const int32_t token = item.request.query_start + row / p.group_size;
+  const int32_t head = item.kv_head * p.group_size + row % p.group_size;
+  return static_cast<const T*>(p.q) + token * p.q_token_stride + head * p.q_head_stride;
+}
+
 // The lane's part of its query row: fragment s holds dims 32 s + 8 (lane / 16) to + 8.
 template <class T, int kSteps>
 SEXTANT_DEVICE void load_query(const AttentionParams& p, const WorkItem& item, int32_t row, bool valid,
                                Fragment<T> (&q)[kSteps]) {
-  const int32_t token = item.request.query_start + row / p.group_size;
-  const int32_t head = item.kv_head * p.group_size + row % p.group_size;
-  const T* from = static_cast<const T*>(p.q) + token * p.q_token_stride + head * p.q_head_stride;
+  const T* from = query_row<T>(p, item, row);
   SEXTANT_UNROLL
   for (int s = 0; s < kSteps; ++s) {
     const int d = 32 * s + 8 * (lane_index() / 16);
@@ -72,6 +79,18 @@ SEXTANT_DEVICE void load_query(const AttentionParams& p, const WorkItem& item, i
     if (!valid || d >= p.head_dim) continue;
     q[s] = p.q_aligned != 0 ? load_fragment<T>(from + d)
                             : make_fragment<T>(load_floats8_by_element(TypeTraits<T>::kFormat, from, d, 1));
+  }
+}
+
+// The same for products of 32 rows: fragment i holds dims 16 i + 8 (lane / 32) to + 8.
+template <class T, int kSteps>
+SEXTANT_DEVICE void load_tall_query(const AttentionParams& p, const WorkItem& item, int32_t row, bool valid,
+                                    Fragment<T> (&q)[kSteps]) {
+  const T* from = query_row<T>(p, item, row);
+  SEXTANT_UNROLL
+  for (int i = 0; i < kSteps; ++i) {
+    const int d = 16 * i + 8 * (lane_index() / 32);
+    q[i] = valid && d < p.head_dim ? load_fragment<T>(from + d) : zero_fragment<T>();
   }
 }
 

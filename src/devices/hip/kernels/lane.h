@@ -21,7 +21,9 @@ namespace sextant::hip {
 
 constexpr int kWaveSize = 64;
 
+using f32x2 = float __attribute__((vector_size(8)));
 using f32x4 = float __attribute__((vector_size(16)));
+using f32x16 = float __attribute__((vector_size(64)));
 using u32x4 = uint32_t __attribute__((vector_size(16)));
 using u32x2 = uint32_t __attribute__((vector_size(8)));
 
@@ -95,11 +97,19 @@ SEXTANT_DEVICE uint32_t high_halves(uint32_t a, uint32_t b) { return __builtin_a
 
 SEXTANT_DEVICE float half_to_float(uint16_t x) { return static_cast<float>(__builtin_bit_cast(_Float16, x)); }
 SEXTANT_DEVICE uint16_t float_to_half(float x) { return __builtin_bit_cast(uint16_t, static_cast<_Float16>(x)); }
+// Two halves, rounded towards zero.
+SEXTANT_DEVICE uint32_t cut_to_halves(float a, float b) { return bit_cast<uint32_t>(__builtin_amdgcn_cvt_pkrtz(a, b)); }
+SEXTANT_DEVICE float max_of(float a, float b) { return __builtin_fmaxf(a, b); }
+
+// A value that is the same in all lanes, from memory that nothing writes while the kernel runs.
+SEXTANT_DEVICE int32_t scalar_load(const int32_t* at) {
+  return *reinterpret_cast<const __attribute__((address_space(4))) int32_t*>(reinterpret_cast<uintptr_t>(at));
+}
 
 using s16x4 = short __attribute__((vector_size(8)));
 using h16x4 = _Float16 __attribute__((vector_size(8)));
 
-// D = A B + C with A [16 rows][16 k], B [16 k][16 columns]; layouts in mfma_layout.h.
+// D = A B + C with A [16 rows][16 k], B [16 k][16 columns] and so on; layouts in mfma_layout.h.
 SEXTANT_DEVICE f32x4 mfma_16x16x16(bf16, u32x2 a, u32x2 b, f32x4 c) {
   return __builtin_amdgcn_mfma_f32_16x16x16bf16_1k(bit_cast<s16x4>(a), bit_cast<s16x4>(b), c, 0, 0, 0);
 }
@@ -109,7 +119,21 @@ SEXTANT_DEVICE f32x4 mfma_16x16x16(f16, u32x2 a, u32x2 b, f32x4 c) {
 SEXTANT_DEVICE f32x4 mfma_16x16x4(float a, float b, f32x4 c) {
   return __builtin_amdgcn_mfma_f32_16x16x4f32(a, b, c, 0, 0, 0);
 }
+SEXTANT_DEVICE f32x16 mfma_32x32x8(bf16, u32x2 a, u32x2 b, f32x16 c) {
+  return __builtin_amdgcn_mfma_f32_32x32x8bf16_1k(bit_cast<s16x4>(a), bit_cast<s16x4>(b), c, 0, 0, 0);
+}
+SEXTANT_DEVICE f32x16 mfma_32x32x8(f16, u32x2 a, u32x2 b, f32x16 c) {
+  return __builtin_amdgcn_mfma_f32_32x32x8f16(bit_cast<h16x4>(a), bit_cast<h16x4>(b), c, 0, 0, 0);
+}
 #if defined(__gfx950__)
+SEXTANT_DEVICE f32x16 mfma_32x32x16(bf16, u32x4 a, u32x4 b, f32x16 c) {
+  using x8 = __bf16 __attribute__((vector_size(16)));
+  return __builtin_amdgcn_mfma_f32_32x32x16_bf16(bit_cast<x8>(a), bit_cast<x8>(b), c, 0, 0, 0);
+}
+SEXTANT_DEVICE f32x16 mfma_32x32x16(f16, u32x4 a, u32x4 b, f32x16 c) {
+  using x8 = _Float16 __attribute__((vector_size(16)));
+  return __builtin_amdgcn_mfma_f32_32x32x16_f16(bit_cast<x8>(a), bit_cast<x8>(b), c, 0, 0, 0);
+}
 SEXTANT_DEVICE f32x4 mfma_16x16x32(bf16, u32x4 a, u32x4 b, f32x4 c) {
   using x8 = __bf16 __attribute__((vector_size(16)));
   return __builtin_amdgcn_mfma_f32_16x16x32_bf16(bit_cast<x8>(a), bit_cast<x8>(b), c, 0, 0, 0);
@@ -138,7 +162,7 @@ inline void set_priority() {}
 
 template <int kBytes>
 inline char* shared_memory() {
-  static_assert(kBytes <= emulator::kSharedBytes, "a CU of gfx90a and gfx942 has 64 KiB of LDS");
+  static_assert(kBytes <= emulator::kSharedBytes, "a CU of gfx950 has 160 KiB of LDS");
   return emulator::lane().shared;
 }
 
@@ -160,8 +184,14 @@ inline float reciprocal(float x) { return 1.0f / x; }
 inline uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffffu) | b << 16; }
 inline uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); }
 
+inline float max_of(float a, float b) { return std::fmax(a, b); }
+inline int32_t scalar_load(const int32_t* at) { return *at; }
+
 inline float half_to_float(uint16_t x) { return emulator::half_to_float(x); }
 inline uint16_t float_to_half(float x) { return emulator::float_to_half(x); }
+inline uint32_t cut_to_halves(float a, float b) {
+  return emulator::cut_to_half(a) | uint32_t{emulator::cut_to_half(b)} << 16;
+}
 
 inline f32x4 mfma_16x16x16(bf16, u32x2 a, u32x2 b, f32x4 c) {
   return emulator::mfma<f32x4>(emulator::MfmaShape::kBf16x16, a, b, c);
@@ -177,6 +207,18 @@ inline f32x4 mfma_16x16x32(bf16, u32x4 a, u32x4 b, f32x4 c) {
 }
 inline f32x4 mfma_16x16x32(f16, u32x4 a, u32x4 b, f32x4 c) {
   return emulator::mfma<f32x4>(emulator::MfmaShape::kF16x32, a, b, c);
+}
+inline f32x16 mfma_32x32x8(bf16, u32x2 a, u32x2 b, f32x16 c) {
+  return emulator::mfma<f32x16>(emulator::MfmaShape::kBf16x8Tall, a, b, c);
+}
+inline f32x16 mfma_32x32x8(f16, u32x2 a, u32x2 b, f32x16 c) {
+  return emulator::mfma<f32x16>(emulator::MfmaShape::kF16x8Tall, a, b, c);
+}
+inline f32x16 mfma_32x32x16(bf16, u32x4 a, u32x4 b, f32x16 c) {
+  return emulator::mfma<f32x16>(emulator::MfmaShape::kBf16x16Tall, a, b, c);
+}
+inline f32x16 mfma_32x32x16(f16, u32x4 a, u32x4 b, f32x16 c) {
+  return emulator::mfma<f32x16>(emulator::MfmaShape::kF16x16Tall, a, b, c);
 }
 // The emulated device can use the wide shapes of gfx950, so that both paths of mma.h run in tests.
 #define kHasWideMfma (::sextant::hip::emulator::lane().wide_mfma)

@@ -2,20 +2,28 @@
 // 512, smaller ones zero-padded).
 //
 //   workgroup   4 waves; kRowTiles x 16 query rows, the same for all waves
-//   key tile    32 latent rows (16 in fp32) in shared memory, loaded once for both products
+//   key tile    32 latent rows (16 in fp32) in shared memory, loaded once for both products. Tuned: a tile comes to
+//               registers, all of it at once, while the tile before is multiplied (latent_share.h): 36 KiB a CU in
+//               flight, one wait and one block id a wave. With the 160 KiB of gfx950 tiles have two places in turn,
+//               which saves the barrier between reading one and writing the next
 //   S^T         divided among the waves by keys (16 each) and by k; the parts meet in shared memory
 //   softmax     every wave does all of it: 4 + 4 exponentials a lane and row tile, less than a third barrier would cost
 //   O^T         divided among the waves by columns: 128 of the 512 each
 #pragma once
 
+#include "devices/hip/kernels/latent_share.h"
 #include "devices/hip/kernels/tile_attention.h"
 
 namespace sextant::hip {
 
 constexpr int kMlaDim = 576, kMlaValueDim = 512, kMlaThreads = 256;
 
-template <class T, int kRowTiles_>
+// How tiles come: from any layout and format, each when it is needed; or rows of 16 bits or the chip's own fp8, ahead.
+enum class MlaTiles { kAny, k16Ahead, kFp8Ahead };
+
+template <class T, int kRowTiles_, MlaTiles kTiles_ = MlaTiles::kAny, bool kWide_ = false>
 struct MlaShape {
+  static constexpr bool kAhead = kTiles_ != MlaTiles::kAny, kFp8 = kTiles_ == MlaTiles::kFp8Ahead;
   static constexpr int kRowTiles = kRowTiles_, kRows = 16 * kRowTiles;
   static constexpr int kKeys = sizeof(T) == 4 ? 16 : 32, kSubtiles = kKeys / 16;
   static constexpr int kParts = 4 / kSubtiles;  // of k
@@ -23,7 +31,8 @@ struct MlaShape {
   static constexpr int kStride = kMlaDim + 16 / static_cast<int>(sizeof(T));
   static constexpr int kScoreStride = kKeys + 4;
   static constexpr int kKeyBytes = kKeys * kStride * static_cast<int>(sizeof(T));
-  static constexpr int kSharedBytes = kKeyBytes + kParts * kRows * kScoreStride * 4;
+  static constexpr int kPlaces = kAhead && kWide_ ? 2 : 1;  // for tiles
+  static constexpr int kSharedBytes = kPlaces * kKeyBytes + kParts * kRows * kScoreStride * 4;
 };
 
 // This wave's part of S^T to shared memory: [part][row][key].
@@ -67,8 +76,8 @@ SEXTANT_DEVICE void mla_values(const T* tile, int column, const Fragment<T> (&we
 
 // One row tile's sums over the parts, then its softmax. Gives the weights of the second product.
 template <class T, class S>
-SEXTANT_DEVICE Fragment<T> mla_softmax(const AttentionParams& p, const WorkItem& item, const ScoreRule& rule, int m,
-                                       const float* scores, int32_t key0, RowState& row, f32x4 (&o)[2][4]) {
+SEXTANT_DEVICE Fragment<T> mla_softmax(const WorkItem& item, const ScoreRule& rule, int m, const float* scores,
+                                       int32_t key0, bool masked, RowState& row, f32x4 (&o)[2][4]) {
   const int lane = lane_index();
   f32x4 s[S::kSubtiles] = {};
   SEXTANT_UNROLL
@@ -78,24 +87,24 @@ SEXTANT_DEVICE Fragment<T> mla_softmax(const AttentionParams& p, const WorkItem&
       s[t] += *reinterpret_cast<const f32x4*>(scores + ((part * S::kRowTiles + m) * 16 + lane % 16) * S::kScoreStride +
                                               16 * t + 4 * (lane / 16));
   }
-  finish_scores<S::kSubtiles>(p, item, rule, row, key0, item.key_hi, true, s);
-  scale_output(exponentiate<S::kSubtiles>(row, 8.0f, s), o);
+  finish_scores<S::kSubtiles>(item, rule, row, key0, item.key_hi, masked, s);
+  exponentiate_seldom_raised<S::kSubtiles>(row, s, o);
   Floats8 weights = {};
   SEXTANT_UNROLL
   for (int e = 0; e < 4 * S::kSubtiles; ++e) weights.x[e] = s[e / 4][e % 4];
   return make_weights<T>(weights);
 }
 
-template <class T, int kRowTiles>
+template <class T, class S>
 SEXTANT_DEVICE void mla_attention(const AttentionParams& p) {
-  using S = MlaShape<T, kRowTiles>;
+  constexpr int kRowTiles = S::kRowTiles;
   WorkItem item;
   if (!find_item(p, block_index(), &item)) return;
   const int lane = lane_index(), wave = wave_index();
   const int32_t row0 = item.row_tile * S::kRows;
   char* shared = shared_memory<S::kSharedBytes>();
   T* keys = reinterpret_cast<T*>(shared);
-  float* scores = reinterpret_cast<float*>(shared + S::kKeyBytes);
+  float* scores = reinterpret_cast<float*>(shared + S::kPlaces * S::kKeyBytes);
 
   // The steps of k that are this wave's; none past the head size.
   const int first_step = wave / S::kSubtiles * S::kStepsAPart;
@@ -105,9 +114,7 @@ SEXTANT_DEVICE void mla_attention(const AttentionParams& p) {
   SEXTANT_UNROLL
   for (int m = 0; m < kRowTiles; ++m) {
     rows[m] = make_row(p, item, row0 + 16 * m + lane % 16);
-    const int32_t token = item.request.query_start + rows[m].row / p.group_size;
-    const int32_t head = rows[m].row % p.group_size;
-    const T* from = static_cast<const T*>(p.q) + token * p.q_token_stride + head * p.q_head_stride;
+    const T* from = query_row<T>(p, item, rows[m].row);
     SEXTANT_UNROLL
     for (int i = 0; i < S::kStepsAPart; ++i) {
       const int d = 32 * (first_step + i) + 8 * (lane / 16);
@@ -121,18 +128,47 @@ SEXTANT_DEVICE void mla_attention(const AttentionParams& p) {
   const float scale = key_scale(p, 0);
   const ScoreRule rule = make_score_rule(p, scale);
   f32x4 o[kRowTiles][2][4] = {};
-  for (int32_t key0 = item.key_lo; key0 < item.key_hi; key0 += S::kKeys) {
-    barrier();  // the tile before has been read
-    stage_tile<T, false, S::kKeys, kMlaDim, S::kStride, kMlaThreads>(p, item.request, 0, key0, item.key_hi, 1.0f, keys);
+  // Keys that all rows see.
+  const Request& r = item.request;
+  const int32_t all_first = first_seen(p.reach, r.context_len + (row0 + S::kRows - 1) / p.group_size, item.key_lo);
+  const int32_t all_end = end_seen(p.reach, r.context_len + row0 / p.group_size, item.key_hi);
+  const auto multiply_tile = [&](int32_t key0, const T* tile) {
+    mla_scores<T, S>(tile, q, steps, scores);
     barrier();
-    mla_scores<T, S>(keys, q, steps, scores);
-    barrier();
+    const bool masked = key0 < all_first || key0 + S::kKeys > all_end;
     Fragment<T> weights[kRowTiles];
     SEXTANT_UNROLL
-    for (int m = 0; m < kRowTiles; ++m) weights[m] = mla_softmax<T, S>(p, item, rule, m, scores, key0, rows[m], o[m]);
+    for (int m = 0; m < kRowTiles; ++m)
+      weights[m] = mla_softmax<T, S>(item, rule, m, scores, key0, masked, rows[m], o[m]);
     SEXTANT_UNROLL
     for (int c = 0; c < 2; ++c)
-      if (128 * wave + 64 * c < p.head_dim_v) mla_values<T, S>(keys, 128 * wave + 64 * c, weights, o, c);
+      if (128 * wave + 64 * c < p.head_dim_v) mla_values<T, S>(tile, 128 * wave + 64 * c, weights, o, c);
+  };
+  if constexpr (S::kAhead) {
+    const int32_t begin = item.key_lo < item.key_hi ? item.key_lo & -kShareRows : item.key_hi;
+    LatentShare<T, S::kFp8, kMlaDim, S::kStride> share;
+    if (begin < item.key_hi) {
+      share.start(p, item, begin);
+      share.template fetch<true>(p, item, S::kKeys);
+    }
+    int place = 0;
+    for (int32_t key0 = begin; key0 < item.key_hi; key0 += S::kKeys) {
+      T* tile = keys + place * (S::kKeyBytes / 2);
+      if (S::kPlaces == 1) barrier();  // the tile before has been read
+      share.put(reinterpret_cast<char*>(tile));
+      barrier();
+      share.template fetch<false>(p, item, S::kKeys);
+      multiply_tile(key0, tile);
+      if (S::kPlaces == 2) place ^= 1;
+    }
+  } else {
+    for (int32_t key0 = item.key_lo; key0 < item.key_hi; key0 += S::kKeys) {
+      barrier();  // the tile before has been read
+      stage_tile<T, false, S::kKeys, kMlaDim, S::kStride, kMlaThreads>(p, item.request, 0, key0, item.key_hi, 1.0f,
+                                                                       keys);
+      barrier();
+      multiply_tile(key0, keys);
+    }
   }
   SEXTANT_UNROLL
   for (int m = 0; m < kRowTiles; ++m) {

@@ -50,6 +50,16 @@ SEXTANT_DEVICE f32x4 multiply<float>(const Fragment<float>& a, const Fragment<fl
   return c;
 }
 
+// 32x32 over 16 values of k: the same for 8 elements a lane of row (column) l % 32 and group l / 32.
+template <class T, bool kWide>
+SEXTANT_DEVICE f32x16 multiply_tall(const Fragment<T>& a, const Fragment<T>& b, f32x16 c) {
+#if defined(__gfx950__) || !defined(__AMDGCN__)
+  if constexpr (kWide) return mfma_32x32x16(T{}, a.words, b.words, c);
+#endif
+  c = mfma_32x32x8(T{}, u32x2{a.words[0], a.words[1]}, u32x2{b.words[0], b.words[1]}, c);
+  return mfma_32x32x8(T{}, u32x2{a.words[2], a.words[3]}, u32x2{b.words[2], b.words[3]}, c);
+}
+
 template <class T>
 SEXTANT_DEVICE uint32_t pack_pair(float a, float b);
 template <>

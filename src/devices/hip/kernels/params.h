@@ -5,13 +5,24 @@
 
 namespace sextant::hip {
 
-// sextant::DType's floating-point values, in its order.
-enum class Format : int32_t { kF32, kF16, kBF16, kE4M3FN, kE4M3FNUZ, kE5M2 };
+// sextant::DType's floating-point values, in its order, and int8.
+enum class Format : int32_t { kF32, kF16, kBF16, kE4M3FN, kE4M3FNUZ, kE5M2, kI8 };
+
+// Scales of a cache with one a token and head; data null: it has none.
+struct TokenScales {
+  float* data;
+  int64_t block_stride, token_stride, head_stride;
+};
 
 // sextant::KvAddressing.
 struct Addressing {
   int64_t block_stride, head_stride, token_outer_stride, token_inner_stride, dim_outer_stride, dim_inner_stride;
   int32_t token_tile, dim_tile;
+};
+
+// Division of a position by the block size: high half of 2 n * factor, shifted right. Exact for 0 <= n < 2^31.
+struct BlockDivisor {
+  uint32_t factor, shift;
 };
 
 enum class KeyOrigin : int32_t {
@@ -39,6 +50,14 @@ struct WorkList {
   int32_t num_xcds;     // chiplets that take workgroups in turns; 1: none
 };
 
+// sextant::AttentionMask without spans: which keys around its position a query sees.
+struct KeyReach {
+  int32_t window;  // keys up to the query's position, own included; 0: all
+  int32_t right;   // keys after it, where `causal` says that they are limited
+  int32_t causal;
+  int32_t chunk;  // > 0: only the query's own chunk of so many positions
+};
+
 struct AttentionParams {
   const void* q;  // [T, Hq, D]
   void* out;      // [T, Hq, Dv]
@@ -60,8 +79,10 @@ struct AttentionParams {
   int32_t k_tile_stride, k_tile_shift;
   const float* k_scale;
   const float* v_scale;
+  TokenScales k_token_scales, v_token_scales;
   int32_t num_scales;
   int32_t block_size;
+  BlockDivisor block_divisor;
   int32_t num_blocks;
   Format cache_format, format;
 
@@ -77,7 +98,9 @@ struct AttentionParams {
   int32_t num_requests, num_heads, num_kv_heads, group_size;
   int32_t head_dim, head_dim_v;
   float softmax_scale, soft_cap;
-  int32_t window, causal, out_f32, values_in_keys;
+  KeyReach reach;              // of a query without a span
+  const int32_t* token_spans;  // [T, 2]; null: none
+  int32_t out_f32, values_in_keys;
   KeyOrigin origin;
   int64_t key_begin, key_end;
 
@@ -109,6 +132,7 @@ struct CachePart {
   void* cache;
   Addressing address;
   const float* scale;
+  TokenScales token_scales;
   int32_t heads, dim, dim_begin;
   int32_t chunks;  // of a head: dim / 8 when `vectors`, else dim
   int32_t vectors;
@@ -118,6 +142,7 @@ struct CacheWriteParams {
   const int64_t* slot_mapping;
   int64_t num_tokens, num_slots;
   int32_t block_size, num_scales;
+  float largest_stored, smallest_scale;  // of scales that are found here
   Format cache_format, row_format;
 };
 struct GatherParams {
@@ -125,6 +150,7 @@ struct GatherParams {
   const int32_t* block_table;
   int64_t block_table_stride;
   const int32_t* key_start_loc;
+  const int32_t* seq_lens;  // null: chunk_begin counts
   int64_t chunk_begin, max_rows;
   int32_t num_requests, num_blocks, block_size, num_scales;
   Format cache_format, row_format;

@@ -50,16 +50,18 @@ SEXTANT_DEVICE RowEnd finish_row(float row_max, float sum, float v_scale, const 
 struct RowState {
   int32_t row;  // in the request
   bool valid;
-  int32_t position;  // of the query
-  float slope;       // ALiBi, log2 units
-  float max, sum;    // `sum` is this lane's share
+  int32_t first, end;  // keys that it sees
+  float slope;         // ALiBi, log2 units
+  float max, sum;      // `sum` is this lane's share
 };
 SEXTANT_DEVICE RowState make_row(const AttentionParams& p, const WorkItem& item, int32_t row) {
   const Request& r = item.request;
   RowState s;
   s.row = row;
   s.valid = row < r.query_len * p.group_size;
-  s.position = r.context_len + row / p.group_size;
+  const SeenKeys seen = seen_keys(p, r, row / p.group_size, item.key_lo, item.key_hi);
+  s.first = seen.first;
+  s.end = seen.end;
   s.slope = 0;
   if (p.alibi_slopes != nullptr && s.valid)
     s.slope = p.alibi_slopes[item.kv_head * p.group_size + row % p.group_size] * kLog2E;
@@ -72,8 +74,8 @@ SEXTANT_DEVICE RowState make_row(const AttentionParams& p, const WorkItem& item,
 // Three passes over registers, each behind one branch that all lanes take alike: a branch an element would make most of
 // the code.
 template <int kSubtiles>
-SEXTANT_DEVICE void finish_scores(const AttentionParams& p, const WorkItem& item, const ScoreRule& rule,
-                                  const RowState& row, int32_t key0, int32_t end, bool masked, f32x4 (&s)[kSubtiles]) {
+SEXTANT_DEVICE void finish_scores(const WorkItem& item, const ScoreRule& rule, const RowState& row, int32_t key0,
+                                  int32_t end, bool masked, f32x4 (&s)[kSubtiles]) {
   const int32_t first_key = key0 + 4 * (lane_index() / 16);  // of this lane
   SEXTANT_UNROLL
   for (int t = 0; t < kSubtiles; ++t) s[t] *= rule.scale_log2;
@@ -90,11 +92,7 @@ SEXTANT_DEVICE void finish_scores(const AttentionParams& p, const WorkItem& item
   }
   if (!masked) return;
   // No score may be seen at or after `last`, nor before `first`; counted from this lane's first key.
-  int32_t last = end, first = item.key_lo;
-  if (p.causal != 0) last = min(last, row.position + 1);
-  if (p.window > 0) first = max(first, row.position - p.window + 1);
-  last -= first_key;
-  first -= first_key;
+  const int32_t last = min(row.end, end) - first_key, first = row.first - first_key;
   SEXTANT_UNROLL
   for (int t = 0; t < kSubtiles; ++t) {
     SEXTANT_UNROLL
@@ -131,6 +129,40 @@ SEXTANT_DEVICE float exponentiate(RowState& row, float slack, f32x4 (&s)[kSubtil
   row.sum = row.sum * factor + sum;
   row.max = next;
   return factor;
+}
+// The same with slack 8 and O scaled on the spot, for kernels in which a row's four lanes agree on its maximum: where
+// no score exceeds it by more than the slack, no word goes between lanes.
+template <int kSubtiles, int kColumns>
+SEXTANT_DEVICE void exponentiate_seldom_raised(RowState& row, f32x4 (&s)[kSubtiles], f32x4 (&o)[kColumns][4]) {
+  float top = kNegInf;
+  SEXTANT_UNROLL
+  for (int t = 0; t < kSubtiles; ++t) {
+    SEXTANT_UNROLL
+    for (int e = 0; e < 4; ++e) top = max_of(top, s[t][e]);
+  }
+  if (__builtin_expect(ballot(top > row.max + 8.0f) != 0, 0)) {
+    top = max_of(top, shuffle_xor(top, 16));
+    top = max_of(top, shuffle_xor(top, 32));
+    if (!(top > row.max + 8.0f)) top = row.max;
+    const float factor = exp2(row.max - (top == kNegInf ? 0.0f : top));
+    row.max = top;
+    row.sum *= factor;
+    SEXTANT_UNROLL
+    for (int c = 0; c < kColumns; ++c) {
+      SEXTANT_UNROLL
+      for (int n = 0; n < 4; ++n) o[c][n] *= factor;
+    }
+  }
+  const float base = row.max == kNegInf ? 0.0f : row.max;
+  SEXTANT_UNROLL
+  for (int t = 0; t < kSubtiles; ++t) {
+    s[t] -= base;
+    SEXTANT_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      s[t][e] = exp2(s[t][e]);
+      row.sum += s[t][e];
+    }
+  }
 }
 SEXTANT_DEVICE float sum_over_groups(float x) {
   x += shuffle_xor(x, 16);

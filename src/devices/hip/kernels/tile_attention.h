@@ -1,4 +1,4 @@
-// Portable attention: every feature, layout, type and head size up to 256, for query tiles of any length.
+// Portable attention: every feature, layout, type and head size up to 512 (fp32: 256), for query tiles of any length.
 //
 //   workgroup   4 waves x 16 query rows against one KV head; rows are (query, head of the group), so that G heads share
 //               each key that is loaded
@@ -82,11 +82,9 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
   load_query<T>(p, item, row.row, row.valid, q);
 
   // Keys that some row of the tile may see.
-  const int32_t first_position = r.context_len + row0 / p.group_size;
-  const int32_t last_position = r.context_len + (min(row0 + kTileRows, num_rows) - 1) / p.group_size;
-  int32_t begin = item.key_lo, end = item.key_hi;
-  if (p.causal != 0) end = min(end, last_position + 1);
-  if (p.window > 0) begin = max(begin, first_position - p.window + 1);
+  const int32_t last_query = (min(row0 + kTileRows, num_rows) - 1) / p.group_size;
+  const int32_t begin = seen_keys(p, r, row0 / p.group_size, item.key_lo, item.key_hi).first;
+  const int32_t end = seen_keys(p, r, last_query, item.key_lo, item.key_hi).end;
 
   // Scales of a pure cache fold into the softmax scale and the row's weight; mixed origins are scaled on the way in.
   const bool fold = p.origin == KeyOrigin::kCache;
@@ -108,7 +106,7 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
     f32x4 s[2];
     if (has_rows) {
       multiply_keys<T, DK, Shape::kKeyStride>(keys, q, s);
-      finish_scores<2>(p, item, rule, row, key0, end, true, s);
+      finish_scores<2>(item, rule, row, key0, end, true, s);
       scale_output(exponentiate<2>(row, 0.0f, s), o);
     }
     if (Shape::kTakeTurns) {

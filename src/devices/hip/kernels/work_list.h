@@ -3,6 +3,7 @@
 #pragma once
 
 #include "devices/hip/kernels/formats.h"
+#include "sextant/attention_mask.h"
 
 namespace sextant::hip {
 
@@ -16,6 +17,35 @@ struct Request {
   int32_t first_packed;  // position of the first packed key
   int32_t packed_start;  // its row
 };
+
+// What a query sees of the keys [first, end), but for its span: the rules of sextant/attention_mask.h.
+SEXTANT_DEVICE int32_t first_seen(const KeyReach& m, int32_t position, int32_t first) {
+  if (m.window > 0) first = max(first, position - m.window + 1);
+  if (m.chunk > 0) first = max(first, chunk_begin(position, m.chunk));
+  return first;
+}
+SEXTANT_DEVICE int32_t end_seen(const KeyReach& m, int32_t position, int32_t end) {
+  if (m.causal != 0) end = static_cast<int32_t>(min(static_cast<int64_t>(end), int64_t{position} + 1 + m.right));
+  if (m.chunk > 0)
+    end = static_cast<int32_t>(min(static_cast<int64_t>(end), int64_t{chunk_begin(position, m.chunk)} + m.chunk));
+  return end;
+}
+
+// The same with a query's span; one that does not hold the query is none.
+struct SeenKeys {
+  int32_t first, end;
+};
+SEXTANT_DEVICE SeenKeys seen_keys(const AttentionParams& p, const Request& r, int32_t query, int32_t first,
+                                  int32_t end) {
+  const int32_t position = r.context_len + query;
+  SeenKeys seen = {first_seen(p.reach, position, first), end_seen(p.reach, position, end)};
+  if (p.token_spans != nullptr && query < r.query_len) {
+    const int32_t* span = p.token_spans + 2 * (static_cast<int64_t>(r.query_start) + query);
+    if (position >= span[0] && position < span[1])
+      seen = {max(min(seen.first, span[0]), first), min(max(seen.end, span[1]), end)};
+  }
+  return seen;
+}
 
 SEXTANT_DEVICE Request load_request(const AttentionParams& p, int b) {
   Request r;
@@ -33,14 +63,14 @@ SEXTANT_DEVICE Request load_request(const AttentionParams& p, int b) {
     const int32_t start = p.key_start_loc[b], count = p.key_start_loc[b + 1] - start;
     r.first_packed = p.key_begin < 0 ? r.context_len : static_cast<int32_t>(p.key_begin);
     r.packed_start = start;
-    lo = r.first_packed;
-    hi = lo + count;
+    lo = max(r.first_packed, 0);  // fewer keys than queries: rows of positions < 0 are nobody's keys
+    hi = static_cast<int64_t>(r.first_packed) + count;
   }
   hi = min(hi, p.key_end);
-  if (p.causal != 0) hi = min(hi, static_cast<int64_t>(r.context_len) + r.query_len);
-  if (p.window > 0) lo = max(lo, static_cast<int64_t>(r.context_len) - p.window + 1);
-  r.key_lo = static_cast<int32_t>(lo);
-  r.key_hi = static_cast<int32_t>(max(lo, hi));
+  // No end falls as queries advance: of the first query and of the last.
+  r.key_lo = seen_keys(p, r, 0, static_cast<int32_t>(lo), static_cast<int32_t>(hi)).first;
+  const int32_t last = max(r.query_len - 1, 0);
+  r.key_hi = max(r.key_lo, seen_keys(p, r, last, static_cast<int32_t>(lo), static_cast<int32_t>(hi)).end);
   return r;
 }
 
@@ -136,6 +166,9 @@ SEXTANT_DEVICE BlockToken find_token(const AttentionParams& p, const Request& r,
   return {static_cast<int64_t>(min(id, static_cast<uint32_t>(p.num_blocks - 1))), position - logical * p.block_size};
 }
 
+SEXTANT_DEVICE float token_scale(const TokenScales& s, int64_t block, int32_t token, int32_t head) {
+  return s.data == nullptr ? 1.0f : s.data[block * s.block_stride + token * s.token_stride + head * s.head_stride];
+}
 SEXTANT_DEVICE float key_scale(const AttentionParams& p, int32_t kv_head) {
   return p.k_scale == nullptr ? 1.0f : p.k_scale[p.num_scales > 1 ? kv_head : 0];
 }

@@ -18,8 +18,7 @@ static_assert(sizeof(hipError_t) == sizeof(HipError) && sizeof(hipDeviceAttribut
 static_assert(std::is_pointer_v<hipStream_t> && std::is_pointer_v<hipModule_t> && std::is_pointer_v<hipFunction_t>);
 static_assert(hipSuccess == 0 && hipErrorOutOfMemory == kHipOutOfMemory && hipErrorNoDevice == kHipNoDevice);
 static_assert(hipMemcpyHostToDevice == kHostToDevice && hipMemcpyDeviceToHost == kDeviceToHost);
-static_assert(hipDeviceAttributeL2CacheSize == kAttributeL2CacheSize &&
-              hipDeviceAttributeMultiprocessorCount == kAttributeMultiprocessorCount &&
+static_assert(hipDeviceAttributeMultiprocessorCount == kAttributeMultiprocessorCount &&
               hipDeviceAttributeWarpSize == kAttributeWarpSize);
 static_assert(sizeof(hipDeviceProp_t) <= 16384);
 

@@ -53,17 +53,13 @@ Result<DeviceInfo> describe(const HipLibrary& hip, int index) {
   info.index = index;
   char name[256] = {};
   size_t memory = 0;
-  int l2 = 0;
   SEXTANT_RETURN_IF_ERROR(hip.to_status(hip.device_get_name(name, sizeof(name) - 1, index), "hipDeviceGetName"));
   SEXTANT_RETURN_IF_ERROR(hip.to_status(hip.device_total_mem(&memory, index), "hipDeviceTotalMem"));
   SEXTANT_RETURN_IF_ERROR(hip.to_status(
       hip.device_get_attribute(&info.compute_units, kAttributeMultiprocessorCount, index), "hipDeviceGetAttribute"));
-  SEXTANT_RETURN_IF_ERROR(
-      hip.to_status(hip.device_get_attribute(&l2, kAttributeL2CacheSize, index), "hipDeviceGetAttribute"));
   info.name = name;
   info.architecture = base_architecture(find_architecture(hip, index));
   info.memory_bytes = static_cast<int64_t>(memory);
-  info.l2_bytes = l2;
   info.native_fp8 = info.architecture == "gfx942" ? DType::kF8E4M3FNUZ : DType::kF8E4M3FN;
   info.has_tuned_kernels = info.architecture == "gfx942" || info.architecture == "gfx950";
   return info;

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <fmt/format.h>
+#include <link.h>
 
 namespace sextant::hip {
 namespace {
@@ -54,9 +55,29 @@ std::span<const char* const> hip_library_names() {
   return kNames;
 }
 
+std::string find_loaded_library(std::string_view stem) {
+  struct Search {
+    std::string_view stem;
+    std::string found;
+  } search{stem, ""};
+  const auto look = [](dl_phdr_info* info, size_t, void* data) {
+    auto* state = static_cast<Search*>(data);
+    const std::string_view path = info->dlpi_name;
+    // Wheels ship it under names of their own, as libamdhip64-0a1b2c3d.so.
+    if (path.substr(path.rfind('/') + 1).starts_with(state->stem)) state->found = path;
+    return state->found.empty() ? 0 : 1;
+  };
+  dl_iterate_phdr(look, &search);
+  return search.found;
+}
+
 Result<HipLibraryPtr> load_hip_library(std::span<const char* const> names) {
   auto hip = std::make_shared<HipLibrary>();
+  // What the process already uses (PyTorch ships a runtime of its own) comes first: streams and pointers of one runtime
+  // mean nothing to another.
   void* module = nullptr;
+  hip->path = find_loaded_library("libamdhip64");
+  if (!hip->path.empty()) module = dlopen(hip->path.c_str(), RTLD_NOW | RTLD_NOLOAD);
   for (const char* name : names) {
     if (module != nullptr) break;
     module = dlopen(name, RTLD_NOW | RTLD_LOCAL);

@@ -20,7 +20,7 @@ using HipFunction = void*;
 // Values of the runtime's enums; the same in every release from 5.2 on.
 constexpr HipError kHipOutOfMemory = 2, kHipNoDevice = 100;
 constexpr int kHostToDevice = 1, kDeviceToHost = 2;
-constexpr int kAttributeL2CacheSize = 19, kAttributeMultiprocessorCount = 63, kAttributeWarpSize = 87;
+constexpr int kAttributeMultiprocessorCount = 63, kAttributeWarpSize = 87;
 // Markers of hipModuleLaunchKernel's `extra`: a buffer with the kernel's arguments, and its size.
 inline void* const kLaunchBufferPointer = reinterpret_cast<void*>(1);
 inline void* const kLaunchBufferSize = reinterpret_cast<void*>(2);
@@ -57,7 +57,10 @@ using HipLibraryPtr = std::shared_ptr<const HipLibrary>;
 
 // Where the runtime may be.
 std::span<const char* const> hip_library_names();
-// Tries the names in order. The library stays loaded: unloading it while a GPU is in use is not safe.
+// The path of a shared library in this process whose file name begins so; empty: none.
+std::string find_loaded_library(std::string_view stem);
+// The runtime that this process already has, else the first of the names that can be loaded. The library stays loaded:
+// unloading it while a GPU is in use is not safe.
 Result<HipLibraryPtr> load_hip_library(std::span<const char* const> names = hip_library_names());
 
 }  // namespace sextant::hip

@@ -1,0 +1,110 @@
+"""Single operations on a paged cache, and the numbers that engines compute around it: slots and fp8 scales."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import numpy as np
+import numpy.typing as npt
+
+from sextant._describe import device_of, dtype_text, dump, fields, host_integers
+from sextant._dlpack import Tensor, current_stream, device_beside, library_of, passed, required
+from sextant._library import library
+from sextant.api import Family, HostIntegers, HostTable, KvCacheSpec, _wait
+from sextant.errors import SextantInvalidArgument
+
+_LARGEST = {"fp8_e4m3fn": 448.0, "fp8_e4m3fnuz": 240.0, "fp8_e5m2": 57344.0}
+
+
+def concat_and_cache_mla(
+    kv_c: Tensor, k_pe: Tensor, slot_mapping: Tensor, kv_cache: Tensor, cache: KvCacheSpec, *, kv_scale: Optional[Tensor] = None,
+    device: Optional[str] = None, family: Family = "tuned",
+) -> None:  # fmt: skip
+    """Writes kv_c [T, rank] and k_pe [T, rope] to the slots (int64 or int32 [T], negative: not written) of a latent cache.
+
+    kv_cache [num_blocks, block_size, rank + rope], cache.layout "latent". kv_scale: fp32 [1] of an fp8 cache; what is stored is x / scale.
+    device: default where `kv_cache` is. Raises SextantInvalidArgument.
+    """
+    tensors = required(kv_c=kv_c, k_pe=k_pe, slot_mapping=slot_mapping, kv_cache=kv_cache) + passed(kv_scale=kv_scale)
+    _run("concat_and_cache_mla", cache, tensors, kv_cache, device, family)
+
+
+def gather_cache(
+    k_cache: Tensor, v_cache: Optional[Tensor], block_table: Tensor, key_start_loc: Tensor, k: Tensor, v: Optional[Tensor], cache: KvCacheSpec, *,
+    chunk_begin: int = 0, k_scale: Optional[Tensor] = None, v_scale: Optional[Tensor] = None, device: Optional[str] = None, family: Family = "tuned",
+) -> None:  # fmt: skip
+    """Copies tokens from `chunk_begin` on of each request from the cache to packed k [Tk, Hkv, D] and v [Tk, Hkv, Dv] (written).
+
+    block_table int32 [B, max_blocks]; key_start_loc int32 [B + 1]: request b gets the rows from key_start_loc[b] to key_start_loc[b + 1].
+    A latent cache: k [Tk, 1, rank + rope], no v_cache and no v. fp8 is multiplied with k_scale and v_scale (fp32 [1] or [Hkv]).
+    Raises SextantInvalidArgument.
+    """
+    tensors = [
+        *required(k_cache=k_cache), *passed(v_cache=v_cache), *required(block_table=block_table, key_start_loc=key_start_loc, k=k),
+        *passed(v=v, k_scale=k_scale, v_scale=v_scale),
+    ]  # fmt: skip
+    _run("gather_cache", cache, tensors, k_cache, device, family, chunk_begin=chunk_begin)
+
+
+def copy_blocks(
+    k_cache: Tensor, v_cache: Optional[Tensor], mapping: Tensor, cache: KvCacheSpec, *, device: Optional[str] = None, family: Family = "tuned",
+) -> None:  # fmt: skip
+    """Copies whole blocks inside a cache: mapping int64 [pairs, 2] of source and destination, which are disjoint (copy on write).
+
+    A latent cache has no v_cache. device: default where `k_cache` is. Raises SextantInvalidArgument.
+    """
+    tensors = [*required(k_cache=k_cache), *passed(v_cache=v_cache), *required(mapping=mapping)]
+    _run("copy_blocks", cache, tensors, k_cache, device, family)
+
+
+def _run(op: str, cache: KvCacheSpec, tensors: list[Any], beside: Tensor, device: Optional[str], family: str, **more: Any) -> None:
+    device = device_beside(beside) if device is None else device
+    kind, index = device_of(device)
+    description = dump(device=kind, device_index=index, family=family, cache=fields("cache", cache, KvCacheSpec), **more)
+    stream = current_stream(beside)
+    library[op](description, *tensors, stream)
+    _wait(device, stream, tensors)
+
+
+def slot_mapping(query_start_loc: HostIntegers, seq_lens: HostIntegers, block_table: HostTable, block_size: int) -> npt.NDArray[np.int64]:
+    """The slots [T] of the newest tokens of each request: the last query_lens[b] of seq_lens[b] tokens, in blocks of block_table[b].
+
+    Host sequences and arrays, query_start_loc [B + 1], seq_lens [B], block_table [B, max_blocks]. Raises SextantInvalidArgument.
+    """
+    starts = host_integers(query_start_loc, np.int64, "query_start_loc")
+    lens = host_integers(seq_lens, np.int64, "seq_lens")
+    table = host_integers(block_table, np.int64, "block_table", "[requests, max_blocks]")
+    if block_size < 1:
+        raise SextantInvalidArgument(f"block_size is {block_size}; allowed: >= 1")
+    if len(starts) != len(lens) + 1 or len(table) < len(lens):
+        raise SextantInvalidArgument(
+            f"query_start_loc has {len(starts)} elements and block_table {len(table)} rows; allowed: {len(lens) + 1} and at least {len(lens)}"
+        )
+    query_lens = np.diff(starts)
+    wrong = np.flatnonzero((query_lens < 0) | (query_lens > lens) | (lens > table.shape[1] * block_size))
+    if len(wrong):
+        b = int(wrong[0])
+        raise SextantInvalidArgument(
+            f"request {b} has {query_lens[b]} new tokens and seq_lens {lens[b]}; allowed: 0..seq_lens, and at most {table.shape[1] * block_size} "
+            "(the row of block_table)"
+        )
+    request = np.repeat(np.arange(len(lens)), query_lens)
+    position = np.arange(int(query_lens.sum())) - np.repeat(starts[:-1] - starts[0], query_lens) + np.repeat(lens - query_lens, query_lens)
+    return np.ascontiguousarray(table[request, position // block_size] * block_size + position % block_size)
+
+
+def fp8_scale(x: Any, dtype: Any = "fp8_e4m3fn", per_head: bool = False) -> Any:
+    """The scale of an fp8 cache that holds x [T, H, D]: fp32 [1], or [H] with per_head; the largest |x| becomes the format's largest number.
+
+    x: a tensor of PyTorch or an array of NumPy; the answer is of the same library and on the same device. Raises SextantInvalidArgument.
+    """
+    name = dtype_text(dtype)
+    if name not in _LARGEST:
+        raise SextantInvalidArgument(f"dtype is {dtype}; allowed: {', '.join(_LARGEST)}")
+    if x.ndim != 3 or 0 in x.shape:
+        raise SextantInvalidArgument(f"x has shape {list(x.shape)}; allowed: [T, H, D], not empty")
+    if library_of(x) == "torch":
+        largest = x.detach().float().abs().amax((0, 2) if per_head else None).reshape(-1)
+        return (largest / _LARGEST[name]).clamp(min=1e-12)
+    largest = np.abs(np.asarray(x, np.float32)).max((0, 2) if per_head else None).reshape(-1)
+    return np.maximum(largest / np.float32(_LARGEST[name]), np.float32(1e-12)).astype(np.float32)

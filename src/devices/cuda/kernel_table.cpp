@@ -1,0 +1,145 @@
+#include "devices/cuda/kernel_table.h"
+
+#include <algorithm>
+
+#include "devices/cuda/plan_clusters.h"
+#include "devices/cuda/plan_mla.h"
+
+namespace sextant::cuda {
+namespace {
+
+constexpr int64_t kTileSharedBytes = 132 * 1024, kStreamSharedBytes = 114 * 1024, kWideStreamSharedBytes = 225 * 1024,
+                  kMlaSharedBytes = 212 * 1024, kClusterSharedBytes = 226 * 1024;
+
+bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+bool stream_runs(const AttentionParams& p, const ChipLimits& chip) {
+  const bool wide = std::max(p.head_dim, p.head_dim_v) > 128;
+  return chip.shared_bytes >= (wide ? kWideStreamSharedBytes : kStreamSharedBytes) && p.q_aligned && stream_serves(p) &&
+         is_aligned(p.cache_k) && is_aligned(p.cache_v);
+}
+bool plan_stream(PlanPart& part, const PlanInput& in) {
+  const bool wide = std::max(in.params.head_dim, in.params.head_dim_v) > 128;
+  part.rows = in.params.group_size * in.bounds.short_query_len <= 16 || wide ? 16 : 32;
+  part.tile_keys = stream_tile_keys(in.params);
+  set_decode_split(part, in.args, in.bounds, in.short_len, stream_blocks_per_sm(in.params, part.rows), in.chip);
+  return true;
+}
+// The grid of a kernel that knows row tiles and the balanced list.
+StreamPlan stream_plan(const PlanPart& part, int32_t num_kv_heads) {
+  StreamPlan plan;
+  plan.rows = part.rows;
+  if (const auto* list = std::get_if<BalancedList>(&part.division))
+    plan.grid = dim3(static_cast<unsigned>(list->blocks * list->group));
+  if (const auto* tiles = std::get_if<RowTiles>(&part.division))
+    plan.grid = dim3(static_cast<unsigned>(tiles->grid.tiles * tiles->group), static_cast<unsigned>(num_kv_heads),
+                     static_cast<unsigned>(tiles->grid.partitions));
+  if (const auto* clusters = std::get_if<Clusters>(&part.division)) {
+    plan.cluster = clusters->shape.size;
+    plan.grid = dim3(static_cast<unsigned>(clusters->shape.size), 1, static_cast<unsigned>(clusters->count));
+  }
+  return plan;
+}
+cudaError_t run_stream(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
+  return launch_stream_attention(p, stream_plan(in.part, p.num_kv_heads), stream);
+}
+
+bool cluster_runs(const AttentionParams& p, const ChipLimits& chip) {
+  // As planned there are no tensors to make maps of.
+  return chip.shared_bytes >= kClusterSharedBytes && cluster_serves(p) && (p.cache_k == nullptr || cluster_has_maps(p));
+}
+bool plan_cluster(PlanPart& part, const PlanInput& in) {
+  return choose_cluster(part, in.args, in.params, in.bounds, in.chip);
+}
+cudaError_t run_cluster(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
+  return launch_cluster_decode(p, std::get<Clusters>(in.part.division).shape, stream);
+}
+
+bool forward_runs(const AttentionParams& p, const ChipLimits&) { return forward_serves(p); }
+bool forward_fp8_runs(const AttentionParams& p, const ChipLimits&) { return forward_fp8_serves(p); }
+bool plan_forward(PlanPart& part, const PlanInput& in) {
+  part.max_keys = in.bounds.keys;
+  part.sms = in.chip.sms;
+  part.rows = kForwardRows;
+  set_row_tiles(part, in.args, in.bounds, in.short_len, in.chip.sms);
+  part.counters_offset = align_workspace(part.workspace_bytes);
+  part.workspace_bytes = part.counters_offset + align_workspace(kForwardCounters * sizeof(int32_t));
+  return true;
+}
+ForwardPlan forward_plan(const LaunchInput& in) {
+  const auto& grid = std::get<RowTiles>(in.part.division).grid;
+  return {grid.tiles,       grid.partitions,   in.part.sms,
+          in.part.max_keys, in.part.front_sms, reinterpret_cast<int32_t*>(in.workspace + in.part.counters_offset)};
+}
+cudaError_t run_forward(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
+  return launch_forward(p, forward_plan(in), stream);
+}
+cudaError_t run_forward_fp8(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
+  return launch_forward_fp8(p, in.queries, forward_plan(in), stream);
+}
+
+bool tile_runs(const AttentionParams& p, const ChipLimits& chip) {
+  return chip.shared_bytes >= kTileSharedBytes && tile_serves(p);
+}
+bool plan_tile(PlanPart& part, const PlanInput& in) {
+  part.rows = kTileRows;
+  set_row_tiles(part, in.args, in.bounds, in.short_len, 2 * in.chip.sms);
+  return true;
+}
+cudaError_t run_tile(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
+  return launch_tile_attention(p, std::get<RowTiles>(in.part.division).grid, stream);
+}
+
+bool simt_runs(const AttentionParams& p, const ChipLimits&) { return simt_serves(p); }
+bool plan_simt(PlanPart& part, const PlanInput& in) {
+  part.rows = kSimtTileRows;
+  set_row_tiles(part, in.args, in.bounds, in.short_len, 2 * in.chip.sms);
+  return true;
+}
+cudaError_t run_simt(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
+  return launch_simt_attention(p, std::get<RowTiles>(in.part.division).grid, stream);
+}
+
+bool mla_runs(const AttentionParams& p, const ChipLimits& chip) {
+  return chip.shared_bytes >= kMlaSharedBytes && mla_serves(p);
+}
+bool mla_wgmma_runs(const AttentionParams& p, const ChipLimits& chip) {
+  return mla_runs(p, chip) && mla_wgmma_serves(p);
+}
+cudaError_t run_mla(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
+  return launch_mla_attention(p, stream_plan(in.part, 1), stream);
+}
+cudaError_t run_mla_wgmma(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
+  return launch_mla_wgmma(p, stream_plan(in.part, 1), stream);
+}
+
+constexpr bool kTuned = true, kPortable = false, kTakesFp8 = true, kNoFp8 = false;
+
+}  // namespace
+
+const AttentionKernel kStreamKernel = {"stream_attention", kPortable,   kNoFp8,     kRowTiles | kBalancedList,
+                                       stream_runs,        plan_stream, run_stream, stream_key_align};
+const AttentionKernel kClusterKernel = {"cluster_decode", kTuned,       kNoFp8,     kClusters,
+                                        cluster_runs,     plan_cluster, run_cluster};
+const AttentionKernel kForwardKernel = {"forward", kTuned, kNoFp8, kRowTiles, forward_runs, plan_forward, run_forward};
+const AttentionKernel kForwardFp8Kernel = {"forward_fp8",    kTuned,       kTakesFp8,      kRowTiles,
+                                           forward_fp8_runs, plan_forward, run_forward_fp8};
+const AttentionKernel kTileKernel = {"tile_attention", kPortable, kNoFp8, kRowTiles, tile_runs, plan_tile, run_tile};
+const AttentionKernel kSimtKernel = {"simt_attention", kPortable, kNoFp8, kRowTiles, simt_runs, plan_simt, run_simt};
+const AttentionKernel kMlaTransposedKernel = {
+    "mla_transposed",    kTuned,       kNoFp8, kRowTiles | kBalancedList | kClusters, mla_wgmma_runs,
+    plan_mla_transposed, run_mla_wgmma};
+const AttentionKernel kMlaWgmmaKernel = {"mla_wgmma",    kTuned,         kNoFp8,       kRowTiles | kBalancedList,
+                                         mla_wgmma_runs, plan_mla_wgmma, run_mla_wgmma};
+const AttentionKernel kMlaKernel = {"mla_attention", kPortable, kNoFp8, kRowTiles | kBalancedList,
+                                    mla_runs,        plan_mla,  run_mla};
+
+bool may_run(const AttentionKernel& kernel, const AttentionParams& params, const ChipLimits& chip,
+             KernelFamily family) {
+  // The one that reads scales of tokens and knows chunks and spans.
+  if ((params.has_token_scales || params.own.chunk > 0 || params.has_spans) && &kernel != &kSimtKernel) return false;
+  if (kernel.tuned && (family != KernelFamily::kTuned || chip.compute_capability != 90)) return false;
+  return kernel.serves(params, chip);
+}
+
+}  // namespace sextant::cuda

@@ -1,0 +1,75 @@
+// What scripts/fuzz found, each once.
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <vector>
+
+#include "sextant/device.h"
+#include "support/matchers.h"
+#include "verify/random/run_random.h"
+
+namespace sextant {
+namespace {
+
+verify::RandomCase plain_case(const char* backend) {
+  verify::RandomCase test;
+  test.backend = backend;
+  test.spec.num_heads = 4;
+  test.spec.num_kv_heads = 2;
+  test.spec.head_dim = test.spec.head_dim_v = 16;
+  test.spec.softmax_scale = 0.25F;
+  test.requests = {{3, 40}, {1, 17}, {5, 5}};
+  return test;
+}
+
+TEST(FuzzFinds, EveryRequestMayTakeTheDecodePath) {
+  auto device = open_device(DeviceKind::kCpu);
+  ASSERT_OK(device);
+  for (const char* backend : {"ROCM_ATTN", "ROCM_AITER_FA"}) {
+    verify::RandomCase test = plain_case(backend);
+    test.options.decode_max_query_len = std::numeric_limits<int32_t>::max();
+    const verify::RandomVerdict verdict = verify::run_random_case(**device, test, {});
+    EXPECT_EQ(verdict.kind, verify::RandomVerdict::Kind::kPassed) << backend << ": " << verdict.message;
+  }
+}
+
+TEST(FuzzFinds, ASharedPrefixWithoutATableOnTheHost) {
+  auto device = open_device(DeviceKind::kCpu);
+  ASSERT_OK(device);
+  verify::RandomCase test = plain_case("TRITON_ATTN");
+  test.requests = {{1, 40}, {2, 60}};
+  test.shared_prefix_len = 32;
+  test.host_tables = false;
+  const verify::RandomVerdict verdict = verify::run_random_case(**device, test, {});
+  EXPECT_EQ(verdict.kind, verify::RandomVerdict::Kind::kPassed) << verdict.message;
+}
+
+TEST(FuzzFinds, NobodyHasThousandsOfMillionsOfHeads) {
+  AttentionSpec spec = plain_case("TRITON_ATTN").spec;
+  spec.num_heads = 2000000000;
+  EXPECT_ERROR(validate(spec), StatusCode::kInvalidArgument, "spec.num_heads is 2000000000; allowed: 1..16384");
+}
+
+// A block of 1.8 thousand million tokens allows such a context: a plan of 10^5 chunks took seconds and gigabytes.
+TEST(FuzzFinds, AContextOfThousandsOfMillionsOfKeys) {
+  auto device = open_device(DeviceKind::kCpu);
+  ASSERT_OK(device);
+  const Backend* backend = find_backend("ROCM_AITER_FA").value();
+  const std::vector<int32_t> query_start_loc = {0, 4}, seq_lens = {1800000000}, block_table = {0};
+  PlanRequest request;
+  request.spec = plain_case("ROCM_AITER_FA").spec;
+  request.cache = {KvLayout::kNHD, DType::kBF16, 1, 1830426888, 2, 16, 16, KvScales::kShared};
+  request.batch.query_start_loc = query_start_loc;
+  request.batch.seq_lens = seq_lens;
+  request.batch.block_table = block_table;
+  request.batch.max_blocks_per_request = 1;
+  EXPECT_OK(backend->plan(**device, request));  // in chunks as long as it takes
+  request.options.chunk_workspace_rows = 64;
+  EXPECT_ERROR(backend->plan(**device, request), StatusCode::kInvalidArgument, "at most 4096 chunks");
+  request.options.chunk_workspace_rows = 0;
+  request.options.deterministic = true;
+  EXPECT_ERROR(backend->plan(**device, request), StatusCode::kInvalidArgument, "at most 4096 chunks");
+}
+
+}  // namespace
+}  // namespace sextant

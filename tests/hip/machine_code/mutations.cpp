@@ -1,0 +1,176 @@
+// Each wait's counters and each barrier left out by itself, one after the other, and run on what whole backends launch:
+// the interpreter must report it. What it does not report is listed with what it waited for: nothing, in all
+// executions, or something that a later wait also covers before it is used.
+#include <fmt/format.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "hip/isa/loops.h"
+#include "hip/isa/runner.h"
+#include "hip/machine_code/verbs.h"
+#include "support/cases.h"
+
+namespace sextant::hip::isa {
+namespace {
+
+enum class Removal : uint8_t { kBarrier, kVectorMemory, kLocal };
+
+const char* to_string(Removal removal) {
+  return removal == Removal::kBarrier ? "s_barrier" : removal == Removal::kVectorMemory ? "vmcnt" : "lgkmcnt";
+}
+
+struct Mutant {
+  size_t at = 0;
+  Removal removal = Removal::kBarrier;
+  bool executed = false, noticed = false;
+};
+
+std::vector<Mutant> list_mutants(const Program& program) {
+  std::vector<Mutant> mutants;
+  // Of every loop with matrix instructions: a kernel may have one for plain tiles and one for masked ones.
+  std::vector<bool> inside(program.code.size());
+  std::vector<Loop> loops = matrix_loops(program);
+  if (loops.empty()) loops.push_back(main_loop(program));
+  for (const Loop& loop : loops)
+    for (size_t i = loop.begin; i < loop.end; ++i) inside[i] = true;
+  for (size_t i = 0; i < program.code.size(); ++i) {
+    const Instruction& in = program.code[i];
+    if (!inside[i]) continue;
+    if (in.flow == Flow::kBarrier) mutants.push_back({i, Removal::kBarrier});
+    if (in.vmcnt >= 0) mutants.push_back({i, Removal::kVectorMemory});
+    if (in.lgkmcnt >= 0) mutants.push_back({i, Removal::kLocal});
+  }
+  return mutants;
+}
+
+Program without(const Program& program, const Mutant& mutant) {
+  Program changed = program;
+  Instruction& in = changed.code[mutant.at];
+  if (mutant.removal == Removal::kBarrier) {
+    leave_out(in);
+  } else {
+    (mutant.removal == Removal::kVectorMemory ? in.vmcnt : in.lgkmcnt) = -1;
+    if (in.vmcnt < 0 && in.lgkmcnt < 0) leave_out(in);
+  }
+  return changed;
+}
+
+// Tries what is not noticed yet on one launch. The first workgroups are enough where they notice.
+void try_mutants(const Program& program, const void* params, int64_t workgroups, int threads,
+                 std::vector<Mutant>& mutants) {
+  Machine whole(program);
+  whole.discard_stores();
+  std::vector<int64_t> useful;  // workgroups that execute more than their way to the end
+  for (int64_t i = 0; i < workgroups && useful.size() < 4; ++i) {
+    const auto before = whole.executed();
+    if (!whole.run(params, static_cast<int>(i), threads).empty()) return;
+    for (Mutant& mutant : mutants)
+      if (whole.executed()[mutant.at] > before[mutant.at]) {
+        useful.push_back(i);
+        break;
+      }
+  }
+  for (Mutant& mutant : mutants) {
+    if (whole.executed()[mutant.at] == 0) continue;
+    mutant.executed = true;
+    if (mutant.noticed) continue;
+    const Program changed = without(program, mutant);
+    Machine machine(changed);
+    machine.discard_stores();
+    for (size_t i = 0; i < useful.size() && !mutant.noticed; ++i)
+      mutant.noticed = !machine.run(params, static_cast<int>(useful[i]), threads).empty();
+  }
+}
+
+// Several tiles a workgroup, so that what one tile leaves behind meets the next: long keys, more work than the chip has
+// compute units.
+std::vector<std::pair<verify::Case, const char*>> cases(const std::string& architecture) {
+  using testing::make_case;
+  using testing::mha_spec;
+  using testing::mla_spec;
+  std::vector<std::pair<verify::Case, const char*>> runs;
+  for (DType dtype : {DType::kBF16, DType::kF16}) {
+    verify::Case decode = make_case(mha_spec(12, 12, 128, dtype), {{1, 400}, {1, 390}});
+    runs.emplace_back(decode, "ROCM_AITER_UNIFIED_ATTN");
+    runs.emplace_back(decode, "ROCM_ATTN");
+    decode.cache_dtype = architecture == "gfx942" ? DType::kF8E4M3FNUZ : DType::kF8E4M3FN;
+    runs.emplace_back(decode, "ROCM_AITER_UNIFIED_ATTN");
+    runs.emplace_back(decode, "ROCM_ATTN");
+    for (int32_t dim : {64, 128}) {
+      verify::Case prefill = make_case(mha_spec(8, 8, dim, dtype), {{256, 400}});
+      runs.emplace_back(prefill, "ROCM_AITER_UNIFIED_ATTN");
+      prefill.spec.sliding_window = 150;
+      runs.emplace_back(prefill, "ROCM_AITER_UNIFIED_ATTN");
+    }
+    runs.emplace_back(make_case(mla_spec(8, dtype), {{256, 400}}), "ROCM_AITER_MLA");
+    for (const char* backend : {"ROCM_AITER_MLA", "TRITON_MLA"})
+      runs.emplace_back(make_case(mla_spec(16, dtype), {{1, 400}, {1, 390}, {1, 200}, {2, 300}}), backend);
+  }
+  for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
+    for (int32_t dim : {64, 128, 192, 256}) {
+      verify::Case tiles = make_case(mha_spec(4, 2, dim, dtype), {{17, 300}, {1, 200}, {1, 150}});
+      if (dim == 192) tiles.spec.head_dim_v = 128;
+      runs.emplace_back(tiles, "TRITON_ATTN");
+    }
+  runs.emplace_back(make_case(mla_spec(16, DType::kF32), {{1, 300}, {1, 200}}), "TRITON_MLA");
+  return runs;
+}
+
+}  // namespace
+
+int mutations(const Arguments& arguments) {
+  MachineCode code(arguments.architecture, arguments.objects, arguments.only);
+  if (!code.available()) {
+    fmt::print(stderr, "no code objects for {}, or no llvm-objdump\n", arguments.architecture);
+    return 77;
+  }
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  std::map<std::string, std::vector<Mutant>> mutants;
+  std::map<std::string, int> launches;
+  constexpr int kLaunches = 3;  // of a kernel in a case: more are alike
+  code.before_launch = [&](const Program& program, const void* params, int64_t workgroups, int threads) {
+    if (program.name.starts_with("sextant_") && !program.name.starts_with("sextant_gemm")) return false;
+    if (mutants.count(program.name) == 0) mutants[program.name] = list_mutants(program);
+    if (launches[program.name]++ < kLaunches) try_mutants(program, params, workgroups, threads, mutants[program.name]);
+    return false;
+  };
+  const auto device = code.device();
+  int failed = 0;
+  for (const auto& [test, backend] : cases(arguments.architecture)) {
+    launches.clear();
+    const verify::Verdict verdict =
+        verify::run_case(*device, *find_backend(backend).value(), verify::prepare(test, 5, 1), 5);
+    if (verdict.kind == verify::Verdict::Kind::kPassed) continue;
+    ++failed;
+    fmt::print("{}: {}\n", backend, verdict.message);
+  }
+
+  size_t all = 0, executed = 0, noticed = 0, idle = 0;
+  nlohmann::json found;
+  for (const auto& [name, list] : mutants) {
+    const Executed& kernel = code.kernels().at(name);
+    for (const Mutant& mutant : list) {
+      ++all;
+      executed += mutant.executed ? 1 : 0;
+      noticed += mutant.noticed ? 1 : 0;
+      const bool waited = mutant.removal == Removal::kBarrier || kernel.machine->retired_something()[mutant.at];
+      idle += mutant.executed && !mutant.noticed && !waited ? 1 : 0;
+      if (mutant.noticed) continue;
+      const Instruction& in = kernel.program.code[mutant.at];
+      const char* why = !mutant.executed ? "not executed" : waited ? "NOT NOTICED" : "had nothing to wait for";
+      found[name].push_back({{"at", in.address}, {"what", to_string(mutant.removal)}, {"why", why}});
+      if (arguments.list || (mutant.executed && waited))
+        fmt::print("{} at {:x}, {} of {}: {}\n", name, in.address, to_string(mutant.removal), in.text, why);
+    }
+  }
+  fmt::print(
+      "{}: {} waits and barriers of main loops, {} executed; left out one by one: {} noticed, {} had nothing to wait "
+      "for, {} not noticed\n",
+      arguments.architecture, all, executed, noticed, idle, executed - noticed - idle);
+  if (!arguments.json.empty()) std::ofstream(arguments.json) << found.dump(1) << "\n";
+  return failed == 0 ? 0 : 1;
+}
+
+}  // namespace sextant::hip::isa

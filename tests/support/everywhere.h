@@ -1,0 +1,30 @@
+// Every backend on every device, for tests of what holds everywhere; they skip where a device is not there.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "sextant/backend.h"
+
+namespace sextant::testing {
+
+struct Where {
+  const Backend* backend;
+  DeviceKind device;
+};
+inline std::vector<Where> everywhere() {
+  std::vector<Where> all;
+  for (DeviceKind device : {DeviceKind::kCpu, DeviceKind::kHipEmulated, DeviceKind::kCuda})
+    for (const Backend* backend : all_backends()) all.push_back({backend, device});
+  return all;
+}
+inline std::string name_of(const ::testing::TestParamInfo<Where>& where) {
+  const char* device = where.param.device == DeviceKind::kCpu    ? "_cpu"
+                       : where.param.device == DeviceKind::kCuda ? "_cuda"
+                                                                 : "_hip_emulated";
+  return where.param.backend->info().name + device;
+}
+
+}  // namespace sextant::testing
