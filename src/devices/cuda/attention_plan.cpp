@@ -8,6 +8,7 @@
 #include "devices/cuda/kernel_table.h"
 #include "devices/cuda/kernels/cache_kernels.h"
 #include "devices/cuda/plan_forward.h"
+#include "devices/cuda/plan_staging.h"
 #include "ops/query_conversion.h"
 
 namespace sextant::cuda {
@@ -34,6 +35,18 @@ PlanPart plan_first(const AttentionKernel* const (&choice)[kCount], const PlanPa
     return part;
   }
   return start;
+}
+
+// The forward kernel behind a copy of the keys, where that pays.
+std::optional<PlanPart> plan_staged(const PlanPart& start, const PlanInput& in, KernelFamily family) {
+  if (in.params.origin == KeyOrigin::kPacked) return std::nullopt;
+  const AttentionParams copied = staged_params(in.params, {}, nullptr);
+  if (!may_run(kForwardKernel, copied, in.chip, family)) return std::nullopt;
+  PlanPart part = plan_first({&kForwardKernel}, start, {in.args, copied, in.bounds, in.short_len, in.chip}, family);
+  part.staging = plan_staging(part, in.args, in.params, in.bounds, in.chip);
+  if (!part.staging) return std::nullopt;
+  part.workspace_bytes = part.staging->end;
+  return part;
 }
 
 // `vectors`: tensors are known to be aligned for 16-byte copies.
@@ -64,8 +77,11 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   if (!parts.empty() && !n.any_long) return parts;
   PlanPart rest = all;
   if (!parts.empty()) rest.min_query_len = std::max(all.min_query_len, short_len + 1);
+  const std::optional<PlanPart> staged = vectors && !forward_fp8 ? plan_staged(rest, in, family) : std::nullopt;
   if (forward_fp8) {
     rest = plan_first({&kForwardFp8Kernel}, rest, in, family);
+  } else if (staged) {
+    rest = *staged;
   } else if (forward) {
     rest = plan_first({&kForwardKernel}, rest, in, family);
     if (!parts.empty() && !rest.reduces && forward_joins(parts[0], a, p, n, short_len, chip)) {
@@ -78,7 +94,8 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   }
   // The cluster kernel may start while the last blocks of the forward kernel run: neither reads what the other writes.
   auto* clusters = parts.empty() ? nullptr : std::get_if<Clusters>(&parts[0].division);
-  if (clusters != nullptr && (forward || forward_fp8) && !rest.reduces) {
+  // (Where it merges in memory, that is the room of a copy.)
+  if (clusters != nullptr && rest.kernel->tuned && !rest.reduces && !(rest.staging && parts[0].reduces)) {
     clusters->shape.beside_previous = true;
     parts.insert(parts.begin(), rest);
   } else {
@@ -117,7 +134,9 @@ std::string describe(const PlanPart& part, int32_t num_kv_heads) {
                        list->blocks * list->group, part.tile_keys, reduce);
   const auto& tiles = std::get<RowTiles>(part.division);
   const TileGrid& grid = tiles.grid;
-  return fmt::format("{} ({} x {} blocks{}{}){}", name, grid.tiles * tiles.group, num_kv_heads,
+  const std::string copy =
+      part.staging ? fmt::format("copy of keys ({} blocks of {}) + ", part.staging->blocks, kStagedTokens) : "";
+  return fmt::format("{}{} ({} x {} blocks{}{}){}", copy, name, grid.tiles * tiles.group, num_kv_heads,
                      part.front_sms > 0 ? ", decodes beside prefills" : "",
                      grid.partitions > 1 ? fmt::format(" x {} partitions", grid.partitions) : "", reduce);
 }

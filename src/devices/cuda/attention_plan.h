@@ -5,11 +5,13 @@
 // change.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "devices/cuda/division.h"
 #include "devices/cuda/kernels/launchers.h"
+#include "devices/cuda/kernels/stage_cache.h"
 #include "sextant/ops.h"
 
 namespace sextant::cuda {
@@ -24,6 +26,13 @@ struct ChipLimits {
 
 struct AttentionKernel;  // kernel_table.h
 
+// Keys copied before the kernel runs (plan_staging.h); offsets in the part's workspace.
+struct Staging {
+  int64_t blocks = 0;        // room, of kStagedTokens
+  int64_t table_stride = 0;  // entries of a request
+  size_t k_offset = 0, v_offset = 0, table_offset = 0, end = 0;
+};
+
 // One attention kernel and its reduce, over the requests whose query length lies in [min_query_len, max_query_len].
 struct PlanPart {
   const AttentionKernel* kernel = nullptr;
@@ -36,6 +45,7 @@ struct PlanPart {
   int front_sms = 0;      // of the forward kernel, where it serves decodes and prefills at once
   int sms = 0;            // that a persistent kernel's blocks should take
   bool reduces = false;   // partial results, merged by a second kernel
+  std::optional<Staging> staging;
   size_t partial_lse_offset = 0, tile_starts_offset = 0, counters_offset = 0, workspace_bytes = 0;
 };
 

@@ -1,10 +1,13 @@
 // Running a planned attention op: parameters from the caller's tensors, then launches and nothing else.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "devices/cuda/attention_plan.h"
 #include "devices/cuda/cuda_status.h"
 #include "devices/cuda/kernel_table.h"
-#include "devices/cuda/kernels/cache_kernels.h"
+#include "devices/cuda/kernels/vector_strides.h"
+#include "devices/cuda/plan_staging.h"
 #include "ops/query_conversion.h"
 
 namespace sextant::cuda {
@@ -46,6 +49,7 @@ void set_tensors(AttentionParams& p, const CudaAttentionPlan& plan, const Attent
     p.packed_k_head_stride = a.k.stride[1];
     p.packed_v_token_stride = a.v.stride[0];
     p.packed_v_head_stride = a.v.stride[1];
+    p.packed_rows = std::min(a.k.shape[0], a.v.shape[0]);
     p.packed_aligned = is_vector_aligned(a.k) && is_vector_aligned(a.v);
   }
   if (p.origin == KeyOrigin::kPacked) return;
@@ -112,8 +116,10 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
   set_tensors(p, plan, args);
   const auto cuda_stream = static_cast<cudaStream_t>(stream.handle);
   const std::vector<PlanPart>* parts = &plan.parts;
+  auto* workspace = static_cast<char*>(args.workspace);
   for (const PlanPart& part : plan.parts)
-    if (!part.kernel->serves(p, chip)) parts = &plan.unaligned_parts;
+    if (!part.kernel->serves(part.staging ? staged_params(p, *part.staging, workspace) : p, chip))
+      parts = &plan.unaligned_parts;
   const AttentionParams as_given = p;
   const Fp8Queries queries = {args.q_scale, args.num_q_scales};
   if (plan.args.spec.has_fp8_queries() && (plan.converts || parts == &plan.unaligned_parts))
@@ -123,9 +129,14 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
     p = part.kernel->fp8_queries ? as_given : converted;
     p.min_query_len = part.min_query_len;
     p.max_query_len = part.max_query_len;
+    if (part.staging) {
+      set_vector_strides(p);
+      const cudaError_t error = launch_stage_cache(p, staged_cache(*part.staging, workspace), cuda_stream);
+      SEXTANT_RETURN_IF_ERROR(to_status(error, "copy of keys"));
+      p = staged_params(p, *part.staging, workspace);
+    }
     set_division(p, part);
     p.key_align = part.kernel->key_align != nullptr ? part.kernel->key_align(p) : 1;
-    auto* workspace = static_cast<char*>(args.workspace);
     if (part.reduces) {
       p.partial_out = reinterpret_cast<float*>(workspace);
       p.partial_lse = reinterpret_cast<float*>(workspace + part.partial_lse_offset);

@@ -5,8 +5,8 @@
 
 #include "devices/cuda/hopper/forward_launchers.h"
 #include "devices/cuda/hopper/tensor_map.h"
-#include "devices/cuda/kernels/cache_kernels.h"
 #include "devices/cuda/kernels/launchers.h"
+#include "devices/cuda/kernels/vector_strides.h"
 
 namespace sextant::cuda {
 namespace {
@@ -18,7 +18,6 @@ int32_t heads_per_section(const AttentionParams& p, int64_t max_keys, int32_t ke
   return static_cast<int32_t>(std::clamp<int64_t>(kResidentBytes / head_bytes, 1, p.num_kv_heads));
 }
 
-// Problems go to the first class that their head sizes fit in.
 struct ForwardClass {
   ForwardTile tile;
   ForwardLauncher* launchers[2][5];  // [bf16, f16][KeySource]
@@ -63,18 +62,16 @@ KeySource find_source(const AttentionParams& p, const ForwardClass& chosen) {
   return exact && chosen.launchers[0][0] != nullptr ? KeySource::kExact : KeySource::kPadded;
 }
 
-// Where 16 fp8 dims of a token lie together, aligned, and their places in units of 16 bytes fit in 32 bits.
-void set_vector_strides(AttentionParams& p) {
-  const auto stride = [&](const KvAddressing& address, int32_t dims, const void* base) {
-    const bool aligned = is_fp8(p.cache_dtype) && reinterpret_cast<uintptr_t>(base) % 16 == 0;
-    const bool fits = p.num_blocks * (address.block_stride / 16) < int64_t{1} << 32;
-    return aligned && fits && address.token_tile == 1 ? vector_stride(address, dims, 16) : 0;
-  };
-  p.k_vector_stride = stride(p.k_addr, p.head_dim, p.cache_k);
-  p.v_vector_stride = stride(p.v_addr, p.head_dim_v, p.cache_v);
+// The first that the head sizes fit in.
+const ForwardClass& find_class(const AttentionParams& p) {
+  for (const ForwardClass& c : kClasses)
+    if (p.head_dim <= c.tile.head_dim && p.head_dim_v <= c.tile.head_dim_v) return c;
+  return *(std::end(kClasses) - 1);
 }
 
 }  // namespace
+
+KeySource forward_source(const AttentionParams& p) { return find_source(p, find_class(p)); }
 
 ForwardOrder make_forward_order(const AttentionParams& p, const ForwardPlan& plan, int32_t key_bytes) {
   ForwardOrder order;
@@ -97,19 +94,14 @@ bool forward_serves(const AttentionParams& p) {
 
 cudaError_t launch_forward(const AttentionParams& params, const ForwardPlan& plan, cudaStream_t stream) {
   AttentionParams p = params;
-  const ForwardClass* chosen = std::end(kClasses) - 1;
-  for (const ForwardClass& c : kClasses)
-    if (p.head_dim <= c.tile.head_dim && p.head_dim_v <= c.tile.head_dim_v) {
-      chosen = &c;
-      break;
-    }
   set_vector_strides(p);
-  const KeySource source = find_source(p, *chosen);
+  const ForwardClass& chosen = find_class(p);
+  const KeySource source = find_source(p, chosen);
   const ForwardOrder order = make_forward_order(p, plan, 2);
   const cudaError_t error = cudaMemsetAsync(plan.claimed, 0, kForwardCounters * sizeof(int32_t), stream);
   if (error != cudaSuccess) return error;
-  ForwardLauncher* launcher = chosen->launchers[p.dtype == DType::kBF16 ? 0 : 1][static_cast<int>(source)];
-  return launcher(p, make_forward_maps(p, chosen->tile, source), order, order.blocks, stream);
+  ForwardLauncher* launcher = chosen.launchers[p.dtype == DType::kBF16 ? 0 : 1][static_cast<int>(source)];
+  return launcher(p, make_forward_maps(p, chosen.tile, source), order, order.blocks, stream);
 }
 
 }  // namespace sextant::cuda

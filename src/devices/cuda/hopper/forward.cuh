@@ -57,54 +57,69 @@ __device__ __forceinline__ void issue_values(float (&o)[S::kBlocks][S::kColumns 
   wgmma_commit();
 }
 
-// The softcap of score_log2 without branches: cap (1 - 2 / (1 + e^2x)); the absolute error, a few 1e-7 of the cap, is
-// what counts in a score. `scale`: from a dot to 2x in log2 units. (A quotient of polynomials saves one of the two
-// special functions, but its instructions cost more.)
-__device__ __forceinline__ float capped_score(float cap_log2, float scale, float dot) {
-  return fmaf(-2.0f * cap_log2, reciprocal_approx(1.0f + exp2_approx(dot * scale)), cap_log2);
+// What becomes of a dot beside its scale. Each has its own loop: free of branches, its instructions interleave best.
+enum class Scores : uint8_t {
+  kPlain,   // nothing
+  kCapped,  // a softcap
+  kAny,     // softcap, ALiBi, masks
+};
+
+// `sees_all`: no key of the tile is masked.
+template <class Step>
+__device__ __forceinline__ void with_scores(const AttentionParams& p, const ScoreRule& rule, bool sees_all, Step step) {
+  if (!sees_all || p.alibi_slopes != nullptr) {
+    step(std::integral_constant<Scores, Scores::kAny>{});
+  } else if (rule.has_cap) {
+    step(std::integral_constant<Scores, Scores::kCapped>{});
+  } else {
+    step(std::integral_constant<Scores, Scores::kPlain>{});
+  }
 }
 
-// Softcap, ALiBi and masks; scores are scaled where the first two apply.
-template <class S>
-__device__ __forceinline__ void adjust_scores(const AttentionParams& p, const ScoreRule& rule, bool masked,
-                                              int32_t key0, int32_t context_len, float (&s)[S::kKeys / 2],
-                                              const ForwardRows& rows) {
-  const int column = (threadIdx.x & 3) * 2;
-  if (rule.has_cap) {
-    const float to_exponent = rule.cap_inverse * (2.0f * kLog2E);
-    const float scale[2] = {rows.scale[0] * to_exponent, rows.scale[1] * to_exponent};
+// What turns adjusted scores into log2 units. `scale`: the same for dots.
+template <Scores kScores>
+__device__ __forceinline__ float score_scale(const AttentionParams& p, const ScoreRule& rule, float scale) {
+  if constexpr (kScores == Scores::kCapped) return rule.cap_log2;
+  return kScores == Scores::kAny && (rule.has_cap || p.alibi_slopes != nullptr) ? 1.0f : scale;
+}
+
+// kCapped, in units of the cap; kAny, scaled where a softcap or ALiBi applies.
+template <class S, Scores kScores>
+__device__ __forceinline__ void adjust_scores(const AttentionParams& p, const ScoreRule& rule, int32_t key0,
+                                              int32_t context_len, float (&s)[S::kKeys / 2], const ForwardRows& rows) {
+  if (kScores == Scores::kCapped || rule.has_cap) {
+    const float scale[2] = {rows.scale[0] * rule.cap_inverse, rows.scale[1] * rule.cap_inverse};
+    const float cap = kScores == Scores::kCapped ? 1.0f : rule.cap_log2;
 #pragma unroll
-    for (int i = 0; i < S::kKeys / 2; ++i) s[i] = capped_score(rule.cap_log2, scale[(i / 2) % 2], s[i]);
+    for (int i = 0; i < S::kKeys / 2; ++i) s[i] = cap * tanh_approx(s[i] * scale[(i / 2) % 2]);
   } else if (p.alibi_slopes != nullptr) {
 #pragma unroll
     for (int i = 0; i < S::kKeys / 2; ++i) s[i] *= rows.scale[(i / 2) % 2];
   }
-  if (p.alibi_slopes != nullptr) {
+  if constexpr (kScores == Scores::kAny) {
+    const int first = key0 + (threadIdx.x & 3) * 2;  // the thread's first key; score i is of first + i / 4 * 8 + i % 2
+    if (p.alibi_slopes != nullptr) {
 #pragma unroll
-    for (int i = 0; i < S::kKeys / 2; ++i) {
-      const int32_t position = key0 + (i / 4) * 8 + column + (i & 1);
-      s[i] = fmaf(rows.slope[(i / 2) % 2], static_cast<float>(position - context_len), s[i]);
+      for (int i = 0; i < S::kKeys / 2; ++i)
+        s[i] = fmaf(rows.slope[(i / 2) % 2], static_cast<float>(first - context_len + i / 4 * 8 + i % 2), s[i]);
     }
-  }
-  if (masked) {
+    const int low[2] = {rows.low[0] - first, rows.low[1] - first},
+              limit[2] = {rows.limit[0] - first, rows.limit[1] - first};
 #pragma unroll
-    for (int i = 0; i < S::kKeys / 2; ++i) {
-      const int32_t position = key0 + (i / 4) * 8 + column + (i & 1);
-      if (position >= rows.limit[(i / 2) % 2] || position < rows.low[(i / 2) % 2]) s[i] = -INFINITY;
-    }
+    for (int i = 0; i < S::kKeys / 2; ++i)
+      if (i / 4 * 8 + i % 2 >= limit[(i / 2) % 2] || i / 4 * 8 + i % 2 < low[(i / 2) % 2]) s[i] = -INFINITY;
   }
 }
 
-// Dots to probabilities, in place; `factor` is what O must be multiplied by. kPlain: nothing but the scale.
-template <class S, bool kPlain>
-__device__ __forceinline__ void forward_softmax(const AttentionParams& p, const ScoreRule& rule, bool masked,
-                                                int32_t key0, int32_t context_len, float (&s)[S::kKeys / 2],
-                                                ForwardRows& rows, float (&factor)[2]) {
-  const bool scaled = !kPlain && (rule.has_cap || p.alibi_slopes != nullptr);
-  if constexpr (!kPlain) adjust_scores<S>(p, rule, masked, key0, context_len, s, rows);
+// Dots to probabilities, in place; `factor` is what O must be multiplied by.
+template <class S, Scores kScores>
+__device__ __forceinline__ void forward_softmax(const AttentionParams& p, const ScoreRule& rule, int32_t key0,
+                                                int32_t context_len, float (&s)[S::kKeys / 2], ForwardRows& rows,
+                                                float (&factor)[2]) {
+  if constexpr (kScores != Scores::kPlain) adjust_scores<S, kScores>(p, rule, key0, context_len, s, rows);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const float scale = scaled ? 1.0f : rows.scale[half];
+    const float scale = score_scale<kScores>(p, rule, rows.scale[half]);
     float tops[4];  // short chains
 #pragma unroll
     for (int n = 0; n < 4; ++n) tops[n] = fmaxf(s[n * 4 + half * 2], s[n * 4 + half * 2 + 1]);
@@ -247,7 +262,6 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
     const int first_row = w.row0 + group * 64 + warp * 16;
     const int32_t context_len = w.request.context_len;
     const ScoreRule rule = make_score_rule(p, p.origin == KeyOrigin::kCache ? key_scale(p, w.kv_head) : 1.0f);
-    const bool biased = rule.has_cap || p.alibi_slopes != nullptr;
     ForwardRows rows;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -289,10 +303,9 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
       wgmma_wait<0>();
       release(barriers.k_empty(k_ring.index()));
       ++k_ring.count;
-      forward_softmax<S, false>(p, rule, true, w.first + (w.tiles - 1) * S::kKeys, context_len, s, rows, factor);
+      forward_softmax<S, Scores::kAny>(p, rule, w.first + (w.tiles - 1) * S::kKeys, context_len, s, rows, factor);
       pack_probabilities<S>(s, prob);
-      // One instance with masks and biases, one without: free of branches, its instructions interleave best.
-      const auto step = [&](int t, bool masked, auto plain) {
+      const auto step = [&](int t, auto scores) {
         barrier_wait(barriers.k_full(k_ring.index()), k_ring.full_parity());
         if constexpr (S::kTurns) named_wait(my_turn, S::kConsumers);
         wgmma_fence();
@@ -304,8 +317,7 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
         wgmma_wait<1>();
         release(barriers.k_empty(k_ring.index()));
         ++k_ring.count;
-        forward_softmax<S, decltype(plain)::value>(p, rule, masked, w.first + t * S::kKeys, context_len, s, rows,
-                                                   factor);
+        forward_softmax<S, decltype(scores)::value>(p, rule, w.first + t * S::kKeys, context_len, s, rows, factor);
         wgmma_wait<0>();
         release(barriers.v_empty(v_ring.index()));
         ++v_ring.count;
@@ -313,14 +325,8 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
         pack_probabilities<S>(s, prob);
       };
 #pragma unroll 1
-      for (int t = w.tiles - 2; t >= 0; --t) {
-        const bool masked = !sees_all(t);
-        if (!masked && !biased) {
-          step(t, false, std::true_type{});
-        } else {
-          step(t, masked, std::false_type{});
-        }
-      }
+      for (int t = w.tiles - 2; t >= 0; --t)
+        with_scores(p, rule, sees_all(t), [&](auto scores) { step(t, scores); });
       release(barriers.q_empty(queries.index()));
       barrier_wait(barriers.v_full(v_ring.index()), v_ring.full_parity());
       wgmma_fence();
@@ -347,7 +353,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   if (threadIdx.x == 0) {
     barriers.init();
     fence_async_proxy();
-    for (const KeyMap* map : {&maps.cache, &maps.packed})
+    for (const KeyMap* map : {&maps.cache, &maps.packed, &maps.packed_ends})
       if (map->tokens > 0) {
         prefetch_tensor_map(&map->k);
         prefetch_tensor_map(&map->v);

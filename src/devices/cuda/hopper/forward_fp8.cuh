@@ -50,12 +50,12 @@ __device__ __forceinline__ void issue_fp8_values(float (&t)[32], const uint32_t 
 
 // Masks and biases, then the rows' maxima. rows.max is where probabilities are 1: kFp8Offset below the largest score.
 // `factor` is what O must be multiplied by. Returns what scores must be multiplied by.
-template <class S, bool kPlain>
+template <class S, Scores kScores>
 __device__ __forceinline__ float find_fp8_maxima(const AttentionParams& p, const ScoreRule& rule, int32_t key0,
                                                  int32_t context_len, float (&s)[S::kKeys / 2], ForwardRows& rows,
                                                  float (&factor)[2]) {
-  const float scale = !kPlain && (rule.has_cap || p.alibi_slopes != nullptr) ? 1.0f : rule.scale_log2;
-  if constexpr (!kPlain) adjust_scores<S>(p, rule, true, key0, context_len, s, rows);
+  const float scale = score_scale<kScores>(p, rule, rule.scale_log2);
+  if constexpr (kScores != Scores::kPlain) adjust_scores<S, kScores>(p, rule, key0, context_len, s, rows);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float tops[4];  // short chains
@@ -148,7 +148,6 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
                               ? 1.0f
                               : __ldg(query_scales.scale + (query_scales.num_scales > 1 ? w.kv_head : 0));
     const ScoreRule rule = make_score_rule(p, key_scale(p, w.kv_head) * q_scale);
-    const bool biased = rule.has_cap || p.alibi_slopes != nullptr;
     ForwardRows rows;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -168,9 +167,9 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
                   last_query = (w.row0 + group * 64 + 63) / p.group_size;
     const int32_t all_below = p.causal ? min(w.end, context_len + first_query + 1 + p.right) : w.end;
     const int32_t all_from = p.window > 0 ? max(w.begin, context_len + last_query - p.window + 1) : w.begin;
-    const auto is_plain = [&](int t) {
+    const auto sees_all = [&](int t) {
       const int32_t key0 = w.first + t * S::kKeys;
-      return !biased && key0 + S::kKeys <= all_below && key0 >= all_from;
+      return key0 + S::kKeys <= all_below && key0 >= all_from;
     };
 
     float o[S::kBlocks][32];
@@ -190,12 +189,11 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
       release(barriers.k_empty(k_ring.index()));
       ++k_ring.count;
       const float first_scale =
-          find_fp8_maxima<S, false>(p, rule, w.first + (w.tiles - 1) * S::kKeys, context_len, s, rows, factor);
+          find_fp8_maxima<S, Scores::kAny>(p, rule, w.first + (w.tiles - 1) * S::kKeys, context_len, s, rows, factor);
       exponentiate<S>(s, first_scale, rows, factor);
       pack_fp8_probabilities<S>(s, prob);
       factor[0] = factor[1] = 1.0f;  // O is zero
-      // One instance with masks and biases, one without: free of branches, its instructions interleave best.
-      const auto step = [&](int t, auto plain) {
+      const auto step = [&](int t, auto scores) {
         barrier_wait(barriers.k_full(k_ring.index()), k_ring.full_parity());
         wgmma_fence();
         issue_fp8_scores<S>(s, q_rows, base + S::kKAt + k_ring.index() * S::kKBytes);
@@ -206,8 +204,8 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
         written(s);
         release(barriers.k_empty(k_ring.index()));
         ++k_ring.count;
-        const float scale = find_fp8_maxima<S, decltype(plain)::value>(p, rule, w.first + t * S::kKeys, context_len, s,
-                                                                       rows, next_factor);
+        const float scale = find_fp8_maxima<S, decltype(scores)::value>(p, rule, w.first + t * S::kKeys, context_len, s,
+                                                                        rows, next_factor);
         if constexpr (S::kBlocks == 2) {
           wgmma_wait<0>();
           written(t_sum);
@@ -226,13 +224,8 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
         pack_fp8_probabilities<S>(s, prob);
       };
 #pragma unroll 1
-      for (int t = w.tiles - 2; t >= 0; --t) {
-        if (is_plain(t)) {
-          step(t, std::true_type{});
-        } else {
-          step(t, std::false_type{});
-        }
-      }
+      for (int t = w.tiles - 2; t >= 0; --t)
+        with_scores(p, rule, sees_all(t), [&](auto scores) { step(t, scores); });
       release(barriers.q_empty(queries.index()));
       barrier_wait(barriers.t_full(t_ring.index()), t_ring.full_parity());
 #pragma unroll

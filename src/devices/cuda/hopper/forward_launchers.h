@@ -27,6 +27,9 @@ ForwardLauncher forward_f16_192_128_exact, forward_f16_192_128_padded, forward_f
 ForwardLauncher forward_f16_192_192_padded, forward_f16_192_192_convert;
 ForwardLauncher forward_f16_256_256_exact, forward_f16_256_256_padded, forward_f16_256_256_convert;
 
+// How the kernel brings the keys of a problem with its vector strides set (kernels/vector_strides.h).
+KeySource forward_source(const AttentionParams& p);
+
 // In which order the work is done. `key_bytes`: of an element of K and V.
 ForwardOrder make_forward_order(const AttentionParams& p, const ForwardPlan& plan, int32_t key_bytes);
 

@@ -149,68 +149,85 @@ __device__ __forceinline__ void convert_rows(const AttentionParams& p, const For
   }
 }
 
-// Half of the producer: all key tiles of one work item, K or V, by boxes, or row by row.
+// Rows [from, to) of a tile of V become zero: a weight of zero times what lies there (NaN, say) must be zero.
+template <class S>
+__device__ __forceinline__ void zero_values(char* tile, int from, int to, int thread) {
+  constexpr int kChunks = S::kVBlocks * 8;
+  for (int i = thread; i < (to - from) * kChunks; i += S::kHalf)
+    *reinterpret_cast<uint4*>(tile + tile_chunk<S, true>(from + i / kChunks, i % kChunks)) = make_uint4(0, 0, 0, 0);
+}
+
+// Half of the producer: all key tiles of one work item, K or V, by boxes, or row by row. Of a tile at the end of what
+// is there, boxes bring the places that hold some of it; what else they bring is masked (K) or made zero (V).
 // `claim` is called once, when the last tile's turn comes: late enough that the items are shared out evenly, early
 // enough that its latency lies under the wait for a free buffer.
 template <class S, bool kValues, class Claim>
 __device__ __forceinline__ void copy_key_tiles(const AttentionParams& p, const ForwardMaps& maps, const ForwardWork& w,
-                                               RingPosition<S::kStages>& ring, char* shared,
+                                               RingPosition<S::kStages>& ring, RingPosition<1>& landings, char* shared,
                                                const ForwardBarriers<S>& barriers, Claim claim) {
   constexpr int kBytes = kValues ? S::kVBytes : S::kKBytes, kBlocks = kValues ? S::kVBlocks : S::kKBlocks;
   constexpr int kBoxesAPlace = S::kExact ? 1 : kBlocks;  // of the same tokens
   // From a token to the next where a box lands, and from a box of columns to the next.
   constexpr int kTokenBytes = S::kExact ? kBytes / S::kKeys : 128, kColumnBytes = kValues ? S::kVColumn : S::kKColumn;
   const int thread = static_cast<int>(threadIdx.x) % S::kHalf;
-  const int places = maps.cache.tokens > 0 ? S::kKeys / maps.cache.tokens : 0;
-  const int place = thread / kBoxesAPlace, column = thread % kBoxesAPlace;
   for (int t = w.tiles - 1; t >= 0; --t, ++ring.count) {
     if (t == 0) claim();
     const int32_t key0 = w.first + t * S::kKeys;
     char* tile = shared + (kValues ? S::kVAt : S::kKAt) + ring.index() * kBytes;
     const uint32_t full = kValues ? barriers.v_full(ring.index()) : barriers.k_full(ring.index());
     const uint32_t empty = kValues ? barriers.v_empty(ring.index()) : barriers.k_empty(ring.index());
-    const bool whole = key0 >= w.begin && key0 + S::kKeys <= w.data_end;
+    // Rows of the tile whose keys are there.
+    const int low = max(w.begin - key0, 0), high = min(w.data_end - key0, S::kKeys);
+    const bool whole = low == 0 && high == S::kKeys;
     const bool all_cache = p.origin == KeyOrigin::kCache ||
                            (p.origin == KeyOrigin::kCacheThenPacked && key0 + S::kKeys <= w.request.context_len);
     const bool all_packed =
         p.origin == KeyOrigin::kPacked || (p.origin == KeyOrigin::kCacheThenPacked && key0 >= w.request.context_len);
-    if (whole && all_cache && places > 0) {
-      const int token = place * maps.cache.tokens;
-      int32_t table_entry = 0;
-      BlockOffset at{};
-      if (place < places) {  // looked up before the wait: its latency is hidden there
-        at = split_position(p, key0 + token);
-        table_entry = __ldg(p.block_table + w.request.index * p.block_table_stride + at.block);
-      }
-      barrier_wait(empty, ring.empty_parity());
-      if (place < places) {
-        const uint32_t to = shared_address(tile) + token * kTokenBytes;
-        const auto block = static_cast<int32_t>(clamp_block(p, table_entry));
-        if constexpr (S::kExact) {
-          copy_key_box<kValues>(maps.cache, to, at.offset, w.kv_head, block, full);
-        } else {
-          copy_key_columns<kValues>(maps.cache, to + column * kColumnBytes, column * 64, at.offset, w.kv_head, block,
-                                    full);
-        }
-      }
-    } else if (whole && all_packed && maps.packed.tokens > 0) {
-      barrier_wait(empty, ring.empty_parity());
-      const int32_t row = w.request.packed_start + key0 - w.request.first_packed;
-      if (place == 0) {
-        if constexpr (S::kExact) {
-          copy_key_box<kValues>(maps.packed, shared_address(tile), row, w.kv_head, 0, full);
-        } else {
-          copy_key_columns<kValues>(maps.packed, shared_address(tile) + column * kColumnBytes, column * 64, row,
-                                    w.kv_head, 0, full);
-        }
-      }
-    } else {
+    const KeyMap& map = all_cache ? maps.cache : whole ? maps.packed : maps.packed_ends;
+    if (map.tokens == 0 || !(all_cache || all_packed)) {  // by no box, or of both origins
       barrier_wait(empty, ring.empty_parity());
       copy_rows<S, kValues>(p, w, key0, thread, tile);
       barrier_arrive_after_copies(full);
       continue;
     }
-    if (thread == 0) barrier_arrive_all(full, S::kHalf, kBytes);
+    const int shift = 31 - __clz(map.tokens);  // of a whole packed tile there is one place, of any size
+    const int first_place = low >> shift, end_place = whole && !all_cache ? 1 : ((high - 1) >> shift) + 1;
+    const int place = thread / kBoxesAPlace, column = thread % kBoxesAPlace, token = place * map.tokens;
+    const bool mine = place >= first_place && place < end_place;
+    int32_t row = w.request.packed_start + key0 - w.request.first_packed + token, block = 0;
+    if (mine && all_cache) {  // looked up before the wait: its latency is hidden there
+      const BlockOffset at = split_position(p, key0 + token);
+      row = at.offset;
+      block = static_cast<int32_t>(
+          clamp_block(p, __ldg(p.block_table + w.request.index * p.block_table_stride + at.block)));
+    }
+    barrier_wait(empty, ring.empty_parity());
+    const bool zeroes = kValues && !whole;
+    const uint32_t landed = zeroes ? barriers.landed() : full;
+    if (mine) {
+      const uint32_t to = shared_address(tile) + token * kTokenBytes;
+      if constexpr (S::kExact) {
+        copy_key_box<kValues>(map, to, row, w.kv_head, block, landed);
+      } else {
+        copy_key_columns<kValues>(map, to + column * kColumnBytes, column * 64, row, w.kv_head, block, landed);
+      }
+    }
+    const uint32_t bytes = static_cast<uint32_t>((end_place - first_place) * map.tokens) * (kBytes / S::kKeys);
+    if (zeroes) {
+      if constexpr (kValues) {
+        if (thread == 0) barrier_arrive_expect(landed, bytes);
+        zero_values<S>(tile, 0, first_place * map.tokens, thread);
+        zero_values<S>(tile, end_place * map.tokens, S::kKeys, thread);
+        barrier_wait(landed, landings.full_parity());
+        ++landings.count;
+        zero_values<S>(tile, first_place * map.tokens, low, thread);
+        zero_values<S>(tile, high, end_place * map.tokens, thread);
+        fence_async_proxy();
+        barrier_arrive(full);
+      }
+    } else if (thread == 0) {
+      barrier_arrive_all(full, S::kHalf, bytes);
+    }
   }
 }
 
@@ -273,12 +290,12 @@ __device__ __forceinline__ void convert_key_tiles(const AttentionParams& p, cons
 
 template <class S, bool kValues, class Claim>
 __device__ __forceinline__ void load_key_tiles(const AttentionParams& p, const ForwardMaps& maps, const ForwardWork& w,
-                                               RingPosition<S::kStages>& ring, char* shared,
+                                               RingPosition<S::kStages>& ring, RingPosition<1>& landings, char* shared,
                                                const ForwardBarriers<S>& barriers, Claim claim) {
   if constexpr (S::kConvert) {
     convert_key_tiles<S, kValues>(p, w, ring, shared, barriers, claim);
   } else {
-    copy_key_tiles<S, kValues>(p, maps, w, ring, shared, barriers, claim);
+    copy_key_tiles<S, kValues>(p, maps, w, ring, landings, shared, barriers, claim);
   }
 }
 
@@ -293,6 +310,7 @@ __device__ __forceinline__ void lead_forward(const AttentionParams& p, const For
   auto* works = reinterpret_cast<ForwardWork*>(shared + S::kWorkAt);
   RingPosition<S::kStages> ring;
   RingPosition<S::kQBuffers> queries;
+  RingPosition<1> no_landings;
   int32_t next = 0;
   const auto claim = [&] {
     if (thread == 0) next = claim_item(order);
@@ -319,7 +337,7 @@ __device__ __forceinline__ void lead_forward(const AttentionParams& p, const For
         load_forward_queries<S>(p, maps, w, thread, shared_address(shared) + queries.index() * S::kQBytes, full);
       }
       ++queries.count;
-      load_key_tiles<S, false>(p, maps, w, ring, shared, barriers, claim);
+      load_key_tiles<S, false>(p, maps, w, ring, no_landings, shared, barriers, claim);
       if (w.tiles == 0) claim();
     } else {
       claim();
@@ -339,13 +357,14 @@ __device__ __forceinline__ void follow_forward(const AttentionParams& p, const F
   const auto* works = reinterpret_cast<const ForwardWork*>(shared + S::kWorkAt);
   RingPosition<S::kStages> ring;
   RingPosition<S::kQBuffers> queries;
+  RingPosition<1> landings;
   for (;; ++queries.count) {
     barrier_wait(barriers.q_full(queries.index()), queries.full_parity());
     const ForwardWork w = works[queries.count % S::kWorkSlots];
     if (w.tiles == kNoMoreWork) break;
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(barriers.q_empty(queries.index()));
-    load_key_tiles<S, true>(p, maps, w, ring, shared, barriers, [] {});
+    load_key_tiles<S, true>(p, maps, w, ring, landings, shared, barriers, [] {});
   }
   cp_async_wait<0>();
 }

@@ -56,12 +56,13 @@ struct ForwardShape {
   static constexpr int kKAt = kQBuffers * kQBytes, kVAt = kKAt + kStages * kKBytes, kWorkAt = kVAt + kStages * kVBytes;
   static constexpr int kWorkSlots = 4;  // the producer is at most kQBuffers + 1 items ahead
   static constexpr int kBarrierAt = (kWorkAt + kWorkSlots * static_cast<int>(sizeof(ForwardWork)) + 15) / 16 * 16;
-  static constexpr int kNextItemAt = kBarrierAt + 8 * (4 * kStages + 2 * kQBuffers);
-  static constexpr int kQScaleAt = kNextItemAt + 16, kQScaleBytes = kFp16 ? kQBuffers * kRows * 4 : 0;  // float a row
+  static constexpr int kNextItemAt = kBarrierAt + 8 * (4 * kStages + 2 * kQBuffers + 1);
+  static constexpr int kQScaleAt = (kNextItemAt + 4 + 15) / 16 * 16, kQScaleBytes = kFp16 ? kQBuffers * kRows * 4 : 0;  // float a row
   static constexpr int kSharedBytes = kQScaleAt + kQScaleBytes + 1024;  // the swizzle wants 1 KiB alignment
 };
 
-// Barriers in shared memory. `full`: data arrived; `empty`: all consumers are done with it.
+// Barriers in shared memory. `full`: data arrived; `empty`: all consumers are done with it; `landed`: boxes of V that the
+// producer itself has something to do with.
 template <class S>
 struct ForwardBarriers {
   uint32_t base;
@@ -73,8 +74,10 @@ struct ForwardBarriers {
   __device__ __forceinline__ uint32_t q_empty(int buffer) const {
     return base + 8 * (4 * S::kStages + S::kQBuffers + buffer);
   }
+  __device__ __forceinline__ uint32_t landed() const { return base + 8 * (4 * S::kStages + 2 * S::kQBuffers); }
   __device__ __forceinline__ void init() const {
     constexpr int kConsumerWarps = S::kConsumers / 32;
+    barrier_init(landed(), 1);
     for (int i = 0; i < S::kStages; ++i) {
       barrier_init(k_full(i), S::kHalf);
       barrier_init(v_full(i), S::kHalf);

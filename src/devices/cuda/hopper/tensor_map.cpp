@@ -124,9 +124,6 @@ bool make_fp8_key_map(CUtensorMap* map, const AttentionParams& p, const void* ba
                      {128, 8, 1, box_tokens / 8, 1});
 }
 
-// What a request's packed rows end at is known on the device only; no kernel reads a box that reaches past them.
-constexpr int64_t kManyTokens = int64_t{1} << 31;
-
 // Dims of a token lie together.
 bool has_plain_rows(const KvAddressing& a) { return a.token_tile == 1 && a.dims_contiguous(); }
 
@@ -174,16 +171,18 @@ ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile,
     maps.cache = make_cache_map(p, tile.keys);
   }
   if (p.origin != KeyOrigin::kCache && p.packed_aligned) {
-    // A head's rows as if there were no end to them; heads are the outer dimension.
+    // Heads are the outer dimension. A box of several groups of 8 tokens is not held against the tensor's end.
     const auto packed = [&](const void* base, int32_t head_dim, int64_t token_stride, int64_t head_stride) {
-      return Keys{base, head_dim, p.num_kv_heads, kManyTokens, 1, token_stride, head_stride, head_stride};
+      return Keys{base, head_dim, p.num_kv_heads, p.packed_rows, 1, token_stride, head_stride, head_stride};
     };
     const Keys k = packed(p.packed_k, p.head_dim, p.packed_k_token_stride, p.packed_k_head_stride),
                v = packed(p.packed_v, p.head_dim_v, p.packed_v_token_stride, p.packed_v_head_stride);
     if (padded) {
       make_padded_maps(&maps.packed, p.dtype, k, v, tile.keys);
+      make_padded_maps(&maps.packed_ends, p.dtype, k, v, 8);
     } else {
       make_key_maps(&maps.packed, p.dtype, k, v, tile.keys);
+      make_key_maps(&maps.packed_ends, p.dtype, k, v, 8);
     }
   }
   return maps;

@@ -41,7 +41,7 @@ __device__ __forceinline__ uint4 read_chunk(const AttentionParams& p, bool packe
   const DType dtype = packed ? p.dtype : p.cache_dtype;
   const int stride = packed ? 8 : (values ? p.v_chunk_stride : p.k_chunk_stride);
   float x[8];
-  if (is_fp8(dtype) && stride > 0) {
+  if (is_quantized(dtype) && stride > 0) {
     const uint2 raw = __ldg(reinterpret_cast<const uint2*>(static_cast<const uint8_t*>(base) + row + chunk * stride));
     const uint8_t* bytes = reinterpret_cast<const uint8_t*>(&raw);
 #pragma unroll

@@ -74,6 +74,7 @@ struct AttentionParams {
   const void* packed_v = nullptr;  // [Tk, Hkv, Dv]
   int64_t packed_k_token_stride = 0, packed_k_head_stride = 0;
   int64_t packed_v_token_stride = 0, packed_v_head_stride = 0;
+  int64_t packed_rows = 0;      // that both tensors have
   bool packed_aligned = false;  // rows start on 16 bytes
   bool q_aligned = false;
 

@@ -59,6 +59,13 @@ __device__ __forceinline__ void mma_16816<__half>(float (&c)[4], const uint32_t 
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// By one instruction: off by 2^-11 of the value at most.
+__device__ __forceinline__ float tanh_approx(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // 2^x; exact zero for -infinity.
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;

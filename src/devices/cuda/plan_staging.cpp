@@ -1,0 +1,139 @@
+#include "devices/cuda/plan_staging.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "devices/cuda/hopper/forward_launchers.h"
+#include "devices/cuda/kernel_table.h"
+#include "devices/cuda/kernels/vector_strides.h"
+
+namespace sextant::cuda {
+namespace {
+
+// Of a graph's workspace, whose lengths are only bounded, and of a batch of known lengths.
+constexpr int64_t kMostOpenBytes = int64_t{256} << 20, kMostBytes = int64_t{1} << 30;
+
+KvCacheSpec staged_spec(const AttentionParams& p, int64_t blocks) {
+  KvCacheSpec spec;
+  spec.layout = KvLayout::kHND;
+  spec.dtype = p.dtype;
+  spec.num_blocks = blocks;
+  spec.block_size = kStagedTokens;
+  spec.num_kv_heads = p.num_kv_heads;
+  spec.head_dim = p.head_dim;
+  spec.head_dim_v = p.head_dim_v;
+  return spec;
+}
+
+// Products/s of long prefills by the way keys come, measured on H100 and H200 (docs/performance-cuda.md).
+double forward_rate(const AttentionParams& p, KeySource source) {
+  const int32_t dim = std::max(p.head_dim, p.head_dim_v);
+  const double boxed = dim <= 64 ? 3.8e14 : dim <= 96 ? 5.2e14 : dim <= 192 ? 6.6e14 : 6.0e14;
+  switch (source) {
+    case KeySource::kFp16:
+      return dim <= 128 ? 0.75 * boxed : 0.68 * boxed;
+    case KeySource::kConvert:
+      return 0.26 * boxed;
+    case KeySource::kRows:
+      return 0.42 * boxed;
+    case KeySource::kPadded:
+      return cache_has_boxes(p) ? boxed : 0.3 * boxed;
+    default:
+      return boxed;
+  }
+}
+
+// What the long queries of a batch are, as far as it is known.
+struct LongQueries {
+  double products = 0;   // floating-point operations
+  double row_tiles = 0;  // of all heads
+  int64_t keys = 0, blocks = 0;
+};
+LongQueries count_long_queries(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
+                               const Bounds& n) {
+  LongQueries q;
+  for (size_t b = 0; b < a.seq_lens.size(); ++b) {
+    const int64_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
+    if (!n.open && (query_len < part.min_query_len || query_len > part.max_query_len)) continue;
+    const int64_t most = n.open ? n.keys : std::min(seq_len, n.keys);
+    int64_t keys = most, seen = p.causal ? most - query_len / 2 : most;  // by a row tile
+    if (p.window > 0) {
+      keys = std::min<int64_t>(keys, p.window + query_len);
+      seen = std::min<int64_t>(seen, p.window + kForwardRows / p.group_size + kStagedTokens);
+    }
+    q.keys += keys;
+    q.blocks += ceil_div(keys, kStagedTokens) + 1;
+    const double tiles = static_cast<double>(ceil_div(query_len * p.group_size, kForwardRows)) * p.num_kv_heads;
+    q.row_tiles += tiles;
+    q.products += 2.0 * tiles * kForwardRows * static_cast<double>(std::max<int64_t>(seen, kStagedTokens)) *
+                  (p.head_dim + p.head_dim_v);
+  }
+  return q;
+}
+
+}  // namespace
+
+std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& planned,
+                                    const Bounds& n, const ChipLimits& chip) {
+  // Bits that must not depend on the batch must not depend on an estimate of it either.
+  if (planned.origin == KeyOrigin::kPacked || a.deterministic || a.shared_prefix || !n.any_long) return std::nullopt;
+  AttentionParams p = planned;
+  set_vector_strides(p);
+  const bool reads_cache = may_run(kForwardKernel, p, chip, KernelFamily::kTuned);
+  const KeySource source = forward_source(p);
+  if (reads_cache && (source == KeySource::kExact || (source == KeySource::kPadded && cache_has_boxes(p))))
+    return std::nullopt;
+  const LongQueries q = count_long_queries(part, a, p, n);
+  const auto key_elements = static_cast<double>(p.num_kv_heads * (p.head_dim + p.head_dim_v));
+  const auto block_bytes = static_cast<int64_t>(key_elements) * kStagedTokens * 2;
+  if (q.blocks == 0 || q.blocks * block_bytes > (n.open ? kMostOpenBytes : kMostBytes)) return std::nullopt;
+  // Seconds: launch and bytes of the copy; products either way; Q, which the fp16 kernel converts before it begins.
+  constexpr double kCopyStart = 3e-6, kCopyRate = 2.5e12, kConvertRows = 3e-6, kPortableRate = 2e13;
+  const double copy = kCopyStart + static_cast<double>(q.keys) * key_elements *
+                                       (static_cast<double>(size_of(p.cache_dtype)) + 4) / kCopyRate;
+  const double direct = q.products / (reads_cache ? forward_rate(p, source) : kPortableRate) +
+                        (source == KeySource::kFp16 ? q.row_tiles / chip.sms * kConvertRows : 0);
+  if (copy + q.products / forward_rate(p, KeySource::kExact) > direct) return std::nullopt;
+  Staging staging;
+  staging.blocks = q.blocks;
+  staging.table_stride = ceil_div(n.keys, kStagedTokens) + 1;
+  staging.k_offset = align_workspace(part.workspace_bytes);
+  const auto bytes = [&](int32_t dim) {
+    return align_workspace(static_cast<size_t>(q.blocks * kStagedTokens * p.num_kv_heads * dim * 2));
+  };
+  staging.v_offset = staging.k_offset + bytes(p.head_dim);
+  staging.table_offset = staging.v_offset + bytes(p.head_dim_v);
+  const auto entries = static_cast<size_t>(staging.table_stride) * a.seq_lens.size();
+  staging.end = staging.table_offset + align_workspace(entries * sizeof(int32_t));
+  return staging;
+}
+
+AttentionParams staged_params(const AttentionParams& p, const Staging& staging, char* workspace) {
+  AttentionParams q = p;
+  const KvCacheSpec spec = staged_spec(p, staging.blocks);
+  q.cache_dtype = spec.dtype;
+  q.k_addr = k_addressing(spec);
+  q.v_addr = v_addressing(spec);
+  q.k_chunk_stride = q.v_chunk_stride = 8;
+  q.k_vector_stride = q.v_vector_stride = q.v_run_stride = 0;
+  q.num_blocks = static_cast<int32_t>(staging.blocks);
+  q.block_size = kStagedTokens;
+  q.block_shift = 7;
+  static_assert(kStagedTokens == 1 << 7);
+  if (p.has_token_scales || p.origin != KeyOrigin::kCache) q.k_scale = q.v_scale = nullptr;  // applied by the copy
+  q.has_token_scales = false;
+  if (workspace == nullptr) return q;
+  const StagedCache cache = staged_cache(staging, workspace);
+  q.cache_k = cache.k;
+  q.cache_v = cache.v;
+  q.block_table = cache.block_table;
+  q.block_table_stride = cache.block_table_stride;
+  return q;
+}
+
+StagedCache staged_cache(const Staging& staging, char* workspace) {
+  return {workspace + staging.k_offset, workspace + staging.v_offset,
+          reinterpret_cast<int32_t*>(workspace + staging.table_offset), staging.table_stride, staging.blocks};
+}
+
+}  // namespace sextant::cuda
