@@ -83,12 +83,15 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   } else if (staged) {
     rest = *staged;
   } else if (forward) {
-    rest = plan_first({&kForwardKernel}, rest, in, family);
-    if (!parts.empty() && !rest.reduces && forward_joins(parts[0], a, p, n, short_len, chip)) {
-      rest.front_sms = chip.sms * kDecodeShare / 100;
-      rest.min_query_len = all.min_query_len;
-      return {rest};
+    if (!parts.empty() && forward_joins(parts[0], a, p, n, short_len, chip)) {
+      PlanPart joined = rest;
+      joined.whole = true;
+      joined = plan_first({&kForwardKernel}, joined, in, family);
+      joined.front_sms = chip.sms * kDecodeShare / 100;
+      joined.min_query_len = all.min_query_len;
+      if (!joined.reduces) return {joined};
     }
+    rest = plan_first({&kForwardKernel}, rest, in, family);
   } else {
     rest = plan_first({&kTileKernel, &kSimtKernel}, rest, in, family);
   }

@@ -44,6 +44,7 @@ struct PlanPart {
   double seconds = 0;     // an estimate; 0: none was made
   int front_sms = 0;      // of the forward kernel, where it serves decodes and prefills at once
   int sms = 0;            // that a persistent kernel's blocks should take
+  bool whole = false;     // no request may be split, unless the caller asks for it
   bool reduces = false;   // partial results, merged by a second kernel
   std::optional<Staging> staging;
   size_t partial_lse_offset = 0, tile_starts_offset = 0, counters_offset = 0, workspace_bytes = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "devices/cuda/plan_clusters.h"
+#include "devices/cuda/plan_forward.h"
 #include "devices/cuda/plan_mla.h"
 
 namespace sextant::cuda {
@@ -61,7 +62,11 @@ bool plan_forward(PlanPart& part, const PlanInput& in) {
   part.max_keys = in.bounds.keys;
   part.sms = in.chip.sms;
   part.rows = kForwardRows;
-  set_row_tiles(part, in.args, in.bounds, in.short_len, in.chip.sms);
+  // Of lengths to come nothing is known but their bounds.
+  const bool known = in.args.split.kind == SplitPolicy::Kind::kAuto && !in.args.deterministic && !in.bounds.open;
+  set_row_tiles(part, in.args, in.bounds, in.short_len, known || part.whole ? 0 : in.chip.sms);
+  const int32_t partition = known && !part.whole ? choose_forward_partition(part, in.args, in.params, in.chip) : 0;
+  if (partition > 0) split_row_tiles(part, in.args, in.bounds, partition, in.bounds.query_len);
   part.counters_offset = align_workspace(part.workspace_bytes);
   part.workspace_bytes = part.counters_offset + align_workspace(kForwardCounters * sizeof(int32_t));
   return true;

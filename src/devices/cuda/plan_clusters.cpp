@@ -4,6 +4,8 @@
 #include <bit>
 #include <cmath>
 
+#include "devices/cuda/hopper/cluster_launchers.h"
+
 namespace sextant::cuda {
 
 bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
@@ -25,12 +27,12 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   bool chosen = false;
   Clusters clusters;
   for (int32_t size = 1; size <= kMostClusterBlocks; size *= 2) {
-    if (size > 1 && 2 * keys.longest < size * cluster_tile_keys(static_cast<int>(size_of(p.cache_dtype)), p.head_dim))
+    if (size > 1 && 2 * keys.longest < size * cluster_tile_keys(p))
       break;
     const double at_once = size == 1 ? chip.sms : chip.clusters_at_once[static_cast<size_t>(size)];
     if (at_once < 1) continue;
     // One block an SM has all of its shared memory for copies in flight; two hide each other's start and end.
-    const bool one_a_sm = pairs <= at_once || p.head_dim > 128;
+    const bool one_a_sm = pairs <= at_once || p.head_dim > 128;  // two would not fit
     const double slots = at_once * (one_a_sm ? 1.0 : 2.0), full_waves = std::floor(pairs / slots);
     const double rest = pairs - full_waves * slots, block_rate = one_a_sm ? kSmRate : kSmRate / 2;
     const double pair_bytes = all_bytes / pairs, longest_bytes = keys.longest * key_bytes;

@@ -24,7 +24,68 @@ double prefill_flops(const AttentionPlanArgs& a, const AttentionParams& p, int32
   return 2 * pairs * p.num_heads * (p.head_dim + p.head_dim_v);
 }
 
+// The row tiles of a batch as they are divided over the chip, in key tiles.
+struct RowTileWork {
+  double work = 0, pieces = 0, longest = 0;
+
+  // Of the chip, each piece costing `start` more. Pieces are taken longest first; those of like length end together,
+  // so that a last wave which is not full counts whole.
+  double makespan(double start, int sms) const {
+    const double all = work + pieces * start, mean = all / pieces, last = longest + start;
+    const double waves = last < 1.3 * mean ? std::ceil(pieces / sms) * mean : all / sms + 0.3 * mean;
+    return std::max(waves, last);
+  }
+};
+
+// `partition`: keys; 0: requests are whole.
+RowTileWork count_row_tiles(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
+                            int32_t partition) {
+  constexpr double kTileKeys = 128;
+  RowTileWork w;
+  for (size_t b = 0; b < a.seq_lens.size(); ++b) {
+    const double query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
+    if (query_len < std::max(1, part.min_query_len) || query_len > part.max_query_len) continue;
+    const double tiles = std::ceil(query_len * p.group_size / kForwardRows), tile_queries = query_len / tiles;
+    const double context = seq_len - query_len;
+    double range = seq_len, mean = p.causal ? context + (query_len + tile_queries) / 2 : seq_len, longest = seq_len;
+    if (p.window > 0) {
+      range = std::min(range, p.window + query_len);
+      mean = std::min(mean, p.window + tile_queries);
+      longest = std::min(longest, p.window + tile_queries);
+    }
+    const double parts = partition > 0 ? std::max(1.0, std::ceil(range / partition)) : 1;
+    w.pieces += tiles * parts * p.num_kv_heads;
+    w.work += tiles * p.num_kv_heads * (mean / kTileKeys + 0.5);
+    w.longest = std::max(w.longest, (partition > 0 ? std::min<double>(partition, longest) : longest) / kTileKeys + 0.5);
+  }
+  return w;
+}
+
 }  // namespace
+
+int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
+                                 const ChipLimits& chip) {
+  // In the time of a key tile: what an item costs beside its tiles, and with partial results to write; the merge.
+  const double tile_seconds = 2.0 * kForwardRows * 128 * (p.head_dim + p.head_dim_v) / (kProductRate / chip.sms);
+  const double start = 2.0e-6 / tile_seconds, split_start = 3.0e-6 / tile_seconds, merge = 6e-6 / tile_seconds;
+  constexpr double kMostBytes = 256 << 20, kMergeRate = 2.5e12;
+  constexpr int32_t kLeastKeys = 512;
+  const RowTileWork whole = count_row_tiles(part, a, p, 0);
+  if (whole.pieces == 0) return 0;
+  double best = 0.93 * whole.makespan(start, chip.sms);
+  int32_t chosen = 0;
+  const double longest = whole.longest * 128, row_bytes = 4.0 * p.num_heads * p.head_dim_v * a.query_start_loc.back();
+  for (int parts : {2, 3, 4, 6, 8, 12, 16, 24, 32}) {
+    const auto partition = static_cast<int32_t>(ceil_div(static_cast<int64_t>(longest / parts), 128) * 128);
+    if (partition < kLeastKeys || row_bytes * parts > kMostBytes) break;
+    const RowTileWork split = count_row_tiles(part, a, p, partition);
+    const double time = split.makespan(split_start, chip.sms) + merge + row_bytes * parts / kMergeRate / tile_seconds;
+    if (time >= best) continue;
+    best = time;
+    chosen = partition;
+  }
+  return chosen;
+}
 
 bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
                           const ChipLimits& chip) {

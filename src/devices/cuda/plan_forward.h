@@ -10,6 +10,11 @@ namespace sextant::cuda {
 bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
                           const ChipLimits& chip);
 
+// Keys of a partition where the chip is filled better, or the longest row tile ends earlier, when requests are split;
+// 0: they are not. The lengths are those of now.
+int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
+                                 const ChipLimits& chip);
+
 // A mixed batch in one launch: memory is read for decodes while other SMs multiply for prefills. `decode`: the part
 // that would take the decodes, with its estimate.
 bool forward_joins(const PlanPart& decode, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,

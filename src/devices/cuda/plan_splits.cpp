@@ -117,6 +117,13 @@ void set_row_tiles(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, 
   part.division = tiles;
 }
 
+void split_row_tiles(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t partition,
+                     int64_t max_query_len) {
+  RowTiles tiles = make_row_tiles(part, a, n);
+  add_split(part, tiles, a, n, partition, 1, max_query_len, 1);
+  part.division = tiles;
+}
+
 void set_decode_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len, int blocks_per_sm,
                       const ChipLimits& chip) {
   RowTiles tiles = make_row_tiles(part, a, n);

@@ -38,6 +38,10 @@ FixedSplit make_fixed_split(PlanPart& part, const AttentionPlanArgs& a, const Bo
 void set_row_tiles(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len,
                    int64_t wanted_blocks);
 
+// The same, split into partitions of so many keys.
+void split_row_tiles(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t partition,
+                     int64_t max_query_len);
+
 // Decode kernels: the balanced list, or a fixed split when one is asked for.
 void set_decode_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len, int blocks_per_sm,
                       const ChipLimits& chip);

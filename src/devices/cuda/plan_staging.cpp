@@ -35,7 +35,7 @@ double forward_rate(const AttentionParams& p, KeySource source) {
     case KeySource::kConvert:
       return 0.26 * boxed;
     case KeySource::kRows:
-      return 0.42 * boxed;
+      return 0.38 * boxed;
     case KeySource::kPadded:
       return cache_has_boxes(p) ? boxed : 0.3 * boxed;
     default:
@@ -65,7 +65,8 @@ LongQueries count_long_queries(const PlanPart& part, const AttentionPlanArgs& a,
     q.blocks += ceil_div(keys, kStagedTokens) + 1;
     const double tiles = static_cast<double>(ceil_div(query_len * p.group_size, kForwardRows)) * p.num_kv_heads;
     q.row_tiles += tiles;
-    q.products += 2.0 * tiles * kForwardRows * static_cast<double>(std::max<int64_t>(seen, kStagedTokens)) *
+    // A tile is worked on whole; of a row tile's first and last, half is masked on average.
+    q.products += 2.0 * tiles * kForwardRows * static_cast<double>(seen + kStagedTokens / 2) *
                   (p.head_dim + p.head_dim_v);
   }
   return q;
@@ -96,7 +97,8 @@ std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArg
   if (copy + q.products / forward_rate(p, KeySource::kExact) > direct) return std::nullopt;
   Staging staging;
   staging.blocks = q.blocks;
-  staging.table_stride = ceil_div(n.keys, kStagedTokens) + 1;
+  const int64_t longest = std::max<int64_t>(a.bounds.max_seq_len, *std::ranges::max_element(a.seq_lens));
+  staging.table_stride = ceil_div(longest, kStagedTokens) + 1;
   staging.k_offset = align_workspace(part.workspace_bytes);
   const auto bytes = [&](int32_t dim) {
     return align_workspace(static_cast<size_t>(q.blocks * kStagedTokens * p.num_kv_heads * dim * 2));

@@ -5,27 +5,39 @@
 namespace sextant::cuda {
 namespace {
 
-int32_t tile_keys(const AttentionParams& p) {
-  return cluster_tile_keys(static_cast<int>(size_of(p.cache_dtype)), p.head_dim);
+bool is_padded(const AttentionParams& p) { return p.head_dim != cluster_dim(p.head_dim); }
+
+KeyMap make_map(const AttentionParams& p) {
+  const int32_t keys = cluster_tile_keys(p);
+  return is_padded(p) ? make_padded_cache_map(p, keys, cluster_dim(p.head_dim)) : make_cache_map(p, keys);
+}
+
+// Tensor maps want strides of whole 16 bytes.
+bool has_box_strides(const AttentionParams& p) {
+  for (const KvAddressing* a : {&p.k_addr, &p.v_addr})
+    for (int64_t stride : {a->token_outer_stride, a->head_stride, a->block_stride})
+      if (stride * static_cast<int64_t>(size_of(p.cache_dtype)) % 16 != 0) return false;
+  return true;
 }
 
 }  // namespace
 
 bool cluster_serves(const AttentionParams& p) {
-  const bool size = p.head_dim == 64 || p.head_dim == 128 || p.head_dim == 256;
+  const bool size = p.head_dim % 8 == 0 && p.head_dim <= 256 && p.head_dim_v == p.head_dim;
   const bool layout = (p.cache_dtype == p.dtype || is_native_fp8(p.cache_dtype)) && cache_has_boxes(p);
-  return p.dtype != DType::kF32 && size && p.head_dim_v == p.head_dim && layout && p.q_aligned &&
-         p.origin == KeyOrigin::kCache && p.key_begin % tile_keys(p) == 0 && p.group_size <= kClusterRows;
+  return p.dtype != DType::kF32 && size && layout && has_box_strides(p) && p.q_aligned &&
+         p.origin == KeyOrigin::kCache && p.key_begin % cluster_tile_keys(p) == 0 && p.group_size <= kClusterRows;
 }
 
-bool cluster_has_maps(const AttentionParams& p) { return make_cache_map(p, tile_keys(p)).tokens > 0; }
+bool cluster_has_maps(const AttentionParams& p) { return make_map(p).tokens > 0; }
 
 cudaError_t launch_cluster_decode(const AttentionParams& p, const ClusterPlan& plan, cudaStream_t stream) {
-  const KeyMap map = make_cache_map(p, tile_keys(p));
+  const KeyMap map = make_map(p);
   if (map.tokens == 0) return cudaErrorInvalidValue;
-  const bool bf16 = p.dtype == DType::kBF16;
-  if (p.cache_dtype != p.dtype) return (bf16 ? cluster_decode_bf16_fp8 : cluster_decode_f16_fp8)(p, map, plan, stream);
-  return (bf16 ? cluster_decode_bf16 : cluster_decode_f16)(p, map, plan, stream);
+  constexpr ClusterLauncher* kLaunchers[2][2][2] = {  // [f16, bf16][16 bits, fp8][exact, padded]
+      {{cluster_decode_f16, cluster_decode_f16_padded}, {cluster_decode_f16_fp8, cluster_decode_f16_fp8_padded}},
+      {{cluster_decode_bf16, cluster_decode_bf16_padded}, {cluster_decode_bf16_fp8, cluster_decode_bf16_fp8_padded}}};
+  return kLaunchers[p.dtype == DType::kBF16][p.cache_dtype != p.dtype][is_padded(p)](p, map, plan, stream);
 }
 
 }  // namespace sextant::cuda

@@ -14,6 +14,7 @@
 #pragma once
 
 #include "devices/cuda/hopper/cluster.cuh"
+#include "devices/cuda/hopper/cluster_launchers.h"
 #include "devices/cuda/hopper/key_boxes.cuh"
 #include "devices/cuda/hopper/wgmma.cuh"
 #include "devices/cuda/kernels/launchers.h"
@@ -22,7 +23,9 @@
 namespace sextant::cuda {
 
 // The products are those of stream_attention; tiles, and where their chunks lie, are this kernel's own.
-template <class T_, KvBits kBits_, int kDim_, int kGroups_>
+// kPadded: head sizes below kDim. A box is then 128 bytes of some tokens' columns, zeros beyond the head size, and a tile
+// of K or V is blocks of columns, [keys][128 bytes].
+template <class T_, KvBits kBits_, int kDim_, int kGroups_, bool kPadded_>
 struct ClusterShape : StreamShape<T_, kBits_, kDim_, 1> {
   using Base = StreamShape<T_, kBits_, kDim_, 1>;
   static constexpr int kDim = kDim_, kRows = 16, kGroups = kGroups_, kGroupWarps = 4, kWarps = kGroups * kGroupWarps;
@@ -31,6 +34,9 @@ struct ClusterShape : StreamShape<T_, kBits_, kDim_, 1> {
   // Of a warp, of a tile: a tile's chain of waits should move as many bytes whatever a key's size.
   static constexpr int kKeys = cluster_tile_keys(Base::kElement, kDim) / kGroupWarps, kTileKeys = kGroupWarps * kKeys;
   static constexpr bool kSharedQueries = false;
+  static constexpr bool kPadded = kPadded_;
+  static constexpr int kBoxColumns = kPadded && kRowBytes > 128 ? 128 / Base::kElement : kDim,
+                       kBoxRowBytes = kBoxColumns * Base::kElement, kBoxBlocks = kDim / kBoxColumns;
   static constexpr int kTileBytes = kTileKeys * kRowBytes, kStageBytes = 2 * kTileBytes;  // K, then V
   static constexpr int kPartColumns = kDim + 8;  // floats; rows of a fragment then hit different banks
   static constexpr int kPartBytes = kRows * kPartColumns * 4;
@@ -43,6 +49,8 @@ struct ClusterShape : StreamShape<T_, kBits_, kDim_, 1> {
   static constexpr int kFixedBytes = kStatBytes + kBlockStatBytes + kBarrierBytes + 1024;  // the swizzle wants 1 KiB
 
   static __device__ __forceinline__ uint32_t key_offset(int row, int chunk) {
+    if constexpr (kBoxBlocks > 1)
+      return (chunk >> 3) * kTileKeys * kBoxRowBytes + key_chunk_bytes<kBoxRowBytes>(row, chunk & 7);
     return key_chunk_bytes<kRowBytes>(row, chunk);
   }
   static __device__ __forceinline__ uint32_t value_offset(int row, int chunk) { return key_offset(row, chunk); }
@@ -96,9 +104,18 @@ __device__ __forceinline__ void produce_tiles(const AttentionParams& p, const Ke
       if (lane == 0)
         barrier_arrive_expect(full, static_cast<uint32_t>((end_box - first_box) * 2 * map.tokens * S::kRowBytes));
       if (my_tile == j && my_box >= first_box && my_box < end_box) {
-        const uint32_t to = tile + my_box * map.tokens * S::kRowBytes;
-        copy_key_box<false>(map, to, at.offset, w.kv_head, block, full);
-        copy_key_box<true>(map, to + S::kTileBytes, at.offset, w.kv_head, block, full);
+        const uint32_t to = tile + my_box * map.tokens * S::kBoxRowBytes;
+        if constexpr (S::kPadded) {
+#pragma unroll
+          for (int b = 0; b < S::kBoxBlocks; ++b) {
+            const uint32_t columns = to + b * S::kTileKeys * S::kBoxRowBytes;
+            copy_key_columns<false>(map, columns, b * S::kBoxColumns, at.offset, w.kv_head, block, full);
+            copy_key_columns<true>(map, columns + S::kTileBytes, b * S::kBoxColumns, at.offset, w.kv_head, block, full);
+          }
+        } else {
+          copy_key_box<false>(map, to, at.offset, w.kv_head, block, full);
+          copy_key_box<true>(map, to + S::kTileBytes, at.offset, w.kv_head, block, full);
+        }
       }
       __syncwarp();
       if (++stage == ring.stages) {
@@ -149,7 +166,7 @@ __device__ __forceinline__ void consume_tiles(const AttentionParams& p, const Cl
   for (int n = 0; n < S::kDim / 8; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) o[0][n][e] = 0.0f;
-  constexpr int kWarpBytes = S::kKeys * S::kRowBytes;
+  constexpr int kWarpBytes = S::kKeys * S::kBoxRowBytes;
   const int part = warp % S::kGroupWarps;  // of each tile
   int stage = warp / S::kGroupWarps;       // that of this group's first tile
   uint32_t parity = 0;
@@ -244,6 +261,7 @@ __device__ __forceinline__ void merge_cluster(const AttentionParams& p, const Cl
   const float v_scale = S::kFp8 ? value_scale(p, w.kv_head) : 1.0f;
   for (int u = static_cast<int>(threadIdx.x) * w.size + w.rank; u < num_rows * kUnits; u += S::kConsumers * w.size) {
     const int row = u / kUnits, column = u % kUnits * 4;
+    if (S::kPadded && column >= p.head_dim_v) continue;
     const ClusterRow merged = merge_cluster_row(stats + row * 8, parts + (row * S::kPartColumns + column) * 4, w.size);
     const int32_t token = w.request.query_start + row / p.group_size,
                   head = w.kv_head * p.group_size + row % p.group_size;
@@ -343,20 +361,28 @@ cudaError_t launch_cluster_shape(const AttentionParams& p, const KeyMap& map, co
 }
 
 // By head size and by how many blocks an SM has.
-template <class T, KvBits kBits>
-cudaError_t launch_cluster_typed(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
+template <class T, KvBits kBits, bool kPadded>
+cudaError_t launch_cluster_sized(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
                                  cudaStream_t stream) {
   const bool two = plan.one_a_sm;
-  switch (p.head_dim) {
+  switch (cluster_dim(p.head_dim)) {
     case 64:
-      return two ? launch_cluster_shape<ClusterShape<T, kBits, 64, 2>>(p, map, plan, stream)
-                 : launch_cluster_shape<ClusterShape<T, kBits, 64, 1>>(p, map, plan, stream);
+      return two ? launch_cluster_shape<ClusterShape<T, kBits, 64, 2, kPadded>>(p, map, plan, stream)
+                 : launch_cluster_shape<ClusterShape<T, kBits, 64, 1, kPadded>>(p, map, plan, stream);
     case 128:
-      return two ? launch_cluster_shape<ClusterShape<T, kBits, 128, 2>>(p, map, plan, stream)
-                 : launch_cluster_shape<ClusterShape<T, kBits, 128, 1>>(p, map, plan, stream);
+      return two ? launch_cluster_shape<ClusterShape<T, kBits, 128, 2, kPadded>>(p, map, plan, stream)
+                 : launch_cluster_shape<ClusterShape<T, kBits, 128, 1, kPadded>>(p, map, plan, stream);
     default:  // two groups' accumulators exceed the registers
-      return launch_cluster_shape<ClusterShape<T, kBits, 256, 1>>(p, map, plan, stream);
+      return launch_cluster_shape<ClusterShape<T, kBits, 256, 1, kPadded>>(p, map, plan, stream);
   }
+}
+
+template <class T, bool kFp8, bool kPadded>
+cudaError_t launch_cluster_typed(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
+                                 cudaStream_t stream) {
+  if constexpr (!kFp8) return launch_cluster_sized<T, KvBits::k16, kPadded>(p, map, plan, stream);
+  return p.cache_dtype == DType::kF8E4M3FN ? launch_cluster_sized<T, KvBits::kE4M3, kPadded>(p, map, plan, stream)
+                                           : launch_cluster_sized<T, KvBits::kE5M2, kPadded>(p, map, plan, stream);
 }
 
 }  // namespace sextant::cuda

@@ -76,18 +76,19 @@ __device__ __forceinline__ void load_fp8_queries(const AttentionParams& p, const
   barrier_arrive_after_copies(full);
 }
 
-// Key tile t of an item, K or V: a box a page, or row by row where pages are small or the tile reaches beyond the keys
-// that are there; rows outside [begin, end) then become zero, so that what lies in the tail of a cache block (NaN, say)
-// is never multiplied.
+// Key tile t of an item, K or V: a box a page, or row by row where pages are small, rows outside [begin, end) zero. Of
+// what boxes bring beside the keys that are there, K is masked and V made zero before it is transposed: what lies in
+// the tail of a cache block (NaN, say) is never multiplied.
 template <class S, bool kValues>
 __device__ __forceinline__ void load_fp8_tile(const AttentionParams& p, const ForwardMaps& maps, const ForwardWork& w,
                                               int t, uint32_t tile, uint32_t full, uint32_t empty,
                                               uint32_t empty_parity) {
   const int thread = static_cast<int>(threadIdx.x) % S::kHalf;
   const int32_t key0 = w.first + t * S::kKeys;
-  if (maps.cache.tokens > 0 && key0 >= w.begin && key0 + S::kKeys <= w.data_end) {
+  if (maps.cache.tokens > 0) {
+    const TilePart part = find_tile_part<S::kKeys>(w, key0, maps.cache.tokens);
     const int token = thread * maps.cache.tokens;
-    const bool copies = token < S::kKeys;
+    const bool copies = thread >= part.first && thread < part.end;
     int32_t table_entry = 0;
     BlockOffset at{};
     if (copies) {  // looked up before the wait: its latency is hidden there
@@ -98,7 +99,9 @@ __device__ __forceinline__ void load_fp8_tile(const AttentionParams& p, const Fo
     if (copies)
       copy_key_box<kValues>(maps.cache, tile + token * S::kRowBytes, at.offset, w.kv_head,
                             static_cast<int32_t>(clamp_block(p, table_entry)), full);
-    if (thread == 0) barrier_arrive_all(full, S::kHalf, S::kKBytes);
+    if (thread == 0)
+      barrier_arrive_all(full, S::kHalf,
+                         static_cast<uint32_t>((part.end - part.first) * maps.cache.tokens * S::kRowBytes));
     return;
   }
   barrier_wait(empty, empty_parity);
@@ -114,6 +117,13 @@ __device__ __forceinline__ void load_fp8_tile(const AttentionParams& p, const Fo
                 present);
   }
   barrier_arrive_after_copies(full);
+}
+
+// Rows [from, to) of a tile of V become zero.
+template <class S>
+__device__ __forceinline__ void zero_fp8_values(char* tile, int from, int to, int thread) {
+  for (int i = thread; i < (to - from) * (S::kRowBytes / 16); i += S::kHalf)
+    *reinterpret_cast<uint4*>(tile + (from * (S::kRowBytes / 16) + i) * 16) = make_uint4(0, 0, 0, 0);
 }
 
 // The leading half finds the work, brings Q and K. It looks for the next item while the consumers still work on the
@@ -149,7 +159,7 @@ __device__ __forceinline__ void lead_fp8(const AttentionParams& p, const Forward
       load_fp8_queries<S>(p, maps, w, thread, base + queries.index() * S::kQBytes, full);
       ++queries.count;
       for (int t = w.tiles - 1; t >= 0; --t, ++ring.count) {
-        if (t == 0) claim();
+        if (t == min(w.tiles - 1, kClaimTile)) claim();
         load_fp8_tile<S, false>(p, maps, w, t, base + S::kKAt + ring.index() * S::kKBytes,
                                 barriers.k_full(ring.index()), barriers.k_empty(ring.index()), ring.empty_parity());
       }
@@ -189,6 +199,13 @@ __device__ __forceinline__ void follow_fp8(const AttentionParams& p, const Forwa
       }
       if (t == w.tiles) continue;  // the first is on its way
       barrier_wait(barriers.v_full(values.index()), values.full_parity());
+      const TilePart part = find_tile_part<S::kKeys>(w, w.first + t * S::kKeys, 1);
+      if (maps.cache.tokens > 0 && !part.whole) {
+        char* tile = shared + S::kVAt + values.index() * S::kVBytes;
+        zero_fp8_values<S>(tile, 0, part.low, thread);
+        zero_fp8_values<S>(tile, part.high, S::kKeys, thread);
+        named_wait(kFollowerBarrier, S::kHalf);
+      }
       barrier_wait(barriers.t_empty(transposed.index()), transposed.empty_parity());
       transpose_values<S>(base + S::kVAt + values.index() * S::kVBytes,
                           base + S::kTAt + transposed.index() * S::kTBytes, thread);

@@ -149,6 +149,23 @@ __device__ __forceinline__ void convert_rows(const AttentionParams& p, const For
   }
 }
 
+// Rows [low, high) of a key tile are there; boxes of a power of two of tokens hold them: places [first, end).
+struct TilePart {
+  int low, high, first, end;
+  bool whole;
+};
+template <int kKeys>
+__device__ __forceinline__ TilePart find_tile_part(const ForwardWork& w, int32_t key0, int32_t box_tokens) {
+  const int shift = 31 - __clz(box_tokens);
+  TilePart part;
+  part.low = max(w.begin - key0, 0);
+  part.high = min(w.data_end - key0, kKeys);
+  part.first = part.low >> shift;
+  part.end = ((part.high - 1) >> shift) + 1;
+  part.whole = part.low == 0 && part.high == kKeys;
+  return part;
+}
+
 // Rows [from, to) of a tile of V become zero: a weight of zero times what lies there (NaN, say) must be zero.
 template <class S>
 __device__ __forceinline__ void zero_values(char* tile, int from, int to, int thread) {
@@ -159,8 +176,9 @@ __device__ __forceinline__ void zero_values(char* tile, int from, int to, int th
 
 // Half of the producer: all key tiles of one work item, K or V, by boxes, or row by row. Of a tile at the end of what
 // is there, boxes bring the places that hold some of it; what else they bring is masked (K) or made zero (V).
-// `claim` is called once, when the last tile's turn comes: late enough that the items are shared out evenly, early
-// enough that its latency lies under the wait for a free buffer.
+// `claim` is called once, when the last tiles' turn comes: late enough that the items are shared out evenly, early
+// enough that its latency lies under these tiles'.
+constexpr int kClaimTile = 2;
 template <class S, bool kValues, class Claim>
 __device__ __forceinline__ void copy_key_tiles(const AttentionParams& p, const ForwardMaps& maps, const ForwardWork& w,
                                                RingPosition<S::kStages>& ring, RingPosition<1>& landings, char* shared,
@@ -171,14 +189,12 @@ __device__ __forceinline__ void copy_key_tiles(const AttentionParams& p, const F
   constexpr int kTokenBytes = S::kExact ? kBytes / S::kKeys : 128, kColumnBytes = kValues ? S::kVColumn : S::kKColumn;
   const int thread = static_cast<int>(threadIdx.x) % S::kHalf;
   for (int t = w.tiles - 1; t >= 0; --t, ++ring.count) {
-    if (t == 0) claim();
+    if (t == min(w.tiles - 1, kClaimTile)) claim();
     const int32_t key0 = w.first + t * S::kKeys;
     char* tile = shared + (kValues ? S::kVAt : S::kKAt) + ring.index() * kBytes;
     const uint32_t full = kValues ? barriers.v_full(ring.index()) : barriers.k_full(ring.index());
     const uint32_t empty = kValues ? barriers.v_empty(ring.index()) : barriers.k_empty(ring.index());
-    // Rows of the tile whose keys are there.
-    const int low = max(w.begin - key0, 0), high = min(w.data_end - key0, S::kKeys);
-    const bool whole = low == 0 && high == S::kKeys;
+    const bool whole = key0 >= w.begin && key0 + S::kKeys <= w.data_end;
     const bool all_cache = p.origin == KeyOrigin::kCache ||
                            (p.origin == KeyOrigin::kCacheThenPacked && key0 + S::kKeys <= w.request.context_len);
     const bool all_packed =
@@ -190,10 +206,10 @@ __device__ __forceinline__ void copy_key_tiles(const AttentionParams& p, const F
       barrier_arrive_after_copies(full);
       continue;
     }
-    const int shift = 31 - __clz(map.tokens);  // of a whole packed tile there is one place, of any size
-    const int first_place = low >> shift, end_place = whole && !all_cache ? 1 : ((high - 1) >> shift) + 1;
+    TilePart part = find_tile_part<S::kKeys>(w, key0, map.tokens);
+    if (whole && !all_cache) part.end = 1;  // one box, of any size
     const int place = thread / kBoxesAPlace, column = thread % kBoxesAPlace, token = place * map.tokens;
-    const bool mine = place >= first_place && place < end_place;
+    const bool mine = place >= part.first && place < part.end;
     int32_t row = w.request.packed_start + key0 - w.request.first_packed + token, block = 0;
     if (mine && all_cache) {  // looked up before the wait: its latency is hidden there
       const BlockOffset at = split_position(p, key0 + token);
@@ -212,16 +228,16 @@ __device__ __forceinline__ void copy_key_tiles(const AttentionParams& p, const F
         copy_key_columns<kValues>(map, to + column * kColumnBytes, column * 64, row, w.kv_head, block, landed);
       }
     }
-    const uint32_t bytes = static_cast<uint32_t>((end_place - first_place) * map.tokens) * (kBytes / S::kKeys);
+    const uint32_t bytes = static_cast<uint32_t>((part.end - part.first) * map.tokens) * (kBytes / S::kKeys);
     if (zeroes) {
       if constexpr (kValues) {
         if (thread == 0) barrier_arrive_expect(landed, bytes);
-        zero_values<S>(tile, 0, first_place * map.tokens, thread);
-        zero_values<S>(tile, end_place * map.tokens, S::kKeys, thread);
+        zero_values<S>(tile, 0, part.first * map.tokens, thread);
+        zero_values<S>(tile, part.end * map.tokens, S::kKeys, thread);
         barrier_wait(landed, landings.full_parity());
         ++landings.count;
-        zero_values<S>(tile, first_place * map.tokens, low, thread);
-        zero_values<S>(tile, high, end_place * map.tokens, thread);
+        zero_values<S>(tile, part.first * map.tokens, part.low, thread);
+        zero_values<S>(tile, part.high, part.end * map.tokens, thread);
         fence_async_proxy();
         barrier_arrive(full);
       }

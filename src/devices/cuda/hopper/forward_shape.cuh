@@ -21,7 +21,7 @@ struct ForwardWork {
 constexpr int32_t kNoMoreWork = -1;
 
 // Named barriers; 0 is __syncthreads.
-constexpr int kFirstTurnBarrier = 1, kLeaderBarrier = 3;
+constexpr int kFirstTurnBarrier = 1, kLeaderBarrier = 3, kFollowerBarrier = 4;
 
 // Keys that boxes bring are on their way for a microsecond; what threads copy or convert takes them twice as long, and
 // a third stage hides that where it fits.

@@ -91,11 +91,12 @@ bool make_key_maps(KeyMap* maps, DType dtype, const Keys& k, const Keys& v, int3
   return made;
 }
 
-// Boxes of 64 columns: what lies beyond head_dim is filled with zeros.
-bool make_padded_maps(KeyMap* maps, DType dtype, const Keys& k, const Keys& v, int32_t box_tokens) {
+// Boxes of `columns` columns: what lies beyond head_dim is filled with zeros.
+bool make_padded_maps(KeyMap* maps, DType dtype, const Keys& k, const Keys& v, int32_t box_tokens,
+                      int32_t columns = 64) {
   const auto make = [&](CUtensorMap* map, const Keys& t) {
     return make_map<4>(map, dtype, t.base, {t.head_dim, t.tokens, t.num_heads, t.outer},
-                       {t.token_stride, t.head_stride, t.outer_stride}, {64, box_tokens, 1, 1});
+                       {t.token_stride, t.head_stride, t.outer_stride}, {columns, box_tokens, 1, 1});
   };
   const bool made = make(&maps->k, k) && make(&maps->v, v);
   maps->tokens = made ? box_tokens : 0;
@@ -153,6 +154,16 @@ KeyMap make_cache_map(const AttentionParams& p, int32_t tile_keys) {
   if (cache_has_boxes(p) && p.head_dim % 64 == 0 && p.head_dim_v % 64 == 0)
     make_key_maps(&map, p.cache_dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim),
                   cache_keys(p, p.cache_v, p.v_addr, p.head_dim_v), tokens);
+  return map;
+}
+
+KeyMap make_padded_cache_map(const AttentionParams& p, int32_t tile_keys, int32_t row_columns) {
+  KeyMap map{};
+  const int32_t tokens = std::min(tile_keys, p.block_size & -p.block_size);
+  const int32_t columns = std::min(row_columns, 128 / static_cast<int32_t>(size_of(p.cache_dtype)));
+  if (cache_has_boxes(p))
+    make_padded_maps(&map, p.cache_dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim),
+                     cache_keys(p, p.cache_v, p.v_addr, p.head_dim_v), tokens, columns);
   return map;
 }
 

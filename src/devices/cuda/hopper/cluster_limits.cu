@@ -1,15 +1,10 @@
+// How many clusters of the decode kernel a device runs at once.
 #include "devices/cuda/hopper/cluster_decode.cuh"
-#include "devices/cuda/hopper/cluster_launchers.h"
 
 namespace sextant::cuda {
 
-cudaError_t cluster_decode_bf16(const AttentionParams& p, const KeyMap& map, const ClusterPlan& plan,
-                                cudaStream_t stream) {
-  return launch_cluster_typed<__nv_bfloat16, KvBits::k16>(p, map, plan, stream);
-}
-
 ClusterLimits find_cluster_limits() {
-  using S = ClusterShape<__nv_bfloat16, KvBits::k16, 128, 2>;
+  using S = ClusterShape<__nv_bfloat16, KvBits::k16, 128, 2, false>;
   constexpr int kShared = 6 * S::kStageBytes + S::kFixedBytes;
   ClusterLimits limits{};
   cudaFuncSetAttribute(cluster_decode<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
