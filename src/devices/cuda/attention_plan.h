@@ -21,6 +21,7 @@ struct ChipLimits {
   int sms = 0;
   int compute_capability = 0;  // 90 for sm_90
   int64_t shared_bytes = 0;    // a block, at most
+  double memory_rate = 3.0e12;  // bytes/s that kernels reach; of an H100 where it is not known
   ClusterLimits clusters_at_once{};
 };
 

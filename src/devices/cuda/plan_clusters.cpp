@@ -10,11 +10,11 @@ namespace sextant::cuda {
 
 bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
                     const ChipLimits& chip) {
-  // Measured on H100: bytes/s of its memory, and what one SM takes by tensor-map copies; what does not shrink with the
-  // keys (s); and the rate of the balanced list.
+  // Measured on H100: bytes/s that one SM takes by tensor-map copies; what does not shrink with the keys (s); and the
+  // balanced list's part of the memory's rate.
   const bool fp8 = size_of(p.cache_dtype) == 1;
-  const double kMemoryRate = 3.0e12, kSmRate = fp8 ? 3.6e10 : 4.6e10, kClusterStart = 5e-6, kBalancedStart = 12e-6,
-               kBalancedRate = fp8 ? 2.4e12 : 2.88e12;
+  const double kSmRate = fp8 ? 3.6e10 : 4.6e10, kClusterStart = 5e-6, kBalancedStart = 12e-6,
+               kBalancedRate = (fp8 ? 0.8 : 0.96) * chip.memory_rate;
   constexpr int64_t kMostRequests = 65535;
   if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || a.shared_prefix ||
       p.group_size * n.short_query_len > kClusterRows || n.requests > kMostRequests)
@@ -33,17 +33,16 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
     if (at_once < 1) continue;
     // One block an SM has all of its shared memory for copies in flight; two hide each other's start and end.
     const bool one_a_sm = pairs <= at_once || p.head_dim > 128;  // two would not fit
-    const double slots = at_once * (one_a_sm ? 1.0 : 2.0), full_waves = std::floor(pairs / slots);
-    const double rest = pairs - full_waves * slots, block_rate = one_a_sm ? kSmRate : kSmRate / 2;
-    const double pair_bytes = all_bytes / pairs, longest_bytes = keys.longest * key_bytes;
-    const auto wave = [&](double count, double bytes) {
-      return std::max(count * bytes / kMemoryRate, bytes / size / block_rate);
-    };
+    const double slots = at_once * (one_a_sm ? 1.0 : 2.0), waves = std::ceil(pairs / slots);
+    const double rate = size * (one_a_sm ? kSmRate : kSmRate / 2);  // of a cluster
+    const double mean = all_bytes / pairs / rate, longest = keys.longest * key_bytes / rate;
+    // Equal requests go wave by wave; of others the longest may come last.
+    const bool ragged = longest > 1.3 * mean;
+    const double blocks = !ragged ? waves * mean : waves == 1 ? longest : pairs * mean / slots + longest / 2;
     // A cluster's blocks begin and end together; single blocks hide each other's.
     const double next_wave = size == 1 ? 1e-6 : 4e-6;
-    double time = kClusterStart + full_waves * (wave(slots, pair_bytes) + next_wave);
-    if (rest > 0) time += wave(rest, pair_bytes);
-    time += std::max(0.0, longest_bytes - pair_bytes) / size / block_rate;
+    const double time =
+        kClusterStart + std::max({blocks, longest, all_bytes / chip.memory_rate}) + (waves - 1) * next_wave;
     if (time >= best) continue;
     best = time;
     chosen = true;

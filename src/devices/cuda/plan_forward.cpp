@@ -6,12 +6,15 @@
 namespace sextant::cuda {
 namespace {
 
-// Measured on H100: bytes/s of its memory under this kernel, what one SM takes, products/s of prefills, launch (s).
-constexpr double kMemoryRate = 2.85e12, kSmRate = 6.0e10, kProductRate = 6.0e14, kStart = 8e-6;
+// Measured on H100: this kernel's part of the memory's rate, bytes/s that one SM takes, products/s of prefills, launch (s).
+constexpr double kMemoryPart = 0.95, kSmRate = 6.0e10, kProductRate = 6.0e14, kStart = 8e-6;
 
+bool may_copy(const AttentionPlanArgs& a, const AttentionParams& p) {
+  return p.origin == KeyOrigin::kCache && a.split.kind == SplitPolicy::Kind::kAuto && !a.deterministic &&
+         !a.shared_prefix;
+}
 bool plain_cache(const AttentionPlanArgs& a, const AttentionParams& p) {
-  return p.origin == KeyOrigin::kCache && p.cache_dtype == p.dtype && cache_has_boxes(p) &&
-         a.split.kind == SplitPolicy::Kind::kAuto && !a.deterministic && !a.shared_prefix;
+  return may_copy(a, p) && p.cache_dtype == p.dtype && cache_has_boxes(p);
 }
 
 // Floating-point operations of the requests longer than `short_len`.
@@ -89,18 +92,22 @@ int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& 
 
 bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
                           const ChipLimits& chip) {
-  // The balanced list's rate with 32 rows, and with rows so long that an SM has one block.
+  // The balanced list's rate with 32 rows, and with rows so long that an SM has one block; bytes/s of a copy of keys.
   const bool wide = std::max(p.head_dim, p.head_dim_v) > 128;
-  const double kStreamStart = 12e-6, kStreamRate = wide ? 1.5e12 : 2.0e12, kReduce = 5e-6;
+  const double kStreamStart = 12e-6, kStreamRate = wide ? 1.5e12 : 2.0e12, kReduce = 5e-6, kCopyRate = 2.5e12;
   const bool few_rows = p.group_size * n.short_query_len <= kClusterRows;
-  if (n.any_long || (few_rows && (!wide || cluster_serves(p))) || !plain_cache(a, p)) return false;
+  const bool plain = plain_cache(a, p), copied = !plain && may_copy(a, p);
+  if (n.any_long || (few_rows && (!wide || cluster_serves(p))) || !(plain || copied)) return false;
   const PartKeys keys = count_keys(a, n, a.filter.min_query_len, short_len);
   if (keys.requests == 0) return false;
   const double all_bytes = keys.sum * bytes_of_key(p) * p.num_kv_heads;
   const double items = keys.requests * p.num_kv_heads, parts = std::max(1.0, std::floor(chip.sms / items));
   const double item_bytes = keys.longest * bytes_of_key(p) / parts, waves = std::ceil(items * parts / chip.sms);
+  const double widened = 2.0 / static_cast<double>(size_of(p.cache_dtype));  // bytes of a copy for each of the cache
+  const double copy = copied ? 4e-6 + all_bytes * (1 + 2 * widened) / kCopyRate : 0;
   const double seconds =
-      kStart + (parts > 1 ? kReduce : 0) + std::max(all_bytes / kMemoryRate, waves * item_bytes / kSmRate);
+      kStart + copy + (parts > 1 ? kReduce : 0) +
+      std::max(all_bytes / (kMemoryPart * chip.memory_rate), waves * item_bytes * (copied ? widened : 1) / kSmRate);
   return seconds < kStreamStart + all_bytes / kStreamRate;
 }
 
@@ -112,7 +119,8 @@ bool forward_joins(const PlanPart& decode, const AttentionPlanArgs& a, const Att
   const double all_bytes = keys.sum * bytes_of_key(p) * p.num_kv_heads;
   const double longest = keys.longest * bytes_of_key(p) / kSmRate;
   const double joined =
-      std::max({all_bytes / kMemoryRate, prefill + all_bytes / kSmRate / chip.sms, longest}) + longest / 4;
+      std::max({all_bytes / (kMemoryPart * chip.memory_rate), prefill + all_bytes / kSmRate / chip.sms, longest}) +
+      longest / 4;
   return joined < decode.seconds + prefill;
 }
 

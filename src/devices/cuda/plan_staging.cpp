@@ -77,7 +77,7 @@ LongQueries count_long_queries(const PlanPart& part, const AttentionPlanArgs& a,
 std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& planned,
                                     const Bounds& n, const ChipLimits& chip) {
   // Bits that must not depend on the batch must not depend on an estimate of it either.
-  if (planned.origin == KeyOrigin::kPacked || a.deterministic || a.shared_prefix || !n.any_long) return std::nullopt;
+  if (planned.origin == KeyOrigin::kPacked || a.deterministic || a.shared_prefix) return std::nullopt;
   AttentionParams p = planned;
   set_vector_strides(p);
   const bool reads_cache = may_run(kForwardKernel, p, chip, KernelFamily::kTuned);

@@ -281,6 +281,18 @@ DrawLimits DrawLimits::of(DeviceKind device, const std::string& isa, bool small)
   return limits;
 }
 
+namespace {
+
+// With fewer a context would take more chunks than a plan may have (4096).
+int64_t least_chunk_rows(const RandomCase& c) {
+  int64_t longest = c.options.bounds.max_seq_len;
+  for (const std::vector<RequestShape>* requests : {&c.requests, &c.planned})
+    for (const RequestShape& r : *requests) longest = std::max<int64_t>(longest, r.seq_len);
+  return 2 * (longest / 4096 + 1) * static_cast<int64_t>(c.requests.size());
+}
+
+}  // namespace
+
 RandomCase draw_case(uint64_t seed, const Backend& backend, const DrawLimits& limits) {
   Dice dice(mix(seed));
   RandomCase c;
@@ -313,6 +325,8 @@ RandomCase draw_case(uint64_t seed, const Backend& backend, const DrawLimits& li
     c.relation = dice.one_of({Relation::kNone, Relation::kNone, Relation::kNone, Relation::kNone, Relation::kTwice,
                               Relation::kPermuted, Relation::kReblocked, Relation::kChunked, Relation::kJoined});
   }
+  if (c.options.chunk_workspace_rows > 0)
+    c.options.chunk_workspace_rows = std::max(c.options.chunk_workspace_rows, least_chunk_rows(c));
   if (c.replays() && dice.one_in(4)) c.relation = Relation::kTwice;
   if (!c.replays() && c.relation == Relation::kNone && c.shared_prefix_len == 0 && dice.one_in(4))
     for (RequestShape& r : c.requests)  // fewer keys than queries
