@@ -144,6 +144,19 @@ std::string describe(const PlanPart& part, int32_t num_kv_heads) {
                      grid.partitions > 1 ? fmt::format(" x {} partitions", grid.partitions) : "", reduce);
 }
 
+// Tokens up to the last request whose part takes no fp8 queries.
+int32_t count_converted_tokens(const std::vector<PlanPart>& parts, const AttentionPlanArgs& a) {
+  if (find_bounds(a, 1).open) return a.query_start_loc.back();
+  int32_t tokens = 0;
+  for (const PlanPart& part : parts)
+    for (size_t b = 0; b < a.seq_lens.size(); ++b) {
+      const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b];
+      if (!part.kernel->fp8_queries && query_len >= part.min_query_len && query_len <= part.max_query_len)
+        tokens = std::max(tokens, a.query_start_loc[b + 1]);
+    }
+  return tokens;
+}
+
 }  // namespace
 
 AttentionParams planned_params(const AttentionPlanArgs& a) {
@@ -220,6 +233,7 @@ Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const Chi
   if (args.spec.has_fp8_queries()) {  // unaligned tensors may want them converted when `parts` do not
     const auto takes = [](const PlanPart& part) { return part.kernel->fp8_queries; };
     plan->converts = !std::all_of(plan->parts.begin(), plan->parts.end(), takes);
+    plan->converted_tokens = count_converted_tokens(plan->parts, args);
     plan->queries_offset = align_workspace(plan->workspace);
     plan->workspace = plan->queries_offset + converted_query_bytes(args.spec, plan->num_tokens);
     if (plan->converts) plan->text = fmt::format("queries to {}", to_string(args.spec.dtype));

@@ -64,6 +64,7 @@ class CudaAttentionPlan final : public AttentionPlan {
   // fp8 queries for the kernels that take none: converted behind the parts' own workspace. `converts`: `parts` want it.
   bool converts = false;
   size_t queries_offset = 0;
+  int32_t converted_tokens = 0;  // the first so many, which hold all that `parts` want
   std::string text;
 };
 

@@ -96,10 +96,10 @@ cudaError_t launch_reduce(const PlanPart& part, const AttentionParams& p, bool o
 }
 
 // fp8 queries as spec.dtype in the workspace; `p` then reads them there.
-Status convert_queries(AttentionParams& p, const CudaAttentionPlan& plan, const AttentionArgs& args,
+Status convert_queries(AttentionParams& p, const CudaAttentionPlan& plan, const AttentionArgs& args, int32_t tokens,
                        cudaStream_t stream) {
   const AttentionSpec& s = plan.args.spec;
-  const CopyPadArgs copy = query_conversion(s, plan.num_tokens, args.q, args.q_scale, args.num_q_scales,
+  const CopyPadArgs copy = query_conversion(s, tokens, args.q, args.q_scale, args.num_q_scales,
                                             static_cast<char*>(args.workspace) + plan.queries_offset);
   p.q = copy.dst.data;
   p.q_token_stride = copy.dst.stride[0];
@@ -122,8 +122,10 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
       parts = &plan.unaligned_parts;
   const AttentionParams as_given = p;
   const Fp8Queries queries = {args.q_scale, args.num_q_scales};
-  if (plan.args.spec.has_fp8_queries() && (plan.converts || parts == &plan.unaligned_parts))
-    SEXTANT_RETURN_IF_ERROR(convert_queries(p, plan, args, cuda_stream));
+  const bool unaligned = parts == &plan.unaligned_parts;
+  if (plan.args.spec.has_fp8_queries() && (plan.converts || unaligned))
+    SEXTANT_RETURN_IF_ERROR(
+        convert_queries(p, plan, args, unaligned ? plan.num_tokens : plan.converted_tokens, cuda_stream));
   const AttentionParams converted = p;
   for (const PlanPart& part : *parts) {
     p = part.kernel->fp8_queries ? as_given : converted;

@@ -23,7 +23,10 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   if (keys.requests == 0) return false;
   const double key_bytes = bytes_of_key(p);
   const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
-  double best = kBalancedStart + all_bytes / kBalancedRate;
+  // The list's parts of one row are merged one after the other.
+  constexpr double kMergePart = 0.45e-6, kPartsInStart = 8;
+  const double parts = 2.0 * chip.sms * keys.longest / (keys.sum * p.num_kv_heads);
+  double best = kBalancedStart + std::max(0.0, parts - kPartsInStart) * kMergePart + all_bytes / kBalancedRate;
   bool chosen = false;
   Clusters clusters;
   for (int32_t size = 1; size <= kMostClusterBlocks; size *= 2) {

@@ -108,7 +108,11 @@ bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, 
   const double seconds =
       kStart + copy + (parts > 1 ? kReduce : 0) +
       std::max(all_bytes / (kMemoryPart * chip.memory_rate), waves * item_bytes * (copied ? widened : 1) / kSmRate);
-  return seconds < kStreamStart + all_bytes / kStreamRate;
+  // Each row tile that a block of the list comes to costs it queries, a merge and a new chain of waits.
+  constexpr double kRowTileStart = 10e-6;
+  const int64_t rows = p.group_size * n.short_query_len, tile_rows = wide || rows <= 16 ? 16 : 32;
+  const double row_tiles = items * static_cast<double>(ceil_div(rows, tile_rows)) / (chip.sms * (wide ? 1 : 2));
+  return seconds < kStreamStart + row_tiles * kRowTileStart + all_bytes / kStreamRate;
 }
 
 bool forward_joins(const PlanPart& decode, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,

@@ -5,8 +5,7 @@
 namespace sextant::cuda {
 namespace {
 
-// Boxes of the padded kind may also be of fewer than 8 tokens.
-bool is_padded(const AttentionParams& p) { return p.head_dim != cluster_dim(p.head_dim) || p.block_size % 8 != 0; }
+bool is_padded(const AttentionParams& p) { return p.head_dim != cluster_dim(p.head_dim); }
 
 KeyMap make_map(const AttentionParams& p) {
   const int32_t keys = cluster_tile_keys(p);
@@ -25,10 +24,8 @@ bool has_box_strides(const AttentionParams& p) {
 
 bool cluster_serves(const AttentionParams& p) {
   const bool size = p.head_dim % 8 == 0 && p.head_dim <= 256 && p.head_dim_v == p.head_dim;
-  const bool layout = (p.cache_dtype == p.dtype || is_native_fp8(p.cache_dtype)) && cache_has_rows(p);
-  // Where a box lands, it wants 128 bytes' alignment.
-  const int box_bytes = (p.block_size & -p.block_size) * cluster_dim(p.head_dim) * static_cast<int>(size_of(p.cache_dtype));
-  return p.dtype != DType::kF32 && size && layout && has_box_strides(p) && box_bytes % 128 == 0 && p.q_aligned &&
+  const bool layout = (p.cache_dtype == p.dtype || is_native_fp8(p.cache_dtype)) && cache_has_boxes(p);
+  return p.dtype != DType::kF32 && size && layout && has_box_strides(p) && p.q_aligned &&
          p.origin == KeyOrigin::kCache && p.key_begin % cluster_tile_keys(p) == 0 && p.group_size <= kClusterRows;
 }
 

@@ -92,51 +92,6 @@ __device__ __forceinline__ void copy_boxes(const AttentionParams& p, const KeyMa
   }
 }
 
-// Pages so small that a tile has more boxes than a warp has lanes: 32 boxes at once, the next 32 looked up meanwhile.
-template <class S>
-__device__ __forceinline__ void produce_small_boxes(const AttentionParams& p, const KeyMap& map, const ClusterTiles& w,
-                                                    const StageRing& ring) {
-  const int lane = threadIdx.x & 31, rounds = S::kTileKeys / map.tokens / 32;  // of a tile
-  const int32_t lo = w.request.key_lo, hi = w.request.key_hi;
-  const auto position_of = [&](int round) {
-    return w.key0(round / rounds) + (round % rounds * 32 + lane) * map.tokens;
-  };
-  const auto is_needed = [&](int round) {
-    const int32_t position = position_of(round);
-    return round < w.count * rounds && position < hi && position + map.tokens > lo;
-  };
-  const auto look_up = [&](int round) {
-    if (!is_needed(round)) return 0;
-    return __ldg(p.block_table + w.request.index * p.block_table_stride + split_position(p, position_of(round)).block);
-  };
-  int32_t entry = look_up(0);
-  int stage = 0;
-  uint32_t parity = 1;  // the first turn finds the buffers empty
-  for (int round = 0; round < w.count * rounds; ++round) {
-    const int32_t next_entry = look_up(round + 1);
-    const uint32_t full = ring.full(stage);
-    if (round % rounds == 0) {
-      const int32_t key0 = w.key0(round / rounds);
-      const int first_box = max(lo - key0, 0) / map.tokens;
-      const int end_box = min(S::kTileKeys / map.tokens, ceil_div(hi - key0, map.tokens));
-      barrier_wait(ring.empty(stage), parity);
-      if (lane == 0)
-        barrier_arrive_expect(full, static_cast<uint32_t>((end_box - first_box) * 2 * map.tokens * S::kRowBytes));
-      __syncwarp();
-    }
-    if (is_needed(round)) {
-      const uint32_t to = ring.data + stage * S::kStageBytes + (round % rounds * 32 + lane) * map.tokens * S::kBoxRowBytes;
-      copy_boxes<S>(p, map, to, split_position(p, position_of(round)).offset, w.kv_head,
-                    static_cast<int32_t>(clamp_block(p, entry)), full);
-    }
-    entry = next_entry;
-    if ((round + 1) % rounds == 0 && ++stage == ring.stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-}
-
 // `guessed`: the block id of this lane's box in the first batch, or -1.
 template <class S>
 __device__ __forceinline__ void produce_tiles(const AttentionParams& p, const KeyMap& map, const ClusterTiles& w,
@@ -343,9 +298,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
   w.tile_keys = S::kTileKeys;
   w.kv_head = static_cast<int32_t>(blockIdx.y);
   int32_t guessed = -1;
-  const int boxes = S::kTileKeys / map.tokens;
-  if (produces && boxes <= 32 && p.window == 0 && p.key_begin == 0 && known_blocks > 0) {
-    const int lane = threadIdx.x & 31;
+  if (produces && p.window == 0 && p.key_begin == 0 && known_blocks > 0) {
+    const int lane = threadIdx.x & 31, boxes = S::kTileKeys / map.tokens;
     const int position = (w.rank + lane / boxes * w.size) * S::kTileKeys + lane % boxes * map.tokens;
     const int block = split_position(p, position).block;
     if (block < known_blocks) guessed = __ldg(p.block_table + blockIdx.z * p.block_table_stride + block);
@@ -371,11 +325,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
   w.count = tiles > w.rank ? ceil_div(tiles - w.rank, w.size) : 0;
   const int num_rows = w.request.query_len * p.group_size;
   if (produces) {
-    if (S::kPadded && boxes > 32) {
-      produce_small_boxes<S>(p, map, w, ring);
-    } else {
-      produce_tiles<S>(p, map, w, ring, guessed);
-    }
+    produce_tiles<S>(p, map, w, ring, guessed);
   } else {
     RowState<1> rows;
     float o[1][S::kDim / 8][4];

@@ -161,7 +161,7 @@ KeyMap make_padded_cache_map(const AttentionParams& p, int32_t tile_keys, int32_
   KeyMap map{};
   const int32_t tokens = std::min(tile_keys, p.block_size & -p.block_size);
   const int32_t columns = std::min(row_columns, 128 / static_cast<int32_t>(size_of(p.cache_dtype)));
-  if (cache_has_rows(p))
+  if (cache_has_boxes(p))
     make_padded_maps(&map, p.cache_dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim),
                      cache_keys(p, p.cache_v, p.v_addr, p.head_dim_v), tokens, columns);
   return map;

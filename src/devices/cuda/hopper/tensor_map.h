@@ -5,11 +5,6 @@
 
 namespace sextant::cuda {
 
-// Dims of a token lie together, 8 after 8.
-inline bool cache_has_rows(const AttentionParams& p) {
-  return p.k_addr.token_tile == 1 && p.v_addr.token_tile == 1 && p.k_chunk_stride == 8 && p.v_chunk_stride == 8;
-}
-
 // Tile sizes of an instantiation: head sizes as padded, keys.
 struct ForwardTile {
   int32_t head_dim, head_dim_v, keys;

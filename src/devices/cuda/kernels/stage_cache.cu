@@ -1,4 +1,4 @@
-// A block copies one staged block of one KV head: it finds the request that the block belongs to by a sum over the
+// A thread block copies a part of one staged block of one KV head: it finds the request that the block belongs to by a sum over the
 // requests' lengths of now, looks up where its tokens lie, and moves them, K and V.
 #include "devices/cuda/kernels/stage_cache.h"
 
@@ -9,6 +9,7 @@ namespace sextant::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kParts = 4, kTokens = kStagedTokens / kParts;  // a thread block's: many small ones hide each other's waits
 
 // One past the last key of the cache that a query of the request may see.
 __device__ __forceinline__ int32_t staged_end(const AttentionParams& p, const Request& r) {
@@ -58,15 +59,15 @@ __device__ __forceinline__ StagedBlock find_staged_block(const AttentionParams& 
 
 // Where a block's tokens lie; -1: not there, or seen by nobody.
 struct StagedRows {
-  int64_t k[kStagedTokens], v[kStagedTokens];
-  float k_scale[kStagedTokens], v_scale[kStagedTokens];
+  int64_t k[kTokens], v[kTokens];
+  float k_scale[kTokens], v_scale[kTokens];
 };
-__device__ __forceinline__ void find_rows(const AttentionParams& p, const Request& r, int32_t head, int32_t block,
-                                          StagedRows& rows) {
+__device__ __forceinline__ void find_rows(const AttentionParams& p, const Request& r, int32_t head,
+                                          int32_t first_position, StagedRows& rows) {
   const bool scaled = p.origin != KeyOrigin::kCache;
   const int32_t end = staged_end(p, r);
-  for (int i = static_cast<int>(threadIdx.x); i < kStagedTokens; i += kThreads) {
-    const int32_t position = block * kStagedTokens + i;
+  for (int i = static_cast<int>(threadIdx.x); i < kTokens; i += kThreads) {
+    const int32_t position = first_position + i;
     rows.k[i] = rows.v[i] = -1;
     if (position < r.key_lo || position >= end) continue;
     const BlockOffset at = split_position(p, position);
@@ -95,7 +96,7 @@ __device__ __forceinline__ void copy_rows(const AttentionParams& p, const Staged
     const int per_row = dim / 16;
     with_fp8_format(p.cache_dtype, [&](auto format) {
 #pragma unroll 4
-      for (int i = static_cast<int>(threadIdx.x); i < kStagedTokens * per_row; i += kThreads) {
+      for (int i = static_cast<int>(threadIdx.x); i < kTokens * per_row; i += kThreads) {
         const int row = i / per_row, j = i - row * per_row;
         if (from[row] < 0) continue;
         const uint4 raw = __ldg(reinterpret_cast<const uint4*>(static_cast<const uint8_t*>(base) + from[row] +
@@ -114,15 +115,15 @@ __device__ __forceinline__ void copy_rows(const AttentionParams& p, const Staged
   } else if (chunk > 0 && p.cache_dtype == p.dtype) {
     const int per_row = dim / 8;
 #pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < kStagedTokens * per_row; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < kTokens * per_row; i += kThreads) {
       const int row = i / per_row, j = i - row * per_row;
       if (from[row] < 0) continue;
       *reinterpret_cast<uint4*>(to + row * dim + j * 8) = __ldg(reinterpret_cast<const uint4*>(
           static_cast<const T*>(base) + from[row] + static_cast<int64_t>(j) * chunk));
     }
   } else {  // neighbouring threads take neighbouring tokens, which lie together where a token's dims do not
-    for (int i = static_cast<int>(threadIdx.x); i < kStagedTokens * (dim / 8); i += kThreads) {
-      const int row = i % kStagedTokens, j = i / kStagedTokens;
+    for (int i = static_cast<int>(threadIdx.x); i < kTokens * (dim / 8); i += kThreads) {
+      const int row = i % kTokens, j = i / kTokens;
       if (from[row] < 0) continue;
       *reinterpret_cast<uint4*>(to + row * dim + j * 8) = read_chunk<T>(p, false, kValues, from[row], j, scales[row]);
     }
@@ -133,13 +134,14 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     stage_cache(const __grid_constant__ AttentionParams p, const __grid_constant__ StagedCache to) {
   __shared__ StagedRows rows;
-  const auto index = static_cast<int32_t>(blockIdx.x), head = static_cast<int32_t>(blockIdx.y);
+  const auto index = static_cast<int32_t>(blockIdx.x), head = static_cast<int32_t>(blockIdx.y),
+             part = static_cast<int32_t>(blockIdx.z);
   const StagedBlock found = find_staged_block(p, index);
   if (found.request < 0) return;
-  if (head == 0 && threadIdx.x == 0) to.block_table[found.request * to.block_table_stride + found.block] = index;
-  find_rows(p, load_request(p, found.request), head, found.block, rows);
+  if (head == 0 && part == 0 && threadIdx.x == 0) to.block_table[found.request * to.block_table_stride + found.block] = index;
+  find_rows(p, load_request(p, found.request), head, found.block * kStagedTokens + part * kTokens, rows);
   __syncthreads();
-  const int64_t token = (static_cast<int64_t>(index) * p.num_kv_heads + head) * kStagedTokens;
+  const int64_t token = (static_cast<int64_t>(index) * p.num_kv_heads + head) * kStagedTokens + part * kTokens;
   copy_rows<T, false>(p, rows, static_cast<T*>(to.k) + token * p.head_dim);
   copy_rows<T, true>(p, rows, static_cast<T*>(to.v) + token * p.head_dim_v);
 }
@@ -147,7 +149,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 cudaError_t launch_stage_cache(const AttentionParams& p, const StagedCache& to, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(to.blocks), static_cast<unsigned>(p.num_kv_heads));
+  const dim3 grid(static_cast<unsigned>(to.blocks), static_cast<unsigned>(p.num_kv_heads), kParts);
   if (p.dtype == DType::kBF16) {
     stage_cache<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(p, to);
   } else {
