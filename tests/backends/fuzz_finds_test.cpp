@@ -1,10 +1,11 @@
-// What scripts/fuzz found, each once.
+// What scripts/fuzz and long runs of `verify --random` found, each once.
 #include <gtest/gtest.h>
 
 #include <limits>
 #include <vector>
 
 #include "sextant/device.h"
+#include "support/isas.h"
 #include "support/matchers.h"
 #include "verify/random/run_random.h"
 
@@ -69,6 +70,24 @@ TEST(FuzzFinds, AContextOfThousandsOfMillionsOfKeys) {
   request.options.chunk_workspace_rows = 0;
   request.options.deterministic = true;
   EXPECT_ERROR(backend->plan(**device, request), StatusCode::kInvalidArgument, "at most 4096 chunks");
+}
+
+// AMX multiplies 96 dims of 72; behind those that blocks of an odd size brought together lay what scratch held before.
+TEST(RandomFinds, PackedKeysOfOddBlocksEndAtTheHeadSize) {
+  for (const std::string& isa : testing::available_isas()) {
+    SCOPED_TRACE(isa);
+    CpuOptions options;
+    options.isa = isa;
+    auto device = make_cpu_device(options);
+    ASSERT_OK(device);
+    const auto test = verify::parse_random_case(
+        R"({"backend":"ROCM_AITER_UNIFIED_ATTN","num_heads":48,"num_kv_heads":3,"head_dim":72,"head_dim_v":72,)"
+        R"("softmax_scale":0.1178511306643486,"layout":"packed","block_size":271,"requests":"8q1s1_q4s7",)"
+        R"("magnitude":4.0,"relation":"chunked","seed":2535535000})");
+    ASSERT_OK(test);
+    const verify::RandomVerdict verdict = verify::run_random_case(**device, *test, {});
+    EXPECT_EQ(verdict.kind, verify::RandomVerdict::Kind::kPassed) << verdict.message;
+  }
 }
 
 }  // namespace

@@ -24,17 +24,18 @@ JudgeLimits judge_limits(DeviceKind kind) {
 class Devices {
  public:
   explicit Devices(Device& given) : given_(&given) {}
-  Device& of(const std::string& isa) {
-    if (isa.empty() || given_->info().kind != DeviceKind::kCpu) return *given_;
+  // An error on a machine without `isa`, where a case of another machine would show nothing.
+  Result<Device*> of(const std::string& isa) {
+    if (isa.empty() || given_->info().kind != DeviceKind::kCpu) return given_;
     std::shared_ptr<Device>& device = by_isa_[isa];
     if (device == nullptr) {
       CpuOptions options;
       options.isa = isa;
       auto made = make_cpu_device(options);
-      if (!made) return *given_;  // a case of another machine: run on what is here
+      if (!made) return made.status();
       device = *made;
     }
-    return *device;
+    return device.get();
   }
 
  private:
@@ -43,7 +44,9 @@ class Devices {
 };
 
 RandomVerdict run_one(Devices& devices, const RandomCase& test, const JudgeLimits& limits) {
-  return run_random_case(devices.of(test.isa), test, limits);
+  const Result<Device*> device = devices.of(test.isa);
+  if (!device) return {RandomVerdict::Kind::kRefused, device.status().message(), 0};
+  return run_random_case(**device, test, limits);
 }
 
 void count(RandomReport& report, const RandomCase& test, const RandomVerdict& verdict) {

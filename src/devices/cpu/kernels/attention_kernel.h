@@ -226,6 +226,9 @@ struct AttentionRun {
         locate_pairs(t, column, count);
         for (int64_t i = 0; i < count; i += kPanel, dst += kPanel * m.depth) {
           E::collect_key_panel(m.pointers + i, it.head_dim, dst);
+          // Beyond the head size the products read zeros of Q, and what lies here: 0 * NaN is NaN.
+          const int64_t collected = round_up(it.head_dim, 2) * kPanel;
+          __builtin_memset(dst + collected, 0, static_cast<size_t>(m.depth * kPanel - collected) * sizeof(Elem));
           between();
         }
         return;

@@ -184,10 +184,12 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&x)[4]) {
   (odd ? x[2] : x[3]) = d;
 }
 
-template <class S>
-__device__ __forceinline__ void write_forward_rows(const AttentionParams& p, const ForwardWork& w, int first_row,
-                                                   const ForwardRows& rows,
-                                                   const float (&o)[S::kBlocks][S::kColumns / 2]) {
+// kJoins: with a state that the result is merged with. Without one the columns are free of branches: the many small
+// blocks of code that these make cost more than the products of a short item.
+template <class S, bool kJoins>
+__device__ __forceinline__ void write_forward_columns(const AttentionParams& p, const ForwardWork& w, int first_row,
+                                                      const ForwardRows& rows,
+                                                      const float (&o)[S::kBlocks][S::kColumns / 2]) {
   using T = typename S::T;
   const int lane = threadIdx.x & 31;
   const float v_scale = p.origin == KeyOrigin::kCache ? value_scale(p, w.kv_head) : 1.0f;
@@ -213,9 +215,10 @@ __device__ __forceinline__ void write_forward_rows(const AttentionParams& p, con
 #pragma unroll
       for (int i = 0; i < S::kColumns / 2; i += 2) {
         const int half = (i / 2) % 2, column = c * S::kColumns + (i / 4) * 8 + (lane & 3) * 2;
-        if (valid[half] && column < p.head_dim_v)
-          *reinterpret_cast<float2*>(sink[half].out_f32 + column) =
-              sink[half].joined_pair(column, o[c][i] * weight[half], o[c][i + 1] * weight[half]);
+        if (!valid[half] || (!S::kExact && column >= p.head_dim_v)) continue;
+        float2 pair = make_float2(o[c][i] * weight[half], o[c][i + 1] * weight[half]);
+        if constexpr (kJoins) pair = sink[half].joined_pair(column, pair.x, pair.y);
+        *reinterpret_cast<float2*>(sink[half].out_f32 + column) = pair;
       }
     return;
   }
@@ -230,14 +233,26 @@ __device__ __forceinline__ void write_forward_rows(const AttentionParams& p, con
         for (int n = 0; n < 4; ++n) {
           const int i = (group * 4 + n) * 4 + half * 2, d = c * S::kColumns + (group * 4 + n) * 8 + (lane & 3) * 2;
           float2 pair = make_float2(o[c][i] * weight[half], o[c][i + 1] * weight[half]);
-          if (d < p.head_dim_v) pair = sink[half].joined_pair(d, pair.x, pair.y);
+          if constexpr (kJoins)
+            if (d < p.head_dim_v) pair = sink[half].joined_pair(d, pair.x, pair.y);
           x[n] = pack_pair<T>(pair.x, pair.y);
         }
         transpose_quad(x);
         const int column = c * S::kColumns + group * 32 + (lane & 3) * 8;
-        if (valid[half] && column < p.head_dim_v)
+        if (valid[half] && (S::kExact || column < p.head_dim_v))
           *reinterpret_cast<uint4*>(sink[half].out + column) = make_uint4(x[0], x[1], x[2], x[3]);
       }
+}
+
+template <class S>
+__device__ __forceinline__ void write_forward_rows(const AttentionParams& p, const ForwardWork& w, int first_row,
+                                                   const ForwardRows& rows,
+                                                   const float (&o)[S::kBlocks][S::kColumns / 2]) {
+  if (p.state_out != nullptr) {
+    write_forward_columns<S, true>(p, w, first_row, rows, o);
+  } else {
+    write_forward_columns<S, false>(p, w, first_row, rows, o);
+  }
 }
 
 template <class S>
@@ -325,8 +340,7 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
         pack_probabilities<S>(s, prob);
       };
 #pragma unroll 1
-      for (int t = w.tiles - 2; t >= 0; --t)
-        with_scores(p, rule, sees_all(t), [&](auto scores) { step(t, scores); });
+      for (int t = w.tiles - 2; t >= 0; --t) with_scores(p, rule, sees_all(t), [&](auto scores) { step(t, scores); });
       release(barriers.q_empty(queries.index()));
       barrier_wait(barriers.v_full(v_ring.index()), v_ring.full_parity());
       wgmma_fence();

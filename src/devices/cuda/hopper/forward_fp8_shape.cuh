@@ -10,6 +10,7 @@ namespace sextant::cuda {
 template <class T_, int kDim>
 struct ForwardFp8Shape {
   using T = T_;  // of the output
+  static constexpr bool kExact = false;  // head sizes may be below the tile's
   static constexpr int DK = kDim, DV = kDim, kRows = 128, kKeys = kFp8TileKeys, kRowBytes = 128;
   static constexpr int kQBuffers = 2;
   static constexpr int kKeyStages = 3, kValueStages = 2, kTransposedStages = 3;

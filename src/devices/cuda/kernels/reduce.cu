@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kColumns = 128;
 constexpr int kAlone = 8;      // partials that a warp merges alone
+constexpr int kManyRows = 16;  // of a warp that merges more, in flight
 constexpr int kWeights = 512;  // in shared memory at a time
 constexpr int kFewWarps = 4;   // of a block when rows have few partials ..
 constexpr int kManyWarps = 8;  // .. and many
@@ -80,15 +81,15 @@ __device__ __forceinline__ void store_item(const AttentionParams& p, int32_t tok
   sink.store_pair(d + 2, acc.z * end.weight, acc.w * end.weight);
 }
 
-// One warp merges an item: 32 partials' weights at a time, kAlone rows in flight.
-template <class T, class RowOf>
+// One warp merges an item: 32 partials' weights at a time, kRows rows in flight.
+template <class T, int kRows, class RowOf>
 __device__ __forceinline__ void merge_alone(const AttentionParams& p, const Partials<RowOf>& from, int32_t token,
                                             int32_t head, int d0) {
   const int lane = threadIdx.x & 31, d = d0 + lane * 4;
   const float first_lse = load_lse(p, from, lane);
-  float4 x[kAlone];
+  float4 x[kRows];
 #pragma unroll
-  for (int i = 0; i < kAlone; ++i) x[i] = load_part(p, from, i, d);
+  for (int i = 0; i < kRows; ++i) x[i] = load_part(p, from, i, d);
   float max = first_lse;
   for (int i = lane + 32; i < from.count; i += 32) max = fmaxf(max, load_lse(p, from, i));
   max = warp_max(max);
@@ -98,13 +99,13 @@ __device__ __forceinline__ void merge_alone(const AttentionParams& p, const Part
   for (int first = 0; first < from.count; first += 32) {
     const float weight = exp2f((first == 0 ? first_lse : load_lse(p, from, first + lane)) - base);
     sum += weight;
-    for (int j = 0; j < 32 && first + j < from.count; j += kAlone) {
+    for (int j = 0; j < 32 && first + j < from.count; j += kRows) {
       if (first + j > 0) {
 #pragma unroll
-        for (int i = 0; i < kAlone; ++i) x[i] = load_part(p, from, first + j + i, d);
+        for (int i = 0; i < kRows; ++i) x[i] = load_part(p, from, first + j + i, d);
       }
 #pragma unroll
-      for (int i = 0; i < kAlone; ++i) add_part(acc, __shfl_sync(0xffffffffu, weight, j + i), x[i]);
+      for (int i = 0; i < kRows; ++i) add_part(acc, __shfl_sync(0xffffffffu, weight, j + i), x[i]);
     }
   }
   store_item<T>(p, token, head, d0, max, warp_sum(sum), acc);
@@ -186,7 +187,11 @@ __device__ __forceinline__ void merge_rows(const AttentionParams& p, int rows, i
   if (kWarps == kFewWarps || count <= kAlone) {
     for (int i = blockIdx.y * kWarps + threadIdx.x / 32; i < items; i += gridDim.y * kWarps) {
       const int2 at = place_of(i / chunks);
-      merge_alone<T>(p, from_of(i / chunks), at.x, at.y, i % chunks * kColumns);
+      if (count <= kAlone) {
+        merge_alone<T, kAlone>(p, from_of(i / chunks), at.x, at.y, i % chunks * kColumns);
+      } else {
+        merge_alone<T, kManyRows>(p, from_of(i / chunks), at.x, at.y, i % chunks * kColumns);
+      }
     }
   } else if constexpr (kWarps == kManyWarps) {
     __shared__ MergeShared<kWarps> shared;
@@ -303,9 +308,9 @@ __global__ void __launch_bounds__(32 * kWarps)
   };
   const auto from_of = [&](int tile_row) {
     const auto row_of = [&s, first_block, blocks, rows, tile_row](int i) -> int64_t {
-      if (s.total < blocks) {  // else no range is empty
-        const TileRange range = block_range(first_block + i, blocks, s.total);
-        if (range.begin == range.end) return -1;
+      if (s.total < blocks) {  // else no range is empty; block_range() in 32 bits
+        const uint32_t begin = static_cast<uint32_t>((first_block + i) * s.total), width = static_cast<uint32_t>(blocks);
+        if (begin / width == (begin + static_cast<uint32_t>(s.total)) / width) return -1;
       }
       return static_cast<int64_t>(2 * (first_block + i) + (i == 0 ? 1 : 0)) * rows + tile_row;
     };
