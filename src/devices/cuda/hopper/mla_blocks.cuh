@@ -66,8 +66,7 @@ struct MlaHalfLoader {
   // Blocks [first, last), this lane's box of each: keys from `key` of the tile on, tokens from `token` of a page on.
   __device__ __forceinline__ void copy(int first, int last, int boxes, int key, int32_t token, int32_t outer) const {
     const int part = first / 2, parts = (last - first + 1) / 2;
-    if (lane < parts)
-      barrier_arrive_expect(ring.full(stage, part + lane), (last - first) / parts * S::kBlockBytes);
+    if (lane < parts) barrier_arrive_expect(ring.full(stage, part + lane), (last - first) / parts * S::kBlockBytes);
     __syncwarp();
     for (int i = lane; i < (last - first) * boxes; i += 32) {
       const int block = first + i / boxes;

@@ -168,7 +168,8 @@ struct MlaHalfConsumer {
                                           MlaHalfRows& rows, float (&factor)[2]) const {
     const bool biased = rule.has_cap || p.alibi_slopes != nullptr,
                masked = key0 + S::kKeys > at.all_below || key0 < at.all_from;
-    if (biased || masked) [[unlikely]] adjust(at, rule, biased, masked, key0, s);
+    if (biased || masked) [[unlikely]]
+      adjust(at, rule, biased, masked, key0, s);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float scale = biased ? 1.0f : rule.scale_log2;
@@ -196,7 +197,8 @@ struct MlaHalfConsumer {
   }
 
   // P to the tile's rope columns, for both consumers.
-  __device__ __forceinline__ void publish(const float (&s)[32], const MlaHalfRows& rows, const float (&factor)[2]) const {
+  __device__ __forceinline__ void publish(const float (&s)[32], const MlaHalfRows& rows,
+                                          const float (&factor)[2]) const {
     char* prob = shared + S::kRingAt + kGroup * S::kTileBytes + (S::kBlocks - 1) * S::kBlockBytes;
     named_wait(S::kOwnBarrier + kGroup, 128);  // all four warps have read the rope columns
 #pragma unroll
@@ -216,7 +218,8 @@ struct MlaHalfConsumer {
   }
 
   __device__ __forceinline__ void write_rows(const BlockWork& work, const MlaPlace& place, const TileCursor& c,
-                                             int first_tile, bool ends, MlaHalfRows& rows, const float (&o)[128]) const {
+                                             int first_tile, bool ends, MlaHalfRows& rows,
+                                             const float (&o)[128]) const {
     const Request& r = c.request;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -253,8 +256,9 @@ struct MlaHalfConsumer {
 };
 
 template <class T, int kGroup>
-__device__ __forceinline__ void mla_consume_halves(const AttentionParams& p, const BlockWork& work, const MlaPlace& place,
-                                            TileCursor done, char* shared, const MlaBlockRing& ring) {
+__device__ __forceinline__ void mla_consume_halves(const AttentionParams& p, const BlockWork& work,
+                                                   const MlaPlace& place, TileCursor done, char* shared,
+                                                   const MlaBlockRing& ring) {
   using S = MlaHalvesShape;
   using Consumer = MlaHalfConsumer<T, kGroup>;
   const TileRange& range = work.range;
