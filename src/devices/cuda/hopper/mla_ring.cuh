@@ -18,6 +18,15 @@ struct MlaTile {
   static constexpr int kConsumers = 256, kThreads = 384, kProducers = kThreads - kConsumers;
 };
 
+// This block's place: of its rows in a list entry, and of the entry.
+struct MlaPlace {
+  int sub, block, blocks, list_rows;
+};
+__device__ __forceinline__ MlaPlace mla_place(const AttentionParams& p) {
+  const int group = p.list_group, block = static_cast<int>(blockIdx.x);
+  return {block % group, block / group, static_cast<int>(gridDim.x) / group, 64 * group};
+}
+
 template <class S>
 struct MlaRing {
   uint32_t data, barriers;

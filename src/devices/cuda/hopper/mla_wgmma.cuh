@@ -1,4 +1,5 @@
-// MLA decode on wgmma: 64 query rows x 576, tiles of 64 keys, O [64][512] in the registers of two warpgroups.
+// MLA decode on wgmma: 64 query rows x 576, tiles of 64 keys, O [64][512] in the registers of two warpgroups. (Pairs of
+// blocks with the same keys of a 16-bit cache: mla_halves.cuh.)
 //
 //   producer (1 warpgroup)   latent cache -> K ring of 2 tiles (mla_ring.cuh; fp8: mla_convert.cuh)
 //   consumer w in {0, 1}     tiles w, w + 2, ...: S = Q K^T of all 64 keys, P to shared memory, for both
@@ -45,15 +46,6 @@ __device__ __forceinline__ uint32_t block_offset(int row, int chunk) {
 __device__ __forceinline__ uint32_t probability_offset(int row, int chunk) {
   return static_cast<uint32_t>((row >> 3) * MlaTile::kGroupBytes + (MlaTile::kBlocks - 1) * 1024 + (row & 7) * 128 +
                                ((chunk ^ (row & 7)) << 4));
-}
-
-// This block's place: of its rows in a list entry, and of the entry.
-struct MlaPlace {
-  int sub, block, blocks, list_rows;
-};
-__device__ __forceinline__ MlaPlace mla_place(const AttentionParams& p) {
-  const int group = p.list_group, block = static_cast<int>(blockIdx.x);
-  return {block % group, block / group, static_cast<int>(gridDim.x) / group, 64 * group};
 }
 
 // `inverses`: what turns dots of a row back, [64].

@@ -63,7 +63,9 @@ int64_t block_columns(DType dtype, int64_t head_dim) {
 }
 
 // Such a box cannot fill columns beyond head_dim with zeros: head sizes are whole blocks.
-bool make_key_map(CUtensorMap* map, const HeadOffsets& offsets, DType dtype, const Keys& t, int32_t box_tokens) {
+// A box is whole tokens, or `box_blocks` of their blocks.
+bool make_key_map(CUtensorMap* map, const HeadOffsets& offsets, DType dtype, const Keys& t, int32_t box_tokens,
+                  int64_t box_blocks = 0) {
   const int64_t columns = block_columns(dtype, t.head_dim), blocks = t.head_dim / columns;
   int64_t column_blocks = blocks, outer = t.outer, outer_stride = t.outer_stride;
   if (t.head_stride == t.head_dim) {  // heads lie one after the other in a token
@@ -80,7 +82,8 @@ bool make_key_map(CUtensorMap* map, const HeadOffsets& offsets, DType dtype, con
   }
   return make_map<5>(map, dtype, t.base, {columns, t.tokens, column_blocks, std::max<int64_t>(1, t.tokens / 8), outer},
                      {t.token_stride, columns, 8 * t.token_stride, outer_stride},
-                     {static_cast<int32_t>(columns), 8, static_cast<int32_t>(blocks), box_tokens / 8, 1});
+                     {static_cast<int32_t>(columns), 8, static_cast<int32_t>(box_blocks > 0 ? box_blocks : blocks),
+                      box_tokens / 8, 1});
 }
 
 bool make_key_maps(KeyMap* maps, DType dtype, const Keys& k, const Keys& v, int32_t box_tokens) {
@@ -164,6 +167,15 @@ KeyMap make_padded_cache_map(const AttentionParams& p, int32_t tile_keys, int32_
   if (cache_has_boxes(p))
     make_padded_maps(&map, p.cache_dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim),
                      cache_keys(p, p.cache_v, p.v_addr, p.head_dim_v), tokens, columns);
+  return map;
+}
+
+KeyMap make_latent_map(const AttentionParams& p, int32_t box_keys) {
+  KeyMap map{};
+  const int32_t tokens = std::min(box_keys, p.block_size & -p.block_size);
+  if (cache_has_boxes(p) && make_key_map(&map.k, {&map.k_head_blocks, &map.k_head_outer, &map.k_block_outer},
+                                         p.cache_dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim), tokens, 1))
+    map.tokens = tokens;
   return map;
 }
 

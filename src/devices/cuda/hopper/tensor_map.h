@@ -12,9 +12,10 @@ struct ForwardTile {
 
 // Maps for the tensors of `p` where their layout, alignment and head sizes allow it. What has no map is copied row by
 // row.
-KeyMap make_cache_map(const AttentionParams& p, int32_t tile_keys);              // head sizes: multiples of 64
-// Boxes of the 128 bytes of columns, or of the whole row of `row_columns`; zeros beyond the head size.
+KeyMap make_cache_map(const AttentionParams& p, int32_t tile_keys);  // head sizes: multiples of 64
+// Boxes of 128 bytes of columns, or of the whole row of `row_columns`; zeros beyond the head size.
 KeyMap make_padded_cache_map(const AttentionParams& p, int32_t tile_keys, int32_t row_columns);
+KeyMap make_latent_map(const AttentionParams& p, int32_t box_keys);  // a latent cache: a box is 64 columns of keys
 ForwardMaps make_forward_fp8_maps(const AttentionParams& p, int32_t tile_keys);  // head sizes up to 128
 ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile, KeySource source);
 

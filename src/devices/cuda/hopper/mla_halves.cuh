@@ -1,0 +1,371 @@
+// MLA decode on wgmma: 64 query rows x 576, tiles of 64 keys, O [64][512] in the registers of two warpgroups.
+//
+//   4 producer warps   latent cache -> two buffers of tiles, a half of a buffer each (mla_blocks.cuh)
+//   consumer 0         even tiles of a segment: S = Q K^T, softmax; of all tiles: O += P V, columns 0..255
+//   consumer 1         odd tiles: the same; of all tiles: O += P V, columns 256..511
+//
+//   consumer 0:  S_a | softmax_a | O += P_a V_a                 | O += P_b V_b | S_c ...
+//   consumer 1:        S_b         | softmax_b under O += P_a V_a | O += P_b V_b | S_d ...
+//
+// Both tiles' probabilities go through shared memory, in the place of the tile's own rope columns, which nobody reads
+// once S is there. A row's maximum goes from one consumer to the other and back with P. Tile a is free as soon as both
+// have added it, so that its successor is loaded under the softmax and products of tile b. (FlashMLA's kernel, of two
+// tiles in flight and two halves of the output, is where the idea comes from.)
+//
+// V is the first 8 column blocks of K read MN-major, so that nothing is transposed. The work list is that of
+// kernels/work_list.cuh; two blocks next to each other, a cluster, share an entry of it, each with its own 64 rows:
+// every key crosses L2 once for both.
+#pragma once
+
+#include "devices/cuda/hopper/mla_blocks.cuh"
+#include "devices/cuda/hopper/mla_convert.cuh"
+#include "devices/cuda/hopper/wgmma_forward.cuh"
+#include "devices/cuda/kernels/softmax.cuh"
+
+namespace sextant::cuda {
+
+struct MlaHalvesShape : MlaBlocks {
+  // Q | tiles | maxima, factors of two tiles, sums of both consumers, [2][64] each | barriers | scratch
+  static constexpr int kRingAt = kBlocks * kBlockBytes, kStatAt = kRingAt + kStages * kTileBytes;
+  static constexpr int kBarrierAt = kStatAt + 6 * 64 * 4, kScratchAt = kBarrierAt + MlaBlockRing::kBarriers * 8;
+  static constexpr int kSharedBytes = kScratchAt + 160;
+  static constexpr int kProducerRegisters = 72, kConsumerRegisters = 216;
+  static_assert(kProducers * kProducerRegisters + kConsumers * kConsumerRegisters <= kThreads * 168);  // else no end
+  // Named barriers; the last two: + consumer, or + tile.
+  static constexpr int kAllBarrier = 1, kOwnBarrier = 2, kReadyBarrier = 4;
+};
+
+template <class T>
+__device__ __forceinline__ void mla_load_query_halves(const AttentionParams& p, const TileCursor& c, int row0,
+                                                      char* q_tile) {
+  const int num_rows = c.request.query_len * p.group_size, lane = threadIdx.x & 31;
+#pragma unroll 2
+  for (int tile_row = threadIdx.x / 32; tile_row < 64; tile_row += MlaTile::kConsumers / 32) {
+    const int row = row0 + tile_row;
+    const int32_t query = row / p.group_size;
+    const T* from = static_cast<const T*>(p.q) + (c.request.query_start + query) * p.q_token_stride +
+                    (row - query * p.group_size) * p.q_head_stride;
+    uint4 x[3];
+    load_query_row<T, T>(from, row < num_rows, x);
+#pragma unroll
+    for (int i = 0; i < 3; ++i)
+      if (lane + i * 32 < MlaTile::DK / 8)
+        *reinterpret_cast<uint4*>(q_tile + block_chunk(tile_row, lane + i * 32)) = x[i];
+  }
+}
+
+// Rows lane / 4 and lane / 4 + 8 of a warp's 16. `max`: what the last added tile's P is relative to; `sum`: this
+// thread's share, of its own tiles.
+struct MlaHalfRows {
+  float max[2], sum[2];
+};
+// What a segment's tiles have in common. Keys [all_from, all_below) are seen by all rows and need no mask.
+struct MlaSegment {
+  int32_t row0, context_len, key_lo, key_hi, all_from, all_below;
+};
+struct MlaHalfStats {
+  float *maxima, *factors, *sums;  // [2][64] each
+  __device__ __forceinline__ explicit MlaHalfStats(char* stats)
+      : maxima(reinterpret_cast<float*>(stats)), factors(maxima + 128), sums(maxima + 256) {}
+};
+
+template <class T, int kGroup>
+struct MlaHalfConsumer {
+  using S = MlaHalvesShape;
+  static constexpr int kOther = kGroup ^ 1;
+  const AttentionParams& p;
+  const MlaBlockRing& ring;
+  MlaHalfStats stats;
+  char* shared;
+  int lane, warp;
+
+  __device__ __forceinline__ int row(int half) const { return warp * 16 + half * 8 + lane / 4; }
+  // This consumer's half of a buffer is free.
+  __device__ __forceinline__ void release(int stage) const {
+    if (lane == 0) {
+      barrier_arrive(ring.empty(stage, kGroup));
+      barrier_arrive_remote(ring.empty(stage, kGroup), (blockIdx.x & 1) ^ 1);
+    }
+  }
+
+  // S (+)= Q K^T of a part's columns.
+  template <int kPart, bool kFirst>
+  __device__ __forceinline__ void add_part(float (&s)[32], uint32_t parity) const {
+    const uint64_t queries = matrix_descriptor(shared_address(shared) + kPart * 2 * S::kBlockBytes, 16, 1024);
+    const uint64_t keys = matrix_descriptor(ring.tile(kGroup) + kPart * 2 * S::kBlockBytes, 16, 1024);
+    barrier_wait(ring.full(kGroup, kPart), parity);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < (kPart == 4 ? 4 : 8); ++k)
+      wgmma_scores<T, 64>(s, move_descriptor(queries, k / 4 * S::kBlockBytes + k % 4 * 32),
+                          move_descriptor(keys, k / 4 * S::kBlockBytes + k % 4 * 32), !kFirst || k > 0);
+    wgmma_commit();
+  }
+  // S of this consumer's tile, part by part as they come: first the half that this consumer itself set free.
+  __device__ __forceinline__ void compute_scores(float (&s)[32], uint32_t parity) const {
+    constexpr int kOwn = kGroup * 2, kRest = kOther * 2;
+    add_part<kOwn, true>(s, parity);
+    add_part<kOwn + 1, false>(s, parity);
+    add_part<kRest, false>(s, parity);
+    add_part<kRest + 1, false>(s, parity);
+    add_part<4, false>(s, parity);
+    wgmma_wait<0>();
+  }
+
+  // O *= factor; O += P V of a tile begins.
+  __device__ __forceinline__ void begin_values(float (&o)[128], int stage, const float (&factor)[2]) const {
+    if (__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f)) {
+#pragma unroll
+      for (int i = 0; i < 128; ++i) o[i] *= factor[(i / 2) % 2];
+    }
+    const uint64_t prob = matrix_descriptor(ring.tile(stage) + (S::kBlocks - 1) * S::kBlockBytes, 16, 1024);
+    const uint64_t values = matrix_descriptor(ring.tile(stage) + kGroup * 4 * S::kBlockBytes, S::kBlockBytes, 1024);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < S::kKeys / 16; ++k)
+      wgmma_m64n256k16<T>(o, move_descriptor(prob, k * 32), move_descriptor(values, k * 2 * 1024), true);
+    wgmma_commit();
+  }
+  // .. and ends; the tile's half is then free.
+  __device__ __forceinline__ void end_values(int stage) const {
+    wgmma_wait<0>();
+    release(stage);
+  }
+
+  // The other consumer's tile: waits for its P.
+  __device__ __forceinline__ void receive(uint32_t parity, MlaHalfRows& rows, float (&factor)[2]) const {
+#pragma unroll
+    for (int part = 0; part < 2; ++part) barrier_wait(ring.full(kOther, kGroup * 2 + part), parity);
+    named_wait(S::kReadyBarrier + kOther, S::kConsumers);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      factor[half] = stats.factors[kOther * 64 + row(half)];
+      rows.max[half] = stats.maxima[kOther * 64 + row(half)];
+      rows.sum[half] *= factor[half];
+    }
+  }
+
+  // Softcap, ALiBi, masks. Then scores are in log2 units if `biased`.
+  __device__ __forceinline__ void adjust(const MlaSegment& at, const ScoreRule& rule, bool biased, bool masked,
+                                         int32_t key0, float (&s)[32]) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int at_row = at.row0 + row(half);
+      const int32_t own = at.context_len + at_row / p.group_size;
+      const float slope = p.alibi_slopes == nullptr ? 0.0f : p.alibi_slopes[at_row % p.group_size] * kLog2E;
+#pragma unroll
+      for (int j = 0; j < 16; ++j) {
+        float& x = s[j / 2 * 4 + half * 2 + (j & 1)];
+        const int32_t position = key0 + j / 2 * 8 + (lane & 3) * 2 + (j & 1);
+        if (biased) x = score_log2(rule, x) + slope * static_cast<float>(position - at.context_len);
+        if (masked && (position >= at.key_hi || !is_visible(p, own, position))) x = -INFINITY;
+      }
+    }
+  }
+
+  // Dots of 64 rows x 64 keys to probabilities; `factor` is what O must be scaled by.
+  __device__ __forceinline__ void softmax(const MlaSegment& at, const ScoreRule& rule, int32_t key0, float (&s)[32],
+                                          MlaHalfRows& rows, float (&factor)[2]) const {
+    const bool biased = rule.has_cap || p.alibi_slopes != nullptr,
+               masked = key0 + S::kKeys > at.all_below || key0 < at.all_from;
+    if (biased || masked) [[unlikely]]
+      adjust(at, rule, biased, masked, key0, s);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float scale = biased ? 1.0f : rule.scale_log2;
+      float top = -INFINITY;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) top = fmaxf(top, fmaxf(s[j * 4 + half * 2], s[j * 4 + half * 2 + 1]));
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2)) * scale;
+      const bool grows = top > rows.max[half] + 8.0f;
+      const float base = grows ? top : rows.max[half];
+      factor[half] = grows ? exp2_approx(rows.max[half] - base) : 1.0f;
+      rows.max[half] = base;
+      const float shift = base == -INFINITY ? 0.0f : -base;
+      float sum = 0;
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& x = s[j * 4 + half * 2 + e];
+          x = exp2_approx(fmaf(x, scale, shift));
+          sum += x;
+        }
+      rows.sum[half] = fmaf(rows.sum[half], factor[half], sum);
+    }
+  }
+
+  // P to the tile's rope columns, for both consumers.
+  __device__ __forceinline__ void publish(const float (&s)[32], const MlaHalfRows& rows,
+                                          const float (&factor)[2]) const {
+    char* prob = shared + S::kRingAt + kGroup * S::kTileBytes + (S::kBlocks - 1) * S::kBlockBytes;
+    named_wait(S::kOwnBarrier + kGroup, 128);  // all four warps have read the rope columns
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        *reinterpret_cast<uint32_t*>(prob + block_chunk(row(half), j) + (lane & 3) * 4) =
+            pack_pair<T>(s[j * 4 + half * 2], s[j * 4 + half * 2 + 1]);
+      if ((lane & 3) == 0) {
+        stats.maxima[kGroup * 64 + row(half)] = rows.max[half];
+        stats.factors[kGroup * 64 + row(half)] = factor[half];
+      }
+    }
+    fence_async_proxy();
+    named_arrive(S::kReadyBarrier + kGroup, S::kConsumers);
+    named_wait(S::kOwnBarrier + kGroup, 128);
+  }
+
+  __device__ __forceinline__ void write_rows(const BlockWork& work, const MlaPlace& place, const TileCursor& c,
+                                             int first_tile, bool ends, MlaHalfRows& rows,
+                                             const float (&o)[128]) const {
+    const Request& r = c.request;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float sum = rows.sum[half];
+      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      if ((lane & 3) == 0) stats.sums[kGroup * 64 + row(half)] = sum;
+    }
+    named_wait(S::kAllBarrier, S::kConsumers);
+    const float v_scale = value_scale(p, 0);
+    const bool whole = is_whole(work, first_tile, ends);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int tile_row = place.sub * 64 + row(half), at = c.row_tile * place.list_rows + tile_row;
+      if (at >= r.query_len * p.group_size) continue;
+      const int32_t query = at / p.group_size, token = r.query_start + query, head = at % p.group_size;
+      const RowEnd end = finish_row(rows.max[half], stats.sums[row(half)] + stats.sums[64 + row(half)], v_scale,
+                                    whole ? p.sinks : nullptr, head);
+      const bool writes_lse = kGroup == 0 && (lane & 3) == 0;
+      RowSink<T> sink;
+      if (whole) {
+        sink = output_row<T>(p, token, head);
+        if (writes_lse) store_lse(p, token, head, end.lse);
+      } else {
+        const int64_t partial =
+            partial_index(p, work, r, first_tile, place.list_rows, tile_row, query, head, place.block);
+        sink.out_f32 = p.partial_out + partial * S::DV;
+        if (writes_lse) p.partial_lse[partial] = end.lse;
+      }
+      sink.template store_pairs<32, 8>(kGroup * 256 + (lane & 3) * 2, end.weight,
+                                       [&](int j, int e) { return o[j * 4 + half * 2 + e]; });
+    }
+  }
+};
+
+template <class T, int kGroup>
+__device__ __forceinline__ void mla_consume_halves(const AttentionParams& p, const BlockWork& work,
+                                                   const MlaPlace& place, TileCursor done, char* shared,
+                                                   const MlaBlockRing& ring) {
+  using S = MlaHalvesShape;
+  using Consumer = MlaHalfConsumer<T, kGroup>;
+  const TileRange& range = work.range;
+  const Consumer self = {p,
+                         ring,
+                         MlaHalfStats(shared + S::kStatAt),
+                         shared,
+                         static_cast<int>(threadIdx.x) & 31,
+                         static_cast<int>(threadIdx.x) / 32 % 4};
+  const ScoreRule rule = make_score_rule(p, key_scale(p, 0));
+  float o[128];
+  uint32_t parity[2] = {0, 0};  // of the two buffers' full barriers
+  for (int32_t x = range.begin; x < range.end;) {
+    const int32_t first_tile = done.tile, tiles = min(done.counts.tiles - first_tile, range.end - x);
+    MlaSegment at;
+    {
+      const Request& r = done.request;
+      at.row0 = done.row_tile * place.list_rows + place.sub * 64;
+      at.context_len = r.context_len;
+      at.key_lo = r.key_lo;
+      at.key_hi = r.key_hi;
+      at.all_below = p.causal ? min(r.key_hi, r.context_len + at.row0 / p.group_size + p.right + 1) : r.key_hi;
+      at.all_from = p.window > 0 ? r.context_len + (at.row0 + 63) / p.group_size - p.window + 1 : 0;
+    }
+    if (x > range.begin) named_wait(S::kAllBarrier, S::kConsumers);  // the other warpgroup may still read the sums
+    mla_load_query_halves<T>(p, done, at.row0, shared);
+    fence_async_proxy();
+    MlaHalfRows rows = {{-INFINITY, -INFINITY}, {0, 0}};
+#pragma unroll
+    for (int i = 0; i < 128; ++i) o[i] = 0.0f;
+    named_wait(S::kAllBarrier, S::kConsumers);
+#pragma unroll 1
+    for (int32_t t = 0; t < tiles; t += 2) {
+      const bool two = t + 1 < tiles;
+      const int32_t key0 = at.key_lo + (first_tile + t) * S::kKeys;
+      float s[32], factor[2];
+      if constexpr (kGroup == 0) {
+        self.compute_scores(s, parity[0]);
+        self.softmax(at, rule, key0, s, rows, factor);
+        self.publish(s, rows, factor);
+        self.begin_values(o, 0, factor);
+        self.end_values(0);
+        if (two) {
+          self.receive(parity[1], rows, factor);
+          self.begin_values(o, 1, factor);
+          self.end_values(1);
+        }
+      } else {
+        float other[2];
+        if (two) self.compute_scores(s, parity[1]);
+        self.receive(parity[0], rows, other);
+        self.begin_values(o, 0, other);
+        if (two) self.softmax(at, rule, key0 + S::kKeys, s, rows, factor);
+        self.end_values(0);
+        if (two) {
+          self.publish(s, rows, factor);
+          self.begin_values(o, 1, factor);
+          self.end_values(1);
+        }
+      }
+      parity[0] ^= 1;
+      parity[1] ^= two ? 1 : 0;
+    }
+    done.tile = first_tile + tiles - 1;
+    self.write_rows(work, place, done, first_tile, done.tile + 1 == done.counts.tiles, rows, o);
+    x += tiles;
+    if (x < range.end) done.advance(p, place.list_rows, S::kKeys);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(MlaTile::kThreads, 1)
+    mla_halves(const __grid_constant__ AttentionParams p, const __grid_constant__ KeyMap map) {
+#if __CUDA_ARCH_FEAT_SM90_ALL
+  using S = MlaHalvesShape;
+  extern __shared__ __align__(1024) char shared[];  // as the swizzle wants it
+  const MlaBlockRing ring{shared_address(shared + S::kRingAt), shared_address(shared + S::kBarrierAt)};
+  launch_dependents();
+  if (threadIdx.x == 0) {
+    ring.init(S::kConsumers / 32);  // a consumer's four warps, of both blocks
+    if (map.tokens > 0) prefetch_tensor_map(&map.k);
+    fence_barrier_init();
+    fence_async_proxy();
+  }
+  const MlaPlace place = mla_place(p);
+  TileCursor cursor;
+  const BlockWork work =
+      find_work<S::kThreads>(p, place.list_rows, S::kKeys, reinterpret_cast<int32_t*>(shared + S::kScratchAt), &cursor,
+                             place.block, place.blocks);
+  if (work.range.begin == work.range.end) return;  // of a pair both
+  cluster_barrier();
+  if (threadIdx.x >= S::kConsumers) {
+    shrink_registers<S::kProducerRegisters>();
+    const int warp = (static_cast<int>(threadIdx.x) - S::kConsumers) / 32;
+    MlaHalfLoader<T> loader{p, map, ring, warp / 2, warp % 2, static_cast<int>(threadIdx.x) % 32};
+    loader.run(work.range, cursor, place.list_rows);
+    cluster_barrier();
+  } else {
+    grow_registers<S::kConsumerRegisters>();
+    if (threadIdx.x < 128) {
+      mla_consume_halves<T, 0>(p, work, place, cursor, shared, ring);
+    } else {
+      mla_consume_halves<T, 1>(p, work, place, cursor, shared, ring);
+    }
+    cluster_barrier();  // no block ends while another's copies or arrivals are on their way to it
+  }
+#endif
+}
+
+}  // namespace sextant::cuda
