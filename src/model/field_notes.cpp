@@ -1,6 +1,7 @@
 // A field that touches attention must not be dropped without a word.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "model/attention_facts.h"
@@ -17,9 +18,19 @@ constexpr std::array<std::string_view, 21> kWords = {
     "attn", "attention", "head",  "kv",     "window", "chunk",   "sink", "alibi",   "sparse",    "index_", "mla",
     "swa",  "cross",     "local", "causal", "global", "bidirec", "qk_",  "softcap", "logit_cap", "softmax"};
 
+// Names of the number of layers, and of the width that heads divide.
+const ConfigFields::Names kLayerNames = {"num_hidden_layers", "n_layer",        "n_layers", "num_layers",
+                                         "num_transformer_layers", "depth", "encoder_layers"};
+const ConfigFields::Names kWidthNames = {"hidden_size", "n_embd",  "n_embed",   "d_model",
+                                         "model_dim",   "emb_dim", "embed_dim", "dim"};
+
+// Some write numAttentionHeads.
 bool sounds_like_attention(const std::string& name) {
+  std::string small = name;
+  for (char& c : small)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
   for (const std::string_view word : kWords)
-    if (name.find(word) != std::string::npos) return true;
+    if (small.find(word) != std::string::npos) return true;
   return false;
 }
 
@@ -48,6 +59,42 @@ void note_kv_cache_scheme(const json& fields, std::vector<std::string>& notes) {
 }
 
 }  // namespace
+
+void note_assumed(const ConfigPart& part, const FieldUse& use, const std::vector<ModelLayer>& layers,
+                  std::vector<std::string>& notes) {
+  const json& facts = facts_of(part.model_type);
+  const ConfigFields config(part.fields);
+  std::string assumed;
+  const auto add = [&assumed](const std::string& name, const json& value) {
+    assumed += fmt::format("{}{} {}", assumed.empty() ? "" : ", ", name, shown_json(value));
+  };
+  if (!facts.empty()) {
+    const json none = json::object();
+    const json& defaults = facts.contains("defaults") ? facts.at("defaults") : none;
+    for (const std::string& name : use.by_default) {
+      const json& value = defaults.at(name);
+      if (!value.is_number() || value == 0) continue;
+      bool said = false;  // by another name of the same number
+      for (const ConfigFields::Names& names : head_fields())
+        said = said || (std::find(names.begin(), names.end(), name) != names.end() && config.given(names) != nullptr);
+      for (const ConfigFields::Names& names : {kLayerNames, kWidthNames})
+        said = said || (std::find(names.begin(), names.end(), name) != names.end() && config.given(names) != nullptr);
+      if (!said) add(name, value);
+    }
+    for (const std::string& name : part.by_default) add(name, part.fields.at(name));
+    if (!assumed.empty())
+      notes.push_back(fmt::format("the config does not say {}: defaults of {}", assumed,
+                                  facts.value("from", std::string("the model's class"))));
+    return;
+  }
+  const auto layer = std::find_if(layers.begin(), layers.end(), [](const ModelLayer& one) { return one.attends; });
+  if (part.model_type.empty() || layer == layers.end() || layer->attention.mla.enabled()) return;
+  ConfigFields::Names kv = head_fields()[1], dim = head_fields()[2];
+  if (config.given(kv) == nullptr && config.given({"attn_config"}) == nullptr)
+    add("num_key_value_heads", layer->attention.num_kv_heads);
+  if (config.given(dim) == nullptr) add("head_dim", layer->attention.head_dim);
+  if (!assumed.empty()) notes.push_back(fmt::format("the config does not say {}: assumed, as most models have it", assumed));
+}
 
 void note_fields(const ConfigPart& part, std::vector<std::string>& notes) {
   const json& facts = facts_of(part.model_type);

@@ -88,6 +88,22 @@ TEST(ConfigFuzz, NoNumberIsLost) {
   }
 }
 
+// A number that is gone: refused, or the class's default, which is named, or what else says it.
+TEST(ConfigFuzz, NoFieldIsDroppedWithoutAWord) {
+  for (const json& config : published_configs()) {
+    const std::string before = answer(parse_model_config(config.dump(), "before"));
+    const json part = json(config).contains("text_config") ? config["text_config"] : config;
+    for (const auto& [name, value] : part.items()) {
+      if (kTelling.count(name) == 0 || !value.is_number() || value == 0) continue;
+      const bool listed = config.dump().find("layer_types") != std::string::npos;
+      if (listed && name == "sliding_window_pattern") continue;
+      json changed = config;
+      language_part(changed).erase(name);
+      EXPECT_NE(answer(parse_model_config(changed.dump(), "before")), before) << name << " of " << config.dump();
+    }
+  }
+}
+
 TEST(ConfigFuzz, FieldsOfOtherTypesAreSaid) {
   const std::string llama = R"({"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "dtype": "float16",
       "num_hidden_layers": 4, )";

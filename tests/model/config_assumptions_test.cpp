@@ -1,0 +1,80 @@
+// What a config does not say itself is said of it: defaults of its class, guesses of the general rule, numbers beside
+// the part that counts.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "sextant/model.h"
+
+namespace sextant {
+namespace {
+
+std::string notes_of(const std::string& config) {
+  const auto shape = parse_model_config(config, "test");
+  if (!shape) return "error: " + shape.status().message();
+  std::string text;
+  for (const std::string& note : shape->notes) text += note + "\n";
+  return text;
+}
+
+void expect_said(const std::string& config, const std::string& words) {
+  const std::string notes = notes_of(config);
+  EXPECT_NE(notes.find(words), std::string::npos) << config << "\nsays: " << notes;
+}
+
+TEST(ConfigAssumptions, DefaultsOfTheClassAreNamed) {
+  expect_said(R"({"model_type": "llama", "dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4})",
+              "the config does not say num_hidden_layers 32: defaults of LlamaConfig");
+  expect_said(R"({"model_type": "qwen3", "dtype": "bfloat16", "num_hidden_layers": 2, "num_attention_heads": 4})",
+              "the config does not say head_dim 128, num_key_value_heads 32: defaults of Qwen3Config");
+  // Under the part's own names; one that is given under another name of the same number is not named.
+  expect_said(R"({"model_type": "whisper", "dtype": "float16", "d_model": 64, "encoder_layers": 2, "decoder_layers": 2,
+                  "encoder_attention_heads": 4})",
+              "the config does not say num_attention_heads 6: defaults of WhisperConfig");
+  EXPECT_EQ(notes_of(R"({"model_type": "gpt2", "dtype": "float32", "n_embd": 64, "n_head": 4, "n_layer": 2})"), "");
+  EXPECT_EQ(notes_of(R"({"model_type": "llama", "dtype": "float32", "hidden_size": 64, "num_attention_heads": 4,
+                         "num_hidden_layers": 2})"),
+            "");  // the class says None: as many KV heads as heads
+}
+
+TEST(ConfigAssumptions, GuessesAboutUnknownTypesAreNamed) {
+  const std::string head =
+      R"({"model_type": "brand_new", "dtype": "bfloat16", "hidden_size": 64, "num_hidden_layers": 2, )";
+  expect_said(head + R"("num_attention_heads": 4})",
+              "the config does not say num_key_value_heads 4, head_dim 16: assumed, as most models have it");
+  expect_said(head + R"("num_attention_heads": 4, "num_key_value_heads": 2})",
+              "the config does not say head_dim 16: assumed");
+  EXPECT_EQ(notes_of(head + R"("num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32})")
+                .find("does not say"),
+            std::string::npos);
+}
+
+TEST(ConfigAssumptions, NumbersBesideThePartThatCountsAreNamed) {
+  const std::string text =
+      R"("text_config": {"model_type": "gemma3_text", "hidden_size": 64, "num_attention_heads": 4, "head_dim": 16,
+          "num_key_value_heads": 2, "num_hidden_layers": 6, "sliding_window": 8}})";
+  const std::string head = R"({"model_type": "gemma3", "dtype": "bfloat16", )";
+  expect_said(head + R"("sliding_window": 77, "num_attention_heads": 8, )" + text,
+              "config.text_config counts; beside it and not taken into account: num_attention_heads 8, sliding_window "
+              "77");
+  EXPECT_EQ(notes_of(head + R"("num_attention_heads": 4, )" + text).find("beside it"), std::string::npos);
+}
+
+TEST(ConfigAssumptions, NamesInOtherSpellingsAreNoted) {
+  expect_said(R"({"model_type": "llama", "dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4,
+                  "num_hidden_layers": 2, "numKeyValueHeads": 2})",
+              "not taken into account: numKeyValueHeads 2");
+}
+
+TEST(ConfigAssumptions, YarnNeedsItsFactor) {
+  const std::string head =
+      R"({"model_type": "deepseek_v3", "dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4,
+          "num_key_value_heads": 4, "num_hidden_layers": 1, "kv_lora_rank": 32, "qk_nope_head_dim": 16,
+          "qk_rope_head_dim": 8, "v_head_dim": 16, "rope_scaling": {"type": "yarn", "mscale_all_dim": 1.0)";
+  EXPECT_EQ(notes_of(head + "}}"),
+            "error: config.rope_scaling.factor is missing; allowed: a finite number > 0, as mscale_all_dim is 1");
+  EXPECT_EQ(notes_of(head + R"(, "factor": 40}})").find("error"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace sextant
