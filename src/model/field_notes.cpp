@@ -18,7 +18,9 @@ constexpr std::array<std::string_view, 21> kWords = {
     "attn", "attention", "head",  "kv",     "window", "chunk",   "sink", "alibi",   "sparse",    "index_", "mla",
     "swa",  "cross",     "local", "causal", "global", "bidirec", "qk_",  "softcap", "logit_cap", "softmax"};
 
-// Names of the number of layers, and of the width that heads divide.
+// Names of the number of heads in models of two stacks too, of the number of layers, and of the width that heads divide.
+const ConfigFields::Names kHeadNames = {"num_attention_heads", "encoder_attention_heads", "decoder_attention_heads",
+                                        "attention_heads"};
 const ConfigFields::Names kLayerNames = {"num_hidden_layers", "n_layer",        "n_layers", "num_layers",
                                          "num_transformer_layers", "depth", "encoder_layers"};
 const ConfigFields::Names kWidthNames = {"hidden_size", "n_embd",  "n_embed",   "d_model",
@@ -75,10 +77,15 @@ void note_assumed(const ConfigPart& part, const FieldUse& use, const std::vector
       const json& value = defaults.at(name);
       if (!value.is_number() || value == 0) continue;
       bool said = false;  // by another name of the same number
-      for (const ConfigFields::Names& names : head_fields())
-        said = said || (std::find(names.begin(), names.end(), name) != names.end() && config.given(names) != nullptr);
-      for (const ConfigFields::Names& names : {kLayerNames, kWidthNames})
-        said = said || (std::find(names.begin(), names.end(), name) != names.end() && config.given(names) != nullptr);
+      std::vector<ConfigFields::Names> groups = head_fields();
+      groups.insert(groups.end(), {kHeadNames, kLayerNames, kWidthNames});
+      for (const ConfigFields::Names& names : groups) {
+        if (std::find(names.begin(), names.end(), name) == names.end()) continue;
+        for (const std::string& other : names) {
+          const json* given = config.given({other});
+          said = said || (given != nullptr && !given->is_boolean());  // multi_query_attention says no number
+        }
+      }
       if (!said) add(name, value);
     }
     for (const std::string& name : part.by_default) add(name, part.fields.at(name));

@@ -129,6 +129,16 @@ Result<Types> from_layer_on(const ConfigFields& fields, int64_t num_layers) {
   return types;
 }
 
+// Classes that have no window ignore one that a config brings; of the others nobody knows.
+bool reads_window(const json& facts) {
+  const std::string from = facts.value("from", std::string());
+  if (!from.ends_with("Config") || facts.value("takes_window", false) || facts.contains("window_from")) return true;
+  const json none = json::object();
+  const json& defaults = facts.contains("defaults") ? facts.at("defaults") : none;
+  return defaults.contains("sliding_window") || defaults.contains("sliding_window_size") ||
+         defaults.contains("attention_window_size");
+}
+
 Result<bool> window_is_on(const ConfigFields& fields, const json& facts) {
   auto used = fields.flag({"use_sliding_window"}, true);
   if (!used) return used;
@@ -182,7 +192,7 @@ Result<std::optional<Types>> listed(const ConfigFields& fields, const json& fact
 Result<Types> by_habit(const ConfigFields& fields, const json& facts, int64_t num_layers) {
   const bool plain = !facts.contains("pattern") || facts.at("pattern").contains("from_max_window_layers") ||
                      facts.at("pattern").contains("qwen2_moe");
-  auto window = plain ? window_is_on(fields, facts) : Result<bool>(false);
+  auto window = plain && reads_window(facts) ? window_is_on(fields, facts) : Result<bool>(false);
   if (!window) return window.status();
   // Configs of unknown types may name a pattern all the same.
   if (!facts.contains("pattern")) {

@@ -28,7 +28,7 @@ TEST(ConfigAssumptions, DefaultsOfTheClassAreNamed) {
   expect_said(R"({"model_type": "qwen3", "dtype": "bfloat16", "num_hidden_layers": 2, "num_attention_heads": 4})",
               "the config does not say head_dim 128, num_key_value_heads 32: defaults of Qwen3Config");
   // Under the part's own names; one that is given under another name of the same number is not named.
-  expect_said(R"({"model_type": "whisper", "dtype": "float16", "d_model": 64, "encoder_layers": 2, "decoder_layers": 2,
+  expect_said(R"({"model_type": "whisper", "dtype": "float16", "d_model": 96, "encoder_layers": 2, "decoder_layers": 2,
                   "encoder_attention_heads": 4})",
               "the config does not say num_attention_heads 6: defaults of WhisperConfig");
   EXPECT_EQ(notes_of(R"({"model_type": "gpt2", "dtype": "float32", "n_embd": 64, "n_head": 4, "n_layer": 2})"), "");
@@ -64,6 +64,17 @@ TEST(ConfigAssumptions, NamesInOtherSpellingsAreNoted) {
   expect_said(R"({"model_type": "llama", "dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4,
                   "num_hidden_layers": 2, "numKeyValueHeads": 2})",
               "not taken into account: numKeyValueHeads 2");
+}
+
+TEST(ConfigAssumptions, AWindowOfAClassThatHasNoneIsNotTaken) {
+  const std::string head = R"("dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
+      "num_key_value_heads": 2, "sliding_window": 8})";
+  const auto window_of = [&head](const std::string& type) {
+    return parse_model_config("{\"model_type\": \"" + type + "\", " + head, "test")->layers.at(0).attention.sliding_window;
+  };
+  EXPECT_EQ(window_of("llama"), 0);
+  expect_said(R"({"model_type": "llama", )" + head, "sliding_window is 8: models of this type are not known to use it");
+  for (const char* type : {"phi3", "mixtral", "starcoder2", "mistral", "brand_new"}) EXPECT_EQ(window_of(type), 8) << type;
 }
 
 TEST(ConfigAssumptions, YarnNeedsItsFactor) {
