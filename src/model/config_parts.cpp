@@ -123,6 +123,9 @@ Result<Nested> language_part(const json& config, std::vector<std::string>& notes
       }
       note_other_parts(nested.fields, name, notes);
       note_outer(nested.model_type, notes);
+      if (!nested.model_type.empty() && facts_of(nested.model_type).empty())
+        notes.push_back(fmt::format("model_type {} is not in the table of known types: its {} is read for itself",
+                                    shown_json(json(nested.model_type)), name));
       json part = *found;
       note_outer_numbers(nested.fields, name, part, nested.prefix, notes);
       inherit(nested.fields, part);

@@ -14,9 +14,10 @@ namespace {
 using nlohmann::json;
 
 // Parts of names that sound like attention.
-constexpr std::array<std::string_view, 21> kWords = {
-    "attn", "attention", "head",  "kv",     "window", "chunk",   "sink", "alibi",   "sparse",    "index_", "mla",
-    "swa",  "cross",     "local", "causal", "global", "bidirec", "qk_",  "softcap", "logit_cap", "softmax"};
+constexpr std::array<std::string_view, 26> kWords = {
+    "attn", "attention", "head",    "kv",  "window",  "chunk",     "sink",    "alibi",      "sparse",
+    "index_", "mla",     "swa",     "cross", "local", "causal",    "global",  "bidirec",    "qk_",
+    "softcap", "logit_cap", "softmax", "layer_type", "layertype", "block_type", "blocktype", "pattern"};
 
 // Names of the number of heads in models of two stacks too, of the number of layers, and of the width that heads divide.
 const ConfigFields::Names kHeadNames = {"num_attention_heads", "encoder_attention_heads", "decoder_attention_heads",
@@ -95,7 +96,7 @@ void note_assumed(const ConfigPart& part, const FieldUse& use, const std::vector
     return;
   }
   const auto layer = std::find_if(layers.begin(), layers.end(), [](const ModelLayer& one) { return one.attends; });
-  if (part.model_type.empty() || layer == layers.end() || layer->attention.mla.enabled()) return;
+  if (layer == layers.end() || layer->attention.mla.enabled()) return;
   ConfigFields::Names kv = head_fields()[1], dim = head_fields()[2];
   if (config.given(kv) == nullptr && config.given({"attn_config"}) == nullptr)
     add("num_key_value_heads", layer->attention.num_kv_heads);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "model/attention_facts.h"
 #include "model/config_rules.h"
@@ -269,7 +270,25 @@ Result<Types> layer_types(const ConfigFields& fields, const json& facts, std::ve
   if (*num_layers == 0)
     return invalid_argument(
         fmt::format("{}.num_hidden_layers is missing; allowed: 1..{}", fields.prefix(), kMostLayers));
+  for (const json& rule : attention_facts().at("layer_lists")) {
+    const std::string outer = rule.value("in", std::string());
+    const json* section = outer.empty() ? nullptr : fields.given({outer});
+    if (section != nullptr && section->is_object() && !section->empty())
+      notes.push_back(fmt::format("{} has no {}: not taken into account", outer, rule.at("field").get<std::string>()));
+  }
+  const std::string needed = facts.value("needs_list", std::string());
+  if (!needed.empty() && fields.given({needed}) == nullptr)
+    return invalid_argument(fmt::format("{}.{} is missing; allowed: an entry for every layer, as layers of this type differ",
+                                        fields.prefix(), needed));
   auto types = by_habit(fields, facts, *num_layers);
+  if (types && facts.contains("pattern") && std::adjacent_find(types->begin(), types->end(), std::not_equal_to<>()) != types->end()) {
+    bool said = false;  // by a period or a number of its own
+    for (const json& field : attention_facts().at("layer_habit_fields"))
+      said = said || fields.given({field.get<std::string>()}) != nullptr;
+    if (!said)
+      notes.push_back(fmt::format("the config does not say which layers differ: as {} has them",
+                                  facts.value("from", std::string("the model's class"))));
+  }
   const json* window = fields.given({"use_sliding_window"});
   const std::string own = facts.value("window_from", std::string("sliding_window"));
   if (types && window != nullptr && *window == true &&

@@ -77,6 +77,29 @@ TEST(ConfigAssumptions, AWindowOfAClassThatHasNoneIsNotTaken) {
   for (const char* type : {"phi3", "mixtral", "starcoder2", "mistral", "brand_new"}) EXPECT_EQ(window_of(type), 8) << type;
 }
 
+TEST(ConfigAssumptions, WhichLayersDifferIsSaidOrAskedFor) {
+  const std::string head = R"("dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+      "head_dim": 16, "num_hidden_layers": 6, "sliding_window": 8)";
+  expect_said(R"({"model_type": "gemma2", )" + head + "}",
+              "the config does not say which layers differ: as Gemma2Config has them");
+  expect_said(R"({"model_type": "gemma3_text", "layerTypes": ["full_attention"], )" + head + "}", "layerTypes");
+  EXPECT_EQ(notes_of(R"({"model_type": "gemma3_text", "sliding_window_pattern": 3, )" + head + "}").find("which layers"),
+            std::string::npos);
+  for (const auto& [type, field] : std::vector<std::pair<std::string, std::string>>{
+           {"nemotron_h", "hybrid_override_pattern"}, {"nemotron-nas", "block_configs"},
+           {"mllama_text_model", "cross_attention_layers"}})
+    EXPECT_EQ(notes_of("{\"model_type\": \"" + type + "\", " + head + "}"),
+              "error: config." + field + " is missing; allowed: an entry for every layer, as layers of this type differ");
+  expect_said(R"({"model_type": "minimax_m3", "sparse_attention_config": {"sparse_block_size": 64}, )" + head + "}",
+              "sparse_attention_config has no sparse_attention_freq: not taken into account");
+}
+
+TEST(ConfigAssumptions, UnknownTypesAroundAKnownPartAreSaid) {
+  expect_said(R"({"model_type": "gemma3_next", "text_config": {"model_type": "llama", "dtype": "bfloat16",
+                  "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}})",
+              "model_type \"gemma3_next\" is not in the table of known types: its text_config is read for itself");
+}
+
 TEST(ConfigAssumptions, YarnNeedsItsFactor) {
   const std::string head =
       R"({"model_type": "deepseek_v3", "dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4,
