@@ -368,7 +368,9 @@ def _dense_at_once(
         shape, key.shape, value.shape[3], query.dtype, query.device, softmax_scale, causal, sliding_window, logits_soft_cap, sinks is not None,
         alibi_slopes is not None, family, window_left, window_right,
     )  # fmt: skip
-    out = query.new_empty(shape[0], shape[2], shape[1], value.shape[3]).transpose(1, 2)
+    batch, heads, queries, _ = shape
+    dim = value.shape[3]
+    out = query.new_empty_strided((batch, heads, queries, dim), (queries * heads * dim, dim, heads * dim, 1))  # rows of [B, S, H, D]
     made.plan.run(q=query, k=key, v=value, out=out, sinks=_floats(sinks), alibi_slopes=_floats(alibi_slopes))
     return out
 

@@ -90,8 +90,7 @@ void note_outer_numbers(const json& outer, const std::string& name, const json& 
   for (const char* field : {"num_hidden_layers", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim"}) look(field);
   for (const json& field : attention_facts().at("deciding_fields")) look(field.get<std::string>());
   if (!others.empty())
-    notes.push_back(
-        fmt::format("{}.{} counts; beside it and not taken into account: {}", prefix, name, others));
+    notes.push_back(fmt::format("{}.{} counts; beside it and not taken into account: {}", prefix, name, others));
 }
 
 // What is said of a model for what is around its language part.
@@ -237,8 +236,12 @@ Result<std::vector<ConfigPart>> config_parts(const json& config, std::vector<std
     if (!*both && stacks.value("alone", std::string("decoder")) != name) continue;
     std::set<std::string> by_default;
     json own = renamed(nested->fields, stacks.at(name), defaults, by_default);
-    ConfigPart part{name, std::move(own), nested->prefix, nested->model_type,
-                    name == std::string("decoder") && (*both || *cross), std::move(by_default)};
+    ConfigPart part{name,
+                    std::move(own),
+                    nested->prefix,
+                    nested->model_type,
+                    name == std::string("decoder") && (*both || *cross),
+                    std::move(by_default)};
     part.fields["is_causal"] = name == std::string("decoder");
     parts.push_back(std::move(part));
   }

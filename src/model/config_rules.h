@@ -13,11 +13,11 @@ namespace sextant::model {
 
 // A stack of layers: most models have one, encoder-decoder models two.
 struct ConfigPart {
-  std::string name;              // "encoder", "decoder" or empty
-  nlohmann::json fields;         // with the part's own numbers under the usual names
-  std::string prefix;            // where they stand: "config.text_config"
-  std::string model_type;        // whose facts apply
-  bool cross_attention = false;  // every layer also attends to the other part
+  std::string name;                       // "encoder", "decoder" or empty
+  nlohmann::json fields;                  // with the part's own numbers under the usual names
+  std::string prefix;                     // where they stand: "config.text_config"
+  std::string model_type;                 // whose facts apply
+  bool cross_attention = false;           // every layer also attends to the other part
   std::set<std::string> by_default = {};  // numbers under the usual names that are the class's and not the config's
 };
 // The language part of a config, wherever it is nested, in the usual names (Mistral's params.json has names of its

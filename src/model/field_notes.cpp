@@ -15,15 +15,16 @@ using nlohmann::json;
 
 // Parts of names that sound like attention.
 constexpr std::array<std::string_view, 26> kWords = {
-    "attn", "attention", "head",    "kv",  "window",  "chunk",     "sink",    "alibi",      "sparse",
-    "index_", "mla",     "swa",     "cross", "local", "causal",    "global",  "bidirec",    "qk_",
+    "attn",    "attention", "head",    "kv",         "window",    "chunk",      "sink",      "alibi",   "sparse",
+    "index_",  "mla",       "swa",     "cross",      "local",     "causal",     "global",    "bidirec", "qk_",
     "softcap", "logit_cap", "softmax", "layer_type", "layertype", "block_type", "blocktype", "pattern"};
 
-// Names of the number of heads in models of two stacks too, of the number of layers, and of the width that heads divide.
+// Names of the number of heads in models of two stacks too, of the number of layers, and of the width that heads
+// divide.
 const ConfigFields::Names kHeadNames = {"num_attention_heads", "encoder_attention_heads", "decoder_attention_heads",
                                         "attention_heads"};
-const ConfigFields::Names kLayerNames = {"num_hidden_layers", "n_layer",        "n_layers", "num_layers",
-                                         "num_transformer_layers", "depth", "encoder_layers"};
+const ConfigFields::Names kLayerNames = {"num_hidden_layers",      "n_layer", "n_layers",      "num_layers",
+                                         "num_transformer_layers", "depth",   "encoder_layers"};
 const ConfigFields::Names kWidthNames = {"hidden_size", "n_embd",  "n_embed",   "d_model",
                                          "model_dim",   "emb_dim", "embed_dim", "dim"};
 
@@ -101,7 +102,8 @@ void note_assumed(const ConfigPart& part, const FieldUse& use, const std::vector
   if (config.given(kv) == nullptr && config.given({"attn_config"}) == nullptr)
     add("num_key_value_heads", layer->attention.num_kv_heads);
   if (config.given(dim) == nullptr) add("head_dim", layer->attention.head_dim);
-  if (!assumed.empty()) notes.push_back(fmt::format("the config does not say {}: assumed, as most models have it", assumed));
+  if (!assumed.empty())
+    notes.push_back(fmt::format("the config does not say {}: assumed, as most models have it", assumed));
 }
 
 void note_fields(const ConfigPart& part, std::vector<std::string>& notes) {

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 
 #include "model/attention_facts.h"
 #include "model/config_rules.h"
@@ -70,6 +69,28 @@ Result<Types> index_list(const ConfigFields& fields, const std::string& name, co
     types[static_cast<size_t>(layer)] = rule.at("type").get<std::string>();
   }
   return types;
+}
+
+// A second list that names the other layers must name those and no more (Kimi's kda_layers).
+Status check_others(const ConfigFields& fields, const json& rule, const Types& types) {
+  const std::string name = rule.value("others", std::string());
+  if (name.empty() || fields.given({name}) == nullptr) return Status::ok();
+  auto numbers = fields.whole_list(name, 0);
+  if (!numbers) return numbers.status();
+  std::vector<bool> listed(types.size(), false);
+  bool fits = true;
+  for (const int64_t number : *numbers) {
+    const int64_t layer = number - rule.value("base", int64_t{0});
+    if (layer >= 0 && layer < static_cast<int64_t>(types.size()))
+      listed[static_cast<size_t>(layer)] = true;
+    else
+      fits = false;
+  }
+  for (size_t layer = 0; layer < types.size(); ++layer)
+    fits = fits && listed[layer] == (types[layer] == rule.at("rest").get<std::string>());
+  if (fits) return Status::ok();
+  return fields.error(name, *fields.given({name}),
+                      fmt::format("the layers that {} does not list", rule.at("field").get<std::string>()));
 }
 
 // GPT-Neo: [[["global", "local"], 12]].
@@ -172,6 +193,7 @@ Result<std::optional<Types>> listed(const ConfigFields& fields, const json& fact
                                     : index_list(*section, field, rule, num_layers,
                                                  Types(static_cast<size_t>(std::max<int64_t>(num_layers, 0)), rest));
     if (!types) return types.status();
+    if (kind == "indices") SEXTANT_RETURN_IF_ERROR(check_others(*section, rule, *types));
     if (kind == "cycle") {
       const Types once = *types;
       if (once.empty()) return section->error(field, *list, "at least one type");
@@ -278,10 +300,11 @@ Result<Types> layer_types(const ConfigFields& fields, const json& facts, std::ve
   }
   const std::string needed = facts.value("needs_list", std::string());
   if (!needed.empty() && fields.given({needed}) == nullptr)
-    return invalid_argument(fmt::format("{}.{} is missing; allowed: an entry for every layer, as layers of this type differ",
-                                        fields.prefix(), needed));
+    return invalid_argument(fmt::format(
+        "{}.{} is missing; allowed: an entry for every layer, as layers of this type differ", fields.prefix(), needed));
   auto types = by_habit(fields, facts, *num_layers);
-  if (types && facts.contains("pattern") && std::adjacent_find(types->begin(), types->end(), std::not_equal_to<>()) != types->end()) {
+  if (types && facts.contains("pattern") &&
+      (facts.at("pattern").contains("every") || facts.at("pattern").contains("cycle"))) {
     bool said = false;  // by a period or a number of its own
     for (const json& field : attention_facts().at("layer_habit_fields"))
       said = said || fields.given({field.get<std::string>()}) != nullptr;

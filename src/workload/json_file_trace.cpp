@@ -82,8 +82,7 @@ Status read_vllm_result(const json& file, const TraceLine& line, int64_t max_req
                        fmt::format("{} (as many as input_lens)", inputs.size()));
   const auto starts = file.find("start_times");
   const bool timed = starts != file.end() && !starts->is_null();
-  if (timed && !starts->is_array())
-    return trace_error(line, "start_times", shown_json(*starts), "a list of seconds");
+  if (timed && !starts->is_array()) return trace_error(line, "start_times", shown_json(*starts), "a list of seconds");
   if (timed && starts->size() != inputs.size())
     return trace_error(line, "start_times", fmt::format("{} numbers", starts->size()),
                        fmt::format("{} (as many as input_lens)", inputs.size()));

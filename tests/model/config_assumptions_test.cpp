@@ -44,9 +44,9 @@ TEST(ConfigAssumptions, GuessesAboutUnknownTypesAreNamed) {
               "the config does not say num_key_value_heads 4, head_dim 16: assumed, as most models have it");
   expect_said(head + R"("num_attention_heads": 4, "num_key_value_heads": 2})",
               "the config does not say head_dim 16: assumed");
-  EXPECT_EQ(notes_of(head + R"("num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32})")
-                .find("does not say"),
-            std::string::npos);
+  EXPECT_EQ(
+      notes_of(head + R"("num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32})").find("does not say"),
+      std::string::npos);
 }
 
 TEST(ConfigAssumptions, NumbersBesideThePartThatCountsAreNamed) {
@@ -70,28 +70,49 @@ TEST(ConfigAssumptions, AWindowOfAClassThatHasNoneIsNotTaken) {
   const std::string head = R"("dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
       "num_key_value_heads": 2, "sliding_window": 8})";
   const auto window_of = [&head](const std::string& type) {
-    return parse_model_config("{\"model_type\": \"" + type + "\", " + head, "test")->layers.at(0).attention.sliding_window;
+    return parse_model_config("{\"model_type\": \"" + type + "\", " + head, "test")
+        ->layers.at(0)
+        .attention.sliding_window;
   };
   EXPECT_EQ(window_of("llama"), 0);
   expect_said(R"({"model_type": "llama", )" + head, "sliding_window is 8: models of this type are not known to use it");
-  for (const char* type : {"phi3", "mixtral", "starcoder2", "mistral", "brand_new"}) EXPECT_EQ(window_of(type), 8) << type;
+  for (const char* type : {"phi3", "mixtral", "starcoder2", "mistral", "brand_new"})
+    EXPECT_EQ(window_of(type), 8) << type;
 }
 
 TEST(ConfigAssumptions, WhichLayersDifferIsSaidOrAskedFor) {
-  const std::string head = R"("dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
+  const std::string head =
+      R"("dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2,
       "head_dim": 16, "num_hidden_layers": 6, "sliding_window": 8)";
   expect_said(R"({"model_type": "gemma2", )" + head + "}",
               "the config does not say which layers differ: as Gemma2Config has them");
   expect_said(R"({"model_type": "gemma3_text", "layerTypes": ["full_attention"], )" + head + "}", "layerTypes");
-  EXPECT_EQ(notes_of(R"({"model_type": "gemma3_text", "sliding_window_pattern": 3, )" + head + "}").find("which layers"),
-            std::string::npos);
-  for (const auto& [type, field] : std::vector<std::pair<std::string, std::string>>{
-           {"nemotron_h", "hybrid_override_pattern"}, {"nemotron-nas", "block_configs"},
-           {"mllama_text_model", "cross_attention_layers"}})
-    EXPECT_EQ(notes_of("{\"model_type\": \"" + type + "\", " + head + "}"),
-              "error: config." + field + " is missing; allowed: an entry for every layer, as layers of this type differ");
+  EXPECT_EQ(
+      notes_of(R"({"model_type": "gemma3_text", "sliding_window_pattern": 3, )" + head + "}").find("which layers"),
+      std::string::npos);
+  for (const auto& [type, field] :
+       std::vector<std::pair<std::string, std::string>>{{"nemotron_h", "hybrid_override_pattern"},
+                                                        {"nemotron-nas", "block_configs"},
+                                                        {"mllama_text_model", "cross_attention_layers"}})
+    EXPECT_EQ(
+        notes_of("{\"model_type\": \"" + type + "\", " + head + "}"),
+        "error: config." + field + " is missing; allowed: an entry for every layer, as layers of this type differ");
   expect_said(R"({"model_type": "minimax_m3", "sparse_attention_config": {"sparse_block_size": 64}, )" + head + "}",
               "sparse_attention_config has no sparse_attention_freq: not taken into account");
+}
+
+TEST(ConfigAssumptions, TwoListsOfLayersMustAgree) {
+  const auto answer = [](const std::string& lists) {
+    return notes_of(R"({"model_type": "kimi_linear", "dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "num_hidden_layers": 4, "kv_lora_rank": 32, "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8, "v_head_dim": 16, "linear_attn_config": {)" +
+                    lists + "}}");
+  };
+  EXPECT_EQ(answer(R"("full_attn_layers": [4], "kda_layers": [1, 2, 3])").find("error"), std::string::npos);
+  for (const char* wrong : {"[1,2]", "[1,2,3,4]", "[1,2,5]"})
+    EXPECT_EQ(answer(std::string(R"("full_attn_layers": [4], "kda_layers": )") + wrong),
+              std::string("error: config.linear_attn_config.kda_layers is ") + wrong +
+                  "; allowed: the layers that full_attn_layers does not list");
 }
 
 TEST(ConfigAssumptions, UnknownTypesAroundAKnownPartAreSaid) {

@@ -185,8 +185,8 @@ TEST(TraceFormats, DatesAreDays) {
   EXPECT_EQ(message("2024-12-31 23:59:60+05:30"), "");
   for (const char* wrong :
        {"2023-02-29 00:00:00", "2024-04-31 00:00:00", "2024-01-01 00:00:00+24:00", "2024-01-01 00:00:00+01:60"})
-    EXPECT_EQ(message(wrong), std::string(":2: TIMESTAMP is ") + wrong +
-                                  "; allowed: YYYY-MM-DD HH:MM:SS[.fraction][+HH:MM]");
+    EXPECT_EQ(message(wrong),
+              std::string(":2: TIMESTAMP is ") + wrong + "; allowed: YYYY-MM-DD HH:MM:SS[.fraction][+HH:MM]");
 }
 
 TEST(TraceFormats, RefuseWhatCanBeReadInTwoWays) {
@@ -218,12 +218,15 @@ TEST(TraceFormats, ChangedFilesAreReadTheSameOrRefused) {
     std::string text = right;
     return TempFile(text.replace(text.find(from), from.size(), to)).read();
   };
-  for (const auto& [from, to] : std::vector<std::pair<std::string, std::string>>{
-           {"374,44\n", "374,44"}, {"374,44\n", "374 , 44 \n"}, {"374,44\n", "\"374\",44\n\n\n"}, {" 00", "T00"},
-           {"00,374", "00.5Z,374"}, {"TIME", "\n \n\tTIME"}})
+  for (const auto& [from, to] : std::vector<std::pair<std::string, std::string>>{{"374,44\n", "374,44"},
+                                                                                 {"374,44\n", "374 , 44 \n"},
+                                                                                 {"374,44\n", "\"374\",44\n\n\n"},
+                                                                                 {" 00", "T00"},
+                                                                                 {"00,374", "00.5Z,374"},
+                                                                                 {"TIME", "\n \n\tTIME"}})
     EXPECT_EQ(summary(changed(from, to)), "azure: 0,374/44") << from << " -> " << to;
-  for (const char* value : {"374.0", "3e2", "-374", "nan", "inf", "", "0", "99999999999999999999", "1073741825",
-                            "0x10", "374,44", "+374"})
+  for (const char* value :
+       {"374.0", "3e2", "-374", "nan", "inf", "", "0", "99999999999999999999", "1073741825", "0x10", "374,44", "+374"})
     EXPECT_NE(summary(changed("374", value)).find(":2: "), std::string::npos) << value;
   for (const char* header : {"TIMESTAMP;ContextTokens;GeneratedTokens", "TIMESTAMP,ContextTokens", "\r",
                              "timestamp,contexttokens,generatedtokens"})
