@@ -197,8 +197,8 @@ def _step(backend: str, spec: Any, cache: Any, query_lens: Any, key_lens: Any, t
     plan = api.plan(
         backend, spec, cache, query_start_loc=starts, seq_lens=key_lens, block_table=table, device=device_name(device)
     )
-    lengths = (torch.tensor(x, dtype=torch.int32).to(device) for x in (starts, key_lens))
-    return _Step(plan, *lengths, table.to(device))
+    query_start_loc, seq_lens = (torch.tensor(x, dtype=torch.int32).to(device) for x in (starts, key_lens))
+    return _Step(plan, query_start_loc, seq_lens, table.to(device))
 
 
 def _rows_of(query_lens: Any, key_lens: Any, table: torch.Tensor, device: torch.device) -> _Rows:

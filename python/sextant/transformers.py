@@ -27,7 +27,7 @@ from sextant._transformers_batch import attend as _attend
 from sextant._transformers_batch import attend_in_place as _attend_in_place
 from sextant._transformers_batch import attend_latent, may_attend_in_place
 from sextant._transformers_mask import Part, chosen_keys, exact_mask, parts_of
-from sextant.errors import SextantUnsupported
+from sextant.errors import SextantInvalidArgument, SextantUnsupported
 from sextant.torch import dtype_name, last_dense, without_gradient
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def _forward(backend, module, query, key, value, attention_mask=None, scaling=No
     if kwargs.get("cache") is not None or kwargs.get("cu_seq_lens_q") is not None or _starts(query, key, attention_mask, kwargs) is not None:
         return _packed_forward(backend, module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, softcap=softcap, s_aux=s_aux,
                                **kwargs)  # fmt: skip
+    _check_shapes(query, key, value)
     batch, _, queries, _ = query.shape
     keys = key.shape[2]
     causal = _is_causal(module, kwargs)
@@ -189,6 +190,18 @@ def _forward(backend, module, query, key, value, attention_mask=None, scaling=No
         else:
             result[part.queries] = out
     return without_gradient(result, query, key, value), None
+
+
+def _check_shapes(query, key, value) -> None:
+    """What no model gives, since memory of other sizes would be read as if it were right."""
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        if not isinstance(x, torch.Tensor) or x.dim() != 4:
+            given = f"has shape {list(x.shape)}" if isinstance(x, torch.Tensor) else f"is a {type(x).__name__}"
+            raise SextantInvalidArgument(f"{name} {given}; allowed: a tensor [B, H, S, D]")
+    heads, keys = key.shape[1:3]
+    for name, x, width in (("key", key, query.shape[3]), ("value", value, value.shape[3])):
+        if x.shape != (query.shape[0], heads, keys, width):
+            raise SextantInvalidArgument(f"{name} has shape {list(x.shape)}; allowed: {[query.shape[0], heads, keys, width]}")
 
 
 def _rows(x: torch.Tensor, rows, everything: bool) -> torch.Tensor:

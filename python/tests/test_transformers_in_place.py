@@ -7,6 +7,7 @@ pytest.importorskip("transformers", reason="needs transformers: pip install tran
 
 import transformers  # noqa: E402
 
+import sextant  # noqa: E402
 import sextant._transformers_batch as batch  # noqa: E402
 import sextant.transformers as st  # noqa: E402
 
@@ -85,3 +86,33 @@ def test_keys_that_share_memory_are_copied(copies):
     module = torch.nn.Module()
     shared, whole = (st._forward("ROCM_ATTN", module, q, x, x)[0] for x in (k.expand(1, 2, 9, 16), k.expand(1, 2, 9, 16).contiguous()))
     torch.testing.assert_close(shared, whole)
+
+
+def _bad_calls():
+    """What is wrong, the changed arguments of a call, and what the error says: `bad_runs` at this door, where the library makes the batch."""
+    k = torch.randn(1, 2, 9, 16)
+    return [
+        ("keys of another type", {"key": k.half(), "value": k.half()}, "k(_cache)? has dtype fp16; allowed: fp32"),
+        ("values of a type that nothing has", {"value": k.double()}, "v(_cache)? has dtype float64; allowed"),
+        ("fewer values than keys", {"value": k[:, :, :8]}, r"value has shape \[1, 2, 8, 16\]; allowed: \[1, 2, 9, 16\]"),
+        ("other heads of the values", {"value": torch.randn(1, 4, 9, 16)}, r"value has shape \[1, 4, 9, 16\]"),
+        ("heads that do not divide", {"key": torch.randn(1, 3, 9, 16), "value": torch.randn(1, 3, 9, 16)}, "num_kv_heads is 3; allowed: a divisor"),
+        ("keys of another width", {"key": k[..., :8]}, r"key has shape \[1, 2, 9, 8\]; allowed: \[1, 2, 9, 16\]"),
+        ("keys of another batch", {"key": k.repeat(2, 1, 1, 1), "value": k.repeat(2, 1, 1, 1)}, r"key has shape \[2, 2, 9, 16\]"),
+        ("three dimensions", {"query": torch.randn(4, 1, 16)}, r"query has shape \[4, 1, 16\]; allowed: a tensor \[B, H, S, D\]"),
+        ("no keys", {"key": None}, "key is a NoneType"),
+        ("no memory", {"key": k.to("meta")}, "is a meta tensor"),
+        ("a mask of another shape", {"attention_mask": torch.ones(1, 1, 3, 9, dtype=torch.bool)}, r"attention_mask has shape \[1, 1, 3, 9\]"),
+        ("a mask of integers", {"attention_mask": torch.ones(1, 1, 1, 9, dtype=torch.int64)}, "attention_mask has dtype torch.int64"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("queries", [1, 9])
+@pytest.mark.parametrize("backend", st.MHA_BACKENDS)
+@pytest.mark.parametrize(("what", "changes", "message"), _bad_calls(), ids=[what for what, _, _ in _bad_calls()])
+def test_bad_calls_are_refused_by_name(what, changes, message, backend, queries):
+    given = dict(query=torch.randn(1, 4, queries, 16), key=torch.randn(1, 2, 9, 16), value=torch.randn(1, 2, 9, 16), attention_mask=None)
+    if what == "a mask of integers":
+        changes = {"attention_mask": changes["attention_mask"].expand(1, 1, queries, 9)}
+    with pytest.raises(sextant.SextantError, match=message):
+        st._forward(backend, torch.nn.Module(), **{**given, **changes})
