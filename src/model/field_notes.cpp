@@ -77,7 +77,8 @@ void note_assumed(const ConfigPart& part, const FieldUse& use, const std::vector
     const json& defaults = facts.contains("defaults") ? facts.at("defaults") : none;
     for (const std::string& name : use.by_default) {
       const json& value = defaults.at(name);
-      if (!value.is_number() || value == 0) continue;
+      const bool list = value.is_array() && !value.empty();
+      if (!list && (!value.is_number() || value == 0)) continue;
       bool said = false;  // by another name of the same number
       std::vector<ConfigFields::Names> groups = head_fields();
       groups.insert(groups.end(), {kHeadNames, kLayerNames, kWidthNames});

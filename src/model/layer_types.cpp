@@ -63,6 +63,7 @@ Result<Types> index_list(const ConfigFields& fields, const std::string& name, co
   const int64_t base = rule.value("base", int64_t{0});
   for (size_t i = 0; i < numbers->size(); ++i) {
     const int64_t layer = (*numbers)[i] - base;
+    if (layer >= num_layers && fields.given({name}) == nullptr) continue;  // the class's own list, for a taller model
     if (layer < 0 || layer >= num_layers)
       return fields.error(fmt::format("{}[{}]", name, i), (*numbers)[i],
                           fmt::format("{}..{} (a layer)", base, num_layers - 1 + base));

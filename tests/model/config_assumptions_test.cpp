@@ -97,6 +97,12 @@ TEST(ConfigAssumptions, WhichLayersDifferIsSaidOrAskedFor) {
     EXPECT_EQ(
         notes_of("{\"model_type\": \"" + type + "\", " + head + "}"),
         "error: config." + field + " is missing; allowed: an entry for every layer, as layers of this type differ");
+  // The class's own list, as far as there are layers.
+  const auto mllama = parse_model_config(R"({"model_type": "mllama_text_model", )" + head + "}", "test");
+  EXPECT_TRUE(mllama->layers.at(3).crosses);
+  EXPECT_FALSE(mllama->layers.at(4).crosses);
+  expect_said(R"({"model_type": "mllama_text_model", )" + head + "}",
+              "the config does not say cross_attention_layers [3,8,13,18,23,28,33,38]");
   expect_said(R"({"model_type": "minimax_m3", "sparse_attention_config": {"sparse_block_size": 64}, )" + head + "}",
               "sparse_attention_config has no sparse_attention_freq: not taken into account");
 }
