@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compares the table of attention facts (src/model/attention_facts.json) with Hugging Face transformers' config classes.
 
-For every model type of the table that the installed transformers knows, an empty config ({"model_type": ...}) goes through
-`sextant select --json` and through the class; heads, KV heads, head sizes, windows and the type of every layer must agree.
+For every model type of the table that the installed transformers knows, an empty config ({"model_type": ...}), others with few and odd
+numbers of layers, and nulls go through `sextant select --json` and through the class; heads, KV heads, head sizes, windows and the type of every layer must agree.
 So do the published configs of tests/model/published_models.json.
 Without transformers it says so and exits with 77, which ctest counts as skipped. PyTorch is not needed.
 
@@ -141,13 +141,28 @@ def differ(theirs, ours):
     return ""
 
 
+def variants(known_class, facts):
+    """Few and odd numbers of layers, and nulls, which say "none" where the class has a default."""
+    yield {}
+    if "layers_times" not in facts:  # the class counts pairs
+        yield {"num_hidden_layers": 4}
+        yield {"num_hidden_layers": 13}
+    try:
+        default = known_class().to_dict()
+    except Exception:  # a class that refuses its own defaults
+        return
+    for field in ("num_key_value_heads", "head_dim"):
+        if default.get(field) is not None and "attn_config" not in default:
+            yield {field: None}
+
+
 def cases(table, known):
     """(name, model type, fields for the class, config for sextant)."""
     skip = ("refused", "text", "encoder_decoder")
     for model_type, facts in table["models"].items():
         if model_type not in known or any(key in facts for key in skip):
             continue
-        for variant in [{}, {"num_hidden_layers": 13}] if "layer_types" in dir(known[model_type]) else [{}]:
+        for variant in variants(known[model_type], facts):
             config = {"model_type": model_type, "dtype": "bfloat16", **variant}
             yield f"{model_type} {variant or ''}", model_type, variant, config
     for model in json.loads(PUBLISHED.read_text()):

@@ -50,8 +50,9 @@ def page(found, categories):
     lines = [
         "# Support matrix",
         "",
-        "Made by `scripts/support_matrix.py` from the answers of `sextant backends --json`, which asks each backend on each device about one small case a",
-        "feature. What a backend says it serves is checked against the oracle by `sextant verify`; a test compares this page with the program.",
+        "Made by `scripts/support_matrix.py` from the answers of `sextant backends --json`, which asks each backend on each",
+        "device about one small case a feature. What a backend says it serves is checked against the oracle by",
+        "`sextant verify`; a test compares this page with the program.",
         "",
         f"Devices asked: {kinds}. *yes*: on all of them.",
         "",
@@ -59,8 +60,9 @@ def page(found, categories):
     for category in dict.fromkeys(categories.values()):
         lines += table(found, categories, category) + [""]
     lines += [
-        "Everywhere: fp32, fp16 and bf16; decode, extend, prefill and mixed batches; speculative decode; shared prefixes; LSE out; deterministic mode.",
-        "The HIP device runs the same plans and kernels as its emulation, on gfx90a, gfx942 and gfx950; no AMD GPU has run them yet ([amd.md](amd.md)).",
+        "Everywhere: fp32, fp16 and bf16; decode, extend, prefill and mixed batches; speculative decode; shared prefixes; LSE",
+        "out; deterministic mode. The HIP device runs the same plans and kernels as its emulation, on gfx90a, gfx942 and",
+        "gfx950; no AMD GPU has run them yet ([amd.md](amd.md)).",
     ]
     return "\n".join(lines) + "\n"
 

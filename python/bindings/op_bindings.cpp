@@ -12,7 +12,7 @@ struct VarlenHandle {
   std::shared_ptr<Device> device;
   const Ops* ops;
   AttentionPlanPtr plan;
-  std::vector<int32_t> query_start_loc, key_start_loc;
+  std::vector<int32_t> query_start_loc, key_start_loc, seq_lens;
   int32_t num_heads;
   bool lse_out, has_sinks, has_alibi, has_spans;
 };
@@ -50,6 +50,7 @@ int64_t varlen_make(const String& description, OptionalTensor query_start_loc, O
   handle.plan = value_or_raise(handle.ops->plan_attention(args));
   handle.query_start_loc.assign(args.query_start_loc.begin(), args.query_start_loc.end());
   handle.key_start_loc.assign(args.key_start_loc.begin(), args.key_start_loc.end());
+  handle.seq_lens = std::move(seq_lens);
   handle.num_heads = args.spec.num_heads;
   handle.lse_out = args.lse_out;
   handle.has_sinks = args.spec.has_sinks;
@@ -75,6 +76,28 @@ void check_planned(const char* field, const OptionalTensor& tensor, const std::v
                              "; allowed: " + std::to_string(planned[b]) + ", as planned"));
 }
 
+// Rows [T, H, D], also of a dense batch [B, H, S, D] whose sequences follow one another in memory.
+sextant::TensorView rows_of(const char* field, sextant::TensorView view) {
+  if (view.rank != 4) return view;
+  if (view.shape[0] > 1 && view.stride[0] != view.shape[2] * view.stride[2])
+    raise(invalid_argument(std::string(field) + " is " + to_string(view) +
+                           "; allowed: [B, H, S, D] whose sequences follow one another in memory"));
+  sextant::TensorView rows = view;
+  rows.rank = 3;
+  rows.shape = {view.shape[0] * view.shape[2], view.shape[1], view.shape[3]};
+  rows.stride = {view.stride[2], view.stride[1], view.stride[3]};
+  return rows;
+}
+
+// Lengths that the plan has, where kernels read the host's memory and the caller brings none.
+const int32_t* lengths_of(const char* field, const OptionalTensor& tensor, const std::vector<int32_t>& planned,
+                          const DeviceInfo& device) {
+  if (!tensor.has_value() && device.host_readable()) return planned.data();
+  const int32_t* values = array_from<int32_t>(field, tensor, device);
+  check_planned(field, tensor, planned, device);
+  return values;
+}
+
 void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor v, OptionalTensor out,
                 OptionalTensor lse, OptionalTensor query_start_loc, OptionalTensor key_start_loc,
                 OptionalTensor seq_lens, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor token_spans,
@@ -82,14 +105,14 @@ void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTens
   const auto plan = varlen_plans().get(handle);
   const DeviceInfo& device = plan->device->info();
   AttentionArgs args;
-  args.q = view_from("q", q, device);
-  args.k = view_from("k", k, device);
-  args.v = view_from("v", v, device);
-  args.out = written_view_from("out", out, device);
+  args.q = rows_of("q", view_from("q", q, device));
+  args.k = rows_of("k", view_from("k", k, device));
+  args.v = rows_of("v", view_from("v", v, device));
+  args.out = rows_of("out", written_view_from("out", out, device));
   args.lse = written_view_from("lse", lse, device);
-  args.query_start_loc = array_from<int32_t>("query_start_loc", query_start_loc, device);
-  args.key_start_loc = array_from<int32_t>("key_start_loc", key_start_loc, device);
-  args.seq_lens = array_from<int32_t>("seq_lens", seq_lens, device);
+  args.query_start_loc = lengths_of("query_start_loc", query_start_loc, plan->query_start_loc, device);
+  args.key_start_loc = lengths_of("key_start_loc", key_start_loc, plan->key_start_loc, device);
+  args.seq_lens = lengths_of("seq_lens", seq_lens, plan->seq_lens, device);
   args.sinks = array_from<float>("sinks", sinks, device);
   args.alibi_slopes = array_from<float>("alibi_slopes", alibi_slopes, device);
   args.token_spans = array_from<int32_t>("token_spans", token_spans, device);
@@ -97,12 +120,6 @@ void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTens
   refuse_unplanned("sinks", sinks, plan->has_sinks, "spec.has_sinks");
   refuse_unplanned("alibi_slopes", alibi_slopes, plan->has_alibi, "spec.has_alibi");
   refuse_unplanned("token_spans", token_spans, plan->has_spans, "spec.max_span_len");
-  check_planned("query_start_loc", query_start_loc, plan->query_start_loc, device);
-  check_planned("key_start_loc", key_start_loc, plan->key_start_loc, device);
-  std::vector<int32_t> keys;  // of each sequence
-  for (size_t b = 0; b + 1 < plan->key_start_loc.size(); ++b)
-    keys.push_back(plan->key_start_loc[b + 1] - plan->key_start_loc[b]);
-  check_planned("seq_lens", seq_lens, keys, device);
   const int64_t tokens = plan->query_start_loc.empty() ? 0 : plan->query_start_loc.back();
   check_length("token_spans", token_spans, 2 * tokens, "2 * tokens");
   check_length("sinks", sinks, plan->num_heads, "num_heads");
@@ -201,7 +218,7 @@ void gather_cache(const String& description, OptionalTensor k_cache, OptionalTen
 
 // {device, device_index, family, cache}
 void copy_blocks(const String& description, OptionalTensor k_cache, OptionalTensor v_cache, Tensor mapping,
-                 int64_t stream) {
+                 OptionalTensor k_scale, OptionalTensor v_scale, int64_t stream) {
   const Json json = parse_json(description);
   const auto device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
   const DeviceInfo& where = device->info();
@@ -209,7 +226,11 @@ void copy_blocks(const String& description, OptionalTensor k_cache, OptionalTens
     raise(invalid_argument("mapping has " + std::to_string(mapping.numel()) + " elements of rank " +
                            std::to_string(mapping.ndim()) + "; allowed: [pairs, 2]"));
   CopyBlocksArgs args;
-  args.cache = whole_cache(cache_spec_from(json.at("cache"), *device, nullptr), k_cache, v_cache, where);
+  const KvCacheSpec spec = cache_spec_from(json.at("cache"), *device, nullptr);
+  args.cache = whole_cache(spec, k_cache, v_cache, where);
+  args.cache.k_scale = array_from<float>("k_scale", k_scale, where);
+  args.cache.v_scale = array_from<float>("v_scale", v_scale, where);
+  args.cache.num_scales = num_scales_from(k_scale, v_scale, spec);
   args.mapping = array_from<int64_t>("mapping", OptionalTensor(mapping), where);
   args.num_pairs = mapping.size(0);
   raise_unless_ok(ops_of(json, *device).copy_blocks(args, {reinterpret_cast<void*>(stream)}));

@@ -31,6 +31,7 @@ class Part(NamedTuple):
     query_lens: "tuple[int, ...]"
     key_lens: "tuple[int, ...]"
     spans: Optional[torch.Tensor] = None  # int32 [T, 2] where the rule has max_span_len
+    columns: int = -1  # the first key of every entry, where each has one run of keys in a row; -1: it is not so
 
 
 class _Run(NamedTuple):
@@ -299,6 +300,16 @@ def _parts(runs: "list[_Run]", window: int, device: torch.device) -> "list[Part]
             tuple(len(run.queries) for run in of),
             tuple(len(run.keys) for run in of),
             None if of[0].spans is None else torch.from_numpy(np.concatenate([run.spans for run in of if run.spans is not None])).to(device, torch.int32),
+            _columns(of),
         )
         for rule, of in rules.items()
     ]
+
+
+def _columns(runs: "list[_Run]") -> int:
+    """Of runs that are one for each entry, over keys in a row that begin at the same column; else -1."""
+    first = int(runs[0].keys[0])
+    for entry, run in enumerate(runs):
+        if run.batch != entry or run.keys[0] != first or run.keys[-1] - first + 1 != len(run.keys):
+            return -1
+    return first

@@ -17,6 +17,7 @@ from sextant._library import library
 from sextant.errors import SextantInvalidArgument, SextantUnsupported
 
 Family = Literal["portable", "tuned"]
+_TOKEN_HEAD = "_per_token_head"  # ends the name of a cache's format that has a scale a token and head
 HostIntegers = Union[Sequence[int], "npt.NDArray[np.integer[Any]]", Tensor]  # read on the host; a GPU's tensor is copied there
 HostTable = Union[Sequence[Sequence[int]], "npt.NDArray[np.integer[Any]]", Tensor]
 
@@ -95,7 +96,8 @@ class KvCacheSpec:
 
     num_blocks, block_size: blocks, and tokens a block (any number >= 1).
     num_kv_heads, head_dim, head_dim_v: KV heads and the head sizes of K and V (0: the same). Latent caches: 1, rank + rope, rank.
-    dtype: "fp32", "fp16", "bf16", "fp8_e4m3fn", "fp8_e4m3fnuz", "fp8_e5m2", or "int8" with scales "token_head".
+    dtype: "fp32", "fp16", "bf16", "fp8_e4m3fn", "fp8_e4m3fnuz", "fp8_e5m2", or "int8" with scales "token_head". "int8_per_token_head" and
+    "fp8_per_token_head", as vLLM and `sextant --kv-cache-dtype` have them, say both.
     scales: "shared" (k_scale and v_scale are the caller's, for fp8) or "token_head": one a token and KV head, found and stored by the cache
     write in k_scale and v_scale, fp32 [num_blocks, block_size, num_kv_heads].
     layout: "preferred" (the backend's own), NHD, HND, split_k, shuffled, packed, latent; `cache_shape` tells the arrays' shapes.
@@ -111,7 +113,11 @@ class KvCacheSpec:
     scales: str = "shared"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", dtype_text(self.dtype))
+        dtype = dtype_text(self.dtype)
+        if isinstance(dtype, str) and dtype.endswith(_TOKEN_HEAD):
+            object.__setattr__(self, "scales", "token_head")
+            dtype = dtype_text(dtype[: -len(_TOKEN_HEAD)])
+        object.__setattr__(self, "dtype", dtype)
 
 
 @dataclass(frozen=True)
@@ -425,9 +431,9 @@ class VarlenPlan:
         k: Tensor,
         v: Tensor,
         out: Tensor,
-        query_start_loc: Tensor,
-        key_start_loc: Tensor,
-        seq_lens: Tensor,
+        query_start_loc: Optional[Tensor] = None,
+        key_start_loc: Optional[Tensor] = None,
+        seq_lens: Optional[Tensor] = None,
         lse: Optional[Tensor] = None,
         sinks: Optional[Tensor] = None,
         alibi_slopes: Optional[Tensor] = None,
@@ -438,7 +444,8 @@ class VarlenPlan:
         """Launches on the caller's current stream.
 
         q [T, Hq, D], k [Tk, Hkv, D], v [Tk, Hkv, Dv], out [T, Hq, Dv] (written), lse fp32 [Hq, T] (written); int32 query_start_loc and
-        key_start_loc [B + 1] and seq_lens [B] (keys of each sequence) on the device, as planned; token_spans int32 [T, 2] as for Plan.run.
+        key_start_loc [B + 1] and seq_lens [B] (keys of each sequence) on the device, as planned: on the CPU None means those of the plan;
+        token_spans int32 [T, 2] as for Plan.run. q, k, v and out may be [B, H, S, D] whose sequences follow one another in memory.
         Raises as Plan.run does.
         """
         tensors = passed(q=q, k=k, v=v, out=out, lse=lse, query_start_loc=query_start_loc, key_start_loc=key_start_loc, seq_lens=seq_lens, sinks=sinks,

@@ -47,13 +47,15 @@ def gather_cache(
 
 
 def copy_blocks(
-    k_cache: Tensor, v_cache: Optional[Tensor], mapping: Tensor, cache: KvCacheSpec, *, device: Optional[str] = None, family: Family = "tuned",
+    k_cache: Tensor, v_cache: Optional[Tensor], mapping: Tensor, cache: KvCacheSpec, *, k_scale: Optional[Tensor] = None,
+    v_scale: Optional[Tensor] = None, device: Optional[str] = None, family: Family = "tuned",
 ) -> None:  # fmt: skip
     """Copies whole blocks inside a cache: mapping int64 [pairs, 2] of source and destination, which are disjoint (copy on write).
 
-    A latent cache has no v_cache. device: default where `k_cache` is. Raises SextantInvalidArgument.
+    A latent cache has no v_cache. k_scale, v_scale: of a cache with scales "token_head", whose blocks are copied with it.
+    device: default where `k_cache` is. Raises SextantInvalidArgument.
     """
-    tensors = [*required(k_cache=k_cache), *passed(v_cache=v_cache), *required(mapping=mapping)]
+    tensors = [*required(k_cache=k_cache), *passed(v_cache=v_cache), *required(mapping=mapping), *passed(k_scale=k_scale, v_scale=v_scale)]
     _run("copy_blocks", cache, tensors, k_cache, device, family)
 
 

@@ -115,9 +115,10 @@ class Step:
     def run(self, layer: int, **tensors: Any) -> None:
         """Writes the layer's new keys and values and attends: q, k, v (or kv_c, k_pe, kv_b_proj) and out, as sextant.Plan.run takes them."""
         k_cache, v_cache = self._cache.layers[layer]
+        k_scale, v_scale = self._cache.scales[layer]
         self.plan.run(
             k_cache=k_cache, v_cache=v_cache, query_start_loc=self.query_start_loc, seq_lens=self.seq_lens, block_table=self.block_table,
-            slot_mapping=self.slot_mapping, **tensors,
+            slot_mapping=self.slot_mapping, **{"k_scale": k_scale, "v_scale": v_scale, **tensors},
         )  # fmt: skip
 
     def commit(self) -> None:
@@ -133,8 +134,9 @@ class PagedKVCache:
     """Keys and values of all layers in blocks, and which request has which. Not for several threads at once.
 
     spec: of the attention; backend: its name. num_blocks, block_size: blocks a layer has, tokens a block. dtype: of the cache, default
-    spec.dtype. device: "cpu", "cuda:0", ... layers: (k_cache, v_cache) of each layer; v_cache is None for MLA. Memory is PyTorch's where it
-    is imported, else NumPy's. options: of sextant.plan (deterministic, lse_out, ...).
+    spec.dtype; "int8_per_token_head" too. device: "cpu", "cuda:0", ... layers: (k_cache, v_cache) of each layer; v_cache is None for MLA.
+    scales: (k_scale, v_scale) of each layer where tokens have scales of their own, else (None, None): a shared scale is given to `run`.
+    Memory is PyTorch's where it is imported, else NumPy's. options: of sextant.plan (deterministic, lse_out, ...).
     """
 
     def __init__(
@@ -157,6 +159,8 @@ class PagedKVCache:
         self._memory = _Memory(device)
         make = self._memory.zeros
         self.layers = [(make(k_shape, self.cache.dtype), None if latent else make(v_shape, self.cache.dtype)) for _ in range(num_layers)]
+        of_tokens = (num_blocks, block_size, spec.num_kv_heads) if self.cache.scales == "token_head" else None
+        self.scales = [tuple(None if of_tokens is None else make(of_tokens, "fp32") for _ in "kv") for _ in range(num_layers)]
         self._requests: dict[Hashable, _Request] = {}
 
     def step(self, new_tokens: Mapping[Hashable, Sequence[int]]) -> Step:
@@ -196,8 +200,8 @@ class PagedKVCache:
             raise
         if copies:
             pairs = self._memory.place(np.array(copies, np.int64))
-            for k_cache, v_cache in self.layers:
-                copy_blocks(k_cache, v_cache, pairs, self.cache, device=self.device)
+            for (k_cache, v_cache), (k_scale, v_scale) in zip(self.layers, self.scales):
+                copy_blocks(k_cache, v_cache, pairs, self.cache, k_scale=k_scale, v_scale=v_scale, device=self.device)
             self.allocator.release([source for source, _ in copies])
         return Step(self, list(new_tokens), computed)
 
@@ -251,9 +255,9 @@ class _Memory:
 
     def zeros(self, shape: Sequence[int], dtype: str) -> Any:
         if self._torch is not None:
-            types = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+            types = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
             return self._torch.zeros(tuple(shape), dtype=getattr(self._torch, types.get(dtype, "uint8")), device=self._device)
-        return np.zeros(tuple(shape), {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16}.get(dtype, np.uint8))
+        return np.zeros(tuple(shape), {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16, "int8": np.int8}.get(dtype, np.uint8))
 
     def place(self, array: Any) -> Any:
         return array if self._torch is None else self._torch.from_numpy(array).to(self._device)

@@ -8,9 +8,9 @@ Continuous batching (`generate_batch`) takes the same names; versions of transfo
 name too. MHA, GQA and MQA models take the four MHA backends; DeepSeek-V3 style models take "sextant_triton_mla" and
 "sextant_rocm_aiter_mla" as well, which attend in the latent space of the model's own kv_b_proj.
 
-With `past_key_values=sextant.transformers.PagedCache(model.config)` keys and values stay in blocks. Without it each call runs the backend
-over a paged cache of its own: keys that transformers already holds are written to its blocks, the new
-tokens go through the backend's own cache write. The mask is what `eager` would use: causal, windows, chunks, padding, holes, packed
+With `past_key_values=sextant.transformers.PagedCache(model.config)` keys and values stay in blocks. Without it a step after the first reads
+transformers' own cache where it lies, as blocks of one request each, on the CPU; other calls (a prompt, padding on the left, GPUs) run the
+backend over a paged cache of their own, to which the keys are written. The mask is what `eager` would use: causal, windows, chunks, padding, holes, packed
 sequences, image blocks, static caches. What cannot be served is refused by name (biases, dropout), and so are gradients, in `backward`.
 """
 
@@ -18,16 +18,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 
 from sextant import api
+from sextant._transformers_batch import attend as _attend
+from sextant._transformers_batch import attend_in_place as _attend_in_place
+from sextant._transformers_batch import attend_latent, may_attend_in_place
 from sextant._transformers_mask import Part, chosen_keys, exact_mask, parts_of
-from sextant.errors import SextantUnsupported
-from sextant.torch import device_name, dtype_name, last_dense, without_gradient
+from sextant.errors import SextantInvalidArgument, SextantUnsupported
+from sextant.torch import dtype_name, last_dense, without_gradient
 
-_BLOCK_SIZE = 16
 if TYPE_CHECKING:
     from sextant._paged_cache import PagedCache as PagedCache
 MHA_BACKENDS = ("TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN", "ROCM_ATTN", "ROCM_AITER_FA")
@@ -151,6 +153,7 @@ def _forward(backend, module, query, key, value, attention_mask=None, scaling=No
     if kwargs.get("cache") is not None or kwargs.get("cu_seq_lens_q") is not None or _starts(query, key, attention_mask, kwargs) is not None:
         return _packed_forward(backend, module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, softcap=softcap, s_aux=s_aux,
                                **kwargs)  # fmt: skip
+    _check_shapes(query, key, value)
     batch, _, queries, _ = query.shape
     keys = key.shape[2]
     causal = _is_causal(module, kwargs)
@@ -163,7 +166,7 @@ def _forward(backend, module, query, key, value, attention_mask=None, scaling=No
         rows, columns = torch.arange(queries, device=query.device), torch.arange(keys, device=query.device)
         parts = [Part(
             _plain_rule(causal, window), (entries.repeat_interleave(queries), rows.repeat(batch)), (entries.repeat_interleave(keys), columns.repeat(batch)),
-            (queries,) * batch, (keys,) * batch,
+            (queries,) * batch, (keys,) * batch, columns=0,
         )]  # fmt: skip
     else:
         parts = parts_of(attention_mask, batch, queries, keys, causal, window)
@@ -177,6 +180,8 @@ def _forward(backend, module, query, key, value, attention_mask=None, scaling=No
         features = scale, {**dict(part.rule), "logits_soft_cap": float(softcap or 0.0)}, sinks
         if latents is not None:
             out = _attend_latent(backend, module, q, latents[part.keys], part.query_lens, part.key_lens, features, part.spans)
+        elif may_attend_in_place(part, q, key, value):
+            out = _attend_in_place(backend, q, key, value, part, features)
         else:
             k, v = (_rows(x, part.keys, one and part.key_lens[0] == keys) for x in (key, value))
             out = _attend(backend, q, k, v, part.query_lens, part.key_lens, features, part.spans)
@@ -185,6 +190,18 @@ def _forward(backend, module, query, key, value, attention_mask=None, scaling=No
         else:
             result[part.queries] = out
     return without_gradient(result, query, key, value), None
+
+
+def _check_shapes(query, key, value) -> None:
+    """What no model gives, since memory of other sizes would be read as if it were right."""
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        if not isinstance(x, torch.Tensor) or x.dim() != 4:
+            given = f"has shape {list(x.shape)}" if isinstance(x, torch.Tensor) else f"is a {type(x).__name__}"
+            raise SextantInvalidArgument(f"{name} {given}; allowed: a tensor [B, H, S, D]")
+    heads, keys = key.shape[1:3]
+    for name, x, width in (("key", key, query.shape[3]), ("value", value, value.shape[3])):
+        if x.shape != (query.shape[0], heads, keys, width):
+            raise SextantInvalidArgument(f"{name} has shape {list(x.shape)}; allowed: {[query.shape[0], heads, keys, width]}")
 
 
 def _rows(x: torch.Tensor, rows, everything: bool) -> torch.Tensor:
@@ -319,85 +336,6 @@ def _starts(query, key, mask, kwargs) -> Optional[list[int]]:
     return [0, *[at for at in starts if at > 0]] if any(starts) else None
 
 
-def _pages(lens: Sequence[int]) -> tuple[torch.Tensor, int]:
-    """A block table [B, max_blocks] that gives each sequence blocks of its own, and the number of blocks."""
-    blocks = [(n + _BLOCK_SIZE - 1) // _BLOCK_SIZE for n in lens]
-    table = torch.zeros(len(lens), max([1, *blocks]), dtype=torch.int32)
-    at = 0
-    for b, n in enumerate(blocks):
-        table[b, :n] = torch.arange(at, at + n, dtype=torch.int32)
-        at += n
-    return table, at
-
-
-@functools.lru_cache(maxsize=64)
-def _planned(backend: str, spec: api.AttentionSpec, cache: api.KvCacheSpec, query_lens: tuple, key_lens: tuple, device: torch.device):
-    table, _ = _pages(key_lens)
-    plan = api.plan(backend, spec, cache, query_start_loc=_start(query_lens), seq_lens=key_lens, block_table=table, device=device_name(device))
-    slots = torch.cat([
-        table[b].repeat_interleave(_BLOCK_SIZE)[:n].long() * _BLOCK_SIZE + torch.arange(n) % _BLOCK_SIZE for b, n in enumerate(key_lens)
-    ] or [torch.zeros(0, dtype=torch.int64)])
-    old_rows, new_rows, at = [], [], 0
-    appends = all(queries <= n for queries, n in zip(query_lens, key_lens))  # else (an encoder's keys) all keys are in the cache before
-    for queries, n in zip(query_lens, key_lens):
-        fresh = queries if appends else 0
-        old_rows.append(torch.arange(at, at + n - fresh))
-        new_rows.append(torch.arange(at + n - fresh, at + n))
-        at += n
-
-    def on(x):
-        return x.to(device)
-
-    old, new = torch.cat(old_rows), torch.cat(new_rows)
-    # Of one sequence: views instead of copies.
-    old_at, new_at = (slice(0, len(old)), slice(len(old), at)) if len(key_lens) == 1 else (on(old), on(new))
-    return (
-        plan,
-        on(torch.tensor(_start(query_lens), dtype=torch.int32)),
-        on(torch.tensor(key_lens, dtype=torch.int32)),
-        on(table),
-        old_at,
-        new_at,
-        on(slots[old]),
-        on(slots[new]),
-    )
-
-
-api._forget_plans.append(_planned.cache_clear)
-
-
-def _start(lens) -> list[int]:
-    total, locs = 0, [0]
-    for n in lens:
-        total += int(n)
-        locs.append(total)
-    return locs
-
-
-def _attend(backend, q, k, v, query_lens, key_lens, features, spans=None) -> torch.Tensor:
-    """Packed q [T, Hq, D] over packed k, v [Tk, Hkv, D] through a paged cache of the backend's layout."""
-    scale, mask, sinks = features
-    spec = api.AttentionSpec(
-        num_heads=q.shape[1], num_kv_heads=k.shape[1], head_dim=q.shape[2], head_dim_v=v.shape[2], softmax_scale=scale, dtype=dtype_name(q.dtype),
-        has_sinks=sinks is not None, **mask,
-    )
-    _, blocks = _pages(key_lens)
-    cache = api.KvCacheSpec(num_blocks=max(1, blocks), block_size=_BLOCK_SIZE, num_kv_heads=k.shape[1], head_dim=k.shape[2], head_dim_v=v.shape[2], dtype=spec.dtype)
-    plan, query_start_loc, seq_lens, table, old, new, old_slots, new_slots = _planned(backend, spec, cache, tuple(query_lens), tuple(key_lens), q.device)
-    k_shape, v_shape, layout = api.cache_shape(cache, backend, device_name(q.device))
-    k_cache, v_cache = q.new_empty(k_shape), q.new_empty(v_shape)
-    resolved = api.KvCacheSpec(**{**cache.__dict__, "layout": layout})
-    if len(old_slots):
-        api.reshape_and_cache(k[old], v[old], old_slots, k_cache, v_cache, resolved)
-    out = q.new_empty(q.shape[0], q.shape[1], v.shape[2])
-    appended = dict(k=k[new], v=v[new], slot_mapping=new_slots) if len(new_slots) else {}
-    plan.run(
-        q=q, out=out, k_cache=k_cache, v_cache=v_cache, query_start_loc=query_start_loc, seq_lens=seq_lens, block_table=table, **appended,
-        sinks=None if sinks is None else sinks.detach().float().contiguous(), token_spans=spans,
-    )
-    return out
-
-
 def _latent_rows(module, key, parts: list[Part]) -> torch.Tensor:
     """[B, S, rank + rope]: the latents that the hook saw, and the rope part that every head's key ends with."""
     latents = getattr(module, "_sextant_latents", None)
@@ -420,16 +358,4 @@ def _attend_latent(backend, module, q, latents, query_lens, key_lens, features, 
         dtype=dtype_name(q.dtype), has_sinks=sinks is not None, **mask, kv_lora_rank=rank,
         qk_nope_head_dim=module.qk_nope_head_dim, qk_rope_head_dim=rope, v_head_dim=module.v_head_dim,
     )
-    _, blocks = _pages(key_lens)
-    cache = api.KvCacheSpec(num_blocks=max(1, blocks), block_size=_BLOCK_SIZE, num_kv_heads=1, head_dim=rank + rope, head_dim_v=rank, dtype=spec.dtype)
-    plan, query_start_loc, seq_lens, table, old, new, old_slots, new_slots = _planned(backend, spec, cache, tuple(query_lens), tuple(key_lens), q.device)
-    k_cache = q.new_empty(cache.num_blocks * _BLOCK_SIZE, rank + rope)
-    k_cache[old_slots] = latents[old]
-    out = q.new_empty(q.shape[0], q.shape[1], module.v_head_dim)
-    fresh = latents[new]
-    plan.run(
-        q=q.contiguous(), out=out, kv_c=fresh[:, :rank].contiguous(), k_pe=fresh[:, rank:].contiguous(), kv_b_proj=module.kv_b_proj.weight,
-        k_cache=k_cache, query_start_loc=query_start_loc, seq_lens=seq_lens, block_table=table, slot_mapping=new_slots,
-        sinks=None if sinks is None else sinks.detach().float().contiguous(), token_spans=spans,
-    )
-    return out
+    return attend_latent(backend, spec, q, latents, module.kv_b_proj.weight, query_lens, key_lens, sinks, spans)

@@ -97,11 +97,12 @@ def test_readme():
     assert len((ROOT / "README.md").read_text().splitlines()) < 100
 
 
-SHORT_PAGES = ["index.md", "choose.md", "tool.md", "limits.md", "get-started/sglang.md", *(f"{f}/*.md" for f in ("backends", "compare"))]
+# Figures and logs whose rows are wider, and the promises, whose rows name tests.
+WIDE_PAGES = {"amd.md", "contract.md", "performance-cpu.md", "performance-cuda.md", "verification.md", "dev/gpu-log.md"}
 
 
 def test_lines_are_short():
-    pages = [ROOT / "README.md", *(path for page in SHORT_PAGES for path in PAGES.glob(page))]
+    pages = [ROOT / "README.md", *(path for path in PAGES.rglob("*.md") if str(path.relative_to(PAGES)) not in WIDE_PAGES)]
     long = [f"{path.name}: {line}" for path in pages for line in path.read_text().splitlines() if len(line) > 120]
     assert not long, "\n".join(long)
 

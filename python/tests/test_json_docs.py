@@ -14,6 +14,7 @@ PAGE = (ROOT / "docs" / "json.md").read_text()
 COMMANDS = {
     "backends": [],
     "select": ["--model", "gpt-oss-20b"],
+    "size": ["--model", "gpt-oss-20b", "--memory", "80G"],
     "bench": ["--model", "DeepSeek-V3", "--batch", "q8", "--seconds", "0.01", "--device", "cpu"],
     "replay": ["--requests", "2", "--model", "Llama-3.1-8B", "--device", "cpu"],
     "verify": ["--reduced", "--backends", "TRITON_ATTN", "--device", "cpu"],
@@ -41,7 +42,7 @@ def verb(request):
 
 def test_documented_keys_are_there(verb):
     printed, section = verb
-    named = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", section, re.M)
+    named = re.findall(r"^(?:\||-) ((?:`\w+`(?:, )?)+)(?: \||:)", section, re.M)
     documented = {key for cell in named for key in re.findall(r"`(\w+)`", cell)}
     assert documented and documented <= printed, documented - printed
 

@@ -45,7 +45,7 @@ class Sequence:
         return reference(q[len(q) - new :], k, v, 0.35)
 
 
-def run_step(cache, new_tokens):
+def run_step(cache, new_tokens, tolerance=1e-4):
     step = cache.step(new_tokens)
     parts = [Sequence().rows(new, len(cache.tokens(name)) - len(new)) for name, new in zip(step.requests, step.tokens)]
     q, k, v = (np.concatenate(x) for x in zip(*parts))
@@ -53,7 +53,7 @@ def run_step(cache, new_tokens):
     for layer in range(len(cache.layers)):
         step.run(layer, q=q, k=k, v=v, out=out)
         expected = np.concatenate([Sequence().attended(cache.tokens(name), len(new)) for name, new in zip(step.requests, step.tokens)])
-        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(out, expected, rtol=tolerance, atol=tolerance / 10)
     step.commit()
     return step
 
@@ -82,6 +82,32 @@ def test_an_engine_on_the_cache(backend):
                            (lambda: cache.fork("e", "e"), "request 'e' is known")):  # fmt: skip
         with pytest.raises(sextant.SextantInvalidArgument, match=message):
             wrong()
+
+
+@pytest.mark.parametrize("dtype", ["int8_per_token_head", "fp8_per_token_head"])
+@pytest.mark.parametrize("backend", MHA)
+def test_an_engine_on_a_cache_with_scales_of_its_own(backend, dtype):
+    """The scales go with the blocks: through writes, a found prefix, and a fork that copies a block."""
+    cache = sextant.PagedKVCache(SPEC, backend, num_blocks=8, num_layers=2, block_size=4, dtype=dtype)
+    assert [scale.shape for scale in cache.scales[1]] == [(8, 4, 2)] * 2
+    prompt, near = list(range(1, 11)), 0.5 if dtype.startswith("fp8") else 0.1
+    run_step(cache, {"a": prompt}, near)
+    run_step(cache, {"b": [*prompt[:8], 77, 78]}, near)
+    cache.fork("a", "c")
+    run_step(cache, {"a": [51], "c": [52]}, near)
+    assert cache.blocks("c")[2] != cache.blocks("a")[2]
+    k_cache, v_cache = cache.layers[0]
+    with pytest.raises(sextant.SextantInvalidArgument, match="cache.k_scale is (null|absent|missing)"):
+        sextant.copy_blocks(k_cache, v_cache, np.array([[2, 1]]), cache.cache)
+
+
+def test_names_of_a_caches_format():
+    """As vLLM and the tool have them: the type and where its scales come from in one word."""
+    for name, dtype in (("int8_per_token_head", "int8"), ("fp8_e5m2_per_token_head", "fp8_e5m2"), ("float8_e4m3fn_per_token_head", "fp8_e4m3fn")):
+        assert sextant.KvCacheSpec(4, 4, 2, 8, name) == sextant.KvCacheSpec(4, 4, 2, 8, dtype, scales="token_head"), name
+    assert sextant.select(SPEC, sextant.KvCacheSpec(4, 4, 2, 8, "fp8_per_token_head")).chosen in MHA
+    with pytest.raises(sextant.SextantInvalidArgument, match="scales is token_head for .* fp32; allowed: fp8"):
+        sextant.select(SPEC, sextant.KvCacheSpec(4, 4, 2, 8, "fp32_per_token_head"))
 
 
 @pytest.fixture(autouse=True)

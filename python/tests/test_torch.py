@@ -320,3 +320,29 @@ def test_a_draft_tree_over_a_paged_context():
     scores = torch.einsum("qhd,khd->hqk", q, k.repeat_interleave(2, 1)) * 0.2
     expected = torch.einsum("hqk,khd->qhd", scores.masked_fill(~mask, float("-inf")).softmax(-1), v.repeat_interleave(2, 1))
     torch.testing.assert_close(joined, expected, atol=2e-5, rtol=2e-5)
+
+
+def test_a_mode_sees_the_op_and_a_plain_call_goes_past_the_dispatcher(monkeypatch):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen, direct, at_once = [], [], st._dense_at_once
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(st, "_dense_at_once", lambda *a: direct.append(1) or at_once(*a))
+    q, k, v = (torch.randn(1, heads, 7, 16) for heads in (4, 2, 2))
+    plain = st.attention(q, k, v, is_causal=True)
+    assert direct == [1]
+    with Watch():
+        watched = st.attention(q, k, v, is_causal=True)
+    assert direct == [1] and any("sextant.dense_attention" in name for name in seen)
+    torch.testing.assert_close(watched, plain, rtol=0, atol=0)
+    # Rows in order of several entries go at once, [B, H, S, D] in memory does not: the same either way.
+    batch = [torch.randn(3, 5, heads, 16).transpose(1, 2) for heads in (4, 2, 2)]
+    at_once_too = st.attention(*batch, is_causal=True)
+    assert len(direct) == 2
+    torch.testing.assert_close(st.attention(*(x.contiguous() for x in batch), is_causal=True), at_once_too)
+    assert len(direct) == 2

@@ -41,6 +41,11 @@ Result<int64_t> kv_heads_of(const ConfigFields& fields, const ConfigFields& atte
   auto groups = fields.flag({"multi_query_attention"}, true);
   if (!groups) return groups.status();
   if (!*groups) return num_heads;
+  const json* said = fields.given({"multi_query_attention"});
+  if (said != nullptr && *said == true && fields.find(kKvHeadNames) == nullptr)
+    return invalid_argument(fmt::format(
+        "{}.multi_query_group_num is missing; allowed: a whole number >= 1, as multi_query_attention is true",
+        fields.prefix()));
   auto type = attention.text({"attn_type"}, "");
   if (!type) return type.status();
   if (*type == "multiquery_attention") return int64_t{1};

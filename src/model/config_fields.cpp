@@ -30,14 +30,20 @@ const json* ConfigFields::given(const Names& names, std::string* found) const {
 }
 
 void ConfigFields::mark_read(const Names& names) const {
-  if (read_ != nullptr) read_->insert(names.begin(), names.end());
+  if (use_ != nullptr) use_->read.insert(names.begin(), names.end());
 }
 
 const json* ConfigFields::find(const Names& names, std::string* found) const {
   if (const json* value = given(names, found)) return value;
   for (const std::string& name : names)
     if (object_->contains(name)) return nullptr;
-  return defaults_ == nullptr ? nullptr : first_of(*defaults_, names, found);
+  if (defaults_ == nullptr) return nullptr;
+  std::string name;
+  const json* value = first_of(*defaults_, names, &name);
+  if (value == nullptr) return nullptr;
+  if (use_ != nullptr) use_->by_default.insert(name);
+  if (found != nullptr) *found = name;
+  return value;
 }
 
 Status ConfigFields::error(const std::string& field, const json& value, const std::string& allowed) const {

@@ -13,14 +13,19 @@
 
 namespace sextant::model {
 
+// Which fields made the answer, so that the rest can be said.
+struct FieldUse {
+  std::set<std::string> read;        // names that were asked for
+  std::set<std::string> by_default;  // not in the config: the class's default was taken
+};
+
 class ConfigFields {
  public:
-  // `read`: gets the names that were asked for, so that what nobody asked for can be said.
-  // `defaults`: the values that the model type's class has for fields that the config leaves out. Both must outlive
-  // this.
+  // `defaults`: the values that the model type's class has for fields that the config leaves out. It and `use` must
+  // outlive this.
   explicit ConfigFields(const nlohmann::json& object, std::string prefix = "config",
-                        const nlohmann::json* defaults = nullptr, std::set<std::string>* read = nullptr)
-      : object_(&object), defaults_(defaults), prefix_(std::move(prefix)), read_(read) {}
+                        const nlohmann::json* defaults = nullptr, FieldUse* use = nullptr)
+      : object_(&object), defaults_(defaults), prefix_(std::move(prefix)), use_(use) {}
 
   using Names = std::vector<std::string>;
   // The first of the names that is there and not null: projects of different age name the same thing differently. The
@@ -52,7 +57,7 @@ class ConfigFields {
   const nlohmann::json* object_;
   const nlohmann::json* defaults_;
   std::string prefix_;
-  std::set<std::string>* read_;
+  FieldUse* use_;
 };
 
 }  // namespace sextant::model

@@ -73,6 +73,26 @@ void note_other_parts(const json& config, const std::string& read, std::vector<s
   if (!others.empty()) notes.push_back(fmt::format("read: {}; not read: {}", read, others));
 }
 
+// Numbers of attention beside the part that is read: the part counts, as in transformers, and that is said.
+void note_outer_numbers(const json& outer, const std::string& name, const json& part, const std::string& prefix,
+                        std::vector<std::string>& notes) {
+  std::string others;
+  const auto look = [&](const std::string& field) {
+    const auto value = outer.find(field);
+    if (value == outer.end() || value->is_null() || value->is_object() || *value == false || *value == 0) return;
+    const auto own = part.find(field);
+    if (own != part.end() && *own == *value) return;
+    others += fmt::format("{}{} {}", others.empty() ? "" : ", ", field, shown_json(*value));
+  };
+  for (const ConfigFields::Names& names : head_fields())
+    for (const std::string& field : names)
+      if (field != "sliding_window" && field != "sliding_window_size" && field != "attention_window_size") look(field);
+  for (const char* field : {"num_hidden_layers", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim"}) look(field);
+  for (const json& field : attention_facts().at("deciding_fields")) look(field.get<std::string>());
+  if (!others.empty())
+    notes.push_back(fmt::format("{}.{} counts; beside it and not taken into account: {}", prefix, name, others));
+}
+
 // What is said of a model for what is around its language part.
 void note_outer(const std::string& model_type, std::vector<std::string>& notes) {
   for (const json& note : facts_of(model_type).value("notes", json::array())) notes.push_back(note.get<std::string>());
@@ -102,7 +122,11 @@ Result<Nested> language_part(const json& config, std::vector<std::string>& notes
       }
       note_other_parts(nested.fields, name, notes);
       note_outer(nested.model_type, notes);
+      if (!nested.model_type.empty() && facts_of(nested.model_type).empty())
+        notes.push_back(fmt::format("model_type {} is not in the table of known types: its {} is read for itself",
+                                    shown_json(json(nested.model_type)), name));
       json part = *found;
+      note_outer_numbers(nested.fields, name, part, nested.prefix, notes);
       inherit(nested.fields, part);
       SEXTANT_RETURN_IF_ERROR(check_type(part, nested.prefix + "." + name));
       const std::string named = type_of(part);
@@ -124,7 +148,7 @@ Result<Nested> language_part(const json& config, std::vector<std::string>& notes
 }
 
 // The part's own numbers under the usual names: {"num_hidden_layers": "encoder_layers"}.
-json renamed(const json& config, const json& names, const json& defaults) {
+json renamed(const json& config, const json& names, const json& defaults, std::set<std::string>& by_default) {
   json fields = config;
   for (const auto& [usual, theirs] : names.items()) {
     const json* value = nullptr;
@@ -139,7 +163,9 @@ json renamed(const json& config, const json& names, const json& defaults) {
         value = &*standard;
       if (value != nullptr) break;
     }
-    if (value != nullptr && (named || !config.contains(usual))) fields[usual] = *value;
+    if (value == nullptr || (!named && config.contains(usual))) continue;
+    fields[usual] = *value;
+    if (!named) by_default.insert(usual);
   }
   return fields;
 }
@@ -149,8 +175,8 @@ const json& defaults_of(const json& facts) {
   return facts.contains("defaults") ? facts.at("defaults") : kNone;
 }
 
-json own_names(const json& config, const json& facts) {
-  return facts.contains("names") ? renamed(config, facts.at("names"), defaults_of(facts)) : config;
+json own_names(const json& config, const json& facts, std::set<std::string>& by_default) {
+  return facts.contains("names") ? renamed(config, facts.at("names"), defaults_of(facts), by_default) : config;
 }
 
 Result<bool> flag_of(const Nested& nested, const char* name, bool fallback) {
@@ -167,10 +193,12 @@ Result<std::vector<ConfigPart>> two_stacks(const Nested& nested, std::vector<std
     if (!inner) return inner.status();
     const std::string type = inner->model_type.empty() ? nested.model_type + "_" + name : inner->model_type;
     const json& facts = facts_of(type);
-    json own = own_names(inner->fields, facts);  // a decoder of a pair may be one half of a type that has both
+    std::set<std::string> by_default;
+    json own = own_names(inner->fields, facts, by_default);  // one half of a pair may be of a type that has both
     if (facts.contains("encoder_decoder") && facts.at("encoder_decoder").contains(name))
-      own = renamed(own, facts.at("encoder_decoder").at(name), defaults_of(facts));
-    parts.push_back({name, std::move(own), nested.prefix + "." + name, type, name == std::string("decoder")});
+      own = renamed(own, facts.at("encoder_decoder").at(name), defaults_of(facts), by_default);
+    parts.push_back({name, std::move(own), nested.prefix + "." + name, type, name == std::string("decoder"),
+                     std::move(by_default)});
     if (name == std::string("encoder") && !parts.back().fields.contains("is_causal"))
       parts.back().fields["is_causal"] = false;
   }
@@ -194,7 +222,9 @@ Result<std::vector<ConfigPart>> config_parts(const json& config, std::vector<std
   if (!cross) return cross.status();
   std::vector<ConfigPart> parts;
   if (!facts.contains("encoder_decoder")) {
-    parts.push_back({"", own_names(nested->fields, facts), nested->prefix, nested->model_type, *cross});
+    std::set<std::string> by_default;
+    json own = own_names(nested->fields, facts, by_default);
+    parts.push_back({"", std::move(own), nested->prefix, nested->model_type, *cross, std::move(by_default)});
     return parts;
   }
   auto both = flag_of(*nested, "is_encoder_decoder", true);
@@ -204,8 +234,14 @@ Result<std::vector<ConfigPart>> config_parts(const json& config, std::vector<std
   for (const char* name : {"encoder", "decoder"}) {
     if (!stacks.contains(name)) continue;
     if (!*both && stacks.value("alone", std::string("decoder")) != name) continue;
-    ConfigPart part{name, renamed(nested->fields, stacks.at(name), defaults), nested->prefix, nested->model_type,
-                    name == std::string("decoder") && (*both || *cross)};
+    std::set<std::string> by_default;
+    json own = renamed(nested->fields, stacks.at(name), defaults, by_default);
+    ConfigPart part{name,
+                    std::move(own),
+                    nested->prefix,
+                    nested->model_type,
+                    name == std::string("decoder") && (*both || *cross),
+                    std::move(by_default)};
     part.fields["is_causal"] = name == std::string("decoder");
     parts.push_back(std::move(part));
   }

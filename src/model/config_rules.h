@@ -2,6 +2,7 @@
 // (attention_facts.json); these read it.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -12,11 +13,12 @@ namespace sextant::model {
 
 // A stack of layers: most models have one, encoder-decoder models two.
 struct ConfigPart {
-  std::string name;              // "encoder", "decoder" or empty
-  nlohmann::json fields;         // with the part's own numbers under the usual names
-  std::string prefix;            // where they stand: "config.text_config"
-  std::string model_type;        // whose facts apply
-  bool cross_attention = false;  // every layer also attends to the other part
+  std::string name;                       // "encoder", "decoder" or empty
+  nlohmann::json fields;                  // with the part's own numbers under the usual names
+  std::string prefix;                     // where they stand: "config.text_config"
+  std::string model_type;                 // whose facts apply
+  bool cross_attention = false;           // every layer also attends to the other part
+  std::set<std::string> by_default = {};  // numbers under the usual names that are the class's and not the config's
 };
 // The language part of a config, wherever it is nested, in the usual names (Mistral's params.json has names of its
 // own).
@@ -31,6 +33,8 @@ Status apply_heads(const ConfigFields& fields, const nlohmann::json& facts, std:
 // The softmax scale of a layer (0-based): the model type's rule, after the heads are known.
 Status apply_scale(const ConfigFields& fields, const nlohmann::json& facts, int64_t layer, AttentionSpec& spec);
 
+// The same number of a head under the names of projects of different age.
+const std::vector<ConfigFields::Names>& head_fields();
 bool is_mla(const ConfigFields& fields);
 Status apply_mla(const ConfigFields& fields, AttentionSpec& spec);
 // yarn's factor on the softmax scale of DeepSeek's models: (0.1 mscale_all_dim ln(factor) + 1)^2; 1 without yarn.
@@ -44,6 +48,9 @@ Result<std::vector<std::string>> layer_types(const ConfigFields& fields, const n
 // Every layer of a part.
 Result<std::vector<ModelLayer>> part_layers(const ConfigPart& part, std::vector<std::string>& notes);
 
+// Notes on the numbers that the config does not say itself: the class's defaults, or the general rule's guesses.
+void note_assumed(const ConfigPart& part, const FieldUse& use, const std::vector<ModelLayer>& layers,
+                  std::vector<std::string>& notes);
 // Notes on fields that sound like attention and are not understood, or that are understood and cannot be expressed.
 void note_fields(const ConfigPart& part, std::vector<std::string>& notes);
 

@@ -1,6 +1,7 @@
 // A field that touches attention must not be dropped without a word.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "model/attention_facts.h"
@@ -13,13 +14,27 @@ namespace {
 using nlohmann::json;
 
 // Parts of names that sound like attention.
-constexpr std::array<std::string_view, 21> kWords = {
-    "attn", "attention", "head",  "kv",     "window", "chunk",   "sink", "alibi",   "sparse",    "index_", "mla",
-    "swa",  "cross",     "local", "causal", "global", "bidirec", "qk_",  "softcap", "logit_cap", "softmax"};
+constexpr std::array<std::string_view, 26> kWords = {
+    "attn",    "attention", "head",    "kv",         "window",    "chunk",      "sink",      "alibi",   "sparse",
+    "index_",  "mla",       "swa",     "cross",      "local",     "causal",     "global",    "bidirec", "qk_",
+    "softcap", "logit_cap", "softmax", "layer_type", "layertype", "block_type", "blocktype", "pattern"};
 
+// Names of the number of heads in models of two stacks too, of the number of layers, and of the width that heads
+// divide.
+const ConfigFields::Names kHeadNames = {"num_attention_heads", "encoder_attention_heads", "decoder_attention_heads",
+                                        "attention_heads"};
+const ConfigFields::Names kLayerNames = {"num_hidden_layers",      "n_layer", "n_layers",      "num_layers",
+                                         "num_transformer_layers", "depth",   "encoder_layers"};
+const ConfigFields::Names kWidthNames = {"hidden_size", "n_embd",  "n_embed",   "d_model",
+                                         "model_dim",   "emb_dim", "embed_dim", "dim"};
+
+// Some write numAttentionHeads.
 bool sounds_like_attention(const std::string& name) {
+  std::string small = name;
+  for (char& c : small)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
   for (const std::string_view word : kWords)
-    if (name.find(word) != std::string::npos) return true;
+    if (small.find(word) != std::string::npos) return true;
   return false;
 }
 
@@ -48,6 +63,49 @@ void note_kv_cache_scheme(const json& fields, std::vector<std::string>& notes) {
 }
 
 }  // namespace
+
+void note_assumed(const ConfigPart& part, const FieldUse& use, const std::vector<ModelLayer>& layers,
+                  std::vector<std::string>& notes) {
+  const json& facts = facts_of(part.model_type);
+  const ConfigFields config(part.fields);
+  std::string assumed;
+  const auto add = [&assumed](const std::string& name, const json& value) {
+    assumed += fmt::format("{}{} {}", assumed.empty() ? "" : ", ", name, shown_json(value));
+  };
+  if (!facts.empty()) {
+    const json none = json::object();
+    const json& defaults = facts.contains("defaults") ? facts.at("defaults") : none;
+    for (const std::string& name : use.by_default) {
+      const json& value = defaults.at(name);
+      const bool list = value.is_array() && !value.empty();
+      if (!list && (!value.is_number() || value == 0)) continue;
+      bool said = false;  // by another name of the same number
+      std::vector<ConfigFields::Names> groups = head_fields();
+      groups.insert(groups.end(), {kHeadNames, kLayerNames, kWidthNames});
+      for (const ConfigFields::Names& names : groups) {
+        if (std::find(names.begin(), names.end(), name) == names.end()) continue;
+        for (const std::string& other : names) {
+          const json* given = config.given({other});
+          said = said || (given != nullptr && !given->is_boolean());  // multi_query_attention says no number
+        }
+      }
+      if (!said) add(name, value);
+    }
+    for (const std::string& name : part.by_default) add(name, part.fields.at(name));
+    if (!assumed.empty())
+      notes.push_back(fmt::format("the config does not say {}: defaults of {}", assumed,
+                                  facts.value("from", std::string("the model's class"))));
+    return;
+  }
+  const auto layer = std::find_if(layers.begin(), layers.end(), [](const ModelLayer& one) { return one.attends; });
+  if (layer == layers.end() || layer->attention.mla.enabled()) return;
+  ConfigFields::Names kv = head_fields()[1], dim = head_fields()[2];
+  if (config.given(kv) == nullptr && config.given({"attn_config"}) == nullptr)
+    add("num_key_value_heads", layer->attention.num_kv_heads);
+  if (config.given(dim) == nullptr) add("head_dim", layer->attention.head_dim);
+  if (!assumed.empty())
+    notes.push_back(fmt::format("the config does not say {}: assumed, as most models have it", assumed));
+}
 
 void note_fields(const ConfigPart& part, std::vector<std::string>& notes) {
   const json& facts = facts_of(part.model_type);

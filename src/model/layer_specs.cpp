@@ -10,11 +10,8 @@
 #include "types/json_text.h"
 
 namespace sextant::model {
-namespace {
 
-using nlohmann::json;
-
-// The same number under the names of projects of different age; an override of one replaces all.
+// An override of one name replaces all.
 const std::vector<ConfigFields::Names>& head_fields() {
   static const std::vector<ConfigFields::Names> kFields = {
       {"num_attention_heads", "n_head", "n_heads", "num_heads"},
@@ -26,6 +23,10 @@ const std::vector<ConfigFields::Names>& head_fields() {
       {"sliding_window", "sliding_window_size", "attention_window_size"}};
   return kFields;
 }
+
+namespace {
+
+using nlohmann::json;
 
 // What one layer says instead of the model's own numbers, by the first of those names.
 class Overrides {
@@ -338,8 +339,8 @@ Result<std::vector<ModelLayer>> part_layers(const ConfigPart& part, std::vector<
   static const json kNone = json::object();
   const json& facts = facts_of(part.model_type);
   const json& defaults = facts.contains("defaults") ? facts.at("defaults") : kNone;
-  std::set<std::string> read;
-  const ConfigFields fields(part.fields, part.prefix, &defaults, &read);
+  FieldUse use;
+  const ConfigFields fields(part.fields, part.prefix, &defaults, &use);
   SEXTANT_RETURN_IF_ERROR(check_types(ConfigFields(part.fields, part.prefix)));
   auto base = base_spec(fields, facts, notes);
   if (!base) return base.status();
@@ -376,7 +377,7 @@ Result<std::vector<ModelLayer>> part_layers(const ConfigPart& part, std::vector<
     auto found = made.find(key);
     if (found == made.end()) {
       const json own = overrides.apply(shape);
-      const ConfigFields own_fields(own, part.prefix, &defaults, &read);
+      const ConfigFields own_fields(own, part.prefix, &defaults, &use);
       auto one = make_layer(own_fields, facts, *base, type, static_cast<int64_t>(layer), notes);
       if (!one) return one.status();
       one->part = part.name;
@@ -385,7 +386,8 @@ Result<std::vector<ModelLayer>> part_layers(const ConfigPart& part, std::vector<
     layers.push_back(found->second);
   }
   SEXTANT_RETURN_IF_ERROR(share_kv(fields, *types, layers, notes));
-  note_unread(part, read, notes);
+  note_unread(part, use.read, notes);
+  note_assumed(part, use, layers, notes);
   return layers;
 }
 

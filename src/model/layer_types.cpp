@@ -63,12 +63,35 @@ Result<Types> index_list(const ConfigFields& fields, const std::string& name, co
   const int64_t base = rule.value("base", int64_t{0});
   for (size_t i = 0; i < numbers->size(); ++i) {
     const int64_t layer = (*numbers)[i] - base;
+    if (layer >= num_layers && fields.given({name}) == nullptr) continue;  // the class's own list, for a taller model
     if (layer < 0 || layer >= num_layers)
       return fields.error(fmt::format("{}[{}]", name, i), (*numbers)[i],
                           fmt::format("{}..{} (a layer)", base, num_layers - 1 + base));
     types[static_cast<size_t>(layer)] = rule.at("type").get<std::string>();
   }
   return types;
+}
+
+// A second list that names the other layers must name those and no more (Kimi's kda_layers).
+Status check_others(const ConfigFields& fields, const json& rule, const Types& types) {
+  const std::string name = rule.value("others", std::string());
+  if (name.empty() || fields.given({name}) == nullptr) return Status::ok();
+  auto numbers = fields.whole_list(name, 0);
+  if (!numbers) return numbers.status();
+  std::vector<bool> listed(types.size(), false);
+  bool fits = true;
+  for (const int64_t number : *numbers) {
+    const int64_t layer = number - rule.value("base", int64_t{0});
+    if (layer >= 0 && layer < static_cast<int64_t>(types.size()))
+      listed[static_cast<size_t>(layer)] = true;
+    else
+      fits = false;
+  }
+  for (size_t layer = 0; layer < types.size(); ++layer)
+    fits = fits && listed[layer] == (types[layer] == rule.at("rest").get<std::string>());
+  if (fits) return Status::ok();
+  return fields.error(name, *fields.given({name}),
+                      fmt::format("the layers that {} does not list", rule.at("field").get<std::string>()));
 }
 
 // GPT-Neo: [[["global", "local"], 12]].
@@ -129,6 +152,16 @@ Result<Types> from_layer_on(const ConfigFields& fields, int64_t num_layers) {
   return types;
 }
 
+// Classes that have no window ignore one that a config brings; of the others nobody knows.
+bool reads_window(const json& facts) {
+  const std::string from = facts.value("from", std::string());
+  if (!from.ends_with("Config") || facts.value("takes_window", false) || facts.contains("window_from")) return true;
+  const json none = json::object();
+  const json& defaults = facts.contains("defaults") ? facts.at("defaults") : none;
+  return defaults.contains("sliding_window") || defaults.contains("sliding_window_size") ||
+         defaults.contains("attention_window_size");
+}
+
 Result<bool> window_is_on(const ConfigFields& fields, const json& facts) {
   auto used = fields.flag({"use_sliding_window"}, true);
   if (!used) return used;
@@ -161,6 +194,7 @@ Result<std::optional<Types>> listed(const ConfigFields& fields, const json& fact
                                     : index_list(*section, field, rule, num_layers,
                                                  Types(static_cast<size_t>(std::max<int64_t>(num_layers, 0)), rest));
     if (!types) return types.status();
+    if (kind == "indices") SEXTANT_RETURN_IF_ERROR(check_others(*section, rule, *types));
     if (kind == "cycle") {
       const Types once = *types;
       if (once.empty()) return section->error(field, *list, "at least one type");
@@ -182,7 +216,7 @@ Result<std::optional<Types>> listed(const ConfigFields& fields, const json& fact
 Result<Types> by_habit(const ConfigFields& fields, const json& facts, int64_t num_layers) {
   const bool plain = !facts.contains("pattern") || facts.at("pattern").contains("from_max_window_layers") ||
                      facts.at("pattern").contains("qwen2_moe");
-  auto window = plain ? window_is_on(fields, facts) : Result<bool>(false);
+  auto window = plain && reads_window(facts) ? window_is_on(fields, facts) : Result<bool>(false);
   if (!window) return window.status();
   // Configs of unknown types may name a pattern all the same.
   if (!facts.contains("pattern")) {
@@ -259,7 +293,26 @@ Result<Types> layer_types(const ConfigFields& fields, const json& facts, std::ve
   if (*num_layers == 0)
     return invalid_argument(
         fmt::format("{}.num_hidden_layers is missing; allowed: 1..{}", fields.prefix(), kMostLayers));
+  for (const json& rule : attention_facts().at("layer_lists")) {
+    const std::string outer = rule.value("in", std::string());
+    const json* section = outer.empty() ? nullptr : fields.given({outer});
+    if (section != nullptr && section->is_object() && !section->empty())
+      notes.push_back(fmt::format("{} has no {}: not taken into account", outer, rule.at("field").get<std::string>()));
+  }
+  const std::string needed = facts.value("needs_list", std::string());
+  if (!needed.empty() && fields.given({needed}) == nullptr)
+    return invalid_argument(fmt::format(
+        "{}.{} is missing; allowed: an entry for every layer, as layers of this type differ", fields.prefix(), needed));
   auto types = by_habit(fields, facts, *num_layers);
+  if (types && facts.contains("pattern") &&
+      (facts.at("pattern").contains("every") || facts.at("pattern").contains("cycle"))) {
+    bool said = false;  // by a period or a number of its own
+    for (const json& field : attention_facts().at("layer_habit_fields"))
+      said = said || fields.given({field.get<std::string>()}) != nullptr;
+    if (!said)
+      notes.push_back(fmt::format("the config does not say which layers differ: as {} has them",
+                                  facts.value("from", std::string("the model's class"))));
+  }
   const json* window = fields.given({"use_sliding_window"});
   const std::string own = facts.value("window_from", std::string("sliding_window"));
   if (types && window != nullptr && *window == true &&

@@ -25,6 +25,9 @@ Result<double> yarn_scale_factor(const ConfigFields& fields) {
   if (all_dim == nullptr || (all_dim->is_number() && all_dim->get<double>() == 0)) return 1.0;
   auto mscale = scaling.positive({"mscale_all_dim"}, 1);
   if (!mscale) return mscale.status();
+  if (scaling.find({"factor"}) == nullptr)
+    return invalid_argument(fmt::format("{}.factor is missing; allowed: a finite number > 0, as mscale_all_dim is {}",
+                                        scaling.prefix(), *mscale));
   auto factor = scaling.positive({"factor"}, 1);
   if (!factor) return factor.status();
   return yarn_scale_factor(*factor, *mscale);

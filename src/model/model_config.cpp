@@ -28,9 +28,11 @@ void note_cross_attention(const model::ConfigPart& part, size_t layers, ModelSha
                     part.name.empty() ? "" : part.name + " "));
 }
 
-// What all layers together say: counted and named.
+// What all layers together say, counted and named: first, since it matters most.
 void note_unserved(ModelShape& shape) {
-  for (const UnservedKind& kind : unserved_kinds(shape)) shape.notes.push_back(describe(kind, shape.layers.size()));
+  std::vector<std::string> notes;
+  for (const UnservedKind& kind : unserved_kinds(shape)) notes.push_back(describe(kind, shape.layers.size()));
+  shape.notes.insert(shape.notes.begin(), notes.begin(), notes.end());
 }
 
 Status add_part(const model::ConfigPart& part, ModelShape& shape) {

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <optional>
@@ -32,15 +33,19 @@ class CsvReader : public LineReader {
 
   Status header(const TraceLine& line) override {
     names_ = csv_fields(line.text);
-    for (const std::string_view name : {columns_.time, columns_.input, columns_.output, columns_.images})
-      if (!name.empty() && !index_of(name))
+    for (const std::string_view name : {columns_.time, columns_.input, columns_.output, columns_.images}) {
+      const auto columns = std::count(names_.begin(), names_.end(), name);
+      if (!name.empty() && columns != 1)
         return trace_error(line, "the header", fmt::format("\"{}\"", line.text.substr(0, 60)),
-                           fmt::format("one with a column {}", name));
+                           fmt::format("one with a column {}{}", name, columns > 1 ? ", and not with several" : ""));
+    }
     return Status::ok();
   }
 
   Result<TraceRequest> request(const TraceLine& line) override {
     const std::vector<std::string> fields = csv_fields(line.text);
+    if (std::count(line.text.begin(), line.text.end(), '"') % 2 != 0)
+      return trace_error(line, "the line", "cut within quotes", "quotes in pairs");
     if (fields.size() != names_.size())
       return trace_error(line, "the number of fields", fmt::format("{}", fields.size()),
                          fmt::format("{} ({})", names_.size(), fmt::join(names_, ",")));

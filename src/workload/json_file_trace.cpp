@@ -81,7 +81,12 @@ Status read_vllm_result(const json& file, const TraceLine& line, int64_t max_req
     return trace_error(line, "output_lens", fmt::format("{} numbers", outputs.size()),
                        fmt::format("{} (as many as input_lens)", inputs.size()));
   const auto starts = file.find("start_times");
-  const bool timed = starts != file.end() && starts->is_array() && starts->size() == inputs.size();
+  const bool timed = starts != file.end() && !starts->is_null();
+  if (timed && !starts->is_array()) return trace_error(line, "start_times", shown_json(*starts), "a list of seconds");
+  if (timed && starts->size() != inputs.size())
+    return trace_error(line, "start_times", fmt::format("{} numbers", starts->size()),
+                       fmt::format("{} (as many as input_lens)", inputs.size()));
+  if (!timed) trace.notes.emplace_back("the file has no start_times: all requests arrive at once");
   for (size_t i = 0; i < inputs.size() && !full(trace, max_requests); ++i) {
     const json pair = {{"input_lens", inputs[i]}, {"output_lens", outputs[i]}};
     int64_t input = 0, output = 0;

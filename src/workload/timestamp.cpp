@@ -14,6 +14,11 @@ int64_t days_since_epoch(int64_t year, int64_t month, int64_t day) {
   return 365 * year + year / 4 - year / 100 + year / 400 + (153 * shifted + 2) / 5 + day - 1 - 719468;
 }
 
+int64_t days_in_month(int64_t year, int64_t month) {
+  const bool last = month == 12;
+  return days_since_epoch(last ? year + 1 : year, last ? 1 : month + 1, 1) - days_since_epoch(year, month, 1);
+}
+
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 // "dd" for a digit; every other character stands for itself.
@@ -37,7 +42,9 @@ bool read_offset(std::string_view text, int64_t& minutes) {
   if (text[0] != '+' && text[0] != '-') return false;
   const std::string_view rest = text.substr(1);
   if (!has_form(rest, "dd:dd") && !has_form(rest, "dddd")) return false;
-  minutes = number(rest.substr(0, 2)) * 60 + number(rest.substr(rest.size() - 2));
+  const int64_t hours = number(rest.substr(0, 2)), past = number(rest.substr(rest.size() - 2));
+  if (hours > 23 || past > 59) return false;
+  minutes = hours * 60 + past;
   if (text[0] == '-') minutes = -minutes;
   return true;
 }
@@ -55,7 +62,8 @@ bool read_timestamp(std::string_view text, int64_t& milliseconds) {
   constexpr std::array<std::pair<size_t, size_t>, 6> kParts = {{{0, 4}, {5, 2}, {8, 2}, {11, 2}, {14, 2}, {17, 2}}};
   for (size_t i = 0; i < part.size(); ++i)
     part[i] = number(std::string_view(seconds).substr(kParts[i].first, kParts[i].second));
-  if (part[1] < 1 || part[1] > 12 || part[2] < 1 || part[2] > 31 || part[3] > 23 || part[4] > 59 || part[5] > 60)
+  if (part[1] < 1 || part[1] > 12 || part[2] < 1 || part[2] > days_in_month(part[0], part[1]) || part[3] > 23 ||
+      part[4] > 59 || part[5] > 60)
     return false;
   std::string_view rest = text.substr(kForm.size());
   int64_t fraction = 0;

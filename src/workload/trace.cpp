@@ -43,6 +43,19 @@ Status open(const std::string& path, std::ifstream& file) {
   return Status::ok();
 }
 
+// Programs that pack files, by the first bytes of what they write.
+const char* packed_by(std::string_view first) {
+  const auto begins = [first](std::string_view bytes) { return first.substr(0, bytes.size()) == bytes; };
+  if (begins("\x1f\x8b")) return "gzip";
+  if (begins("\x28\xb5\x2f\xfd")) return "zstd";
+  if (begins("\xfd"
+             "7zXZ"))
+    return "xz";
+  if (begins("BZh")) return "bzip2";
+  if (begins("PK\x03\x04")) return "zip";
+  return nullptr;
+}
+
 // A file may hold anything, and a terminal obeys control characters: those are shown as \xNN.
 std::string printable(std::string_view text) {
   std::string shown;
@@ -129,6 +142,9 @@ Result<Trace> read_trace(const std::string& path, const TraceOptions& options) {
   std::ifstream file;
   SEXTANT_RETURN_IF_ERROR(open(path, file));
   FirstLine first = first_line(file);
+  if (const char* packed = packed_by(first.text); packed != nullptr)
+    return invalid_argument(
+        fmt::format("trace is \"{}\", packed by {}; allowed: the file that is in it", path, packed));
   Trace trace;
   trace.name = path;
   const Status empty =

@@ -23,16 +23,24 @@ std::vector<json> published_configs() {
 
 json& language_part(json& config) { return config.contains("text_config") ? config["text_config"] : config; }
 
-// All that a user is told.
-std::string answer(const Result<ModelShape>& shape) {
-  if (!shape) return "error: " + shape.status().message();
+std::string layers_of(const ModelShape& shape) {
   std::string text;
-  for (const ModelLayer& layer : shape->layers) {
+  for (const ModelLayer& layer : shape.layers) {
     text += fields_to_json<json>(layer.attention).dump() + " " + std::to_string(layer.shares_kv_with) + " ";
     text += layer.not_served + layer.part + "\n";
   }
-  for (const std::string& note : shape->notes) text += note + "\n";
   return text;
+}
+
+std::string notes_of(const ModelShape& shape) {
+  std::string text;
+  for (const std::string& note : shape.notes) text += note + "\n";
+  return text;
+}
+
+// All that a user is told.
+std::string answer(const Result<ModelShape>& shape) {
+  return shape ? layers_of(*shape) + notes_of(*shape) : "error: " + shape.status().message();
 }
 
 // Numbers that no model may lose: where one changes, so does the answer.
@@ -84,6 +92,23 @@ TEST(ConfigFuzz, NoNumberIsLost) {
       const bool listed = changed.dump().find("layer_types") != std::string::npos;
       if (listed && name == "sliding_window_pattern") continue;
       EXPECT_NE(answer(parse_model_config(changed.dump(), "before")), before) << name << " of " << config.dump();
+    }
+  }
+}
+
+// A number that is gone: the same layers all the same, or an error, or other words.
+TEST(ConfigFuzz, NoFieldIsDroppedWithoutAWord) {
+  for (const json& config : published_configs()) {
+    const auto before = parse_model_config(config.dump(), "before");
+    json copy = config;
+    for (const auto& [name, value] : language_part(copy).items()) {
+      if (kTelling.count(name) == 0 || !value.is_number() || value == 0) continue;
+      if (name == "head_dim") continue;  // of known types: the class's rule, hidden_size / num_attention_heads
+      json changed = config;
+      language_part(changed).erase(name);
+      const auto after = parse_model_config(changed.dump(), "before");
+      if (!after || layers_of(*after) == layers_of(*before)) continue;
+      EXPECT_NE(notes_of(*after), notes_of(*before)) << name << " of " << config.dump();
     }
   }
 }

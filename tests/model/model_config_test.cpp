@@ -32,7 +32,9 @@ TEST(ModelConfig, ReadsGroupedQueries) {
 TEST(ModelConfig, AssumesAsManyKvHeadsAsHeadsAndBf16) {
   const ModelShape model = parse(R"({"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1})").value();
   EXPECT_EQ(model.layers[0].attention.num_kv_heads, 4);
-  EXPECT_EQ(model.notes.size(), 1u);
+  ASSERT_EQ(model.notes.size(), 2u);
+  EXPECT_EQ(model.notes[1],
+            "the config does not say num_key_value_heads 4, head_dim 16: assumed, as most models have it");
 }
 
 TEST(ModelConfig, ScalesGemmaByItsOwnNumber) {

@@ -177,6 +177,64 @@ TEST(TraceFormats, NameWhatIsBroken) {
   EXPECT_NE(TempFile("{\"timestamp\": " + std::string(100000, '[')).message().find("is not JSON"), std::string::npos);
 }
 
+TEST(TraceFormats, DatesAreDays) {
+  const auto message = [](const std::string& time) {
+    return TempFile("TIMESTAMP,ContextTokens,GeneratedTokens\n" + time + ",1,1\n").message();
+  };
+  EXPECT_EQ(message("2024-02-29 00:00:00"), "");
+  EXPECT_EQ(message("2024-12-31 23:59:60+05:30"), "");
+  for (const char* wrong :
+       {"2023-02-29 00:00:00", "2024-04-31 00:00:00", "2024-01-01 00:00:00+24:00", "2024-01-01 00:00:00+01:60"})
+    EXPECT_EQ(message(wrong),
+              std::string(":2: TIMESTAMP is ") + wrong + "; allowed: YYYY-MM-DD HH:MM:SS[.fraction][+HH:MM]");
+}
+
+TEST(TraceFormats, RefuseWhatCanBeReadInTwoWays) {
+  EXPECT_EQ(TempFile("TIMESTAMP,ContextTokens,GeneratedTokens,ContextTokens\n2024-01-01 00:00:00,1,1,9\n").message(),
+            ":1: the header is \"TIMESTAMP,ContextTokens,GeneratedTokens,ContextTokens\"; allowed: one with a column "
+            "ContextTokens, and not with several");
+  EXPECT_EQ(TempFile("TIMESTAMP,ContextTokens,GeneratedTokens\n2024-01-01 00:00:00,1,\"44\n").message(),
+            ":2: the line is cut within quotes; allowed: quotes in pairs");
+  EXPECT_EQ(TempFile(R"({"input_lens": [5, 6], "output_lens": [1, 2], "start_times": [0.5]})").message(),
+            ": start_times is 1 numbers; allowed: 2 (as many as input_lens)");
+  EXPECT_EQ(TempFile(R"({"input_lens": [5], "output_lens": [1], "start_times": 3})").message(),
+            ": start_times is 3; allowed: a list of seconds");
+  EXPECT_EQ(TempFile(R"({"input_lens": [5], "output_lens": [1]})").read()->notes.at(0),
+            "the file has no start_times: all requests arrive at once");
+}
+
+TEST(TraceFormats, SayWhatAFileIsPackedBy) {
+  for (const auto& [bytes, name] : std::vector<std::pair<std::string, std::string>>{
+           {"\x1f\x8b\x08", "gzip"}, {"\x28\xb5\x2f\xfd", "zstd"}, {"PK\x03\x04", "zip"}, {"BZh9", "bzip2"}})
+    EXPECT_NE(TempFile(bytes + "\nrest").message().find("packed by " + name + "; allowed: the file that is in it"),
+              std::string::npos)
+        << name;
+}
+
+// What editors, spreadsheets and scripts make of a file: the same requests, or the line and the field.
+TEST(TraceFormats, ChangedFilesAreReadTheSameOrRefused) {
+  const std::string right = "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-01-01 00:00:00,374,44\n";
+  const auto changed = [&right](const std::string& from, const std::string& to) {
+    std::string text = right;
+    return TempFile(text.replace(text.find(from), from.size(), to)).read();
+  };
+  for (const auto& [from, to] : std::vector<std::pair<std::string, std::string>>{{"374,44\n", "374,44"},
+                                                                                 {"374,44\n", "374 , 44 \n"},
+                                                                                 {"374,44\n", "\"374\",44\n\n\n"},
+                                                                                 {" 00", "T00"},
+                                                                                 {"00,374", "00.5Z,374"},
+                                                                                 {"TIME", "\n \n\tTIME"}})
+    EXPECT_EQ(summary(changed(from, to)), "azure: 0,374/44") << from << " -> " << to;
+  for (const char* value :
+       {"374.0", "3e2", "-374", "nan", "inf", "", "0", "99999999999999999999", "1073741825", "0x10", "374,44", "+374"})
+    EXPECT_NE(summary(changed("374", value)).find(":2: "), std::string::npos) << value;
+  for (const char* header : {"TIMESTAMP;ContextTokens;GeneratedTokens", "TIMESTAMP,ContextTokens", "\r",
+                             "timestamp,contexttokens,generatedtokens"})
+    EXPECT_FALSE(changed("TIMESTAMP,ContextTokens,GeneratedTokens", header).is_ok()) << header;
+  EXPECT_EQ(summary(TempFile("GeneratedTokens,Extra,TIMESTAMP,ContextTokens\n44,x,2024-01-01 00:00:00,374\n").read()),
+            "azure: 0,374/44");
+}
+
 TEST(TraceFormats, NothingCrashes) {
   const std::vector<std::string> texts = {
       "TIMESTAMP,NumImages,ContextTokens,GeneratedTokens\n2024-10-15 09:40:31.016000,3,2162,5\n",
