@@ -19,8 +19,8 @@ namespace sextant::cuda {
 // What planning needs to know of the chip.
 struct ChipLimits {
   int sms = 0;
-  int compute_capability = 0;  // 90 for sm_90
-  int64_t shared_bytes = 0;    // a block, at most
+  int compute_capability = 0;   // 90 for sm_90
+  int64_t shared_bytes = 0;     // a block, at most
   double memory_rate = 3.0e12;  // bytes/s that kernels reach; of an H100 where it is not known
   ClusterLimits clusters_at_once{};
 };

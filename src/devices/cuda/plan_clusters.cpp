@@ -30,8 +30,7 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   bool chosen = false;
   Clusters clusters;
   for (int32_t size = 1; size <= kMostClusterBlocks; size *= 2) {
-    if (size > 1 && 2 * keys.longest < size * cluster_tile_keys(p))
-      break;
+    if (size > 1 && 2 * keys.longest < size * cluster_tile_keys(p)) break;
     const double at_once = size == 1 ? chip.sms : chip.clusters_at_once[static_cast<size_t>(size)];
     if (at_once < 1) continue;
     // One block an SM has all of its shared memory for copies in flight; two hide each other's start and end.

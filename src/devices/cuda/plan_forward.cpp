@@ -6,7 +6,8 @@
 namespace sextant::cuda {
 namespace {
 
-// Measured on H100: this kernel's part of the memory's rate, bytes/s that one SM takes, products/s of prefills, launch (s).
+// Measured on H100: this kernel's part of the memory's rate, bytes/s that one SM takes, products/s of prefills, launch
+// (s).
 constexpr double kMemoryPart = 0.95, kSmRate = 6.0e10, kProductRate = 6.0e14, kStart = 8e-6;
 
 bool may_copy(const AttentionPlanArgs& a, const AttentionParams& p) {

@@ -66,8 +66,8 @@ LongQueries count_long_queries(const PlanPart& part, const AttentionPlanArgs& a,
     const double tiles = static_cast<double>(ceil_div(query_len * p.group_size, kForwardRows)) * p.num_kv_heads;
     q.row_tiles += tiles;
     // A tile is worked on whole; of a row tile's first and last, half is masked on average.
-    q.products += 2.0 * tiles * kForwardRows * static_cast<double>(seen + kStagedTokens / 2) *
-                  (p.head_dim + p.head_dim_v);
+    q.products +=
+        2.0 * tiles * kForwardRows * static_cast<double>(seen + kStagedTokens / 2) * (p.head_dim + p.head_dim_v);
   }
   return q;
 }

@@ -34,7 +34,8 @@ bool cluster_has_maps(const AttentionParams& p) { return make_map(p).tokens > 0;
 cudaError_t launch_cluster_decode(const AttentionParams& p, const ClusterPlan& plan, cudaStream_t stream) {
   const KeyMap map = make_map(p);
   if (map.tokens == 0) return cudaErrorInvalidValue;
-  constexpr ClusterLauncher* kLaunchers[2][2][2] = {  // [f16, bf16][16 bits, fp8][exact, padded]
+  constexpr ClusterLauncher* kLaunchers[2][2][2] = {
+      // [f16, bf16][16 bits, fp8][exact, padded]
       {{cluster_decode_f16, cluster_decode_f16_padded}, {cluster_decode_f16_fp8, cluster_decode_f16_fp8_padded}},
       {{cluster_decode_bf16, cluster_decode_bf16_padded}, {cluster_decode_bf16_fp8, cluster_decode_bf16_fp8_padded}}};
   return kLaunchers[p.dtype == DType::kBF16][p.cache_dtype != p.dtype][is_padded(p)](p, map, plan, stream);

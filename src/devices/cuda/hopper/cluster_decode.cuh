@@ -23,8 +23,8 @@
 namespace sextant::cuda {
 
 // The products are those of stream_attention; tiles, and where their chunks lie, are this kernel's own.
-// kPadded: head sizes below kDim. A box is then 128 bytes of some tokens' columns, zeros beyond the head size, and a tile
-// of K or V is blocks of columns, [keys][128 bytes].
+// kPadded: head sizes below kDim. A box is then 128 bytes of some tokens' columns, zeros beyond the head size, and a
+// tile of K or V is blocks of columns, [keys][128 bytes].
 template <class T_, KvBits kBits_, int kDim_, int kGroups_, bool kPadded_>
 struct ClusterShape : StreamShape<T_, kBits_, kDim_, 1> {
   using Base = StreamShape<T_, kBits_, kDim_, 1>;

@@ -224,8 +224,7 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
         pack_fp8_probabilities<S>(s, prob);
       };
 #pragma unroll 1
-      for (int t = w.tiles - 2; t >= 0; --t)
-        with_scores(p, rule, sees_all(t), [&](auto scores) { step(t, scores); });
+      for (int t = w.tiles - 2; t >= 0; --t) with_scores(p, rule, sees_all(t), [&](auto scores) { step(t, scores); });
       release(barriers.q_empty(queries.index()));
       barrier_wait(barriers.t_full(t_ring.index()), t_ring.full_parity());
 #pragma unroll

@@ -9,7 +9,7 @@ namespace sextant::cuda {
 // kDim: head sizes up to this, 64 or 128. Rows of Q, K and V are 128 bytes in shared memory whatever the head size.
 template <class T_, int kDim>
 struct ForwardFp8Shape {
-  using T = T_;  // of the output
+  using T = T_;                          // of the output
   static constexpr bool kExact = false;  // head sizes may be below the tile's
   static constexpr int DK = kDim, DV = kDim, kRows = 128, kKeys = kFp8TileKeys, kRowBytes = 128;
   static constexpr int kQBuffers = 2;

@@ -31,7 +31,7 @@ struct KeyMap {
 struct ForwardMaps {
   KeyMap cache, packed;
   KeyMap packed_ends;  // boxes of 8 tokens that may reach past the last: of tiles at the end of a request's keys
-  CUtensorMap q;  // dims {head_dim, head of the group, query, KV head}; a box is 64 columns of a row tile
+  CUtensorMap q;       // dims {head_dim, head of the group, query, KV head}; a box is 64 columns of a row tile
   bool queries = false;
 };
 

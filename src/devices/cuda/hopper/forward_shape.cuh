@@ -57,12 +57,13 @@ struct ForwardShape {
   static constexpr int kWorkSlots = 4;  // the producer is at most kQBuffers + 1 items ahead
   static constexpr int kBarrierAt = (kWorkAt + kWorkSlots * static_cast<int>(sizeof(ForwardWork)) + 15) / 16 * 16;
   static constexpr int kNextItemAt = kBarrierAt + 8 * (4 * kStages + 2 * kQBuffers + 1);
-  static constexpr int kQScaleAt = (kNextItemAt + 4 + 15) / 16 * 16, kQScaleBytes = kFp16 ? kQBuffers * kRows * 4 : 0;  // float a row
-  static constexpr int kSharedBytes = kQScaleAt + kQScaleBytes + 1024;  // the swizzle wants 1 KiB alignment
+  static constexpr int kQScaleAt = (kNextItemAt + 4 + 15) / 16 * 16,
+                       kQScaleBytes = kFp16 ? kQBuffers * kRows * 4 : 0;  // float a row
+  static constexpr int kSharedBytes = kQScaleAt + kQScaleBytes + 1024;    // the swizzle wants 1 KiB alignment
 };
 
-// Barriers in shared memory. `full`: data arrived; `empty`: all consumers are done with it; `landed`: boxes of V that the
-// producer itself has something to do with.
+// Barriers in shared memory. `full`: data arrived; `empty`: all consumers are done with it; `landed`: boxes of V that
+// the producer itself has something to do with.
 template <class S>
 struct ForwardBarriers {
   uint32_t base;

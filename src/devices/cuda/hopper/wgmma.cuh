@@ -13,8 +13,8 @@ namespace sextant::cuda {
 // moving one costs no instruction of the warp's own and no move between the register files.
 __device__ __forceinline__ uint32_t uniform(uint32_t x) { return __shfl_sync(0xffffffffu, x, 0); }
 
-// Shared-memory matrix descriptor with the 128-byte swizzle; by whole warps. `stride` is the distance of groups of 8 rows (K-major) or
-// of 8 k steps (MN-major); `leading` the distance of 64-element column blocks of an MN-major operand.
+// Shared-memory matrix descriptor with the 128-byte swizzle; by whole warps. `stride` is the distance of groups of 8
+// rows (K-major) or of 8 k steps (MN-major); `leading` the distance of 64-element column blocks of an MN-major operand.
 __device__ __forceinline__ uint64_t matrix_descriptor(uint32_t shared, uint32_t leading, uint32_t stride) {
   const uint32_t low = uniform((shared & 0x3ffff) >> 4 | leading >> 4 << 16), high = stride >> 4 | 1u << 30;
   return static_cast<uint64_t>(high) << 32 | low;

@@ -309,7 +309,8 @@ __global__ void __launch_bounds__(32 * kWarps)
   const auto from_of = [&](int tile_row) {
     const auto row_of = [&s, first_block, blocks, rows, tile_row](int i) -> int64_t {
       if (s.total < blocks) {  // else no range is empty; block_range() in 32 bits
-        const uint32_t begin = static_cast<uint32_t>((first_block + i) * s.total), width = static_cast<uint32_t>(blocks);
+        const uint32_t begin = static_cast<uint32_t>((first_block + i) * s.total),
+                       width = static_cast<uint32_t>(blocks);
         if (begin / width == (begin + static_cast<uint32_t>(s.total)) / width) return -1;
       }
       return static_cast<int64_t>(2 * (first_block + i) + (i == 0 ? 1 : 0)) * rows + tile_row;

@@ -1,15 +1,15 @@
-// A thread block copies a part of one staged block of one KV head: it finds the request that the block belongs to by a sum over the
-// requests' lengths of now, looks up where its tokens lie, and moves them, K and V.
-#include "devices/cuda/kernels/stage_cache.h"
-
+// A thread block copies a part of one staged block of one KV head: it finds the request that the block belongs to by a
+// sum over the requests' lengths of now, looks up where its tokens lie, and moves them, K and V.
 #include "devices/cuda/kernels/fp8_vectors.cuh"
 #include "devices/cuda/kernels/key_rows.cuh"
+#include "devices/cuda/kernels/stage_cache.h"
 
 namespace sextant::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kParts = 4, kTokens = kStagedTokens / kParts;  // a thread block's: many small ones hide each other's waits
+constexpr int kParts = 4,
+              kTokens = kStagedTokens / kParts;  // a thread block's: many small ones hide each other's waits
 
 // One past the last key of the cache that a query of the request may see.
 __device__ __forceinline__ int32_t staged_end(const AttentionParams& p, const Request& r) {
@@ -118,8 +118,8 @@ __device__ __forceinline__ void copy_rows(const AttentionParams& p, const Staged
     for (int i = static_cast<int>(threadIdx.x); i < kTokens * per_row; i += kThreads) {
       const int row = i / per_row, j = i - row * per_row;
       if (from[row] < 0) continue;
-      *reinterpret_cast<uint4*>(to + row * dim + j * 8) = __ldg(reinterpret_cast<const uint4*>(
-          static_cast<const T*>(base) + from[row] + static_cast<int64_t>(j) * chunk));
+      *reinterpret_cast<uint4*>(to + row * dim + j * 8) = __ldg(
+          reinterpret_cast<const uint4*>(static_cast<const T*>(base) + from[row] + static_cast<int64_t>(j) * chunk));
     }
   } else {  // neighbouring threads take neighbouring tokens, which lie together where a token's dims do not
     for (int i = static_cast<int>(threadIdx.x); i < kTokens * (dim / 8); i += kThreads) {
@@ -138,7 +138,8 @@ __global__ void __launch_bounds__(kThreads)
              part = static_cast<int32_t>(blockIdx.z);
   const StagedBlock found = find_staged_block(p, index);
   if (found.request < 0) return;
-  if (head == 0 && part == 0 && threadIdx.x == 0) to.block_table[found.request * to.block_table_stride + found.block] = index;
+  if (head == 0 && part == 0 && threadIdx.x == 0)
+    to.block_table[found.request * to.block_table_stride + found.block] = index;
   find_rows(p, load_request(p, found.request), head, found.block * kStagedTokens + part * kTokens, rows);
   __syncthreads();
   const int64_t token = (static_cast<int64_t>(index) * p.num_kv_heads + head) * kStagedTokens + part * kTokens;
