@@ -9,6 +9,9 @@
 
 namespace sextant {
 
+// NaN in a type, as a byte to fill memory with.
+constexpr uint8_t nan_byte(DType dtype) { return dtype == DType::kF8E4M3FNUZ ? 0x80 : 0xFF; }
+
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;

@@ -14,9 +14,6 @@
 namespace sextant::verify {
 namespace {
 
-// NaN in the cache's format, as a byte to fill memory with.
-uint8_t nan_byte(DType dtype) { return dtype == DType::kF8E4M3FNUZ ? 0x80 : 0xFF; }
-
 // Everything a run needs, on the host and on the device.
 struct Setup {
   KvCacheSpec cache;

@@ -1,6 +1,8 @@
 // The HIP kernels, executed by the emulator, against the oracle: every backend over the conformance sweep.
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "devices/hip/emulator/emulated_device.h"
 #include "hip/sanitizers.h"
 #include "support/matchers.h"
@@ -62,16 +64,24 @@ TEST(HipLanes, OrderDoesNotMatter) {
   }
 }
 
-// gfx950's matrix shapes instead of gfx942's.
-TEST(HipLanes, WideMfma) {
+// gfx950's matrix shapes and OCP fp8 instead of what gfx942 has.
+TEST(HipLanes, Gfx950) {
   SKIP_UNDER_SANITIZERS();
-  const auto wide = hip::make_emulated_device({.wide_mfma = true});
+  std::set<std::string> launched;
+  const auto device = hip::make_emulated_device(
+      {.architecture = "gfx950",
+       .override_kernel = [&](std::string_view name, int64_t, int, const void*) -> std::optional<std::string> {
+         launched.emplace(name);
+         return std::nullopt;
+       }});
   verify::VerifyOptions options;
   options.reduced = true;
   options.seed = 22;
   options.backends = {find_backend("ROCM_AITER_UNIFIED_ATTN").value(), find_backend("ROCM_AITER_MLA").value()};
-  const verify::SuiteResult suite = verify::run_oracle_sweep(*wide, options);
+  const verify::SuiteResult suite = verify::run_oracle_sweep(*device, options);
   EXPECT_EQ(suite.failed + suite.skipped, 0);
+  // Its own fp8, converted by its own instructions.
+  EXPECT_TRUE(launched.count("decode_bf16_128_kv8_dims") + launched.count("mla_ahead_bf16_32_kv8") > 0);
   for (const std::string& message : suite.messages) ADD_FAILURE() << message;
 }
 

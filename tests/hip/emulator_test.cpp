@@ -21,7 +21,7 @@ Result result;
 std::string run(emulator::KernelFunction kernel, int threads, LaneOrder order = LaneOrder::kForward) {
   emulator::Workgroup group;
   result = {};
-  return group.run(kernel, nullptr, 0, threads, order, false);
+  return group.run(kernel, nullptr, 0, threads, order, {});
 }
 
 TEST(Emulator, ShufflesWithinTheWave) {

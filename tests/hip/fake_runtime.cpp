@@ -49,7 +49,7 @@ HipError run_groups(const FakeLaunch& launch) {
   for (unsigned i = 0; i < launch.grid; ++i)
     if (!group
              .run(kernel.function, arguments.data(), static_cast<int>(i), kernel.threads, emulator::LaneOrder::kForward,
-                  false)
+                  {})
              .empty())
       return 700;
   fake_gpu().launched.insert(std::string(kernel.name));

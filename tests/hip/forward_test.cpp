@@ -21,19 +21,21 @@ using sextant::testing::mha_spec;
 
 // Runs the case on both chips and demands the kernel `kernel`.
 void expect_right(const verify::Case& test, const char* backend, std::string_view kernel) {
-  const verify::CaseData data = verify::prepare(test, 31, 96);
-  for (const bool wide : {false, true}) {
+  for (const char* chip : {"gfx942", "gfx950"}) {
     bool ran = false;
     EmulatorOptions options;
-    options.wide_mfma = wide;
+    options.architecture = chip;
     options.override_kernel = [&](std::string_view name, int64_t, int, const void*) -> std::optional<std::string> {
       ran = ran || name == kernel;
       return std::nullopt;
     };
     const auto device = make_emulated_device(options);
-    const verify::Verdict verdict = verify::run_case(*device, *find_backend(backend).value(), data, 31);
+    verify::Case of_chip = test;
+    if (is_fp8(test.cache_dtype)) of_chip.cache_dtype = device->info().native_fp8;
+    const verify::Verdict verdict =
+        verify::run_case(*device, *find_backend(backend).value(), verify::prepare(of_chip, 31, 96), 31);
     EXPECT_EQ(verdict.kind, verify::Verdict::Kind::kPassed)
-        << kernel << ", " << backend << (wide ? ", gfx950: " : ": ") << verdict.message;
+        << kernel << ", " << backend << ", " << chip << ": " << verdict.message;
     EXPECT_TRUE(ran) << kernel << ", " << backend;
   }
 }
@@ -58,7 +60,7 @@ TEST_P(ForwardSizes, Extend) {
   half.spec.has_sinks = true;
   expect_right(half, "ROCM_AITER_UNIFIED_ATTN", "forward_f16_" + kernel + "_kv16");
   verify::Case fp8 = make_case(mha_spec(2, 2, GetParam().head_dim), {{50, 290}});
-  fp8.cache_dtype = DType::kF8E4M3FNUZ;
+  fp8.cache_dtype = DType::kF8E4M3FN;  // for which each chip's own stands
   fp8.num_scales = 2;
   expect_right(fp8, "ROCM_AITER_UNIFIED_ATTN", "forward_bf16_" + kernel + "_kv8");
 }
@@ -128,8 +130,8 @@ TEST(Forward, CacheThenPackedKeys) {
       args.block_table = table.data();
       args.block_table_stride = kBlocks;
       args.cache = make_kv_cache_view(plan_args.cache, cache_k.data(), cache_v.data());
-      for (const bool wide : {false, true}) {
-        const auto device = make_emulated_device({.wide_mfma = wide});
+      for (const char* chip : {"gfx942", "gfx950"}) {
+        const auto device = make_emulated_device({.architecture = chip});
         const Ops& ops = device->ops(KernelFamily::kTuned);
         auto plan = ops.plan_attention(plan_args);
         ASSERT_OK(plan);
@@ -160,7 +162,7 @@ TEST(Forward, CacheThenPackedKeys) {
               worst = std::max(worst, std::isnan(got) ? 1e9 : std::fabs(got - sum[static_cast<size_t>(d)] / total));
             }
           }
-        EXPECT_LT(worst, 4e-3) << "context " << context << ", window " << window << (wide ? ", gfx950" : "");
+        EXPECT_LT(worst, 4e-3) << "context " << context << ", window " << window << ", " << chip;
       }
     }
   }

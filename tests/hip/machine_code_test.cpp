@@ -7,9 +7,13 @@
 #include <set>
 #include <sstream>
 
+#include "hip/isa/case_list.h"
+#include "hip/isa/coverage.h"
 #include "hip/isa/runner.h"
 #include "hip/sanitizers.h"
 #include "support/cases.h"
+#include "support/matchers.h"
+#include "verify/random/random_suite.h"
 
 namespace sextant::hip {
 namespace {
@@ -80,6 +84,20 @@ TEST_P(MachineCodeTest, Tiles) {
   for (DType dtype : {DType::kF32, DType::kBF16})
     expect_right(*device_, "TRITON_ATTN", make_case(mha_spec(2, 1, 40, dtype), {{5, 50}, {1, 37}, {33, 33}}));
   EXPECT_GE(executed().size(), 3U);
+}
+
+// A good part of every kernel, each case judged. Cases chosen for other code than this would leave more.
+TEST_P(MachineCodeTest, CasesExecuteTheCode) {
+  const auto cases = isa::read_case_list(isa::case_list_path(GetParam()));
+  ASSERT_OK(cases);
+  code_->read_all();
+  for (const verify::RandomCase& test : *cases)
+    for (const verify::RandomFailure& failure : verify::run_random_text(*device_, test).failures)
+      ADD_FAILURE() << failure.message << "\n" << failure.text;
+  isa::Covered covered;
+  isa::add_executed(*code_, covered);
+  EXPECT_GE(isa::total_share(covered).percent(), 75);
+  for (const auto& [kernel, flags] : covered) EXPECT_GE(isa::share_of(flags).percent(), 30) << kernel;
 }
 
 INSTANTIATE_TEST_SUITE_P(Chips, MachineCodeTest, ::testing::Values("gfx90a", "gfx942", "gfx950"),

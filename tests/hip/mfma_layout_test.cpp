@@ -99,9 +99,8 @@ void mfma_kernel(const void* params) {
 void run(Matrices& m) {
   emulator::Workgroup group;
   Matrices* pointer = &m;
-  ASSERT_EQ(
-      group.run(is_tall(m.shape) ? tall_kernel : mfma_kernel, &pointer, 0, 64, emulator::LaneOrder::kForward, false),
-      "");
+  ASSERT_EQ(group.run(is_tall(m.shape) ? tall_kernel : mfma_kernel, &pointer, 0, 64, emulator::LaneOrder::kForward, {}),
+            "");
 }
 
 class MfmaLayout : public ::testing::TestWithParam<std::pair<MfmaShape, int>> {};

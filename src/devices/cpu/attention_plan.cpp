@@ -366,8 +366,10 @@ int32_t choose_tile_keys(int64_t bytes_per_key, int64_t tile_bytes) {
 }  // namespace
 
 std::string CpuAttentionPlan::describe() const {
-  return fmt::format("{} {}: {} items, {} split into {} parts, tile {} keys x {} rows, workspace {} bytes",
-                     to_string(args.op), kernel_name, work.items.size(), work.reductions.size(), work.partials.size(),
+  const std::string items = args.spec.has_spans() ? "items by the spans of each run"
+                                                  : fmt::format("{} items, {} split into {} parts", work.items.size(),
+                                                                work.reductions.size(), work.partials.size());
+  return fmt::format("{} {}: {}, tile {} keys x {} rows, workspace {} bytes", to_string(args.op), kernel_name, items,
                      tile_keys, item_rows, workspace_bytes());
 }
 
@@ -386,7 +388,7 @@ void plan_attention_items(const AttentionPlanArgs& args, const AttentionKernels&
   plan.tile_keys = choose_tile_keys((dim + dim_v) * bytes, kernels.tile_bytes);
   plan.item_rows = std::clamp<int64_t>(kernels.item_bytes / (dim * bytes + dim_v * 4) / 32 * 32, 32, kernels.item_rows);
   plan.work.lengths = {plan.query_start_loc, plan.seq_lens, plan.key_start_loc};
-  Planner(plan, kernels, plan.work).run();
+  if (!args.spec.has_spans()) Planner(plan, kernels, plan.work).run();
   int64_t rows = 1;
   const auto needs_scratch = [&](size_t more) { plan.scratch_bytes = std::max(plan.scratch_bytes, more); };
   for (const WorkItem& item : plan.work.items) {

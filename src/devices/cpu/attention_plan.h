@@ -83,7 +83,7 @@ class CpuAttentionPlan final : public AttentionPlan {
 
   AttentionPlanArgs args;  // its spans point into the vectors below
   std::vector<int32_t> query_start_loc, seq_lens, key_start_loc;
-  WorkList work{std::pmr::new_delete_resource()};  // for the planned lengths
+  WorkList work{std::pmr::new_delete_resource()};  // for the planned lengths; empty where spans decide
   WorkLimits limits;                               // zero unless open()
   size_t scratch_bytes = 0;                        // of a worker, at least
   int32_t tile_keys = 0;

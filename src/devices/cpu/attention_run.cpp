@@ -224,7 +224,7 @@ Status CpuOps::run_attention(const AttentionPlan& plan, const AttentionArgs& arg
   const auto* p = dynamic_cast<const CpuAttentionPlan*>(&plan);
   if (p == nullptr) return invalid_argument("plan was made by another device; allowed: a plan of a cpu device");
   const BatchLengths lengths = lengths_of(*p, args);
-  if (lengths.token_spans == nullptr && same_lengths(*p, lengths)) {
+  if (!p->args.spec.has_spans() && same_lengths(*p, lengths)) {
     run_work(*p, p->work, args, *executor_);
     return Status::ok();
   }

@@ -37,7 +37,12 @@ bool fits_tiles(const AttentionPlanArgs& a) {
   return std::max(a.spec.head_dim, a.spec.value_head_dim()) <= max_head_dim(a);
 }
 
-void set_part_split(PlanPart& part, const AttentionPlanArgs& a, const LengthBounds& n, const ChipLimits& chip) {
+// Bytes of the work list of a part.
+size_t list_bytes(const LengthBounds& n) { return align(static_cast<size_t>(2 * n.requests + 1) * sizeof(int32_t)); }
+
+// `partials`: where partial results may lie.
+void set_part_split(PlanPart& part, const AttentionPlanArgs& a, const LengthBounds& n, const ChipLimits& chip,
+                    size_t partials) {
   using Kind = SplitPolicy::Kind;
   SplitRule& s = part.split;
   s.granule = kGranule;
@@ -70,11 +75,9 @@ void set_part_split(PlanPart& part, const AttentionPlanArgs& a, const LengthBoun
         (split_tokens * a.spec.group_size() / part.rows + n.requests) * a.spec.num_kv_heads * most;
     part.max_items += s.target_items > 0 ? std::min<int64_t>(split_items, s.target_items + whole_items) : split_items;
   }
-  // The work list, then the partial results.
-  const size_t list = align(static_cast<size_t>(2 * n.requests + 1) * sizeof(int32_t));
   const auto rows = static_cast<size_t>(part.reduces ? part.max_items * part.rows : 0);
-  part.partial_out_offset = list;
-  part.partial_lse_offset = list + align(rows * static_cast<size_t>(a.spec.value_head_dim()) * sizeof(float));
+  part.partial_out_offset = partials;
+  part.partial_lse_offset = partials + align(rows * static_cast<size_t>(a.spec.value_head_dim()) * sizeof(float));
   part.workspace_bytes = part.partial_lse_offset + align(rows * sizeof(float));
 }
 
@@ -118,7 +121,10 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
     parts.push_back(portable_part(a, chip, family, n, vectors));
     parts.back().min_query_len = tuned.min_left;
   }
-  for (PlanPart& part : parts) set_part_split(part, a, n, chip);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    parts[i].list_offset = i * list_bytes(n);
+    set_part_split(parts[i], a, n, chip, parts.size() * list_bytes(n));
+  }
   return parts;
 }
 

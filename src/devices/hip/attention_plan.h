@@ -19,7 +19,8 @@ struct PlanPart {
   SplitRule split{};
   int64_t max_items = 0;
   bool reduces = false;
-  size_t partial_out_offset = 0, partial_lse_offset = 0, workspace_bytes = 0;
+  // In the workspace: work lists of all parts, then partial results, whose place the parts use in turn.
+  size_t list_offset = 0, partial_out_offset = 0, partial_lse_offset = 0, workspace_bytes = 0;
 };
 
 class HipAttentionPlan final : public AttentionPlan {

@@ -61,6 +61,16 @@ void set_tensors(AttentionParams& p, const HipAttentionPlan& plan, const Attenti
   }
 }
 
+PlanWorkParams::Part list_of(const PlanPart& part, const AttentionParams& p, char* workspace, const ChipLimits& chip) {
+  PlanWorkParams::Part list{part.min_query_len, part.max_query_len, part.split, {}};
+  list.work.first_item = reinterpret_cast<int32_t*>(workspace + part.list_offset);
+  list.work.partition = list.work.first_item + p.num_requests + 1;
+  list.work.rows = part.rows;
+  list.work.max_items = static_cast<int32_t>(part.max_items);
+  list.work.num_xcds = chip.num_xcds;
+  return list;
+}
+
 }  // namespace
 
 Status run_attention(const HipAttentionPlan& plan, const AttentionArgs& args, const ChipLimits& chip,
@@ -71,19 +81,19 @@ Status run_attention(const HipAttentionPlan& plan, const AttentionArgs& args, co
   const std::vector<PlanPart>* parts = &plan.parts;
   for (const PlanPart& part : plan.parts)
     if (!suits_tuned(part, p)) parts = &plan.unaligned_parts;
-  for (const PlanPart& part : *parts) {
+  auto* workspace = static_cast<char*>(args.workspace);
+  PlanWorkParams lists{};
+  lists.attention = p;
+  for (size_t i = 0; i < parts->size(); ++i) lists.parts[i] = list_of((*parts)[i], p, workspace, chip);
+  SEXTANT_RETURN_IF_ERROR(launcher.launch("sextant_plan_work", static_cast<int64_t>(parts->size()), lists, stream));
+  for (size_t i = 0; i < parts->size(); ++i) {
+    const PlanPart& part = (*parts)[i];
     p.min_query_len = part.min_query_len;
     p.max_query_len = part.max_query_len;
     p.split = part.split;
-    auto* workspace = static_cast<char*>(args.workspace);
-    p.work.first_item = reinterpret_cast<int32_t*>(workspace);
-    p.work.partition = p.work.first_item + p.num_requests + 1;
-    p.work.rows = part.rows;
-    p.work.max_items = static_cast<int32_t>(part.max_items);
-    p.work.num_xcds = chip.num_xcds;
+    p.work = lists.parts[i].work;
     p.partial_out = reinterpret_cast<float*>(workspace + part.partial_out_offset);
     p.partial_lse = reinterpret_cast<float*>(workspace + part.partial_lse_offset);
-    SEXTANT_RETURN_IF_ERROR(launcher.launch("sextant_plan_work", 1, p, stream));
     SEXTANT_RETURN_IF_ERROR(launcher.launch(part.kernel, part.max_items, p, stream, part.threads));
     if (part.reduces) SEXTANT_RETURN_IF_ERROR(launcher.launch("sextant_reduce_partials", part.max_items, p, stream));
   }

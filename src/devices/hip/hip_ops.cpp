@@ -169,6 +169,10 @@ Status HipOps::copy_pad(const CopyPadArgs& args, Stream stream) const {
 
 Status HipOps::gemm(const GemmArgs& args, Stream stream) const {
   if (args.c.num_elements() == 0) return Status::ok();
+  if (products_ != nullptr) {
+    auto served = products_->multiply(args, stream);
+    if (!served || *served) return served.status();
+  }
   constexpr int64_t kTile = 64;
   GemmParams g{};
   g.a = to_tensor(args.a);

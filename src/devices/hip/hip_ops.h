@@ -5,13 +5,16 @@
 
 #include "devices/hip/attention_plan.h"
 #include "devices/hip/launcher.h"
+#include "devices/hip/matrix_products.h"
 
 namespace sextant::hip {
 
 class HipOps final : public Ops {
  public:
-  HipOps(std::string name, const ChipLimits& chip, KernelFamily family, Launcher& launcher)
-      : name_(std::move(name)), chip_(chip), family_(family), launcher_(launcher) {}
+  // `products`: null, or what does matrix products where it serves them.
+  HipOps(std::string name, const ChipLimits& chip, KernelFamily family, Launcher& launcher,
+         MatrixProducts* products = nullptr)
+      : name_(std::move(name)), chip_(chip), family_(family), launcher_(launcher), products_(products) {}
 
   std::string name() const override { return name_; }
   Status supports(const AttentionPlanArgs& args) const override { return supports_attention(args); }
@@ -32,6 +35,7 @@ class HipOps final : public Ops {
   ChipLimits chip_;
   KernelFamily family_;
   Launcher& launcher_;
+  MatrixProducts* products_;
 };
 
 }  // namespace sextant::hip

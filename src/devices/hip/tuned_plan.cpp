@@ -56,8 +56,8 @@ bool forward_serves(const AttentionPlanArgs& a, KernelFamily family, const ChipL
   if (family != KernelFamily::kTuned || a.op == AttentionOp::kMlaDecode || a.spec.dtype == DType::kF32) return false;
   const int32_t k = a.spec.head_dim, v = a.spec.value_head_dim();
   if (k > 256 || v > 256) return false;
+  if (a.deterministic) return false;  // as above; and where tensors begin decides when they run
   if (a.op == AttentionOp::kVarlen) return true;
-  if (a.deterministic) return false;  // as above
   if (a.cache.block_size % 8 != 0 || a.cache.has_token_scales()) return false;
   // Scales of an fp8 cache hold for all keys of an item; packed ones have none.
   const bool is_native = a.cache.dtype == chip.native_fp8 && a.op != AttentionOp::kPrefixPrefill;
@@ -119,6 +119,11 @@ TunedParts tuned_parts(const AttentionPlanArgs& a, const ChipLimits& chip, Kerne
 bool mla_comes_ahead(const AttentionPlanArgs& a, const ChipLimits& chip) {
   if (a.spec.dtype == DType::kF32 || a.cache.block_size % 8 != 0 || a.cache.has_token_scales()) return false;
   if (a.cache.dtype != a.spec.dtype && a.cache.dtype != chip.native_fp8) return false;
+  // Tiles begin on multiples of 8, the other kernel's at the first key. Where that differs the block size and where
+  // tensors begin would change bits.
+  const AttentionMask mask = a.spec.mask();
+  const bool begins_anywhere = mask.left != AttentionMask::kUnlimited || mask.chunk > 0 || a.key_begin % 8 != 0;
+  if (a.deterministic && begins_anywhere) return false;
   const KvAddressing rule = k_addressing(a.cache);
   return forward_reads(to_addressing(rule), chunk_stride(rule, a.spec.head_dim, nullptr, size_of(a.cache.dtype)));
 }

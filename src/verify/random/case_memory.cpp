@@ -20,8 +20,6 @@ constexpr int64_t kSpareBlocks = 3;
 constexpr float kInt8Unit = 1.0F / 32;  // int8 numbers of a normal distribution of this spread use the format well
 constexpr uint64_t kQuerySalt = 0x51, kKeySalt = 0x4b, kValueSalt = 0x56, kSharedSalt = 0x53, kSpanSalt = 0x5350;
 
-uint8_t nan_byte(DType dtype) { return dtype == DType::kF8E4M3FNUZ ? 0x80 : 0xFF; }
-
 uint32_t bits_of(DType dtype, double value) {
   uint8_t cell[4] = {};
   reference::store(dtype, cell, 0, value);

@@ -10,6 +10,7 @@
 // but for MI200's matrix instructions, and the last bits of v_exp, v_log and v_rcp.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <deque>
 #include <memory>
@@ -55,6 +56,7 @@ class Machine {
   std::string run(const void* kernarg, int workgroup, int threads);
   // How often each instruction of the program was executed, by all waves so far.
   const std::vector<int64_t>& executed() const { return executed_; }
+  void forget_executed() { std::fill(executed_.begin(), executed_.end(), 0); }
   // Waits that had something to wait for; false for all other instructions.
   const std::vector<bool>& retired_something() const { return retired_something_; }
   // Stores go nowhere: for runs of code that is wrong on purpose.

@@ -19,16 +19,11 @@ bool logic32(Machine& m, Wave& w, const Instruction& in) {
   m.write_scalar(w, in.operands[0], r);
   return true;
 }
-template <auto kFunction>
+template <auto kFunction, bool kShift = false>  // the second source of a shift has 32 bits
 bool logic64(Machine& m, Wave& w, const Instruction& in) {
-  const uint64_t r = kFunction(m.read_scalar64(w, in.operands[1]), m.read_scalar64(w, in.operands[2]));
-  w.scc = r != 0;
-  m.write_scalar64(w, in.operands[0], r);
-  return true;
-}
-template <auto kFunction>  // the second source has 32 bits
-bool shift64(Machine& m, Wave& w, const Instruction& in) {
-  const uint64_t r = kFunction(m.read_scalar64(w, in.operands[1]), m.read_scalar(w, in.operands[2]));
+  const Operand& second = in.operands[2];
+  const uint64_t a = m.read_scalar64(w, in.operands[1]);
+  const uint64_t r = kFunction(a, kShift ? m.read_scalar(w, second) : m.read_scalar64(w, second));
   w.scc = r != 0;
   m.write_scalar64(w, in.operands[0], r);
   return true;
@@ -67,7 +62,7 @@ bool compare64(Machine& m, Wave& w, const Instruction& in) {
   return true;
 }
 
-uint64_t extract_signed64(uint64_t a, uint32_t control) {
+uint64_t extract_signed64(uint64_t a, uint64_t control) {
   const auto offset = static_cast<int>(control & 63), width = static_cast<int>(control >> 16 & 0x7f);
   if (width == 0) return 0;
   const auto top = static_cast<int64_t>(a << (64 - std::min(64, offset + width)));
@@ -230,10 +225,10 @@ void add_bits(Handlers& t) {
   t["s_mov_b64"] = move64;
   t["s_not_b64"] = not64;
   t["s_cselect_b64"] = select64;
-  t["s_lshl_b64"] = shift64<[](u64 a, u32 b) { return a << (b & 63); }>;
-  t["s_lshr_b64"] = shift64<[](u64 a, u32 b) { return (a >> (b & 63)); }>;
-  t["s_ashr_i64"] = shift64<[](u64 a, u32 b) { return (static_cast<u64>(static_cast<int64_t>(a) >> (b & 63))); }>;
-  t["s_bfe_i64"] = shift64<extract_signed64>;
+  t["s_lshl_b64"] = logic64<[](u64 a, u64 b) { return a << (b & 63); }, true>;
+  t["s_lshr_b64"] = logic64<[](u64 a, u64 b) { return (a >> (b & 63)); }, true>;
+  t["s_ashr_i64"] = logic64<[](u64 a, u64 b) { return (static_cast<u64>(static_cast<int64_t>(a) >> (b & 63))); }, true>;
+  t["s_bfe_i64"] = logic64<extract_signed64, true>;
 }
 
 template <auto kFunction>

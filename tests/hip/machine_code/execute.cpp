@@ -8,7 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "hip/isa/runner.h"
+#include "hip/isa/case_list.h"
+#include "hip/isa/coverage.h"
 #include "hip/machine_code/verbs.h"
 #include "verify/random/random_suite.h"
 #include "verify/run_case.h"
@@ -17,25 +18,13 @@
 namespace sextant::hip::isa {
 namespace {
 
-// Padding after the last instruction is no code.
-size_t code_size(const Program& program) {
-  size_t size = program.code.size();
-  while (size > 0 && (program.code[size - 1].name == "s_nop" || program.code[size - 1].name == "s_code_end")) --size;
-  return size;
-}
-
-struct Share {
-  size_t executed = 0, all = 0;
-};
-// A flag an instruction; flags of another build of the kernel say nothing.
-Share merge(const Executed& kernel, nlohmann::json& flags) {
-  Share share{0, code_size(kernel.program)};
-  if (flags.size() != share.all) flags = std::vector<bool>(share.all);
-  for (size_t i = 0; i < share.all; ++i) {
-    if (kernel.machine->executed()[i] > 0) flags[i] = true;
-    share.executed += flags[i].get<bool>() ? 1 : 0;
-  }
-  return share;
+// Flags of earlier runs, as JSON keeps them.
+Covered read_covered(const std::string& path) {
+  Covered covered;
+  if (std::ifstream file(path); file)
+    for (const auto& [name, flags] : nlohmann::json::parse(file).items())
+      covered[name] = flags.get<std::vector<bool>>();
+  return covered;
 }
 
 // The sweep's cases in an order of chance, until the time is up; so a short run sees some of everything.
@@ -63,6 +52,23 @@ int run_sweep(Device& device, const Arguments& arguments) {
   return failed;
 }
 
+// The cases of the tests.
+int run_list(Device& device, const Arguments& arguments) {
+  const auto cases = read_case_list(arguments.cases.empty() ? case_list_path(arguments.architecture) : arguments.cases);
+  if (!cases) {
+    fmt::print("{}\n", cases.status().message());
+    return 1;
+  }
+  int failed = 0;
+  for (const verify::RandomCase& test : *cases)
+    for (const verify::RandomFailure& failure : verify::run_random_text(device, test).failures) {
+      fmt::print("{}\n  {}\n", failure.message, failure.text);
+      ++failed;
+    }
+  fmt::print("{} listed cases, {} failed\n", cases->size(), failed);
+  return failed;
+}
+
 }  // namespace
 
 int execute(const Arguments& arguments) {
@@ -74,7 +80,7 @@ int execute(const Arguments& arguments) {
   code.read_all();
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   const auto device = code.device();
-  int failed = run_sweep(*device, arguments);
+  int failed = run_list(*device, arguments) + run_sweep(*device, arguments);
   if (arguments.random_seconds > 0) {
     verify::RandomOptions random;
     random.seed = 31;
@@ -86,27 +92,24 @@ int execute(const Arguments& arguments) {
     failed += static_cast<int>(drawn.failures.size());
   }
 
-  nlohmann::json covered;  // of each kernel, the instructions that this and earlier runs executed
-  if (std::ifstream earlier(arguments.covered); earlier) covered = nlohmann::json::parse(earlier);
-  Share total;
+  Covered covered = read_covered(arguments.covered);
+  add_executed(code, covered);
   for (const auto& [name, kernel] : code.kernels()) {
     if (!kernel.program.fault.empty()) {
       fmt::print("{}: {}\n", name, kernel.program.fault);
       ++failed;
-      continue;
     }
-    const Share share = merge(kernel, covered[name]);
-    total.executed += share.executed;
-    total.all += share.all;
+    const std::vector<bool>& flags = covered[name];
+    const Share share = share_of(flags);
     if (share.executed < share.all || arguments.list)
-      fmt::print("{:36} {:6} of {:6} instructions, {:5.1f} %\n", name, share.executed, share.all,
-                 100.0 * static_cast<double>(share.executed) / static_cast<double>(share.all));
+      fmt::print("{:36} {:6} of {:6} instructions, {:5.1f} %\n", name, share.executed, share.all, share.percent());
     for (size_t i = 0; arguments.list && i < share.all; ++i)
-      if (!covered[name][i]) fmt::print("    {:x}: {}\n", kernel.program.code[i].address, kernel.program.code[i].text);
+      if (!flags[i]) fmt::print("    {:x}: {}\n", kernel.program.code[i].address, kernel.program.code[i].text);
   }
+  const Share total = total_share(covered);
   fmt::print("{}: {} of {} instructions executed, {:.1f} %\n", arguments.architecture, total.executed, total.all,
-             100.0 * static_cast<double>(total.executed) / static_cast<double>(std::max<size_t>(1, total.all)));
-  if (!arguments.covered.empty()) std::ofstream(arguments.covered) << covered.dump() << "\n";
+             total.percent());
+  if (!arguments.covered.empty()) std::ofstream(arguments.covered) << nlohmann::json(covered).dump() << "\n";
   return failed == 0 ? 0 : 1;
 }
 

@@ -1,6 +1,9 @@
 // sextant_machine_code: the kernels' machine code under the interpreter, at length.
 //
-//   sextant_machine_code execute   --architecture gfx942 [--random SECONDS]   the conformance sweep; what was executed
+//   sextant_machine_code execute   --architecture gfx942 [--random SECONDS]   the tests' cases, the conformance sweep;
+//                                                                             what was executed
+//   sextant_machine_code choose    --architecture gfx942 --seconds 600        draws cases for what is left, and writes
+//                                                                             the list of the tests anew
 //   sextant_machine_code mutations --architecture gfx942                      each wait and barrier left out by itself
 //   sextant_machine_code trace     --architecture gfx942                      what a steady-state tile executes
 //
@@ -27,6 +30,8 @@ int main(int argc, char** argv) {
       arguments.objects = next, ++i;
     } else if (words[i] == "--only") {
       arguments.only = next, ++i;
+    } else if (words[i] == "--cases") {
+      arguments.cases = next, ++i;
     } else if (words[i] == "--covered") {
       arguments.covered = next, ++i;
     } else if (words[i] == "--json") {
@@ -43,11 +48,13 @@ int main(int argc, char** argv) {
     }
   }
   if (arguments.verb == "execute") return execute(arguments);
+  if (arguments.verb == "choose") return choose(arguments);
   if (arguments.verb == "mutations") return mutations(arguments);
   if (arguments.verb == "trace") return trace(arguments);
   std::fprintf(
       stderr,
-      "usage: sextant_machine_code execute|mutations|trace --architecture gfx90a|gfx942|gfx950\n"
-      "         [--objects FOLDER] [--only SOURCE] [--seconds S] [--random S] [--seed N] [--list] [--json FILE]\n");
+      "usage: sextant_machine_code execute|choose|mutations|trace --architecture gfx90a|gfx942|gfx950\n"
+      "         [--objects FOLDER] [--only SOURCE] [--seconds S] [--random S] [--seed N] [--list] [--json FILE]\n"
+      "         [--cases FILE] [--covered FILE]\n");
   return 2;
 }

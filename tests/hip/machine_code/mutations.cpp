@@ -90,24 +90,31 @@ std::vector<std::pair<verify::Case, const char*>> cases(const std::string& archi
   using testing::make_case;
   using testing::mha_spec;
   using testing::mla_spec;
+  const DType fp8 = architecture == "gfx942" ? DType::kF8E4M3FNUZ : DType::kF8E4M3FN;
   std::vector<std::pair<verify::Case, const char*>> runs;
-  for (DType dtype : {DType::kBF16, DType::kF16}) {
-    verify::Case decode = make_case(mha_spec(12, 12, 128, dtype), {{1, 400}, {1, 390}});
-    runs.emplace_back(decode, "ROCM_AITER_UNIFIED_ATTN");
-    runs.emplace_back(decode, "ROCM_ATTN");
-    decode.cache_dtype = architecture == "gfx942" ? DType::kF8E4M3FNUZ : DType::kF8E4M3FN;
-    runs.emplace_back(decode, "ROCM_AITER_UNIFIED_ATTN");
-    runs.emplace_back(decode, "ROCM_ATTN");
-    for (int32_t dim : {64, 128}) {
-      verify::Case prefill = make_case(mha_spec(8, 8, dim, dtype), {{256, 400}});
-      runs.emplace_back(prefill, "ROCM_AITER_UNIFIED_ATTN");
-      prefill.spec.sliding_window = 150;
-      runs.emplace_back(prefill, "ROCM_AITER_UNIFIED_ATTN");
+  for (DType dtype : {DType::kBF16, DType::kF16})
+    for (DType cache : {dtype, fp8}) {
+      const auto add = [&](verify::Case test, const char* backend) {
+        test.cache_dtype = cache;
+        runs.emplace_back(test, backend);
+      };
+      const verify::Case decode = make_case(mha_spec(12, 12, 128, dtype), {{1, 400}, {1, 390}});
+      add(decode, "ROCM_AITER_UNIFIED_ATTN");
+      add(decode, "ROCM_ATTN");
+      for (int32_t dim : {64, 96, 128, 256}) {
+        verify::Case prefill = make_case(mha_spec(8, 8, dim, dtype), {{256, 400}});
+        add(prefill, "ROCM_AITER_UNIFIED_ATTN");
+        prefill.spec.sliding_window = 150;
+        add(prefill, "ROCM_AITER_UNIFIED_ATTN");
+        prefill.spec.sliding_window = 0;
+        prefill.spec.logits_soft_cap = 20;  // loops of their own
+        add(prefill, "ROCM_AITER_UNIFIED_ATTN");
+      }
+      if (cache == dtype) add(make_case(mla_spec(8, dtype), {{256, 400}}), "ROCM_AITER_MLA");
+      for (int32_t heads : {8, 16})  // tiles of 16 and of 32 rows
+        for (const char* backend : {"ROCM_AITER_MLA", "TRITON_MLA"})
+          add(make_case(mla_spec(heads, dtype), {{1, 400}, {1, 390}, {1, 200}, {heads == 8 ? 1 : 2, 300}}), backend);
     }
-    runs.emplace_back(make_case(mla_spec(8, dtype), {{256, 400}}), "ROCM_AITER_MLA");
-    for (const char* backend : {"ROCM_AITER_MLA", "TRITON_MLA"})
-      runs.emplace_back(make_case(mla_spec(16, dtype), {{1, 400}, {1, 390}, {1, 200}, {2, 300}}), backend);
-  }
   for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
     for (int32_t dim : {64, 128, 192, 256}) {
       verify::Case tiles = make_case(mha_spec(4, 2, dim, dtype), {{17, 300}, {1, 200}, {1, 150}});

@@ -9,6 +9,7 @@ namespace sextant::hip::isa {
 struct Arguments {
   std::string verb, architecture = "gfx942", objects, only, json;
   std::string covered;   // a file that keeps what earlier runs executed
+  std::string cases;     // a list of cases; empty: the tests' own (case_list.h)
   double seconds = 1e9;  // of the sweep; random batches come after it
   double random_seconds = 0;
   uint64_t seed = 31;
@@ -16,6 +17,7 @@ struct Arguments {
 };
 
 int execute(const Arguments& arguments);
+int choose(const Arguments& arguments);
 int mutations(const Arguments& arguments);
 int trace(const Arguments& arguments);
 

@@ -17,8 +17,11 @@ namespace {
 // Few compute units, so that small tests have work that does not divide evenly.
 constexpr int kComputeUnits = 6, kXcds = 3;
 
+emulator::EmulatedChip chip_of(const EmulatorOptions& options) {
+  return {.wide_mfma = options.architecture == "gfx950", .ocp_fp8 = options.architecture != "gfx942"};
+}
 DType native_fp8(const EmulatorOptions& options) {
-  return options.architecture == "gfx942" ? DType::kF8E4M3FNUZ : DType::kF8E4M3FN;
+  return chip_of(options).ocp_fp8 ? DType::kF8E4M3FN : DType::kF8E4M3FNUZ;
 }
 
 const EmulatedKernel* find_kernel(std::string_view name) {
@@ -63,7 +66,7 @@ class EmulatedLauncher final : public Launcher {
     }
     pool_->parallel_for(workgroups, [&](int64_t index, int worker) {
       std::string problem = groups_[static_cast<size_t>(worker)]->run(kernel->function, params, static_cast<int>(index),
-                                                                      threads, options_.order, options_.wide_mfma);
+                                                                      threads, options_.order, chip_of(options_));
       if (problem.empty()) return;
       const std::lock_guard fault_lock(fault_mutex);
       if (fault.empty()) fault = fmt::format("{}, workgroup {}: {}", name, index, problem);

@@ -15,8 +15,7 @@ namespace sextant::hip {
 struct EmulatorOptions {
   int threads = 0;  // of the CPU; 0: all
   emulator::LaneOrder order = emulator::LaneOrder::kForward;
-  bool wide_mfma = false;               // gfx950's 16x16x32 shapes instead of gfx942's 16x16x16
-  std::string architecture = "gfx942";  // whose fp8 format plans take for the chip's own
+  std::string architecture = "gfx942";  // whose own fp8 format and matrix shapes kernels and plans use
   // For tests: runs a kernel in another way. Nothing: as ever; empty: done; else what went wrong.
   std::function<std::optional<std::string>(std::string_view kernel, int64_t workgroups, int threads,
                                            const void* params)>

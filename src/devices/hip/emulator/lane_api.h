@@ -11,10 +11,16 @@ namespace sextant::hip::emulator {
 constexpr int kSharedBytes =
     160 * 1024;  // LDS of a workgroup on gfx950; scripts/amd_table.py holds others to their 64 KiB
 
+// What kernels see of the chip.
+struct EmulatedChip {
+  bool wide_mfma = false;  // gfx950's 16x16x32 and 32x32x16 shapes
+  bool ocp_fp8 = false;    // the chip's own fp8 is OCP's e4m3fn, not e4m3fnuz
+};
+
 struct LaneState {
   int thread = 0, block = 0;
   char* shared = nullptr;
-  bool wide_mfma = false;
+  EmulatedChip chip;
 };
 // The lane that runs on this OS thread now.
 extern constinit thread_local LaneState current_lane;

@@ -190,7 +190,7 @@ Workgroup::Workgroup() : impl_(std::make_unique<Impl>()) {}
 Workgroup::~Workgroup() = default;
 
 std::string Workgroup::run(KernelFunction kernel, const void* params, int block, int threads, LaneOrder order,
-                           bool wide_mfma) {
+                           const EmulatedChip& chip) {
   Impl& g = *impl_;
   if (threads % kWaveSize != 0) return "the workgroup is not a whole number of waves";
   if (!g.reserve(threads)) return "no memory for the stacks of the lanes";
@@ -209,7 +209,7 @@ std::string Workgroup::run(KernelFunction kernel, const void* params, int block,
   Impl* outer = Scheduler::current_group;
   const LaneState outer_lane = current_lane;
   Scheduler::current_group = &g;
-  current_lane = {0, block, g.shared.data(), wide_mfma};
+  current_lane = {0, block, g.shared.data(), chip};
   std::string fault = Scheduler::run(g);
   Scheduler::current_group = outer;
   current_lane = outer_lane;

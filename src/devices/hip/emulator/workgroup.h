@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "devices/hip/emulator/lane_api.h"
+
 namespace sextant::hip::emulator {
 
 enum class LaneOrder : uint8_t { kForward, kBackward };
@@ -26,7 +28,8 @@ class Workgroup {
   Workgroup& operator=(const Workgroup&) = delete;
 
   // Empty when every lane came to its end; else what went wrong.
-  std::string run(KernelFunction kernel, const void* params, int block, int threads, LaneOrder order, bool wide_mfma);
+  std::string run(KernelFunction kernel, const void* params, int block, int threads, LaneOrder order,
+                  const EmulatedChip& chip);
 
  private:
   friend struct Scheduler;

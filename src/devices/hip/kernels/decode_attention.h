@@ -42,7 +42,7 @@ SEXTANT_DEVICE Fragment<T> widen_keys(u32x4 words) {
 }
 template <class T>
 SEXTANT_DEVICE Fragment<T> widen_keys(u32x2 words) {
-  return make_fragment<T>(unpack_fp8<kNativeFp8>(words));
+  return make_fragment<T>(unpack_native_fp8(words));
 }
 template <class T>
 SEXTANT_DEVICE Quad<T> widen_values(u32x2 words) {
@@ -50,7 +50,7 @@ SEXTANT_DEVICE Quad<T> widen_values(u32x2 words) {
 }
 template <class T>
 SEXTANT_DEVICE Quad<T> widen_values(uint32_t word) {
-  const Floats8 x = unpack_fp8<kNativeFp8>(u32x2{word, 0});
+  const Floats8 x = unpack_native_fp8(u32x2{word, 0});
   return {u32x2{pack_pair<T>(x.x[0], x.x[1]), pack_pair<T>(x.x[2], x.x[3])}};
 }
 

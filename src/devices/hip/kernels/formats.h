@@ -113,9 +113,9 @@ SEXTANT_DEVICE void store_element(Format format, void* data, int64_t index, floa
 }
 
 // The chip's own format: the one that its caches hold, and that it converts by itself where it can.
-#if defined(__gfx942__) || !defined(__AMDGCN__)  // the emulated device is a gfx942
+#if defined(__gfx942__)
 constexpr Format kNativeFp8 = Format::kE4M3FNUZ;
-#else
+#elif defined(__AMDGCN__)
 constexpr Format kNativeFp8 = Format::kE4M3FN;
 #endif
 #if defined(__gfx942__) || defined(__gfx950__)
@@ -151,6 +151,13 @@ SEXTANT_DEVICE Floats8 unpack_fp8(u32x2 raw) {
   SEXTANT_UNROLL
   for (int i = 0; i < 8; ++i) r.x[i] = fp8_to_float<kFormat>(raw[i / 4] >> (8 * (i % 4)) & 0xffu);
   return r;
+}
+SEXTANT_DEVICE Floats8 unpack_native_fp8(u32x2 raw) {
+#ifdef __AMDGCN__
+  return unpack_fp8<kNativeFp8>(raw);
+#else
+  return emulator::lane().chip.ocp_fp8 ? unpack_fp8<Format::kE4M3FN>(raw) : unpack_fp8<Format::kE4M3FNUZ>(raw);
+#endif
 }
 SEXTANT_DEVICE Floats8 unpack_fp8(Format format, u32x2 raw) {
   if (format == Format::kE4M3FN) return unpack_fp8<Format::kE4M3FN>(raw);

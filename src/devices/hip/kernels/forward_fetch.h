@@ -177,7 +177,7 @@ SEXTANT_DEVICE u32x4 key_words(u32x4 words) {
 }
 template <class S>
 SEXTANT_DEVICE u32x4 key_words(u32x2 words) {
-  return make_fragment<typename S::T>(unpack_fp8<kNativeFp8>(words)).words;
+  return make_fragment<typename S::T>(unpack_native_fp8(words)).words;
 }
 template <class S>
 SEXTANT_DEVICE u32x2 value_words(u32x2 words) {
@@ -186,7 +186,7 @@ SEXTANT_DEVICE u32x2 value_words(u32x2 words) {
 template <class S>
 SEXTANT_DEVICE u32x2 value_words(uint32_t word) {
   if constexpr (!S::kFp8) return u32x2{word, 0};
-  const Floats8 x = unpack_fp8<kNativeFp8>(u32x2{word, 0});
+  const Floats8 x = unpack_native_fp8(u32x2{word, 0});
   return u32x2{pack_pair<typename S::T>(x.x[0], x.x[1]), pack_pair<typename S::T>(x.x[2], x.x[3])};
 }
 

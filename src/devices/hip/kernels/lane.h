@@ -220,8 +220,8 @@ inline f32x16 mfma_32x32x16(bf16, u32x4 a, u32x4 b, f32x16 c) {
 inline f32x16 mfma_32x32x16(f16, u32x4 a, u32x4 b, f32x16 c) {
   return emulator::mfma<f32x16>(emulator::MfmaShape::kF16x16Tall, a, b, c);
 }
-// The emulated device can use the wide shapes of gfx950, so that both paths of mma.h run in tests.
-#define kHasWideMfma (::sextant::hip::emulator::lane().wide_mfma)
+// The emulated device can be any chip, so that all paths run in tests.
+#define kHasWideMfma (::sextant::hip::emulator::lane().chip.wide_mfma)
 
 #endif
 

@@ -68,7 +68,7 @@ struct LatentShare {
     for (int j = 0; j < kLoads; ++j) {
       u32x4 row;
       if constexpr (kFp8) {
-        row = make_fragment<T>(unpack_fp8<kNativeFp8>(words[j])).words;
+        row = make_fragment<T>(unpack_native_fp8(words[j])).words;
       } else {
         row = words[j];
       }

@@ -6,7 +6,7 @@
 
 namespace sextant::hip {
 
-SEXTANT_KERNEL(256, 1) sextant_plan_work(const AttentionParams p) { plan_work(p); }
+SEXTANT_KERNEL(256, 1) sextant_plan_work(const PlanWorkParams p) { plan_work(p); }
 SEXTANT_KERNEL(256, 1) sextant_reduce_partials(const AttentionParams p) { reduce_partials(p); }
 SEXTANT_KERNEL(256, 1) sextant_cache_write(const CacheWriteParams a) { cache_write(a); }
 SEXTANT_KERNEL(256, 1) sextant_gather_rows(const GatherParams a) { gather_rows(a); }

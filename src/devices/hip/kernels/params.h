@@ -113,6 +113,18 @@ struct AttentionParams {
   float* partial_lse;  // [items, rows]
 };
 
+// The work lists of all parts of an attention op, each by a workgroup of its own.
+struct PlanWorkParams {
+  struct Part {
+    int32_t min_query_len, max_query_len;
+    SplitRule split;
+    WorkList work;
+  };
+  static constexpr int kMostParts = 2;  // short queries, and the others
+  AttentionParams attention;            // without what the parts say
+  Part parts[kMostParts];
+};
+
 // A strided tensor.
 struct Tensor3 {
   void* data;

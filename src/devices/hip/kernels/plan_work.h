@@ -1,4 +1,4 @@
-// The planner: one workgroup turns the current lengths into the work list (params.h, WorkList).
+// The planner: a workgroup turns the current lengths into the work list of one part of the op (params.h, WorkList).
 #pragma once
 
 #include "devices/hip/kernels/work_list.h"
@@ -21,7 +21,13 @@ SEXTANT_DEVICE int64_t sum_below(int64_t x, int64_t* scratch, int64_t* total) {
   return below;
 }
 
-SEXTANT_DEVICE void plan_work(const AttentionParams& p) {
+SEXTANT_DEVICE void plan_work(const PlanWorkParams& params) {
+  const PlanWorkParams::Part& part = params.parts[block_index()];
+  AttentionParams p = params.attention;
+  p.min_query_len = part.min_query_len;
+  p.max_query_len = part.max_query_len;
+  p.split = part.split;
+  p.work = part.work;
   auto* scratch = reinterpret_cast<int64_t*>(shared_memory<kPlanThreads * 8>());
   const int each = ceil_div(p.num_requests, kPlanThreads);
   const int first = thread_index() * each, last = min(first + each, p.num_requests);

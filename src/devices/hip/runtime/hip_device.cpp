@@ -11,6 +11,7 @@
 
 #include "devices/hip/hip_ops.h"
 #include "devices/hip/runtime/code_objects.h"
+#include "devices/hip/runtime/hip_blas_lt.h"
 #include "devices/hip/runtime/hip_library.h"
 #include "ops/checked_ops.h"
 
@@ -168,6 +169,7 @@ class HipDevice final : public Device {
       : hip_(std::move(hip)),
         info_(std::move(info)),
         launcher_(hip_, info_.index),
+        products_(hip_->path, [this] { return launcher_.use(); }),
         portable_(make_ops(KernelFamily::kPortable), false),
         tuned_(make_ops(KernelFamily::kTuned), false) {}
 
@@ -217,12 +219,13 @@ class HipDevice final : public Device {
                           .num_xcds = count_xcds(info_.architecture, info_.compute_units),
                           .native_fp8 = info_.native_fp8};
     return std::make_unique<HipOps>(fmt::format("hip/{} ({})", to_string(family), info_.architecture), chip, family,
-                                    launcher_);
+                                    launcher_, &products_);
   }
 
   HipLibraryPtr hip_;
   DeviceInfo info_;
   HipLauncher launcher_;
+  BlasLtProducts products_;
   CheckedOps portable_, tuned_;
 };
 
