@@ -90,5 +90,18 @@ TEST(RandomFinds, PackedKeysOfOddBlocksEndAtTheHeadSize) {
   }
 }
 
+// ALiBi over a thousand positions puts every score thousands below the sink: the judge's own exponential ran over.
+TEST(RandomFinds, ASinkFarAboveEveryScore) {
+  auto device = open_device(DeviceKind::kCpu);
+  ASSERT_OK(device);
+  const auto test = verify::parse_random_case(
+      R"({"op":"mla_decode","key_end":6,"num_heads":32,"num_kv_heads":1,"head_dim":576,"head_dim_v":512,)"
+      R"("softmax_scale":0.0416666679084301,"has_sinks":true,"has_alibi":true,"layout":"latent","requests":"q1s1023",)"
+      R"("lse_out":true,"writes":false,"host_tables":false,"seed":601168714})");
+  ASSERT_OK(test);
+  const verify::RandomVerdict verdict = verify::run_random_case(**device, *test, {});
+  EXPECT_EQ(verdict.kind, verify::RandomVerdict::Kind::kPassed) << verdict.message;
+}
+
 }  // namespace
 }  // namespace sextant

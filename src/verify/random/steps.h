@@ -296,7 +296,8 @@ struct RowSum {
     const bool empty = row.end <= row.begin;
     if (a.sinks != nullptr) {
       const auto sink = static_cast<double>(a.sinks[row.head]);
-      a.lse[r] = empty ? sink : a.row_max[r] + log(sum + exp(sink - a.row_max[r]));
+      const double above = sink - a.row_max[r];  // a sink far above every score has no exponential
+      a.lse[r] = empty ? sink : above > 0 ? sink + log1p(sum * exp(-above)) : a.row_max[r] + log(sum + exp(above));
       sum = empty ? 1 : sum + exp(sink - a.row_max[r]);
     } else {
       a.lse[r] = empty ? -HUGE_VAL : a.row_max[r] + log(sum);
