@@ -67,7 +67,7 @@ LongQueries count_long_queries(const PlanPart& part, const AttentionPlanArgs& a,
     q.row_tiles += tiles;
     // A tile is worked on whole; of a row tile's first and last, half is masked on average.
     q.products +=
-        2.0 * tiles * kForwardRows * static_cast<double>(seen + kStagedTokens / 2) * (p.head_dim + p.head_dim_v);
+        2.0 * tiles * kForwardRows * (static_cast<double>(seen) + 0.5 * kStagedTokens) * (p.head_dim + p.head_dim_v);
   }
   return q;
 }
