@@ -62,8 +62,7 @@ bool plan_forward(PlanPart& part, const PlanInput& in) {
   part.max_keys = in.bounds.keys;
   part.sms = in.chip.sms;
   part.rows = kForwardRows;
-  // Of lengths to come nothing is known but their bounds.
-  const bool known = in.args.split.kind == SplitPolicy::Kind::kAuto && !in.args.deterministic && !in.bounds.open;
+  const bool known = in.knows_lengths();
   set_row_tiles(part, in.args, in.bounds, in.short_len, known || part.whole ? 0 : in.chip.sms);
   const int32_t partition = known && !part.whole ? choose_forward_partition(part, in.args, in.params, in.chip) : 0;
   if (partition > 0) split_row_tiles(part, in.args, in.bounds, partition, in.bounds.query_len);

@@ -14,6 +14,11 @@ struct PlanInput {
   const Bounds& bounds;
   int32_t short_len;  // query tokens of a request that the decode kernels take
   const ChipLimits& chip;
+
+  // Neither the caller nor deterministic mode says how keys are split.
+  bool free_choice() const { return args.split.kind == SplitPolicy::Kind::kAuto && !args.deterministic; }
+  // ... and the lengths are those of now: of lengths to come nothing is known but their bounds.
+  bool knows_lengths() const { return free_choice() && !bounds.open; }
 };
 // What a launch gets beside the parameters.
 struct LaunchInput {

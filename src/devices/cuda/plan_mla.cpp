@@ -26,9 +26,8 @@ int32_t few_parts(const PlanPart& part, const PlanInput& in) {
   constexpr double kStart = 14e-6, kTile = 2.2e-6, kListMerge = 8e-6, kListPart = 0.45e-6, kMerge = 5e-6,
                    kPart = 0.4e-6;
   constexpr int32_t kMostParts = 32;
-  const bool known = in.args.split.kind == SplitPolicy::Kind::kAuto && !in.args.deterministic && !in.bounds.open;
   const PartKeys keys = count_keys(in.args, in.bounds, part.min_query_len, part.max_query_len);
-  if (!known || in.args.shared_prefix || keys.requests == 0) return 0;
+  if (!in.knows_lengths() || in.args.shared_prefix || keys.requests == 0) return 0;
   const auto rows = static_cast<double>(ceil_div(rows_of_request(in), part.rows));
   const double tiles = keys.sum / part.tile_keys * rows, longest = std::ceil(keys.longest / part.tile_keys);
   const int sms = in.chip.sms;
@@ -48,8 +47,7 @@ int32_t few_parts(const PlanPart& part, const PlanInput& in) {
 }
 
 int32_t free_parts(const PlanPart& part, const PlanInput& in) {
-  const bool free_choice = in.args.split.kind == SplitPolicy::Kind::kAuto && !in.args.deterministic;
-  return free_choice ? equal_parts(in.args, in.bounds, part, in.chip) : 0;
+  return in.free_choice() ? equal_parts(in.args, in.bounds, part, in.chip) : 0;
 }
 
 }  // namespace
@@ -59,9 +57,8 @@ bool plan_mla_transposed(PlanPart& part, const PlanInput& in) {
   part.rows = kMlaTransposedRows;
   part.tile_keys = kMlaWgmmaTileKeys;
   part.max_query_len = std::min(part.max_query_len, kMlaTransposedRows / in.args.spec.num_heads);
-  const bool free_choice = in.args.split.kind == SplitPolicy::Kind::kAuto && !in.args.deterministic;
   const int32_t parts = free_parts(part, in);
-  if (free_choice && parts != 1 && set_mla_clusters(part, in.args, in.bounds, parts, in.chip)) return true;
+  if (in.free_choice() && parts != 1 && set_mla_clusters(part, in.args, in.bounds, parts, in.chip)) return true;
   divide(part, in, parts > 0 ? parts : few_parts(part, in));
   return true;
 }

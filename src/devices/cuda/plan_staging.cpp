@@ -1,7 +1,6 @@
 #include "devices/cuda/plan_staging.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "devices/cuda/hopper/forward_launchers.h"
 #include "devices/cuda/kernel_table.h"

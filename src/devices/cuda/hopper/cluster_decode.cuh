@@ -77,8 +77,8 @@ struct StageRing {
 
 // K and V of one box; where the tile is padded, a copy a block of columns.
 template <class S>
-__device__ __forceinline__ void copy_boxes(const AttentionParams& p, const KeyMap& map, uint32_t to, int32_t token,
-                                           int32_t kv_head, int32_t block, uint32_t full) {
+__device__ __forceinline__ void copy_boxes(const KeyMap& map, uint32_t to, int32_t token, int32_t kv_head,
+                                           int32_t block, uint32_t full) {
   if constexpr (S::kPadded) {
 #pragma unroll
     for (int b = 0; b < S::kBoxBlocks; ++b) {
@@ -121,7 +121,7 @@ __device__ __forceinline__ void produce_tiles(const AttentionParams& p, const Ke
       if (lane == 0)
         barrier_arrive_expect(full, static_cast<uint32_t>((end_box - first_box) * 2 * map.tokens * S::kRowBytes));
       if (my_tile == j && my_box >= first_box && my_box < end_box) {
-        copy_boxes<S>(p, map, tile + my_box * map.tokens * S::kBoxRowBytes, at.offset, w.kv_head, block, full);
+        copy_boxes<S>(map, tile + my_box * map.tokens * S::kBoxRowBytes, at.offset, w.kv_head, block, full);
       }
       __syncwarp();
       if (++stage == ring.stages) {

@@ -20,7 +20,6 @@
 
 #include "devices/cuda/hopper/forward_load.cuh"
 #include "devices/cuda/hopper/wgmma_forward.cuh"
-#include "devices/cuda/kernels/reciprocal.cuh"
 
 namespace sextant::cuda {
 
