@@ -27,6 +27,14 @@ target_compile_options(sextant_warnings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wal
 if(SEXTANT_SANITIZE)
   add_compile_options(-fsanitize=${SEXTANT_SANITIZE} -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=${SEXTANT_SANITIZE})
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")  # GCC says by itself which sanitizer is on
+    foreach(sanitizer address thread)
+      if(SEXTANT_SANITIZE MATCHES ${sanitizer})
+        string(TOUPPER ${sanitizer} name)
+        add_compile_definitions(__SANITIZE_${name}__)
+      endif()
+    endforeach()
+  endif()
 endif()
 find_package(Threads REQUIRED)
 

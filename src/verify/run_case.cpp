@@ -184,12 +184,16 @@ Result<Outcome> execute(Device& device, const Backend& backend, const CaseData& 
   PlanRequest request;
   request.spec = s;
   request.cache = setup.cache;
-  request.batch = {data.query_start_loc, data.seq_lens,      setup.block_table,
-                   setup.columns,        setup.slot_mapping, data.test.shared_prefix_len};
-  if (!data.test.new_keys) request.batch.slot_mapping = {};
   static_assert(sizeof(TokenSpan) == 2 * sizeof(int32_t));
   const auto* span_words = reinterpret_cast<const int32_t*>(data.token_spans.data());
-  request.batch.token_spans = {span_words, 2 * data.token_spans.size()};
+  request.batch = {data.query_start_loc,
+                   data.seq_lens,
+                   setup.block_table,
+                   setup.columns,
+                   setup.slot_mapping,
+                   data.test.shared_prefix_len,
+                   {span_words, 2 * data.token_spans.size()}};
+  if (!data.test.new_keys) request.batch.slot_mapping = {};
   request.options = data.test.options;
   auto plan = backend.plan(device, request);
   if (!plan) return plan.status();
