@@ -1,5 +1,6 @@
 // bench, replay and verify on small work. Figures are checked for consistency, never for speed.
 #include "cli/run_cli.h"
+#include "support/sanitizers.h"
 
 namespace sextant::testing {
 namespace {
@@ -151,6 +152,7 @@ TEST(Replay, NamesBrokenTraceLines) {
 TEST(Replay, ReproducesTheHitRateOfTheMooncakeTrace) {
   const std::string path = SEXTANT_SHARED_DATA "/traces/mooncake/conversation_trace.jsonl";
   if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not there: the whole trace is not replayed";
+  if (kUnderSanitizers) GTEST_SKIP() << "12 thousand requests take minutes under a sanitizer";
   const CliRun run = run_cli("replay --dry-run --json --trace " + path);
   ASSERT_EQ(run.exit_code, 0) << run.err;
   EXPECT_EQ(run.json()["requests"], 12031);

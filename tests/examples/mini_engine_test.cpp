@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "support/sanitizers.h"
+
 namespace {
 
 const std::filesystem::path kFolder = std::filesystem::path(SEXTANT_SHARED_DATA) / "models" / "stories260K";
@@ -56,6 +58,7 @@ std::string trimmed(std::string text) {
 struct Where {
   const char* backend;
   const char* device;
+  bool emulated() const { return std::string(device) == "hip-emulated"; }
   std::string arguments() const { return std::string(" --backend ") + backend + " --device " + device; }
 };
 
@@ -63,11 +66,12 @@ class MiniEngine : public ::testing::TestWithParam<Where> {
  protected:
   void SetUp() override {
     if (!std::filesystem::exists(kModel)) GTEST_SKIP() << "needs the shared data: no file " << kModel;
+    if (GetParam().emulated()) SKIP_UNDER_SANITIZERS();
   }
 };
 
 TEST_P(MiniEngine, TellsTheRecordedStory) {
-  const bool emulated = std::string(GetParam().device) == "hip-emulated";  // where 200 tokens take seconds
+  const bool emulated = GetParam().emulated();  // where 200 tokens take seconds
   const Outcome outcome = run(kModel + GetParam().arguments() + (emulated ? " --max-new-tokens 50" : ""));
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   const std::string told = trimmed(outcome.out), recorded = trimmed(read_whole(kFolder / "expected_greedy.txt"));
@@ -81,12 +85,14 @@ TEST_P(MiniEngine, TogetherAsAlone) {
   const std::string lily = "Once upon a time, there was a little girl named Lily. She loved to play outside";
   const std::vector<std::string> prompts = {lily + " in the park. One day", lily, "Tom had",
                                             lily + " with a dog",           "",   "The sun"};
-  std::string all, alone;
-  for (const std::string& prompt : prompts) {
-    const std::string argument = " --prompt '" + prompt + "'";
-    all += argument;
-    alone += run(std::string(kModel).append(" --backend TRITON_ATTN --max-new-tokens 24").append(argument)).out;
-  }
+  std::string all;
+  for (const std::string& prompt : prompts) all += " --prompt '" + prompt + "'";
+  static const std::string alone = [&] {
+    std::string texts;
+    for (const std::string& prompt : prompts)
+      texts += run(kModel + " --backend TRITON_ATTN --max-new-tokens 24 --prompt '" + prompt + "'").out;
+    return texts;
+  }();
   const std::string common = kModel + GetParam().arguments() + " --max-new-tokens 24 --block-size 4" + all;
   const Outcome chunked = run(common + " --max-num-batched-tokens 7 --max-num-seqs 3");
   ASSERT_EQ(chunked.exit_code, 0) << chunked.err;

@@ -1,9 +1,9 @@
 // Whole backends run again with other lengths, block tables and slots within the plan's bounds, as a graph replays
 // them: everything that depends on lengths is found on the device.
 #include "devices/hip/emulator/emulated_device.h"
-#include "hip/sanitizers.h"
 #include "support/cases.h"
 #include "support/paged_run.h"
+#include "support/sanitizers.h"
 
 namespace sextant::hip {
 namespace {

@@ -9,8 +9,8 @@
 #include "devices/hip/runtime/hip_blas_lt.h"
 #include "devices/hip/runtime/hip_device.h"
 #include "hip/fake_runtime.h"
-#include "hip/sanitizers.h"
 #include "support/cases.h"
+#include "support/sanitizers.h"
 
 namespace sextant::hip {
 namespace {

@@ -4,8 +4,8 @@
 #include <set>
 
 #include "devices/hip/emulator/emulated_device.h"
-#include "hip/sanitizers.h"
 #include "support/matchers.h"
+#include "support/sanitizers.h"
 #include "verify/random/run_random.h"
 #include "verify/run_case.h"
 #include "verify/sweep_cases.h"

@@ -5,8 +5,8 @@
 
 #include "devices/hip/runtime/hip_device.h"
 #include "hip/fake_runtime.h"
-#include "hip/sanitizers.h"
 #include "support/matchers.h"
+#include "support/sanitizers.h"
 #include "verify/verify.h"
 
 namespace sextant::hip {

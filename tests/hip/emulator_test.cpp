@@ -3,8 +3,8 @@
 
 #include "devices/hip/emulator/workgroup.h"
 #include "devices/hip/kernels/formats.h"
-#include "hip/sanitizers.h"
 #include "reference/numbers.h"
+#include "support/sanitizers.h"
 
 namespace sextant::hip {
 namespace {

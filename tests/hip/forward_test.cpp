@@ -9,9 +9,9 @@
 
 #include "devices/hip/attention_plan.h"
 #include "devices/hip/emulator/emulated_device.h"
-#include "hip/sanitizers.h"
 #include "reference/numbers.h"
 #include "support/cases.h"
+#include "support/sanitizers.h"
 
 namespace sextant::hip {
 namespace {

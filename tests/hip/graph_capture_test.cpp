@@ -2,9 +2,9 @@
 // give the right results for other lengths and tables.
 #include "devices/hip/runtime/hip_device.h"
 #include "hip/fake_runtime.h"
-#include "hip/sanitizers.h"
 #include "support/cases.h"
 #include "support/paged_run.h"
+#include "support/sanitizers.h"
 
 namespace sextant::hip {
 namespace {

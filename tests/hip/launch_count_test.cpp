@@ -3,9 +3,9 @@
 #include "devices/hip/kernels/kernel_set.h"
 #include "devices/hip/runtime/hip_device.h"
 #include "hip/fake_runtime.h"
-#include "hip/sanitizers.h"
 #include "support/cases.h"
 #include "support/paged_run.h"
+#include "support/sanitizers.h"
 
 namespace sextant::hip {
 namespace {

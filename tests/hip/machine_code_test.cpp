@@ -10,9 +10,9 @@
 #include "hip/isa/case_list.h"
 #include "hip/isa/coverage.h"
 #include "hip/isa/runner.h"
-#include "hip/sanitizers.h"
 #include "support/cases.h"
 #include "support/matchers.h"
+#include "support/sanitizers.h"
 #include "verify/random/random_suite.h"
 
 namespace sextant::hip {

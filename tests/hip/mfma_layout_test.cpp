@@ -10,7 +10,7 @@
 
 #include "devices/hip/emulator/workgroup.h"
 #include "devices/hip/kernels/lane.h"
-#include "hip/sanitizers.h"
+#include "support/sanitizers.h"
 
 namespace sextant::hip {
 namespace {

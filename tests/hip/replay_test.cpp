@@ -5,8 +5,8 @@
 #include <random>
 
 #include "devices/hip/emulator/emulated_device.h"
-#include "hip/sanitizers.h"
 #include "support/cases.h"
+#include "support/sanitizers.h"
 
 namespace sextant::hip {
 namespace {

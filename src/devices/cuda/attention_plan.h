@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "devices/cuda/chip_rates.h"
 #include "devices/cuda/division.h"
 #include "devices/cuda/kernels/launchers.h"
 #include "devices/cuda/kernels/stage_cache.h"
@@ -19,10 +20,10 @@ namespace sextant::cuda {
 // What planning needs to know of the chip.
 struct ChipLimits {
   int sms = 0;
-  int compute_capability = 0;   // 90 for sm_90
-  int64_t shared_bytes = 0;     // a block, at most
-  double memory_rate = 3.0e12;  // bytes/s that kernels reach; of an H100 where it is not known
+  int compute_capability = 0;  // 90 for sm_90
+  int64_t shared_bytes = 0;    // a block, at most
   ClusterLimits clusters_at_once{};
+  ChipRates rates;
 };
 
 struct AttentionKernel;  // kernel_table.h

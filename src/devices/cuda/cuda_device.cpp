@@ -139,7 +139,7 @@ Result<std::shared_ptr<Device>> open(int index) {
   auto info = describe(index);
   if (!info) return info.status();
   ChipLimits chip;
-  chip.memory_rate = find_memory_rate(index, chip.memory_rate);
+  chip.rates.memory = find_memory_rate(index, chip.rates.memory);
   int major = 0, minor = 0, shared = 0;
   for (const auto& [value, attribute] :
        {std::pair{&major, cudaDevAttrComputeCapabilityMajor}, std::pair{&minor, cudaDevAttrComputeCapabilityMinor},

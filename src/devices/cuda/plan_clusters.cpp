@@ -10,11 +10,11 @@ namespace sextant::cuda {
 
 bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
                     const ChipLimits& chip) {
-  // Measured on H100: bytes/s that one SM takes by tensor-map copies; what does not shrink with the keys (s); and the
-  // balanced list's part of the memory's rate.
+  const ChipRates::Cluster& rates = chip.rates.cluster;
+  const ChipRates::List& list = chip.rates.list;
   const bool fp8 = size_of(p.cache_dtype) == 1;
-  const double kSmRate = fp8 ? 3.6e10 : 4.6e10, kClusterStart = 5e-6, kBalancedStart = 12e-6,
-               kBalancedRate = (fp8 ? 0.8 : 0.96) * chip.memory_rate;
+  const double sm_rate = fp8 ? rates.sm_fp8 : rates.sm;
+  const double list_rate = (fp8 ? list.memory_part_fp8 : list.memory_part) * chip.rates.memory;
   constexpr int64_t kMostRequests = 65535;
   if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || a.shared_prefix ||
       p.group_size * n.short_query_len > kClusterRows || n.requests > kMostRequests)
@@ -23,10 +23,8 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   if (keys.requests == 0) return false;
   const double key_bytes = bytes_of_key(p);
   const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
-  // The list's parts of one row are merged one after the other.
-  constexpr double kMergePart = 0.45e-6, kPartsInStart = 8;
   const double parts = 2.0 * chip.sms * keys.longest / (keys.sum * p.num_kv_heads);
-  double best = kBalancedStart + std::max(0.0, parts - kPartsInStart) * kMergePart + all_bytes / kBalancedRate;
+  double best = list.start + std::max(0.0, parts - list.parts_in_start) * list.merge_part + all_bytes / list_rate;
   bool chosen = false;
   Clusters clusters;
   for (int32_t size = 1; size <= kMostClusterBlocks; size *= 2) {
@@ -36,15 +34,14 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
     // One block an SM has all of its shared memory for copies in flight; two hide each other's start and end.
     const bool one_a_sm = pairs <= at_once || p.head_dim > 128;  // two would not fit
     const double slots = at_once * (one_a_sm ? 1.0 : 2.0), waves = std::ceil(pairs / slots);
-    const double rate = size * (one_a_sm ? kSmRate : kSmRate / 2);  // of a cluster
+    const double rate = size * (one_a_sm ? sm_rate : sm_rate / 2);  // of a cluster
     const double mean = all_bytes / pairs / rate, longest = keys.longest * key_bytes / rate;
     // Equal requests go wave by wave; of others the longest may come last.
     const bool ragged = longest > 1.3 * mean;
     const double blocks = !ragged ? waves * mean : waves == 1 ? longest : pairs * mean / slots + longest / 2;
-    // A cluster's blocks begin and end together; single blocks hide each other's.
-    const double next_wave = size == 1 ? 1e-6 : 4e-6;
+    const double next_wave = size == 1 ? rates.next_block : rates.next_cluster;
     const double time =
-        kClusterStart + std::max({blocks, longest, all_bytes / chip.memory_rate}) + (waves - 1) * next_wave;
+        rates.start + std::max({blocks, longest, all_bytes / chip.rates.memory}) + (waves - 1) * next_wave;
     if (time >= best) continue;
     best = time;
     chosen = true;

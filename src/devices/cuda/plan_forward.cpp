@@ -6,10 +6,6 @@
 namespace sextant::cuda {
 namespace {
 
-// Measured on H100: this kernel's part of the memory's rate, bytes/s that one SM takes, products/s of prefills, launch
-// (s).
-constexpr double kMemoryPart = 0.95, kSmRate = 6.0e10, kProductRate = 6.0e14, kStart = 8e-6;
-
 bool may_copy(const AttentionPlanArgs& a, const AttentionParams& p) {
   return p.origin == KeyOrigin::kCache && a.split.kind == SplitPolicy::Kind::kAuto && !a.deterministic &&
          !a.shared_prefix;
@@ -70,9 +66,11 @@ RowTileWork count_row_tiles(const PlanPart& part, const AttentionPlanArgs& a, co
 int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
                                  const ChipLimits& chip) {
   // In the time of a key tile: what an item costs beside its tiles, and with partial results to write; the merge.
-  const double tile_seconds = 2.0 * kForwardRows * 128 * (p.head_dim + p.head_dim_v) / (kProductRate / chip.sms);
-  const double start = 2.0e-6 / tile_seconds, split_start = 3.0e-6 / tile_seconds, merge = 6e-6 / tile_seconds;
-  constexpr double kMostBytes = 256 << 20, kMergeRate = 2.5e12;
+  const ChipRates::Forward& rates = chip.rates.forward;
+  const double tile_seconds = 2.0 * kForwardRows * 128 * (p.head_dim + p.head_dim_v) / (rates.products / chip.sms);
+  const double start = rates.item / tile_seconds, split_start = rates.split_item / tile_seconds,
+               merge = rates.merge / tile_seconds;
+  constexpr double kMostBytes = 256 << 20;
   constexpr int32_t kLeastKeys = 512;
   const RowTileWork whole = count_row_tiles(part, a, p, 0);
   if (whole.pieces == 0) return 0;
@@ -83,7 +81,8 @@ int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& 
     const auto partition = static_cast<int32_t>(ceil_div(static_cast<int64_t>(longest / parts), 128) * 128);
     if (partition < kLeastKeys || row_bytes * parts > kMostBytes) break;
     const RowTileWork split = count_row_tiles(part, a, p, partition);
-    const double time = split.makespan(split_start, chip.sms) + merge + row_bytes * parts / kMergeRate / tile_seconds;
+    const double time =
+        split.makespan(split_start, chip.sms) + merge + row_bytes * parts / rates.merge_bytes / tile_seconds;
     if (time >= best) continue;
     best = time;
     chosen = partition;
@@ -93,9 +92,7 @@ int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& 
 
 bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
                           const ChipLimits& chip) {
-  // The balanced list's rate with 32 rows, and with rows so long that an SM has one block; bytes/s of a copy of keys.
   const bool wide = std::max(p.head_dim, p.head_dim_v) > 128;
-  const double kStreamStart = 12e-6, kStreamRate = wide ? 1.5e12 : 2.0e12, kReduce = 5e-6, kCopyRate = 2.5e12;
   const bool few_rows = p.group_size * n.short_query_len <= kClusterRows;
   const bool plain = plain_cache(a, p), copied = !plain && may_copy(a, p);
   if (n.any_long || (few_rows && (!wide || cluster_serves(p))) || !(plain || copied)) return false;
@@ -105,27 +102,28 @@ bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, 
   const double items = keys.requests * p.num_kv_heads, parts = std::max(1.0, std::floor(chip.sms / items));
   const double item_bytes = keys.longest * bytes_of_key(p) / parts, waves = std::ceil(items * parts / chip.sms);
   const double widened = 2.0 / static_cast<double>(size_of(p.cache_dtype));  // bytes of a copy for each of the cache
-  const double copy = copied ? 4e-6 + all_bytes * (1 + 2 * widened) / kCopyRate : 0;
-  const double seconds =
-      kStart + copy + (parts > 1 ? kReduce : 0) +
-      std::max(all_bytes / (kMemoryPart * chip.memory_rate), waves * item_bytes * (copied ? widened : 1) / kSmRate);
-  // Each row tile that a block of the list comes to costs it queries, a merge and a new chain of waits.
-  constexpr double kRowTileStart = 10e-6;
+  const ChipRates::Forward& rates = chip.rates.forward;
+  const ChipRates::List& list = chip.rates.list;
+  const double copy = copied ? chip.rates.copy.decode_start + all_bytes * (1 + 2 * widened) / chip.rates.copy.bytes : 0;
+  const double seconds = rates.start + copy + (parts > 1 ? rates.reduce : 0) +
+                         std::max(all_bytes / (rates.memory_part * chip.rates.memory),
+                                  waves * item_bytes * (copied ? widened : 1) / rates.sm);
   const int64_t rows = p.group_size * n.short_query_len, tile_rows = wide || rows <= 16 ? 16 : 32;
   const double row_tiles = items * static_cast<double>(ceil_div(rows, tile_rows)) / (chip.sms * (wide ? 1 : 2));
-  return seconds < kStreamStart + row_tiles * kRowTileStart + all_bytes / kStreamRate;
+  return seconds < list.start + row_tiles * list.row_tile + all_bytes / (wide ? list.wide : list.rows_32);
 }
 
 bool forward_joins(const PlanPart& decode, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
                    int32_t short_len, const ChipLimits& chip) {
   if (decode.seconds == 0 || !plain_cache(a, p)) return false;
+  const ChipRates::Forward& rates = chip.rates.forward;
   const PartKeys keys = count_keys(a, n, a.filter.min_query_len, short_len);
-  const double prefill = prefill_flops(a, p, short_len) / kProductRate;
+  const double prefill = prefill_flops(a, p, short_len) / rates.products;
   const double all_bytes = keys.sum * bytes_of_key(p) * p.num_kv_heads;
-  const double longest = keys.longest * bytes_of_key(p) / kSmRate;
-  const double joined =
-      std::max({all_bytes / (kMemoryPart * chip.memory_rate), prefill + all_bytes / kSmRate / chip.sms, longest}) +
-      longest / 4;
+  const double longest = keys.longest * bytes_of_key(p) / rates.sm;
+  const double joined = std::max({all_bytes / (rates.memory_part * chip.rates.memory),
+                                  prefill + all_bytes / rates.sm / chip.sms, longest}) +
+                        longest / 4;
   return joined < decode.seconds + prefill;
 }
 

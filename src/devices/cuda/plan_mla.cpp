@@ -20,11 +20,9 @@ void divide(PlanPart& part, const PlanInput& in, int32_t parts) {
 }
 
 // Equal parts of every request where that ends sooner than the list, whose many parts of one row are merged one after
-// the other; 0: it does not. Measured on H200 for tiles of 64 rows: what a block costs beside its tiles, a tile, the
-// merges (s).
+// the other; 0: it does not.
 int32_t few_parts(const PlanPart& part, const PlanInput& in) {
-  constexpr double kStart = 14e-6, kTile = 2.2e-6, kListMerge = 8e-6, kListPart = 0.45e-6, kMerge = 5e-6,
-                   kPart = 0.4e-6;
+  const ChipRates::Mla& rates = in.chip.rates.mla;
   constexpr int32_t kMostParts = 32;
   const PartKeys keys = count_keys(in.args, in.bounds, part.min_query_len, part.max_query_len);
   if (!in.knows_lengths() || in.args.shared_prefix || keys.requests == 0) return 0;
@@ -32,13 +30,14 @@ int32_t few_parts(const PlanPart& part, const PlanInput& in) {
   const double tiles = keys.sum / part.tile_keys * rows, longest = std::ceil(keys.longest / part.tile_keys);
   const int sms = in.chip.sms;
   // A block of the list begins anew with each row tile that it comes to.
-  double best = kStart * std::max(1.0, keys.requests * rows / sms) + (std::ceil(tiles / sms) + 1) * kTile + kListMerge +
-                kListPart * std::min(longest, longest * sms / std::max(tiles, 1.0));
+  double best = rates.start * std::max(1.0, keys.requests * rows / sms) + (std::ceil(tiles / sms) + 1) * rates.tile +
+                rates.list_merge + rates.list_part * std::min(longest, longest * sms / std::max(tiles, 1.0));
   int32_t chosen = 0;
   for (int32_t parts = 1; parts <= kMostParts && parts <= longest; parts *= 2) {
     const double blocks = keys.requests * rows * parts, a_block = std::ceil(longest / parts);
     const double waves = std::ceil(blocks / sms);
-    const double time = waves * (kStart + a_block * kTile) + (parts > 1 ? kMerge + kPart * parts : 0);
+    const double time =
+        waves * (rates.start + a_block * rates.tile) + (parts > 1 ? rates.merge + rates.part * parts : 0);
     if (time >= (parts == 1 ? 1.05 : 1.0) * best) continue;  // nothing to merge: no second launch
     best = time;
     chosen = parts;

@@ -24,19 +24,19 @@ KvCacheSpec staged_spec(const AttentionParams& p, int64_t blocks) {
   return spec;
 }
 
-// Products/s of long prefills by the way keys come, measured on H100 and H200 (docs/performance-cuda.md).
-double forward_rate(const AttentionParams& p, KeySource source) {
+// Products/s of long prefills by the way keys come.
+double forward_rate(const AttentionParams& p, KeySource source, const ChipRates::Forward& rates) {
   const int32_t dim = std::max(p.head_dim, p.head_dim_v);
-  const double boxed = dim <= 64 ? 3.8e14 : dim <= 96 ? 5.2e14 : dim <= 192 ? 6.6e14 : 6.0e14;
+  const double boxed = rates.boxed(dim);
   switch (source) {
     case KeySource::kFp16:
-      return dim <= 128 ? 0.75 * boxed : 0.68 * boxed;
+      return rates.fp16(dim) * boxed;
     case KeySource::kConvert:
-      return 0.26 * boxed;
+      return rates.convert * boxed;
     case KeySource::kRows:
-      return 0.38 * boxed;
+      return rates.rows * boxed;
     case KeySource::kPadded:
-      return cache_has_boxes(p) ? boxed : 0.3 * boxed;
+      return cache_has_boxes(p) ? boxed : rates.padded_rows * boxed;
     default:
       return boxed;
   }
@@ -87,13 +87,13 @@ std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArg
   const auto key_elements = static_cast<double>(p.num_kv_heads * (p.head_dim + p.head_dim_v));
   const auto block_bytes = static_cast<int64_t>(key_elements) * kStagedTokens * 2;
   if (q.blocks == 0 || q.blocks * block_bytes > (n.open ? kMostOpenBytes : kMostBytes)) return std::nullopt;
-  // Seconds: launch and bytes of the copy; products either way; Q, which the fp16 kernel converts before it begins.
-  constexpr double kCopyStart = 3e-6, kCopyRate = 2.5e12, kConvertRows = 3e-6, kPortableRate = 2e13;
-  const double copy = kCopyStart + static_cast<double>(q.keys) * key_elements *
-                                       (static_cast<double>(size_of(p.cache_dtype)) + 4) / kCopyRate;
-  const double direct = q.products / (reads_cache ? forward_rate(p, source) : kPortableRate) +
-                        (source == KeySource::kFp16 ? q.row_tiles / chip.sms * kConvertRows : 0);
-  if (copy + q.products / forward_rate(p, KeySource::kExact) > direct) return std::nullopt;
+  const ChipRates::Copy& rates = chip.rates.copy;
+  const ChipRates::Forward& forward = chip.rates.forward;
+  const double copy = rates.start + static_cast<double>(q.keys) * key_elements *
+                                        (static_cast<double>(size_of(p.cache_dtype)) + 4) / rates.bytes;
+  const double direct = q.products / (reads_cache ? forward_rate(p, source, forward) : rates.portable_products) +
+                        (source == KeySource::kFp16 ? q.row_tiles / chip.sms * rates.convert_queries : 0);
+  if (copy + q.products / forward_rate(p, KeySource::kExact, forward) > direct) return std::nullopt;
   Staging staging;
   staging.blocks = q.blocks;
   const int64_t longest = std::max<int64_t>(a.bounds.max_seq_len, *std::ranges::max_element(a.seq_lens));

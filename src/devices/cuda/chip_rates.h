@@ -1,0 +1,65 @@
+// What planning reckons with: how fast the kernels are, in bytes, products (floating-point operations) and seconds.
+// Measured on H100 and H200 (docs/performance-cuda.md; runs in docs/dev/gpu-log.md). A chip that differs gets a table
+// of its own here; only the memory's rate is asked of the device.
+#pragma once
+
+#include <cstdint>
+
+namespace sextant::cuda {
+
+struct ChipRates {
+  double memory = 3.0e12;  // bytes/s that kernels reach; of an H100 where the device does not say
+
+  // Prefill, extend and mixed batches (kForwardKernel).
+  struct Forward {
+    double memory_part = 0.95;  // of `memory`
+    double sm = 6.0e10;         // bytes/s that one SM takes
+    double products = 6.0e14;   // a second
+    double start = 8e-6;        // a launch
+    double item = 2.0e-6;       // what a row tile costs beside its key tiles; with partial results to write:
+    double split_item = 3.0e-6;
+    double merge = 6e-6, merge_bytes = 2.5e12;  // of partial results: launch, bytes/s
+    double reduce = 5e-6;                       // launch of the merge after a decode
+
+    // Long prefills whose keys come by boxes, by head size; the parts of that by the other ways (forward_launchers.h).
+    double boxed(int32_t head_dim) const {
+      return head_dim <= 64 ? 3.8e14 : head_dim <= 96 ? 5.2e14 : head_dim <= 192 ? 6.6e14 : 6.0e14;
+    }
+    double fp16(int32_t head_dim) const { return head_dim <= 128 ? 0.75 : 0.68; }
+    double convert = 0.26, rows = 0.38, padded_rows = 0.3;
+  } forward;
+
+  // Decode by clusters (kClusterKernel).
+  struct Cluster {
+    double sm = 4.6e10, sm_fp8 = 3.6e10;            // bytes/s that one SM takes by tensor-map copies
+    double start = 5e-6;                            // what does not shrink with the keys
+    double next_block = 1e-6, next_cluster = 4e-6;  // a wave more: single blocks hide each other's start and end
+  } cluster;
+
+  // Decode from the balanced list (kStreamKernel).
+  struct List {
+    double start = 12e-6;
+    double memory_part = 0.96, memory_part_fp8 = 0.8;  // of `memory`, where a row tile is a request's only one
+    double rows_32 = 2.0e12, wide = 1.5e12;  // bytes/s with 32 rows, and with rows so long that an SM has one block
+    double row_tile = 10e-6;                 // queries, a merge and a new chain of waits at each that a block comes to
+    double merge_part = 0.45e-6;             // parts of one row are merged one after the other,
+    double parts_in_start = 8;               // but for the first
+  } list;
+
+  // MLA decode in tiles of 64 rows (kMlaTransposedKernel, kMlaWgmmaKernel).
+  struct Mla {
+    double start = 14e-6, tile = 2.2e-6;  // what a block costs beside its tiles; a tile
+    double list_merge = 8e-6, list_part = 0.45e-6;
+    double merge = 5e-6, part = 0.4e-6;  // of equal parts
+  } mla;
+
+  // Copies of keys that a kernel reads better (plan_staging.h).
+  struct Copy {
+    double start = 3e-6, bytes = 2.5e12;  // launch; a second
+    double decode_start = 4e-6;           // launch before a decode, the wait for it included
+    double convert_queries = 3e-6;        // a row tile's, where the kernel converts them to fp16 before it begins
+    double portable_products = 2e13;      // a second, of the kernel that would read the cache as it is
+  } copy;
+};
+
+}  // namespace sextant::cuda
