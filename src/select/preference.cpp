@@ -10,9 +10,14 @@
 namespace sextant {
 namespace {
 
-std::vector<Preference> mla_order() {
+std::vector<Preference> mla_order(const AttentionSpec& spec) {
+  const int32_t k = spec.head_dim, v = spec.value_head_dim();
+  std::string padded;
+  if (v < k)
+    padded = fmt::format("; V padded from {} to {} costs {:.0f} % more work in prefill", v, k,
+                         100.0 * (2.0 * k / (k + v) - 1));
   return {{"ROCM_AITER_MLA", "tuned kernels, V in its own head size and decode from a balanced work list"},
-          {"TRITON_MLA", "portable kernels; V padded from 128 to 192 costs 20 % more work in prefill"}};
+          {"TRITON_MLA", "portable kernels" + padded}};
 }
 
 std::vector<Preference> mha_order(const DeviceInfo& device, const SelectRequest& request) {
@@ -39,7 +44,7 @@ std::vector<Preference> mha_order(const DeviceInfo& device, const SelectRequest&
 }  // namespace
 
 std::vector<Preference> preference_order(const DeviceInfo& device, const SelectRequest& request) {
-  if (request.spec.mla.enabled()) return mla_order();
+  if (request.spec.mla.enabled()) return mla_order(request.spec);
   return mha_order(device, request);
 }
 

@@ -77,6 +77,20 @@ TEST(Selector, PreferredLayoutsAndAskedOnes) {
   EXPECT_ERROR(select_backend(*cpu(), request), StatusCode::kInvalidArgument, "cache.block_size is 0; allowed: >= 1");
 }
 
+TEST(Selector, PaddingIsThatOfTheModel) {
+  SelectRequest request = mla_request();
+  request.spec.mla = {512, 64, 32, 48};  // latent, then without rope, with rope, V
+  request.spec.head_dim = 96;
+  request.spec.head_dim_v = 48;
+  const auto reason = [&request] {
+    const auto selection = select_backend(*cpu(), request);
+    return selection ? candidate(selection->candidates, "TRITON_MLA").reasons[0] : selection.status().message();
+  };
+  EXPECT_NE(reason().find("V padded from 48 to 96 costs 33 % more work"), std::string::npos) << reason();
+  request.spec.mla.v_head_dim = request.spec.head_dim_v = 128;
+  EXPECT_EQ(reason().find("padded"), std::string::npos) << reason();
+}
+
 TEST(Selector, EveryExplicitChoiceWins) {
   for (const char* name : {"TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN", "ROCM_ATTN", "ROCM_AITER_FA"}) {
     SelectRequest request = mha_request();
