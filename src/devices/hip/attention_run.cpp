@@ -77,6 +77,9 @@ Status run_attention(const HipAttentionPlan& plan, const AttentionArgs& args, co
                      Launcher& launcher, Stream stream) {
   if (plan.parts.empty()) return Status::ok();
   AttentionParams p = planned_params(plan.args);
+  const KvAddressing& k_addr = args.cache.k_addr;
+  if (p.values_in_keys != 0 && (k_addr.token_tile != 1 || k_addr.dim_tile != 1))
+    return unsupported("cache.k_addr has tiles; the HIP device allows latents with one stride of tokens, one of dims");
   set_tensors(p, plan, args);
   const std::vector<PlanPart>* parts = &plan.parts;
   for (const PlanPart& part : plan.parts)

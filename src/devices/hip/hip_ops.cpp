@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 namespace sextant::hip {
 namespace {
@@ -42,11 +43,20 @@ CachePart to_part(const TensorView& rows, const KvCacheView& cache, bool values,
   return part;
 }
 
+// Kernels divide places by sizes in 32 bits.
+Status fits_31_bits(const char* what, int64_t count) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (count <= kMost) return Status::ok();
+  return unsupported(fmt::format("{} is {}; the kernels of the HIP device allow up to {}", what, count, kMost));
+}
+
 Status write_cache(Launcher& launcher, const CachePart& keys, const CachePart& values, const KvCacheView& cache,
                    const int64_t* slots, int64_t num_tokens, DType row_dtype, Stream stream) {
+  SEXTANT_RETURN_IF_ERROR(
+      fits_31_bits("cache.num_blocks * cache.block_size", cache.spec.num_blocks * cache.spec.block_size));
   CacheWriteParams a{};
-  a.keys = keys;
-  a.values = values;
+  a.parts[0] = keys;
+  a.parts[1] = values;
   a.slot_mapping = slots;
   a.num_tokens = num_tokens;
   a.num_slots = cache.spec.num_blocks * cache.spec.block_size;
@@ -95,8 +105,8 @@ Status HipOps::gather_cache(const GatherCacheArgs& args, Stream stream) const {
   if (args.num_requests == 0) return Status::ok();
   const KvCacheSpec& spec = args.cache.spec;
   GatherParams a{};
-  a.keys = to_part(args.k, args.cache, false, spec.head_dim, 0);
-  if (!spec.is_latent()) a.values = to_part(args.v, args.cache, true, spec.head_dim_v, 0);
+  a.parts[0] = to_part(args.k, args.cache, false, spec.head_dim, 0);
+  if (!spec.is_latent()) a.parts[1] = to_part(args.v, args.cache, true, spec.head_dim_v, 0);
   a.block_table = args.block_table;
   a.block_table_stride = args.block_table_stride;
   a.key_start_loc = args.key_start_loc;
@@ -135,6 +145,10 @@ Status HipOps::merge_attn_states(const MergeAttnStatesArgs& args, Stream stream)
 
 Status HipOps::copy_blocks(const CopyBlocksArgs& args, Stream stream) const {
   const KvCacheSpec& spec = args.cache.spec;
+  SEXTANT_RETURN_IF_ERROR(
+      fits_31_bits("a block of cache.k, in elements,", int64_t{spec.block_size} * spec.num_kv_heads * spec.head_dim));
+  SEXTANT_RETURN_IF_ERROR(
+      fits_31_bits("a block of cache.v, in elements,", int64_t{spec.block_size} * spec.num_kv_heads * spec.head_dim_v));
   CopyBlocksParams a{};
   a.k = args.cache.k;
   a.v = spec.is_latent() ? nullptr : args.cache.v;
@@ -162,8 +176,9 @@ Status HipOps::copy_blocks(const CopyBlocksArgs& args, Stream stream) const {
 
 Status HipOps::copy_pad(const CopyPadArgs& args, Stream stream) const {
   if (args.dst.num_elements() == 0) return Status::ok();
+  SEXTANT_RETURN_IF_ERROR(fits_31_bits("a row of dst, in elements,", args.dst.shape[1] * args.dst.shape[2]));
   const CopyPadParams a{to_tensor(args.src), to_tensor(args.dst), args.src_scale,
-                        args.src.shape[1] / args.num_src_scales};
+                        static_cast<int32_t>(args.src.shape[1] / args.num_src_scales)};
   return launcher_.launch("sextant_copy_pad", args.src.shape[0], a, stream);
 }
 

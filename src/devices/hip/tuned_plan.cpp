@@ -39,7 +39,7 @@ bool decode_serves(const AttentionPlanArgs& a, KernelFamily family, const ChipLi
   const KvAddressing k = k_addressing(a.cache), v = v_addressing(a.cache);
   const size_t element = size_of(a.cache.dtype);
   if (dim_tiles(k, a.spec.head_dim, nullptr, element).stride == 0) return false;
-  if (!has_token_runs(to_addressing(k)) || !has_token_runs(to_addressing(v))) return false;
+  if (k.token_tile != 1 || !has_token_runs(to_addressing(k)) || !has_token_runs(to_addressing(v))) return false;
   if (!tokens_together(a.cache))
     return v.token_tile == 1 && chunk_stride(v, a.spec.value_head_dim(), nullptr, element) == 8;
   return has_token_quads(to_addressing(v));
@@ -134,9 +134,9 @@ bool suits_tuned(const PlanPart& part, const AttentionParams& p) {
   const bool forward = part.kernel.starts_with("forward"), decode = part.kernel.starts_with("decode");
   if (!forward && !decode) return true;
   const bool reads_cache = p.origin != KeyOrigin::kPacked, reads_packed = p.origin != KeyOrigin::kCache;
-  if (p.q_aligned == 0 || (reads_packed && p.packed_aligned == 0)) return false;
+  if (p.q_aligned == 0 || p.out_aligned == 0 || (reads_packed && p.packed_aligned == 0)) return false;
   if (decode) {
-    if (!has_token_runs(p.k_addr) || !has_token_runs(p.v_addr)) return false;
+    if (p.k_addr.token_tile != 1 || !has_token_runs(p.k_addr) || !has_token_runs(p.v_addr)) return false;
     if (p.k_tile_stride == 0 || reinterpret_cast<uintptr_t>(p.cache_v) % 16 != 0) return false;
     return part.kernel.ends_with("tokens") ? has_token_quads(p.v_addr)
                                            : p.v_chunk_stride == 8 && p.v_addr.token_tile == 1;

@@ -39,6 +39,7 @@ class Chooser {
       first += kernels_.back().size;
     }
     covered_.resize(first);
+    added_.resize(kernels_.size());
   }
 
   void try_all() {
@@ -106,13 +107,18 @@ class Chooser {
       limits.most_work = 1e6;
       return verify::draw_case(seed, *backends[seed / 12 % backends.size()], limits);
     }
-    // A kernel by what is left of it.
+    // A kernel by what is left of it. Half of the cases are blends with one that added instructions of it.
     std::vector<double> left;
     for (const Kernel& kernel : kernels_)
       left.push_back(static_cast<double>(
           std::count(covered_.begin() + kernel.first, covered_.begin() + kernel.first + kernel.size, false)));
     std::discrete_distribution<size_t> pick(left.begin(), left.end());
-    return draw_kernel_case(kernels_[pick(random)].name, arguments_.architecture, seed);
+    const size_t kernel = pick(random);
+    auto drawn = draw_kernel_case(kernels_[kernel].name, arguments_.architecture, seed);
+    const std::vector<verify::RandomCase>& known = added_[kernel];
+    if (drawn && !drawn->requests.empty() && !known.empty() && seed % 2 == 0)
+      return blend(known[seed / 2 % known.size()], *drawn, seed);
+    return drawn;
   }
 
   void try_case(const verify::RandomCase& test) {
@@ -127,13 +133,18 @@ class Chooser {
     }
     if (report.passed == 0 || one.seconds > kMostSeconds) return;
     bool adds = false;
-    for (const Kernel& kernel : kernels_) {
+    for (size_t k = 0; k < kernels_.size(); ++k) {
+      const Kernel& kernel = kernels_[k];
+      bool adds_here = false;
       const std::vector<int64_t>& times = code_.kernels().at(kernel.name).machine->executed();
       for (uint32_t i = 0; i < kernel.size; ++i) {
         if (times[i] == 0) continue;
         one.executed.push_back(kernel.first + i);
-        adds = adds || !covered_[kernel.first + i];
+        adds_here = adds_here || !covered_[kernel.first + i];
       }
+      if (adds_here && test.is_op() && !test.requests.empty() && kernel.name.find("sextant") != 0)
+        added_[k].push_back(test);
+      adds = adds || adds_here;
     }
     for (uint32_t i : one.executed) covered_[i] = true;
     // What adds nothing now may still be a quicker way to what others have.
@@ -153,6 +164,7 @@ class Chooser {
   std::vector<Kernel> kernels_;
   std::vector<bool> covered_;
   std::vector<Tried> tried_;
+  std::vector<std::vector<verify::RandomCase>> added_;  // by kernel: cases that executed something new of it
   int64_t drawn_ = 0, failed_ = 0;
 };
 

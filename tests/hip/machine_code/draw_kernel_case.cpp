@@ -49,14 +49,14 @@ DType native_fp8(const std::string& architecture) {
 
 void draw_features(Dice& dice, RandomCase& c) {
   AttentionSpec& s = c.spec;
-  if (dice.one_in(2)) {
-    if (dice.one_in(3)) s.sliding_window = dice.one_of<int32_t>({1, 30, 64, 100});
-    if (dice.one_in(3)) s.logits_soft_cap = 20;
-    if (dice.one_in(4)) s.max_span_len = dice.one_of<int32_t>({3, 60});
+  if (!dice.one_in(4)) {
+    if (dice.one_in(4)) s.sliding_window = dice.one_of<int32_t>({1, 30, 64, 100});
+    if (dice.one_in(2)) s.logits_soft_cap = 20;
+    if (dice.one_in(3)) s.max_span_len = dice.one_of<int32_t>({3, 60});
     s.has_sinks = dice.one_in(3);
-    s.has_alibi = dice.one_in(4);
+    s.has_alibi = dice.one_in(3);
     s.causal = !dice.one_in(5);
-    if (dice.one_in(8)) s.attention_chunk_size = dice.one_of<int32_t>({7, 64, 100});
+    if (dice.one_in(3)) s.attention_chunk_size = dice.one_of<int32_t>({7, 64, 100, 100, 1000});
     if (!s.causal) {
       s.window_left = s.sliding_window - 1;
       s.sliding_window = 0;
@@ -66,7 +66,7 @@ void draw_features(Dice& dice, RandomCase& c) {
   s.softmax_scale = static_cast<float>(1 / std::sqrt(1.0 * s.head_dim));
   c.options.lse_out = dice.one_in(2);
   c.op.out_f32 = dice.one_in(4);
-  c.magnitude = dice.one_of({1.0, 1.0, 4.0});
+  c.magnitude = dice.one_of({1.0, 1.0, 4.0, 12.0});  // maxima that are raised late
   if (dice.one_in(4)) c.row_padding = dice.one_of<int32_t>({1, 4, 8});
   if (dice.one_in(4)) c.padding_tokens = 2;
   using Kind = SplitPolicy::Kind;
@@ -164,7 +164,7 @@ void draw_mla(Dice& dice, RandomCase& c, const std::vector<std::string>& words, 
     if (comes_ahead && c.op.family == KernelFamily::kTuned) c.block_size = dice.one_of<int32_t>({1, 4, 20});
   }
   draw_features(dice, c);
-  if (!ahead && dice.one_in(2)) c.row_padding = 1;
+  if (dice.one_in(ahead ? 4 : 2)) c.row_padding = 1;
   draw_requests(dice, c, 1, tall || c.spec.num_heads == 16 ? 1 : 16 / c.spec.num_heads, 200);
 }
 
@@ -203,6 +203,51 @@ void draw_others(Dice& dice, RandomCase& c, const std::string& kernel) {
 }
 
 }  // namespace
+
+RandomCase blend(const RandomCase& known, const RandomCase& other, uint64_t seed) {
+  Dice dice(seed);
+  RandomCase c = known;
+  const auto take = [&] { return dice.one_in(3); };
+  if (take()) {
+    c.spec.num_heads = other.spec.num_heads;
+    c.spec.num_kv_heads = other.spec.num_kv_heads;
+  }
+  if (take()) {
+    c.spec.head_dim = other.spec.head_dim;
+    c.spec.head_dim_v = other.spec.head_dim_v;
+    c.spec.softmax_scale = other.spec.softmax_scale;
+  }
+  if (take()) {  // one mask as a whole
+    c.spec.causal = other.spec.causal;
+    c.spec.sliding_window = other.spec.sliding_window;
+    c.spec.window_left = other.spec.window_left;
+    c.spec.window_right = other.spec.window_right;
+    c.spec.attention_chunk_size = other.spec.attention_chunk_size;
+  }
+  if (take()) c.spec.max_span_len = other.spec.max_span_len;
+  if (take()) c.spec.logits_soft_cap = other.spec.logits_soft_cap;
+  if (take()) c.spec.has_sinks = other.spec.has_sinks;
+  if (take()) c.spec.has_alibi = other.spec.has_alibi;
+  if (take()) c.requests = other.requests;
+  if (take()) c.op.split = other.op.split;
+  if (take()) c.op.key_begin = other.op.key_begin, c.op.key_end = other.op.key_end;
+  if (take()) c.op.out_f32 = other.op.out_f32;
+  if (take()) c.options.lse_out = other.options.lse_out;
+  if (take()) c.row_padding = other.row_padding;
+  if (take()) c.block_size = other.block_size;
+  if (take()) c.magnitude = other.magnitude;
+  if (take()) c.layout = other.layout;
+  // What a cache may hold hangs on the op.
+  if (take() || c.op.name != known.op.name) {
+    c.op.name = other.op.name;
+    c.cache_dtype = other.cache_dtype;
+    c.token_scales = other.token_scales;
+    c.num_scales = other.num_scales;
+  }
+  if (c.num_scales != 1) c.num_scales = c.spec.num_kv_heads;
+  c.seed = other.seed;
+  return c;
+}
 
 std::optional<RandomCase> draw_kernel_case(const std::string& kernel, const std::string& architecture, uint64_t seed) {
   Dice dice(seed);

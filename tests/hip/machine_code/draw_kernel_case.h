@@ -12,4 +12,7 @@ namespace sextant::hip::isa {
 std::optional<verify::RandomCase> draw_kernel_case(const std::string& kernel, const std::string& architecture,
                                                    uint64_t seed);
 
+// `known` with about a third of its traits taken from `other`; it may be a case that nothing serves.
+verify::RandomCase blend(const verify::RandomCase& known, const verify::RandomCase& other, uint64_t seed);
+
 }  // namespace sextant::hip::isa

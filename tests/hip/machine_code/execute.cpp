@@ -65,6 +65,14 @@ int run_list(Device& device, const Arguments& arguments) {
       fmt::print("{}\n  {}\n", failure.message, failure.text);
       ++failed;
     }
+  for (const verify::Case& test : scaled_write_cases()) {
+    const verify::CaseData data = verify::prepare(test, arguments.seed, 24);
+    const verify::Verdict verdict =
+        verify::run_case(device, *find_backend("TRITON_ATTN").value(), data, arguments.seed);
+    if (verdict.kind == verify::Verdict::Kind::kPassed) continue;
+    fmt::print("TRITON_ATTN, a scale a token and head, {} cache: {}\n", to_string(test.cache_dtype), verdict.message);
+    ++failed;
+  }
   fmt::print("{} listed cases, {} failed\n", cases->size(), failed);
   return failed;
 }
@@ -94,6 +102,7 @@ int execute(const Arguments& arguments) {
 
   Covered covered = read_covered(arguments.covered);
   add_executed(code, covered);
+  nlohmann::json unexecuted;  // addresses by kernel, for scripts/amd_unexecuted.py
   for (const auto& [name, kernel] : code.kernels()) {
     if (!kernel.program.fault.empty()) {
       fmt::print("{}: {}\n", name, kernel.program.fault);
@@ -103,12 +112,17 @@ int execute(const Arguments& arguments) {
     const Share share = share_of(flags);
     if (share.executed < share.all || arguments.list)
       fmt::print("{:36} {:6} of {:6} instructions, {:5.1f} %\n", name, share.executed, share.all, share.percent());
-    for (size_t i = 0; arguments.list && i < share.all; ++i)
-      if (!flags[i]) fmt::print("    {:x}: {}\n", kernel.program.code[i].address, kernel.program.code[i].text);
+    for (size_t i = 0; i < share.all; ++i) {
+      if (flags[i]) continue;
+      const Instruction& in = kernel.program.code[i];
+      unexecuted[name].push_back(in.address);
+      if (arguments.list) fmt::print("    {:x}: {}\n", in.address, in.text);
+    }
   }
   const Share total = total_share(covered);
   fmt::print("{}: {} of {} instructions executed, {:.1f} %\n", arguments.architecture, total.executed, total.all,
              total.percent());
+  if (!arguments.json.empty()) std::ofstream(arguments.json) << unexecuted.dump() << "\n";
   if (!arguments.covered.empty()) std::ofstream(arguments.covered) << nlohmann::json(covered).dump() << "\n";
   return failed == 0 ? 0 : 1;
 }

@@ -1,16 +1,21 @@
-// Each wait's counters and each barrier left out by itself, one after the other, and run on what whole backends launch:
-// the interpreter must report it. What it does not report is listed with what it waited for: nothing, in all
-// executions, or something that a later wait also covers before it is used.
+// Each wait's counters and each barrier left out by itself, one after the other, and run on what whole backends and the
+// cases of the tests launch: the interpreter must report it. Waits for memory without which no path uses a register too
+// early (early_use.h) are redundant, and left alone. What else is not reported is listed with what it waited for:
+// nothing, in all executions, or something that a later wait also covers before it is used.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "hip/isa/case_list.h"
+#include "hip/isa/early_use.h"
 #include "hip/isa/loops.h"
 #include "hip/isa/runner.h"
 #include "hip/machine_code/verbs.h"
 #include "support/cases.h"
+#include "verify/random/random_suite.h"
 
 namespace sextant::hip::isa {
 namespace {
@@ -24,8 +29,21 @@ const char* to_string(Removal removal) {
 struct Mutant {
   size_t at = 0;
   Removal removal = Removal::kBarrier;
-  bool executed = false, noticed = false;
+  bool executed = false, noticed = false, redundant = false;
+  bool is_open() const { return !noticed && !redundant; }
 };
+
+Program without(const Program& program, const Mutant& mutant) {
+  Program changed = program;
+  Instruction& in = changed.code[mutant.at];
+  if (mutant.removal == Removal::kBarrier) {
+    leave_out(in);
+  } else {
+    (mutant.removal == Removal::kVectorMemory ? in.vmcnt : in.lgkmcnt) = -1;
+    if (in.vmcnt < 0 && in.lgkmcnt < 0) leave_out(in);
+  }
+  return changed;
+}
 
 std::vector<Mutant> list_mutants(const Program& program) {
   std::vector<Mutant> mutants;
@@ -42,19 +60,9 @@ std::vector<Mutant> list_mutants(const Program& program) {
     if (in.vmcnt >= 0) mutants.push_back({i, Removal::kVectorMemory});
     if (in.lgkmcnt >= 0) mutants.push_back({i, Removal::kLocal});
   }
+  for (Mutant& mutant : mutants)
+    if (mutant.removal == Removal::kVectorMemory) mutant.redundant = !may_use_early(without(program, mutant));
   return mutants;
-}
-
-Program without(const Program& program, const Mutant& mutant) {
-  Program changed = program;
-  Instruction& in = changed.code[mutant.at];
-  if (mutant.removal == Removal::kBarrier) {
-    leave_out(in);
-  } else {
-    (mutant.removal == Removal::kVectorMemory ? in.vmcnt : in.lgkmcnt) = -1;
-    if (in.vmcnt < 0 && in.lgkmcnt < 0) leave_out(in);
-  }
-  return changed;
 }
 
 // Tries what is not noticed yet on one launch. The first workgroups are enough where they notice.
@@ -75,7 +83,7 @@ void try_mutants(const Program& program, const void* params, int64_t workgroups,
   for (Mutant& mutant : mutants) {
     if (whole.executed()[mutant.at] == 0) continue;
     mutant.executed = true;
-    if (mutant.noticed) continue;
+    if (!mutant.is_open()) continue;
     const Program changed = without(program, mutant);
     Machine machine(changed);
     machine.discard_stores();
@@ -140,7 +148,9 @@ int mutations(const Arguments& arguments) {
   code.before_launch = [&](const Program& program, const void* params, int64_t workgroups, int threads) {
     if (program.name.starts_with("sextant_") && !program.name.starts_with("sextant_gemm")) return false;
     if (mutants.count(program.name) == 0) mutants[program.name] = list_mutants(program);
-    if (launches[program.name]++ < kLaunches) try_mutants(program, params, workgroups, threads, mutants[program.name]);
+    std::vector<Mutant>& list = mutants[program.name];
+    const bool any_open = std::any_of(list.begin(), list.end(), [](const Mutant& m) { return m.is_open(); });
+    if (any_open && launches[program.name]++ < kLaunches) try_mutants(program, params, workgroups, threads, list);
     return false;
   };
   const auto device = code.device();
@@ -151,10 +161,19 @@ int mutations(const Arguments& arguments) {
         verify::run_case(*device, *find_backend(backend).value(), verify::prepare(test, 5, 1), 5);
     if (verdict.kind == verify::Verdict::Kind::kPassed) continue;
     ++failed;
-    fmt::print("{}: {}\n", backend, verdict.message);
+    const AttentionSpec& spec = test.spec;
+    fmt::print("{}, {} heads of {}, {}, {} cache, window {}, softcap {}: {}\n", backend, spec.num_heads, spec.head_dim,
+               to_string(spec.dtype), to_string(test.cache_dtype), spec.sliding_window, spec.logits_soft_cap,
+               verdict.message);
   }
 
-  size_t all = 0, executed = 0, noticed = 0, idle = 0;
+  if (const auto listed = read_case_list(case_list_path(arguments.architecture)))
+    for (const verify::RandomCase& test : *listed) {
+      launches.clear();
+      failed += static_cast<int>(verify::run_random_text(*device, test).failures.size());
+    }
+
+  size_t all = 0, executed = 0, noticed = 0, idle = 0, redundant = 0, missed = 0;
   nlohmann::json found;
   for (const auto& [name, list] : mutants) {
     const Executed& kernel = code.kernels().at(name);
@@ -162,20 +181,26 @@ int mutations(const Arguments& arguments) {
       ++all;
       executed += mutant.executed ? 1 : 0;
       noticed += mutant.noticed ? 1 : 0;
-      const bool waited = mutant.removal == Removal::kBarrier || kernel.machine->retired_something()[mutant.at];
-      idle += mutant.executed && !mutant.noticed && !waited ? 1 : 0;
+      redundant += mutant.redundant ? 1 : 0;
       if (mutant.noticed) continue;
+      const bool waited = mutant.removal == Removal::kBarrier || kernel.machine->retired_something()[mutant.at];
+      const bool is_missed = mutant.is_open() && mutant.executed && waited;
+      idle += mutant.is_open() && mutant.executed && !waited ? 1 : 0;
+      missed += is_missed ? 1 : 0;
       const Instruction& in = kernel.program.code[mutant.at];
-      const char* why = !mutant.executed ? "not executed" : waited ? "NOT NOTICED" : "had nothing to wait for";
+      const char* why = mutant.redundant   ? "redundant"
+                        : !mutant.executed ? "not executed"
+                        : waited           ? "NOT NOTICED"
+                                           : "had nothing to wait for";
       found[name].push_back({{"at", in.address}, {"what", to_string(mutant.removal)}, {"why", why}});
-      if (arguments.list || (mutant.executed && waited))
+      if (arguments.list || is_missed)
         fmt::print("{} at {:x}, {} of {}: {}\n", name, in.address, to_string(mutant.removal), in.text, why);
     }
   }
   fmt::print(
-      "{}: {} waits and barriers of main loops, {} executed; left out one by one: {} noticed, {} had nothing to wait "
-      "for, {} not noticed\n",
-      arguments.architecture, all, executed, noticed, idle, executed - noticed - idle);
+      "{}: {} waits and barriers of main loops, {} executed; {} redundant on every path; the others left out one by "
+      "one: {} noticed, {} had nothing to wait for, {} not noticed\n",
+      arguments.architecture, all, executed, redundant, noticed, idle, missed);
   if (!arguments.json.empty()) std::ofstream(arguments.json) << found.dump(1) << "\n";
   return failed == 0 ? 0 : 1;
 }

@@ -26,7 +26,20 @@ SEXTANT_DEVICE int find_start(const int32_t* starts, int count, int64_t x) {
   return begin;
 }
 
-// One chunk of one token: row -> cache.
+// Eight aligned elements as they are.
+SEXTANT_DEVICE void copy_wide8(Format format, void* data, int64_t to, const void* source, int64_t from) {
+  if (format == Format::kF32) {
+    auto* words = reinterpret_cast<u32x4*>(static_cast<float*>(data) + to);
+    const auto* are = reinterpret_cast<const u32x4*>(static_cast<const float*>(source) + from);
+    words[0] = are[0];
+    words[1] = are[1];
+  } else {
+    *reinterpret_cast<u32x4*>(static_cast<uint16_t*>(data) + to) =
+        *reinterpret_cast<const u32x4*>(static_cast<const uint16_t*>(source) + from);
+  }
+}
+
+// One chunk of one token: row -> cache. A cache that does not convert holds the type of the rows.
 SEXTANT_DEVICE void write_chunk(const CacheWriteParams& a, const CachePart& part, int64_t token_row, int64_t block,
                                 int32_t token, int32_t item) {
   const int32_t head = item / part.chunks;
@@ -36,15 +49,19 @@ SEXTANT_DEVICE void write_chunk(const CacheWriteParams& a, const CachePart& part
   const bool converts = is_8_bit(a.cache_format);
   const float scale = converts && part.scale != nullptr ? part.scale[a.num_scales > 1 ? head : 0] : 1.0f;
   if (part.vectors == 0) {
-    store_element(a.cache_format, part.cache, to, load_element(a.row_format, part.rows, from) / scale);
-  } else if (!converts && a.row_format != Format::kF32) {
-    *reinterpret_cast<u32x4*>(static_cast<uint16_t*>(part.cache) + to) =
-        *reinterpret_cast<const u32x4*>(static_cast<const uint16_t*>(part.rows) + from);
-  } else {
-    Floats8 v = load_floats8(a.row_format, part.rows, from);
+    const float x = load_wide_element(a.row_format, part.rows, from);
+    if (converts) {
+      store_byte_element(a.cache_format, part.cache, to, x / scale);
+    } else {
+      store_wide_element(a.row_format, part.cache, to, x);
+    }
+  } else if (converts) {
+    Floats8 v = load_wide8(a.row_format, part.rows, from);
     SEXTANT_UNROLL
     for (int i = 0; i < 8; ++i) v.x[i] = v.x[i] / scale;
-    store_floats8(a.cache_format, part.cache, to, v);
+    store_fp8x8(a.cache_format, part.cache, to, v);
+  } else {
+    copy_wide8(a.row_format, part.cache, to, part.rows, from);
   }
 }
 
@@ -55,7 +72,7 @@ SEXTANT_DEVICE void write_scaled_heads(const CacheWriteParams& a, const CachePar
     const int64_t from = token_row * part.token_stride + head * part.head_stride;
     float largest = 0;
     for (int32_t d = lane_index(); d < part.dim; d += kWaveSize) {
-      const float x = load_element(a.row_format, part.rows, from + d);
+      const float x = load_wide_element(a.row_format, part.rows, from + d);
       largest = max(largest, max(x, -x));
     }
     for (int mask = 1; mask < kWaveSize; mask *= 2) largest = max(largest, shuffle_xor(largest, mask));
@@ -64,8 +81,8 @@ SEXTANT_DEVICE void write_scaled_heads(const CacheWriteParams& a, const CachePar
     if (lane_index() == 0) s.data[block * s.block_stride + token * s.token_stride + head * s.head_stride] = scale;
     const int64_t to = token_offset(part.address, block, head, token);
     for (int32_t d = lane_index(); d < part.dim; d += kWaveSize)
-      store_element(a.cache_format, part.cache, to + dim_offset(part.address, d),
-                    load_element(a.row_format, part.rows, from + d) / scale);
+      store_byte_element(a.cache_format, part.cache, to + dim_offset(part.address, d),
+                         load_wide_element(a.row_format, part.rows, from + d) / scale);
   }
 }
 
@@ -74,16 +91,18 @@ SEXTANT_DEVICE void cache_write(const CacheWriteParams& a) {
   const int64_t row = block_index();
   const int64_t slot = a.slot_mapping[row];
   if (slot < 0 || slot >= a.num_slots) return;
-  const int64_t block = slot / a.block_size;
-  const auto token = static_cast<int32_t>(slot - block * a.block_size);
-  if (a.keys.token_scales.data != nullptr) {
-    write_scaled_heads(a, a.keys, row, block, token);
-    write_scaled_heads(a, a.values, row, block, token);
-    return;
+  const uint32_t block = static_cast<uint32_t>(slot) / static_cast<uint32_t>(a.block_size);  // slots fit 31 bits
+  const auto token = static_cast<int32_t>(static_cast<uint32_t>(slot) - block * a.block_size);
+  SEXTANT_KEEP_LOOP
+  for (int side = 0; side < 2; ++side) {
+    const CachePart& part = a.parts[side];
+    if (part.token_scales.data != nullptr) {
+      write_scaled_heads(a, part, row, block, token);
+      continue;
+    }
+    const int32_t items = part.heads * part.chunks;
+    for (int32_t i = thread_index(); i < items; i += kCopyThreads) write_chunk(a, part, row, block, token, i);
   }
-  const int32_t items = a.keys.heads * a.keys.chunks, more = a.values.heads * a.values.chunks;
-  for (int32_t i = thread_index(); i < items; i += kCopyThreads) write_chunk(a, a.keys, row, block, token, i);
-  for (int32_t i = thread_index(); i < more; i += kCopyThreads) write_chunk(a, a.values, row, block, token, i);
 }
 
 SEXTANT_DEVICE void read_chunk(const GatherParams& a, const CachePart& part, int64_t row, int64_t block, int32_t token,
@@ -97,15 +116,14 @@ SEXTANT_DEVICE void read_chunk(const GatherParams& a, const CachePart& part, int
                       : converts && part.scale != nullptr ? part.scale[a.num_scales > 1 ? head : 0]
                                                           : 1.0f;
   if (part.vectors == 0) {
-    store_element(a.row_format, part.rows, to, load_element(a.cache_format, part.cache, from) * scale);
-  } else if (!converts && a.row_format != Format::kF32) {
-    *reinterpret_cast<u32x4*>(static_cast<uint16_t*>(part.rows) + to) =
-        *reinterpret_cast<const u32x4*>(static_cast<const uint16_t*>(part.cache) + from);
+    store_wide_element(a.row_format, part.rows, to, load_element(a.cache_format, part.cache, from) * scale);
+  } else if (a.cache_format == a.row_format) {
+    copy_wide8(a.row_format, part.rows, to, part.cache, from);
   } else {
-    Floats8 v = load_floats8(a.cache_format, part.cache, from);
+    Floats8 v = converts ? load_bytes8(a.cache_format, part.cache, from) : load_wide8(a.cache_format, part.cache, from);
     SEXTANT_UNROLL
     for (int i = 0; i < 8; ++i) v.x[i] *= scale;
-    store_floats8(a.row_format, part.rows, to, v);
+    store_wide8(a.row_format, part.rows, to, v);
   }
 }
 
@@ -118,13 +136,16 @@ SEXTANT_DEVICE void gather_rows(const GatherParams& a) {
       a.seq_lens != nullptr ? a.seq_lens[b] - (a.key_start_loc[b + 1] - a.key_start_loc[b]) : a.chunk_begin;
   const int64_t position = begin + row - a.key_start_loc[b];
   if (position < 0) return;
-  const int64_t logical = position / a.block_size;
+  const uint32_t logical = static_cast<uint32_t>(position) / static_cast<uint32_t>(a.block_size);
   const auto id = static_cast<uint32_t>(a.block_table[b * a.block_table_stride + logical]);
   const int64_t block = min(id, static_cast<uint32_t>(a.num_blocks - 1));
-  const auto token = static_cast<int32_t>(position - logical * a.block_size);
-  const int32_t items = a.keys.heads * a.keys.chunks, more = a.values.heads * a.values.chunks;
-  for (int32_t i = thread_index(); i < items; i += kCopyThreads) read_chunk(a, a.keys, row, block, token, i);
-  for (int32_t i = thread_index(); i < more; i += kCopyThreads) read_chunk(a, a.values, row, block, token, i);
+  const auto token = static_cast<int32_t>(static_cast<uint32_t>(position) - logical * a.block_size);
+  SEXTANT_KEEP_LOOP
+  for (int side = 0; side < 2; ++side) {
+    const CachePart& part = a.parts[side];
+    const int32_t items = part.heads * part.chunks;
+    for (int32_t i = thread_index(); i < items; i += kCopyThreads) read_chunk(a, part, row, block, token, i);
+  }
 }
 
 // One workgroup: an exclusive prefix sum over the requests, 256 at a time.
@@ -186,10 +207,10 @@ SEXTANT_DEVICE void merge_states(const MergeParams& a) {
     for (int64_t d = lane_index(); d < a.out.shape[2]; d += kWaveSize) {
       // A state of weight 0 may hold anything; 0 * NaN must not reach the result.
       const float x =
-          w.prefix != 0 ? load_element(a.prefix_out.format, a.prefix_out.data, from_p + d) * w.prefix : 0.0f;
+          w.prefix != 0 ? load_wide_element(a.prefix_out.format, a.prefix_out.data, from_p + d) * w.prefix : 0.0f;
       const float y =
-          w.suffix != 0 ? load_element(a.suffix_out.format, a.suffix_out.data, from_s + d) * w.suffix : 0.0f;
-      store_element(a.out.format, a.out.data, to + d, x + y);
+          w.suffix != 0 ? load_wide_element(a.suffix_out.format, a.suffix_out.data, from_s + d) * w.suffix : 0.0f;
+      store_wide_element(a.out.format, a.out.data, to + d, x + y);
     }
     wave_sync();  // lse may alias an input: all lanes have read it
     if (lane_index() == 0 && a.lse != nullptr) a.lse[head * a.lse_stride[0] + token * a.lse_stride[1]] = w.lse;
@@ -207,12 +228,12 @@ SEXTANT_DEVICE void copy_element(int bytes, void* data, int64_t to, int64_t from
 }
 SEXTANT_DEVICE void copy_block_part(const CopyBlocksParams& a, void* data, const Addressing& rule, int32_t dim,
                                     int64_t from, int64_t to, int32_t group) {
-  const int64_t elements = static_cast<int64_t>(a.block_size) * a.num_kv_heads * dim;
-  const int64_t step = static_cast<int64_t>(a.groups_a_pair) * kCopyThreads;
-  for (int64_t i = static_cast<int64_t>(group) * kCopyThreads + thread_index(); i < elements; i += step) {
-    const int64_t rest = i / dim;
-    const auto d = static_cast<int32_t>(i - rest * dim), head = static_cast<int32_t>(rest % a.num_kv_heads);
-    const auto token = static_cast<int32_t>(rest / a.num_kv_heads);
+  // A block's elements fit 31 bits.
+  const uint32_t rows = static_cast<uint32_t>(a.block_size) * a.num_kv_heads, elements = rows * dim;
+  const uint32_t step = a.groups_a_pair * kCopyThreads;
+  for (uint32_t i = group * kCopyThreads + thread_index(); i < elements; i += step) {
+    const uint32_t rest = i / static_cast<uint32_t>(dim), token = rest / static_cast<uint32_t>(a.num_kv_heads);
+    const auto d = static_cast<int32_t>(i - rest * dim), head = static_cast<int32_t>(rest - token * a.num_kv_heads);
     const int64_t inside = dim_offset(rule, d);
     copy_element(a.element_bytes, data, token_offset(rule, to, head, token) + inside,
                  token_offset(rule, from, head, token) + inside);
@@ -228,14 +249,16 @@ SEXTANT_DEVICE void copy_blocks(const CopyBlocksParams& a) {
 
 // A workgroup takes one row.
 SEXTANT_DEVICE void copy_pad(const CopyPadParams& a) {
-  const int64_t row = block_index(), padded = a.dst.shape[2];
-  for (int64_t i = thread_index(); i < a.src.shape[1] * padded; i += kCopyThreads) {
-    const int64_t head = i / padded, d = i - head * padded;
+  const int64_t row = block_index();
+  const auto padded = static_cast<uint32_t>(a.dst.shape[2]);  // a row's elements fit 31 bits
+  for (uint32_t i = thread_index(); i < static_cast<uint32_t>(a.src.shape[1]) * padded; i += kCopyThreads) {
+    const uint32_t head = i / padded, d = i - head * padded;
     float x = 0;
     if (d < a.src.shape[2])
       x = load_element(a.src.format, a.src.data, row * a.src.stride[0] + head * a.src.stride[1] + d * a.src.stride[2]);
-    if (a.src_scale != nullptr) x *= a.src_scale[head / a.heads_per_scale];
-    store_element(a.dst.format, a.dst.data, row * a.dst.stride[0] + head * a.dst.stride[1] + d * a.dst.stride[2], x);
+    if (a.src_scale != nullptr) x *= a.src_scale[head / static_cast<uint32_t>(a.heads_per_scale)];
+    store_wide_element(a.dst.format, a.dst.data, row * a.dst.stride[0] + head * a.dst.stride[1] + d * a.dst.stride[2],
+                       x);
   }
 }
 

@@ -62,6 +62,15 @@ struct DecodePlace {
   const int32_t* table;
   uint32_t key_at[D / 32], value_at[D / 64][kTokens ? 4 : 1];
 };
+// Elements from a block's first token to `token`. K's lie at one stride, and V's where dims lie together.
+SEXTANT_DEVICE int64_t decode_key_offset(const AttentionParams& p, int32_t token) {
+  return token * p.k_addr.token_outer_stride;
+}
+template <bool kTokens>
+SEXTANT_DEVICE int64_t decode_value_offset(const AttentionParams& p, int32_t token) {
+  return kTokens ? token_offset(p.v_addr, 0, 0, token) : token * p.v_addr.token_outer_stride;
+}
+
 template <class T, int D, bool kFp8, bool kTokens>
 SEXTANT_DEVICE DecodePlace<T, D, kTokens> decode_place(const AttentionParams& p, const WorkItem& item) {
   constexpr int kElement = kFp8 ? 1 : 2;
@@ -72,14 +81,14 @@ SEXTANT_DEVICE DecodePlace<T, D, kTokens> decode_place(const AttentionParams& p,
   a.key_block = kElement * static_cast<uint32_t>(p.k_addr.block_stride);
   a.value_block = kElement * static_cast<uint32_t>(p.v_addr.block_stride);
   a.table = p.block_table + item.request.index * p.block_table_stride;
-  const auto key = static_cast<int32_t>(token_offset(p.k_addr, 0, 0, lane % 16));
+  const auto key = static_cast<int32_t>(decode_key_offset(p, lane % 16));
   SEXTANT_UNROLL
   for (int s = 0; s < D / 32; ++s) {
     const int chunk = 4 * s + group, tile_chunks = 1 << p.k_tile_shift;
     const int32_t index = key + (chunk >> p.k_tile_shift) * p.k_tile_stride + 8 * (chunk & (tile_chunks - 1));
     a.key_at[s] = 8 * chunk < p.head_dim ? static_cast<uint32_t>(index * kElement) : kOutside;
   }
-  const auto value = static_cast<int32_t>(token_offset(p.v_addr, 0, 0, 4 * group));
+  const auto value = static_cast<int32_t>(decode_value_offset<kTokens>(p, 4 * group));
   SEXTANT_UNROLL
   for (int c = 0; c < D / 64; ++c) {
     SEXTANT_UNROLL
@@ -120,17 +129,17 @@ SEXTANT_DEVICE void load_decode_tile(const AttentionParams& p, const WorkItem& i
     const uint32_t id = min(static_cast<uint32_t>(ids.id[t]), static_cast<uint32_t>(p.num_blocks - 1));
     const int32_t token = key - static_cast<int32_t>(block_of(p.block_divisor, key)) * p.block_size;
     keys[t] = make_window(a.keys + (static_cast<uint64_t>(id) * a.key_block +
-                                    static_cast<uint64_t>(kElement * token_offset(p.k_addr, 0, 0, token))));
+                                    static_cast<uint64_t>(kElement * decode_key_offset(p, token))));
     values[t] = make_window(a.values + (static_cast<uint64_t>(id) * a.value_block +
-                                        static_cast<uint64_t>(kElement * token_offset(p.v_addr, 0, 0, token))));
+                                        static_cast<uint64_t>(kElement * decode_value_offset<kTokens>(p, token))));
   }
   SEXTANT_UNROLL
   for (int t = 0; t < 2; ++t) {
     const int32_t key = lane % 16, first = item.key_lo - key0 - 16 * t, count = item.key_hi - key0 - 16 * t;
-    const bool exists = key < count && (!kFirst || key >= first);
+    const uint32_t away = outside_unless(key < count && (!kFirst || key >= first));
     SEXTANT_UNROLL
     for (int s = 0; s < Tile::kSteps; ++s)
-      tile.k[t][s] = load_words<typename Tile::KeyWords>(keys[t], exists ? a.key_at[s] : kOutside, 0);
+      tile.k[t][s] = load_words<typename Tile::KeyWords>(keys[t], a.key_at[s] | away, 0);
   }
   const auto token_bytes = kElement * static_cast<int32_t>(p.v_addr.token_outer_stride);
   SEXTANT_UNROLL
@@ -139,12 +148,12 @@ SEXTANT_DEVICE void load_decode_tile(const AttentionParams& p, const WorkItem& i
     SEXTANT_UNROLL
     for (int e = 0; e < 4; ++e) {
       // Of four tokens that come together some may not exist; they are masked when they are multiplied.
-      const bool exists =
-          kTokens ? key < count && (!kFirst || key >= first - 3) : key < count - e && (!kFirst || key >= first - e);
+      const uint32_t away = outside_unless(kTokens ? key < count && (!kFirst || key >= first - 3)
+                                                   : key < count - e && (!kFirst || key >= first - e));
       SEXTANT_UNROLL
       for (int c = 0; c < Tile::kColumns; ++c)
-        tile.v[c][4 * t + e] = load_words<typename Tile::ValueWords>(
-            values[t], exists ? a.value_at[c][kTokens ? e : 0] : kOutside, kTokens ? 0 : e * token_bytes);
+        tile.v[c][4 * t + e] = load_words<typename Tile::ValueWords>(values[t], a.value_at[c][kTokens ? e : 0] | away,
+                                                                     kTokens ? 0 : e * token_bytes);
     }
   }
 }
@@ -238,13 +247,13 @@ SEXTANT_DEVICE void store_decode_row(const RowTarget& target, int32_t head_dim, 
   SEXTANT_UNROLL
   for (int c = 0; c < kColumns; ++c) {
     if constexpr (!kTokens) {
-      store_output16<T>(target, 64 * c + 16 * group, head_dim, o[c]);
+      store_output16<T, true>(target, 64 * c + 16 * group, head_dim, o[c]);
     } else {
       SEXTANT_UNROLL
       for (int n = 0; n < 4; ++n) {
         const int d = 64 * c + 16 * n + 4 * group;
         if (d >= head_dim) continue;
-        store_quad<T>(target, d, o[c][n]);
+        store_quad<T, true>(target, d, o[c][n]);
       }
     }
   }
@@ -258,7 +267,7 @@ SEXTANT_DEVICE void decode_attention(const AttentionParams& p) {
   const int32_t row0 = item.row_tile * kDecodeRows;
   RowState row = make_row(p, item, row0 + lane_index() % 16);
   Fragment<T> q[D / 32];
-  load_query<T>(p, item, row.row, row.valid, q);
+  load_query<T, true>(p, item, row.row, row.valid, q);
   const float k_scale = key_scale(p, item.kv_head), v_scale = value_scale(p, item.kv_head);
   const ScoreRule rule = make_score_rule(p, k_scale);
   f32x4 o[D / 64][4] = {};

@@ -65,50 +65,52 @@ SEXTANT_DEVICE uint32_t float_to_fp8(float x) {
   return sign | min(magnitude, f.largest_bits);
 }
 
-// One element of a runtime format.
-SEXTANT_DEVICE float load_element(Format format, const void* data, int64_t index) {
-  switch (format) {
-    case Format::kF32:
-      return static_cast<const float*>(data)[index];
-    case Format::kF16:
-      return half_to_float(static_cast<const uint16_t*>(data)[index]);
-    case Format::kBF16:
-      return bf16_to_float(static_cast<const uint16_t*>(data)[index]);
-    case Format::kE4M3FN:
-      return fp8_to_float<Format::kE4M3FN>(static_cast<const uint8_t*>(data)[index]);
-    case Format::kE4M3FNUZ:
-      return fp8_to_float<Format::kE4M3FNUZ>(static_cast<const uint8_t*>(data)[index]);
-    case Format::kI8:
-      return static_cast<float>(static_cast<const int8_t*>(data)[index]);
-    default:
-      return fp8_to_float<Format::kE5M2>(static_cast<const uint8_t*>(data)[index]);
+// One element of a format known when the kernel runs: of those that are computed with,
+SEXTANT_DEVICE float load_wide_element(Format format, const void* data, int64_t index) {
+  if (format == Format::kF32) return static_cast<const float*>(data)[index];
+  const uint16_t bits = static_cast<const uint16_t*>(data)[index];
+  return format == Format::kF16 ? half_to_float(bits) : bf16_to_float(bits);
+}
+SEXTANT_DEVICE void store_wide_element(Format format, void* data, int64_t index, float x) {
+  if (format == Format::kF32) {
+    static_cast<float*>(data)[index] = x;
+  } else {
+    static_cast<uint16_t*>(data)[index] =
+        format == Format::kF16 ? float_to_half(x) : static_cast<uint16_t>(float_to_bf16(x));
   }
 }
+// of 8 bits,
+SEXTANT_DEVICE bool is_8_bit(Format f) { return f >= Format::kE4M3FN; }
+SEXTANT_DEVICE float load_byte_element(Format format, const void* data, int64_t index) {
+  const uint8_t byte = static_cast<const uint8_t*>(data)[index];
+  if (format == Format::kE4M3FN) return fp8_to_float<Format::kE4M3FN>(byte);
+  if (format == Format::kE4M3FNUZ) return fp8_to_float<Format::kE4M3FNUZ>(byte);
+  if (format == Format::kI8) return static_cast<float>(static_cast<int8_t>(byte));
+  return fp8_to_float<Format::kE5M2>(byte);
+}
+SEXTANT_DEVICE uint32_t float_to_fp8(Format format, float x) {
+  if (format == Format::kE4M3FN) return float_to_fp8<Format::kE4M3FN>(x);
+  if (format == Format::kE4M3FNUZ) return float_to_fp8<Format::kE4M3FNUZ>(x);
+  return float_to_fp8<Format::kE5M2>(x);
+}
+// Adding and taking away 1.5 * 2^23 rounds to an integer, ties to even.
+SEXTANT_DEVICE uint32_t float_to_int8(float x) {
+  const float rounded = (min(max(x, -128.0f), 127.0f) + 12582912.0f) - 12582912.0f;
+  return static_cast<uint8_t>(static_cast<int8_t>(rounded));
+}
+SEXTANT_DEVICE void store_byte_element(Format format, void* data, int64_t index, float x) {
+  static_cast<uint8_t*>(data)[index] =
+      static_cast<uint8_t>(format == Format::kI8 ? float_to_int8(x) : float_to_fp8(format, x));
+}
+// or of any.
+SEXTANT_DEVICE float load_element(Format format, const void* data, int64_t index) {
+  return is_8_bit(format) ? load_byte_element(format, data, index) : load_wide_element(format, data, index);
+}
 SEXTANT_DEVICE void store_element(Format format, void* data, int64_t index, float x) {
-  switch (format) {
-    case Format::kF32:
-      static_cast<float*>(data)[index] = x;
-      break;
-    case Format::kF16:
-      static_cast<uint16_t*>(data)[index] = float_to_half(x);
-      break;
-    case Format::kBF16:
-      static_cast<uint16_t*>(data)[index] = static_cast<uint16_t>(float_to_bf16(x));
-      break;
-    case Format::kE4M3FN:
-      static_cast<uint8_t*>(data)[index] = static_cast<uint8_t>(float_to_fp8<Format::kE4M3FN>(x));
-      break;
-    case Format::kE4M3FNUZ:
-      static_cast<uint8_t*>(data)[index] = static_cast<uint8_t>(float_to_fp8<Format::kE4M3FNUZ>(x));
-      break;
-    case Format::kI8: {  // adding and taking away 1.5 * 2^23 rounds to an integer, ties to even
-      const float rounded = (min(max(x, -128.0f), 127.0f) + 12582912.0f) - 12582912.0f;
-      static_cast<int8_t*>(data)[index] = static_cast<int8_t>(rounded);
-      break;
-    }
-    default:
-      static_cast<uint8_t*>(data)[index] = static_cast<uint8_t>(float_to_fp8<Format::kE5M2>(x));
-      break;
+  if (is_8_bit(format)) {
+    store_byte_element(format, data, index, x);
+  } else {
+    store_wide_element(format, data, index, x);
   }
 }
 
@@ -162,19 +164,31 @@ SEXTANT_DEVICE Floats8 unpack_native_fp8(u32x2 raw) {
 SEXTANT_DEVICE Floats8 unpack_fp8(Format format, u32x2 raw) {
   if (format == Format::kE4M3FN) return unpack_fp8<Format::kE4M3FN>(raw);
   if (format == Format::kE4M3FNUZ) return unpack_fp8<Format::kE4M3FNUZ>(raw);
+  return unpack_fp8<Format::kE5M2>(raw);
+}
+SEXTANT_DEVICE Floats8 unpack_bytes8(Format format, u32x2 raw) {
   if (format == Format::kI8) {
     Floats8 r;
     SEXTANT_UNROLL
     for (int i = 0; i < 8; ++i) r.x[i] = static_cast<float>(static_cast<int8_t>(raw[i / 4] >> (8 * (i % 4)) & 0xffu));
     return r;
   }
-  return unpack_fp8<Format::kE5M2>(raw);
+  return unpack_fp8(format, raw);
 }
 
-SEXTANT_DEVICE bool is_8_bit(Format f) { return f >= Format::kE4M3FN; }
-
-// `data + index` is aligned for the vector loads: 16 bytes, fp8 8 bytes.
-SEXTANT_DEVICE Floats8 load_floats8(Format format, const void* data, int64_t index) {
+// Eight elements of 8 bits, at a multiple of 8.
+SEXTANT_DEVICE Floats8 load_bytes8(Format format, const void* data, int64_t index) {
+  return unpack_bytes8(format, *reinterpret_cast<const u32x2*>(static_cast<const uint8_t*>(data) + index));
+}
+// Eight fp8 elements, at a multiple of 8.
+SEXTANT_DEVICE void store_fp8x8(Format format, void* data, int64_t index, const Floats8& v) {
+  u32x2 words = {0, 0};
+  SEXTANT_UNROLL
+  for (int i = 0; i < 8; ++i) words[i / 4] |= float_to_fp8(format, v.x[i]) << (8 * (i % 4));
+  *reinterpret_cast<u32x2*>(static_cast<uint8_t*>(data) + index) = words;
+}
+// Eight elements that are computed with: at a place aligned for vector loads, or anywhere.
+SEXTANT_DEVICE Floats8 load_wide8(Format format, const void* data, int64_t index) {
   Floats8 r;
   if (format == Format::kF32) {
     const auto* p = reinterpret_cast<const f32x4*>(static_cast<const float*>(data) + index);
@@ -186,8 +200,6 @@ SEXTANT_DEVICE Floats8 load_floats8(Format format, const void* data, int64_t ind
     }
     return r;
   }
-  if (is_8_bit(format))
-    return unpack_fp8(format, *reinterpret_cast<const u32x2*>(static_cast<const uint8_t*>(data) + index));
   const u32x4 raw = *reinterpret_cast<const u32x4*>(static_cast<const uint16_t*>(data) + index);
   SEXTANT_UNROLL
   for (int i = 0; i < 8; ++i) {
@@ -196,15 +208,24 @@ SEXTANT_DEVICE Floats8 load_floats8(Format format, const void* data, int64_t ind
   }
   return r;
 }
-SEXTANT_DEVICE Floats8 load_floats8_by_element(Format format, const void* data, int64_t index, int64_t stride) {
+SEXTANT_DEVICE void store_wide8(Format format, void* data, int64_t index, const Floats8& v) {
+  if (format == Format::kF32) {
+    auto* p = reinterpret_cast<f32x4*>(static_cast<float*>(data) + index);
+    p[0] = f32x4{v.x[0], v.x[1], v.x[2], v.x[3]};
+    p[1] = f32x4{v.x[4], v.x[5], v.x[6], v.x[7]};
+    return;
+  }
+  u32x4 words = {0, 0, 0, 0};
+  SEXTANT_UNROLL
+  for (int i = 0; i < 8; ++i)
+    words[i / 2] |= (format == Format::kF16 ? float_to_half(v.x[i]) : float_to_bf16(v.x[i])) << (16 * (i % 2));
+  *reinterpret_cast<u32x4*>(static_cast<uint16_t*>(data) + index) = words;
+}
+SEXTANT_DEVICE Floats8 load_wide8_by_element(Format format, const void* data) {
   Floats8 r;
   SEXTANT_UNROLL
-  for (int i = 0; i < 8; ++i) r.x[i] = load_element(format, data, index + i * stride);
+  for (int i = 0; i < 8; ++i) r.x[i] = load_wide_element(format, data, i);
   return r;
-}
-SEXTANT_DEVICE void store_floats8(Format format, void* data, int64_t index, const Floats8& v) {
-  SEXTANT_UNROLL
-  for (int i = 0; i < 8; ++i) store_element(format, data, index + i, v.x[i]);
 }
 
 }  // namespace sextant::hip

@@ -275,8 +275,9 @@ SEXTANT_DEVICE void forward_loop(const AttentionParams& p, const WorkItem& item,
   const auto keys_at = [&](int32_t t) { return shared + (t & (S::kBuffers - 1)) * S::kStep; };
   const auto values_at = [&](int32_t t) { return keys_at(t) + S::kKeyBytes; };
   const int wave = wave_index();
-  KeyPlace place = key_place<S>(p, item, tiles, tiles.cache_tiles == 0);
-  ShareLanes<S> lanes = share_lanes<S>(p, place, wave, tiles.cache_tiles == 0);
+  const bool all_packed = S::kHasPacked && tiles.cache_tiles == 0;
+  KeyPlace place = key_place<S>(p, item, tiles, all_packed);
+  ShareLanes<S> lanes = share_lanes<S>(p, place, wave, all_packed);
   ShareWords<S> words;
   // The wave's share of the tile to be asked for next, and its block.
   int32_t position = tile_at<S>(tiles, 0).key0 + wave * S::kWaveKeys;
@@ -284,7 +285,7 @@ SEXTANT_DEVICE void forward_loop(const AttentionParams& p, const WorkItem& item,
   // Asks for tile t. `first`: it is the item's first. `may_switch`: it may be the first packed one after the cache.
   const auto fetch = [&](auto first, auto may_switch, int32_t t) {
     constexpr bool kFirst = decltype(first)::value;
-    if (decltype(may_switch)::value && t == tiles.cache_tiles) {
+    if (S::kHasPacked && decltype(may_switch)::value && t == tiles.cache_tiles) {
       seldom();
       place = key_place<S>(p, item, tiles, true);
       lanes = share_lanes<S>(p, place, wave, true);
@@ -333,7 +334,7 @@ SEXTANT_DEVICE void forward_loop(const AttentionParams& p, const WorkItem& item,
     const int32_t border = min(tile.end, reach.all_end);
     const bool inside = tile.key0 >= max(tile.first, reach.all_first) && border > tile.key0;
     int32_t plain_end = inside ? t + (border - tile.key0) / S::kKeys : t;
-    if (t + S::kAhead <= tiles.cache_tiles) plain_end = min(plain_end, tiles.cache_tiles - S::kAhead);
+    if (S::kHasPacked && t + S::kAhead <= tiles.cache_tiles) plain_end = min(plain_end, tiles.cache_tiles - S::kAhead);
     for (; t < plain_end; ++t) {
       fetch(No{}, No{}, t + S::kAhead);
       forward_tile<S, Rule>(p, item, rule, tile, keys_at(t), values_at(t), f, [&] { receive_keys(t + 1); });
@@ -404,7 +405,8 @@ SEXTANT_DEVICE void forward_attention(const AttentionParams& p) {
     SEXTANT_UNROLL
     for (int e = 0; e < 16; e += 4) {
       const int d = 32 * m + 2 * e + 4 * half;
-      if (d < p.head_dim_v) store_quad<T>(target, d, f32x4{f.o[m][e], f.o[m][e + 1], f.o[m][e + 2], f.o[m][e + 3]});
+      if (d < p.head_dim_v)
+        store_quad<T, true>(target, d, f32x4{f.o[m][e], f.o[m][e + 1], f.o[m][e + 2], f.o[m][e + 3]});
     }
   }
 }

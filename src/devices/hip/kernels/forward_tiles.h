@@ -21,6 +21,7 @@ struct ForwardShape {
   static constexpr bool kFp8 = kFp8_, kWide = kWide_;
   static constexpr bool kDirect = kWide && !kFp8;   // from memory straight to shared memory
   static constexpr int kElement = kFp8 ? 1 : 2;     // bytes in the cache
+  static constexpr bool kHasPacked = !kFp8;         // packed keys may follow, or be all: they have 16 bits
   static constexpr int kWaveKeys = kKeys / kWaves;  // keys of a tile that a wave brings: consecutive, in one block
   // 16-byte chunks of a row in shared memory, a power of two.
   static constexpr int kKeyChunks = power_of_two_from(DK / 8), kValueChunks = power_of_two_from(DV / 8);
@@ -80,8 +81,8 @@ template <class S>
 SEXTANT_DEVICE ForwardTiles forward_tiles(const AttentionParams& p, const WorkItem& item, int32_t begin, int32_t end) {
   ForwardTiles f;
   int32_t border = begin;  // the first packed key
-  if (p.origin == KeyOrigin::kCache) border = end;
-  if (p.origin == KeyOrigin::kCacheThenPacked) border = max(begin, min(end, item.request.context_len));
+  if (!S::kHasPacked || p.origin == KeyOrigin::kCache) border = end;
+  if (S::kHasPacked && p.origin == KeyOrigin::kCacheThenPacked) border = max(begin, min(end, item.request.context_len));
   f.cache_begin = begin;
   f.cache_end = border;
   f.packed_begin = border;
@@ -98,7 +99,7 @@ struct ForwardTile {
 };
 template <class S>
 SEXTANT_DEVICE ForwardTile tile_at(const ForwardTiles& f, int32_t t) {
-  const bool packed = t >= f.cache_tiles;
+  const bool packed = S::kHasPacked && t >= f.cache_tiles;
   ForwardTile tile;
   tile.packed = packed;
   tile.first = packed ? f.packed_begin : f.cache_begin;

@@ -138,7 +138,8 @@ SEXTANT_DEVICE void gemm(const GemmParams& g) {
     for (int e = 0; e < 4; ++e) {
       const int64_t column = n0 + 16 * n + 4 * (lane / 16) + e;
       if (column < n_end)
-        store_element(g.c.format, g.c.data, batch * g.c.stride[0] + m * g.c.stride[1] + column, c[n][e]);
+        store_wide_element(sizeof(T) == 4 || g.c.format == Format::kF32 ? Format::kF32 : TypeTraits<T>::kFormat,
+                           g.c.data, batch * g.c.stride[0] + m * g.c.stride[1] + column, c[n][e]);
     }
   }
 }

@@ -6,6 +6,34 @@
 
 namespace sextant::hip {
 
+// What is read as keys or values: `kLatents` are one tensor for both, in a cache whose scale is not theirs to apply.
+enum class Staged { kKeys, kValues, kLatents };
+
+// Eight dims [d, d + 8) of one latent row. Rows and dims lie at one stride each.
+template <class T>
+SEXTANT_DEVICE Fragment<T> load_latent_chunk(const AttentionParams& p, const Request& r, int32_t position, int32_t d) {
+  const BlockToken at = find_token(p, r, position);
+  const Addressing& rule = p.k_addr;
+  const int64_t row = at.block * rule.block_stride + at.token * rule.token_outer_stride;
+  const bool is_fp8 = is_8_bit(p.cache_format);
+  if (p.k_chunk_stride > 0) {
+    if (!is_fp8) return load_fragment<T>(static_cast<const T*>(p.cache_k) + row + d);
+    const auto* bytes = static_cast<const uint8_t*>(p.cache_k) + row + d;
+    return make_fragment<T>(unpack_fp8(p.cache_format, *reinterpret_cast<const u32x2*>(bytes)));
+  }
+  Floats8 v = {};
+  SEXTANT_KEEP_LOOP
+  for (int i = 0; i < 8; ++i) {
+    const int64_t index = row + (d + i) * rule.dim_outer_stride;
+    const float x = is_fp8 ? load_byte_element(p.cache_format, p.cache_k, index)
+                           : load_wide_element(TypeTraits<T>::kFormat, p.cache_k, index);
+    SEXTANT_UNROLL
+    for (int j = 0; j < 8; ++j)
+      if (j == i) v.x[j] = x;  // registers have no address
+  }
+  return make_fragment<T>(v);
+}
+
 // Eight dims [d, d + 8) of one token; zeros past the head size. Padding keeps NaN in unwritten memory out of products.
 template <class T, bool kValues>
 SEXTANT_DEVICE Fragment<T> load_key_chunk(const AttentionParams& p, const Request& r, int32_t kv_head, int32_t position,
@@ -16,7 +44,7 @@ SEXTANT_DEVICE Fragment<T> load_key_chunk(const AttentionParams& p, const Reques
                                : token * p.packed_k_token_stride + kv_head * p.packed_k_head_stride + d;
     const T* data = static_cast<const T*>(kValues ? p.packed_v : p.packed_k) + at;
     if (p.packed_aligned != 0) return load_fragment<T>(data);
-    return make_fragment<T>(load_floats8_by_element(TypeTraits<T>::kFormat, data, 0, 1));
+    return make_fragment<T>(load_wide8_by_element(TypeTraits<T>::kFormat, data));
   }
   const BlockToken at = find_token(p, r, position);
   const Addressing& rule = kValues ? p.v_addr : p.k_addr;
@@ -26,7 +54,7 @@ SEXTANT_DEVICE Fragment<T> load_key_chunk(const AttentionParams& p, const Reques
   if (chunk_stride > 0) {
     const int64_t index = row + static_cast<int64_t>(d / 8) * chunk_stride;
     if (!is_8_bit(p.cache_format)) return load_fragment<T>(static_cast<const T*>(cache) + index);
-    Floats8 v = load_floats8(p.cache_format, cache, index);
+    Floats8 v = load_bytes8(p.cache_format, cache, index);
     scale *= token_scale(kValues ? p.v_token_scales : p.k_token_scales, at.block, at.token, kv_head);
     SEXTANT_UNROLL
     for (int i = 0; i < 8; ++i) v.x[i] *= scale;
@@ -34,11 +62,11 @@ SEXTANT_DEVICE Fragment<T> load_key_chunk(const AttentionParams& p, const Reques
   }
   Floats8 v = {};
   scale *= token_scale(kValues ? p.v_token_scales : p.k_token_scales, at.block, at.token, kv_head);
-#ifdef __AMDGCN__
-#pragma unroll 1
-#endif
+  SEXTANT_KEEP_LOOP
   for (int i = 0; i < 8; ++i) {
-    const float x = load_element(p.cache_format, cache, row + dim_offset(rule, d + i)) * scale;
+    const int64_t index = row + dim_offset(rule, d + i);
+    const float x = scale * (is_8_bit(p.cache_format) ? load_byte_element(p.cache_format, cache, index)
+                                                      : load_wide_element(TypeTraits<T>::kFormat, cache, index));
     SEXTANT_UNROLL
     for (int j = 0; j < 8; ++j)
       if (j == i) v.x[j] = x;  // registers have no address
@@ -47,15 +75,22 @@ SEXTANT_DEVICE Fragment<T> load_key_chunk(const AttentionParams& p, const Reques
 }
 
 // Tile [kKeys][kDim] with rows of kStride elements; `head_dim` dims exist, positions up to `end`.
-template <class T, bool kValues, int kKeys, int kDim, int kStride, int kThreads>
+template <class T, Staged kStaged, int kKeys, int kDim, int kStride, int kThreads>
 SEXTANT_DEVICE void stage_tile(const AttentionParams& p, const Request& r, int32_t kv_head, int32_t key0, int32_t end,
                                float scale, T* tile) {
   constexpr int kChunks = kDim / 8;
+  constexpr bool kValues = kStaged == Staged::kValues;
   const int head_dim = kValues ? p.head_dim_v : p.head_dim;
   for (int i = thread_index(); i < kKeys * kChunks; i += kThreads) {
     const int row = i / kChunks, d = i % kChunks * 8;
     Fragment<T> x = zero_fragment<T>();
-    if (key0 + row < end && d < head_dim) x = load_key_chunk<T, kValues>(p, r, kv_head, key0 + row, d, scale);
+    if (key0 + row < end && d < head_dim) {
+      if constexpr (kStaged == Staged::kLatents) {
+        x = load_latent_chunk<T>(p, r, key0 + row, d);
+      } else {
+        x = load_key_chunk<T, kValues>(p, r, kv_head, key0 + row, d, scale);
+      }
+    }
     store_fragment<T>(tile + row * kStride + d, x);
   }
 }
@@ -67,8 +102,9 @@ SEXTANT_DEVICE const T* query_row(const AttentionParams& p, const WorkItem& item
   return static_cast<const T*>(p.q) + token * p.q_token_stride + head * p.q_head_stride;
 }
 
-// The lane's part of its query row: fragment s holds dims 32 s + 8 (lane / 16) to + 8.
-template <class T, int kSteps>
+// The lane's part of its query row: fragment s holds dims 32 s + 8 (lane / 16) to + 8. `kAligned`: rows start on 16
+// bytes, whatever the parameters say.
+template <class T, bool kAligned, int kSteps>
 SEXTANT_DEVICE void load_query(const AttentionParams& p, const WorkItem& item, int32_t row, bool valid,
                                Fragment<T> (&q)[kSteps]) {
   const T* from = query_row<T>(p, item, row);
@@ -77,8 +113,8 @@ SEXTANT_DEVICE void load_query(const AttentionParams& p, const WorkItem& item, i
     const int d = 32 * s + 8 * (lane_index() / 16);
     q[s] = zero_fragment<T>();
     if (!valid || d >= p.head_dim) continue;
-    q[s] = p.q_aligned != 0 ? load_fragment<T>(from + d)
-                            : make_fragment<T>(load_floats8_by_element(TypeTraits<T>::kFormat, from, d, 1));
+    q[s] = kAligned || p.q_aligned != 0 ? load_fragment<T>(from + d)
+                                        : make_fragment<T>(load_wide8_by_element(TypeTraits<T>::kFormat, from + d));
   }
 }
 
@@ -94,13 +130,13 @@ SEXTANT_DEVICE void load_tall_query(const AttentionParams& p, const WorkItem& it
   }
 }
 
-// Four dims from d on, a multiple of 4.
-template <class T>
+// Four dims from d on, a multiple of 4. `kAligned`: rows start on 16 bytes, whatever the target says.
+template <class T, bool kAligned>
 SEXTANT_DEVICE void store_quad(const RowTarget& target, int32_t d, f32x4 x) {
   x *= target.weight;
   if (sizeof(T) == 4 || target.is_f32) {
     float* to = static_cast<float*>(target.data) + target.offset + d;
-    if (target.aligned) {
+    if (kAligned || target.aligned) {
       *reinterpret_cast<f32x4*>(to) = x;
       return;
     }
@@ -109,7 +145,7 @@ SEXTANT_DEVICE void store_quad(const RowTarget& target, int32_t d, f32x4 x) {
   } else if constexpr (sizeof(T) == 2) {
     T* to = static_cast<T*>(target.data) + target.offset + d;
     const u32x2 words = {pack_pair<T>(x[0], x[1]), pack_pair<T>(x[2], x[3])};
-    if (target.aligned) {
+    if (kAligned || target.aligned) {
       *reinterpret_cast<u32x2*>(to) = words;
       return;
     }
@@ -119,12 +155,12 @@ SEXTANT_DEVICE void store_quad(const RowTarget& target, int32_t d, f32x4 x) {
 }
 
 // Sixteen dims of one row: o[n][r] is dim 4 r + n.
-template <class T>
+template <class T, bool kAligned>
 SEXTANT_DEVICE void store_output16(const RowTarget& target, int32_t d, int32_t head_dim, const f32x4 (&o)[4]) {
   SEXTANT_UNROLL
   for (int r = 0; r < 4; ++r) {
     if (d + 4 * r >= head_dim) return;
-    store_quad<T>(target, d + 4 * r, f32x4{o[0][r], o[1][r], o[2][r], o[3][r]});
+    store_quad<T, kAligned>(target, d + 4 * r, f32x4{o[0][r], o[1][r], o[2][r], o[3][r]});
   }
 }
 

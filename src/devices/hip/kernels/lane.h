@@ -41,6 +41,7 @@ struct f16 {
 #define SEXTANT_DEVICE_MEMBER __attribute__((device, always_inline))
 #define SEXTANT_NO_INLINE __attribute__((device, noinline))
 #define SEXTANT_UNROLL _Pragma("unroll")
+#define SEXTANT_KEEP_LOOP _Pragma("unroll 1")
 // `waves`: waves a SIMD that the register budget must allow.
 #define SEXTANT_KERNEL(threads, waves) \
   extern "C"                           \
@@ -150,6 +151,7 @@ SEXTANT_DEVICE f32x4 mfma_16x16x32(f16, u32x4 a, u32x4 b, f32x4 c) {
 #define SEXTANT_DEVICE_MEMBER inline
 #define SEXTANT_NO_INLINE inline
 #define SEXTANT_UNROLL
+#define SEXTANT_KEEP_LOOP
 #define SEXTANT_KERNEL(threads, waves) inline void
 
 inline int thread_index() { return emulator::lane().thread; }

@@ -8,6 +8,8 @@ namespace sextant::hip {
 
 // A lane asks with this offset for zeros; others are below half of the 32-bit range.
 constexpr uint32_t kOutside = 0xfffffff0u;
+// To be or-ed to an offset. A choice between two offsets would become a branch around each load, with a wait in it.
+SEXTANT_DEVICE uint32_t outside_unless(bool exists) { return exists ? 0u : kOutside; }
 
 #ifdef __AMDGCN__
 

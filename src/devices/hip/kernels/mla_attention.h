@@ -121,7 +121,7 @@ SEXTANT_DEVICE void mla_attention(const AttentionParams& p) {
       q[m][i] = zero_fragment<T>();
       if (!rows[m].valid || d >= p.head_dim) continue;
       q[m][i] = p.q_aligned != 0 ? load_fragment<T>(from + d)
-                                 : make_fragment<T>(load_floats8_by_element(TypeTraits<T>::kFormat, from, d, 1));
+                                 : make_fragment<T>(load_wide8_by_element(TypeTraits<T>::kFormat, from + d));
     }
   }
 
@@ -164,8 +164,8 @@ SEXTANT_DEVICE void mla_attention(const AttentionParams& p) {
   } else {
     for (int32_t key0 = item.key_lo; key0 < item.key_hi; key0 += S::kKeys) {
       barrier();  // the tile before has been read
-      stage_tile<T, false, S::kKeys, kMlaDim, S::kStride, kMlaThreads>(p, item.request, 0, key0, item.key_hi, 1.0f,
-                                                                       keys);
+      stage_tile<T, Staged::kLatents, S::kKeys, kMlaDim, S::kStride, kMlaThreads>(p, item.request, 0, key0, item.key_hi,
+                                                                                  1.0f, keys);
       barrier();
       multiply_tile(key0, keys);
     }
@@ -178,7 +178,7 @@ SEXTANT_DEVICE void mla_attention(const AttentionParams& p) {
         end_row(p, item, rows[m].row, rows[m].row - row0, rows[m].max, sum, scale, wave == 0 && lane < 16);
     SEXTANT_UNROLL
     for (int c = 0; c < 2; ++c)
-      store_output16<T>(target, 128 * wave + 64 * c + 16 * (lane / 16), p.head_dim_v, o[m][c]);
+      store_output16<T, false>(target, 128 * wave + 64 * c + 16 * (lane / 16), p.head_dim_v, o[m][c]);
   }
 }
 

@@ -150,7 +150,7 @@ struct CachePart {
   int32_t vectors;
 };
 struct CacheWriteParams {
-  CachePart keys, values;
+  CachePart parts[2];  // keys, values
   const int64_t* slot_mapping;
   int64_t num_tokens, num_slots;
   int32_t block_size, num_scales;
@@ -158,7 +158,7 @@ struct CacheWriteParams {
   Format cache_format, row_format;
 };
 struct GatherParams {
-  CachePart keys, values;
+  CachePart parts[2];  // keys, values
   const int32_t* block_table;
   int64_t block_table_stride;
   const int32_t* key_start_loc;
@@ -197,7 +197,7 @@ struct CopyBlocksParams {
 struct CopyPadParams {
   Tensor3 src, dst;
   const float* src_scale;  // of an fp8 source; null: 1
-  int64_t heads_per_scale;
+  int32_t heads_per_scale;
 };
 struct GemmParams {
   Tensor3 a, b, c;  // [batch, M, K], [batch, K, N], [batch, M, N]

@@ -41,8 +41,10 @@ SEXTANT_DEVICE void plan_work(const PlanWorkParams& params) {
             static_cast<int64_t>(row_tiles(p, r)) * p.num_kv_heads * ceil_div(r.key_hi - r.key_lo, p.split.granule);
     }
     sum_below(granules, scratch, &total);
-    const int64_t each_item = (total + p.split.target_items - 1) / p.split.target_items;
-    planned = static_cast<int32_t>(max(each_item, static_cast<int64_t>(1))) * p.split.granule;
+    // Divided in 32 bits: what would not fit, 2^31 granules, is not split.
+    const int64_t rounded = total + p.split.target_items - 1;
+    const uint32_t each_item = static_cast<uint32_t>(rounded) / static_cast<uint32_t>(p.split.target_items);
+    if (rounded < int64_t{1} << 31) planned = static_cast<int32_t>(max(each_item, 1u)) * p.split.granule;
   }
   int64_t items = 0, total;
   for (int b = first; b < last; ++b) {
@@ -100,8 +102,8 @@ SEXTANT_DEVICE void reduce_partials(const AttentionParams& p) {
         // A partition without visible keys counts nothing, whatever its row holds.
         if (lse != kNegInf) sum += exp2((lse - top) * 1.4426950408889634f) * p.partial_out[from * p.head_dim_v + d];
       }
-      store_element(p.out_f32 != 0 ? Format::kF32 : p.format, p.out,
-                    token * p.out_token_stride + head * p.out_head_stride + d, sum * inverse);
+      store_wide_element(p.out_f32 != 0 ? Format::kF32 : p.format, p.out,
+                         token * p.out_token_stride + head * p.out_head_stride + d, sum * inverse);
     }
   }
 }

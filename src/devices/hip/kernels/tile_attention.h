@@ -79,7 +79,7 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
   const int32_t wave_row0 = row0 + 16 * wave_index();
   RowState row = make_row(p, item, wave_row0 + lane_index() % 16);
   Fragment<T> q[DK / 32];
-  load_query<T>(p, item, row.row, row.valid, q);
+  load_query<T, false>(p, item, row.row, row.valid, q);
 
   // Keys that some row of the tile may see.
   const int32_t last_query = (min(row0 + kTileRows, num_rows) - 1) / p.group_size;
@@ -98,10 +98,11 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
   f32x4 o[DV / 64][4] = {};
   for (int32_t key0 = begin; key0 < end; key0 += kTileKeys) {
     barrier();  // the tile before has been read
-    stage_tile<T, false, kTileKeys, DK, Shape::kKeyStride, kTileThreads>(p, r, item.kv_head, key0, end, k_staged, keys);
+    stage_tile<T, Staged::kKeys, kTileKeys, DK, Shape::kKeyStride, kTileThreads>(p, r, item.kv_head, key0, end,
+                                                                                 k_staged, keys);
     if (!Shape::kTakeTurns)
-      stage_tile<T, true, kTileKeys, DV, Shape::kValueStride, kTileThreads>(p, r, item.kv_head, key0, end, v_staged,
-                                                                            values);
+      stage_tile<T, Staged::kValues, kTileKeys, DV, Shape::kValueStride, kTileThreads>(p, r, item.kv_head, key0, end,
+                                                                                       v_staged, values);
     barrier();
     f32x4 s[2];
     if (has_rows) {
@@ -111,8 +112,8 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
     }
     if (Shape::kTakeTurns) {
       barrier();
-      stage_tile<T, true, kTileKeys, DV, Shape::kValueStride, kTileThreads>(p, r, item.kv_head, key0, end, v_staged,
-                                                                            values);
+      stage_tile<T, Staged::kValues, kTileKeys, DV, Shape::kValueStride, kTileThreads>(p, r, item.kv_head, key0, end,
+                                                                                       v_staged, values);
       barrier();
     }
     if (has_rows) multiply_values<T, DV / 64, Shape::kValueStride>(values, s, o);
@@ -123,7 +124,7 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
   const int group = lane_index() / 16;
   const RowTarget target = end_row(p, item, row.row, row.row - row0, row.max, sum, fold ? v_scale : 1.0f, group == 0);
   SEXTANT_UNROLL
-  for (int c = 0; c < DV / 64; ++c) store_output16<T>(target, 64 * c + 16 * group, p.head_dim_v, o[c]);
+  for (int c = 0; c < DV / 64; ++c) store_output16<T, false>(target, 64 * c + 16 * group, p.head_dim_v, o[c]);
 }
 
 }  // namespace sextant::hip
