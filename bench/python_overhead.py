@@ -84,6 +84,7 @@ def main() -> None:
         "sinks",
         "alibi_slopes",
         "q_scale",
+        "token_spans",
     )
     everything = {**given, "out": out}
     bare = [everything.get(name) for name in names]
@@ -100,7 +101,7 @@ def main() -> None:
     varlen_out, varlen_run = torch.zeros(16, heads, dim), sextant.api.library["varlen_run"]
 
     def varlen_alone():
-        varlen_run(varlen._handle, *packed, varlen_out, None, *lengths, None, None, None, 0)
+        varlen_run(varlen._handle, *packed, varlen_out, None, *lengths, *[None] * 4, 0)
 
     rows = {
         "the library's call alone (one decode)": lambda: library_run(plan._handle, *bare, None, 0),

@@ -35,7 +35,12 @@ _DTYPES = {
 
 
 def dtype_text(dtype: Any) -> Any:
-    """"bf16" for torch.bfloat16, np.dtype, ml_dtypes.bfloat16, jax.numpy.bfloat16, "bfloat16" and "bf16"; what is no known dtype as it is."""
+    """"bf16" for torch.bfloat16, np.dtype, ml_dtypes.bfloat16, jax.numpy.bfloat16, "bfloat16" and "bf16"; what is no known dtype as it is.
+
+    Python's own float is none: to NumPy and PyTorch it means 64 bits.
+    """
+    if dtype is float:
+        return dtype
     if isinstance(dtype, str):
         return _DTYPES.get(dtype.rpartition(".")[2], dtype)
     named = str(dtype) if str(dtype).startswith("torch.") else getattr(dtype, "name", None) or getattr(dtype, "__name__", None)

@@ -192,6 +192,7 @@ for _kept in (_planned_in_place, _planned, _planned_latent):
     api._forget_plans.append(_kept.cache_clear)
 
 
+@torch.inference_mode(False)  # kept: a later call may want gradients around what indexes its keys
 def _step(backend: str, spec: Any, cache: Any, query_lens: Any, key_lens: Any, table: torch.Tensor, device: torch.device) -> _Step:
     starts = _start(query_lens)
     plan = api.plan(
@@ -201,6 +202,7 @@ def _step(backend: str, spec: Any, cache: Any, query_lens: Any, key_lens: Any, t
     return _Step(plan, query_start_loc, seq_lens, table.to(device))
 
 
+@torch.inference_mode(False)
 def _rows_of(query_lens: Any, key_lens: Any, table: torch.Tensor, device: torch.device) -> _Rows:
     slots = torch.cat([
         table[b].repeat_interleave(_BLOCK_SIZE)[:n].long() * _BLOCK_SIZE + torch.arange(n) % _BLOCK_SIZE

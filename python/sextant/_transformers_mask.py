@@ -7,7 +7,8 @@ causal but for spans whose tokens see one another (images).
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, NamedTuple, Optional
+import functools
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -43,13 +44,29 @@ class _Run(NamedTuple):
     spans: Optional[Integers] = None  # [queries, 2]
 
 
+class _Found(NamedTuple):
+    """The parts that a mask was cut into, for the other layers of the step: kept on the mask."""
+
+    parts: "list[Part]"
+    call: "tuple[Any, ...]"  # what else they follow from: the call's queries, and more where it matters
+    mask: "Union[None, int, torch.Tensor]"  # its version or, of an inference tensor, which counts none, its values; None: it does not change
+
+    def still_of(self, mask: torch.Tensor, call: "tuple[Any, ...]") -> bool:
+        if call[: len(self.call)] != self.call:
+            return False
+        if isinstance(self.mask, torch.Tensor):
+            return torch.equal(self.mask, mask)
+        return self.mask is None or (not mask.is_inference() and self.mask == mask._version)
+
+
 _FULL = (("causal", False),)
 _CAUSAL = (("causal", True),)
 
 
 def exact_mask(batch_size: int, q_length: int, kv_length: int, q_offset: Any = 0, kv_offset: Any = 0, mask_function: Any = None,
                attention_mask: Optional[torch.Tensor] = None, **kwargs: Any) -> Optional[torch.Tensor]:  # fmt: skip
-    """What transformers' mask interface calls: `eager`'s mask [B, 1, Sq, Sk]; None for long plain causal attention that ends with the last key.
+    """What transformers' mask interface calls: `eager`'s mask [B, 1, Sq, Sk]; None for plain causal attention of one query or of many that ends with
+    the last key.
 
     Long packed sequences (positions that begin again) give an empty mask that carries their runs, since [T, T] would be large.
     """
@@ -66,7 +83,8 @@ def exact_mask(batch_size: int, q_length: int, kv_length: int, q_offset: Any = 0
         if rule.sequences is not None and attention_mask is None and q_length > _LONG:
             return _packed_marker(rule, q_length)
         skip = kwargs.get("allow_is_causal_skip", True)  # False: the model wants to add to the mask
-        skip = skip and q_length * kv_length > _LONG * _LONG  # small masks say it better: not every causal module says that it is
+        # Small masks say it better, since not every causal module says that it is; a single query sees all keys either way.
+        skip = skip and (q_length == 1 or q_length * kv_length > _LONG * _LONG)
         if skip and rule.sequences is None and kv_length <= rule.window and _nothing_padded(attention_mask, kv_length, int(kv_offset)):
             return None
     kwargs.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)  # of floats, as some models add to their masks
@@ -124,17 +142,27 @@ def _packed_marker(rule: _Rule, queries: int) -> torch.Tensor:
             rows = np.arange(start, end)
             runs.append(_Run(_CAUSAL, b, rows, rows, len(rows) > rule.window))
     marker = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=rule.sequences.device)
-    setattr(marker, "_sextant_parts", (_parts(runs, min(rule.window, queries), marker.device), None, queries))
+    setattr(marker, "_sextant_parts", _Found(_parts(runs, min(rule.window, queries), marker.device), (queries,), None))
     return marker
+
+
+@functools.lru_cache(maxsize=4)  # the layers of a step
+def plain_part(rule: "tuple[tuple[str, Any], ...]", batch: int, queries: int, keys: int, device: torch.device) -> Part:
+    """All queries of all entries over all keys, under a rule that says the rest."""
+
+    def rows(of: int) -> "tuple[torch.Tensor, torch.Tensor]":
+        return torch.arange(batch, device=device).repeat_interleave(of), torch.arange(of, device=device).repeat(batch)
+
+    with torch.inference_mode(False):  # kept: a later call may want gradients around it
+        return Part(rule, rows(queries), rows(keys), (queries,) * batch, (keys,) * batch, columns=0)
 
 
 def parts_of(mask: torch.Tensor, batch: int, queries: int, keys: int, causal: bool, window: int) -> "list[Part]":
     """The runs of a mask, by rule. A padding mask [B, Sk] takes causality and the window (0: none) from the call, larger ones say all themselves."""
     found = getattr(mask, "_sextant_parts", None)
-    version = None if mask.is_inference() else mask._version
-    if found is not None and found[1] in (None, version) and found[2] == queries:
-        parts: list[Part] = found[0]
-        return parts
+    call = (queries, batch, keys, *((causal, window) if mask.dim() == 2 else ()))
+    if isinstance(found, _Found) and found.still_of(mask, call):
+        return found.parts
     visible = _visible(mask, batch, queries, keys, causal, window)
     width = max([1, *map(_window, visible)])
     runs = [run for b, rows in enumerate(visible) for run in _runs(rows, b, width)]
@@ -145,9 +173,9 @@ def parts_of(mask: torch.Tensor, batch: int, queries: int, keys: int, causal: bo
             f"attention_mask {list(mask.shape)} reads {total} keys in {len(runs)} runs, since its rows follow no rule (causal, window, equal); "
             f"allowed: at most {allowed} for {batch * keys} keys"
         )
-    parts = _parts(runs, width, mask.device)
-    if version is not None:
-        setattr(mask, "_sextant_parts", (parts, version, queries))
+    with torch.inference_mode(False):
+        parts = _parts(runs, width, mask.device)
+    setattr(mask, "_sextant_parts", _Found(parts, call, mask.clone() if mask.is_inference() else mask._version))
     return parts
 
 

@@ -457,6 +457,14 @@ class VarlenPlan:
         if self._on_gpu:
             _wait(self._device, stream, tensors)
 
+    def _run_plain(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+        """`run` of PyTorch's own CPU tensors, which need no look at what they are."""
+        workspace = workspace_beside(q, self.workspace_bytes, 0) if self.workspace_bytes else None
+        _varlen_run(self._handle, q, k, v, out, *_NOTHING_ELSE, workspace, 0)
+
+
+_NOTHING_ELSE = (None,) * 7  # lse, the lengths (those of the plan), sinks, slopes and spans
+
 
 def varlen_plan(
     spec: AttentionSpec,

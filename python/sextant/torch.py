@@ -307,15 +307,9 @@ def attention(
     one another whatever the mask says (images of Gemma 3); begin >= end: none. Not beside attn_mask.
     sinks, alibi_slopes: [Hq]. Raises SextantInvalidArgument and SextantUnsupported; gradients are refused in `backward`.
     """
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if not isinstance(tensor, torch.Tensor):
-            raise SextantInvalidArgument(f"{name} is a {type(tensor).__name__}; allowed: a torch.Tensor [B, H, S, D]")
-        if tensor.dim() != 4:
-            raise SextantInvalidArgument(f"{name} has shape {list(tensor.shape)}; allowed: [B, H, S, D]")
-    batch, heads, keys, _ = key.shape
-    for name, tensor, shape in (("key", key, (query.shape[0], heads, keys, query.shape[3])), ("value", value, (query.shape[0], heads, keys, value.shape[3]))):
-        if tensor.shape != shape:
-            raise SextantInvalidArgument(f"{name} has shape {list(tensor.shape)}; allowed: {list(shape)}")
+    plain = type(query) is type(key) is type(value) is torch.Tensor
+    if not plain or not _fit(query.shape, key.shape, value.shape):
+        _check_dense(query, key, value)
     if token_spans is not None:
         if token_spans.shape[-2:] != (query.shape[2], 2) or token_spans.dim() not in (2, 3) or token_spans.shape[:-2] not in ((), query.shape[:1]):
             raise SextantInvalidArgument(f"token_spans has shape {list(token_spans.shape)}; allowed: {[query.shape[0], query.shape[2], 2]}")
@@ -333,14 +327,36 @@ def attention(
         shape = query.shape[0], query.shape[2], query.shape[1], value.shape[3]
         return without_gradient(masked.view(shape).transpose(1, 2), query, key, value)
     how = scale, is_causal, sliding_window, logits_soft_cap, sinks, alibi_slopes, family, window_left, window_right
-    at_once = token_spans is None and _lies_in_order(query) and _lies_in_order(key) and _lies_in_order(value) and not _watched()
+    at_once = plain and token_spans is None and _lies_in_order(query) and _lies_in_order(key) and _lies_in_order(value) and not _watched()
     out: torch.Tensor = _dense_at_once(query, key, value, *how) if at_once else _dense_overload(query, key, value, *how, token_spans)
     return without_gradient(out, query, key, value)
 
 
+def _fit(query: torch.Size, key: torch.Size, value: torch.Size) -> bool:
+    """Whether these are shapes of one attention."""
+    if len(query) != 4 or len(key) != 4 or len(value) != 4:
+        return False
+    batch, heads, keys, dim = key
+    return query[0] == batch == value[0] and query[3] == dim and value[1] == heads and value[2] == keys
+
+
+def _check_dense(query: Any, key: Any, value: Any) -> None:
+    """Names what does not fit; tensors of other classes than PyTorch's own may."""
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if not isinstance(tensor, torch.Tensor):
+            raise SextantInvalidArgument(f"{name} is a {type(tensor).__name__}; allowed: a torch.Tensor [B, H, S, D]")
+        if tensor.dim() != 4:
+            raise SextantInvalidArgument(f"{name} has shape {list(tensor.shape)}; allowed: [B, H, S, D]")
+    _, heads, keys, _ = key.shape
+    for name, tensor, width in (("key", key, query.shape[3]), ("value", value, value.shape[3])):
+        shape = (query.shape[0], heads, keys, width)
+        if tensor.shape != shape:
+            raise SextantInvalidArgument(f"{name} has shape {list(tensor.shape)}; allowed: {list(shape)}")
+
+
 def _lies_in_order(x: torch.Tensor) -> bool:
-    """A plain CPU tensor [B, H, S, D] whose rows follow one another as [B * S, H, D] does."""
-    if type(x) is not torch.Tensor or not x.is_cpu or x.layout is not torch.strided:
+    """A CPU tensor [B, H, S, D] whose rows follow one another as [B * S, H, D] does."""
+    if not x.is_cpu or x.layout is not torch.strided:
         return False
     stride, shape = x.stride(), x.shape
     return stride[3] == 1 and (shape[0] == 1 or stride[0] == shape[2] * stride[2])
@@ -371,7 +387,10 @@ def _dense_at_once(
     batch, heads, queries, _ = shape
     dim = value.shape[3]
     out = query.new_empty_strided((batch, heads, queries, dim), (queries * heads * dim, dim, heads * dim, 1))  # rows of [B, S, H, D]
-    made.plan.run(q=query, k=key, v=value, out=out, sinks=_floats(sinks), alibi_slopes=_floats(alibi_slopes))
+    if sinks is None and alibi_slopes is None and not (query.requires_grad or key.requires_grad or value.requires_grad):
+        made.plan._run_plain(query, key, value, out)
+    else:
+        made.plan.run(q=query, k=key, v=value, out=out, sinks=_floats(sinks), alibi_slopes=_floats(alibi_slopes))
     return out
 
 

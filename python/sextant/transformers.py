@@ -26,7 +26,7 @@ from sextant import api
 from sextant._transformers_batch import attend as _attend
 from sextant._transformers_batch import attend_in_place as _attend_in_place
 from sextant._transformers_batch import attend_latent, may_attend_in_place
-from sextant._transformers_mask import Part, chosen_keys, exact_mask, parts_of
+from sextant._transformers_mask import Part, chosen_keys, exact_mask, parts_of, plain_part
 from sextant.errors import SextantInvalidArgument, SextantUnsupported
 from sextant.torch import dtype_name, last_dense, without_gradient
 
@@ -162,12 +162,7 @@ def _forward(backend, module, query, key, value, attention_mask=None, scaling=No
     if kwargs.get("indices") is not None:
         attention_mask = chosen_keys(attention_mask, kwargs["indices"], batch, queries, keys)
     if attention_mask is None:
-        entries = torch.arange(batch, device=query.device)
-        rows, columns = torch.arange(queries, device=query.device), torch.arange(keys, device=query.device)
-        parts = [Part(
-            _plain_rule(causal, window), (entries.repeat_interleave(queries), rows.repeat(batch)), (entries.repeat_interleave(keys), columns.repeat(batch)),
-            (queries,) * batch, (keys,) * batch, columns=0,
-        )]  # fmt: skip
+        parts = [plain_part(_plain_rule(causal, window), batch, queries, keys, query.device)]
     else:
         parts = parts_of(attention_mask, batch, queries, keys, causal, window)
     latents = _latent_rows(module, key, parts) if backend in MLA_BACKENDS else None

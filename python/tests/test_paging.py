@@ -213,6 +213,8 @@ def test_dtypes_are_taken_as_they_are_written():
     assert sextant.KvCacheSpec(4, 4, 2, 8, torch.float8_e4m3fn).dtype == "fp8_e4m3fn"
     with pytest.raises(sextant.SextantInvalidArgument, match="spec.dtype is torch.float64; allowed: fp32, fp16, bf16, or the types"):
         sextant.select(spec(torch.float64), CACHE)
+    with pytest.raises(sextant.SextantInvalidArgument, match="spec.dtype is <class 'float'>; allowed: fp32"):  # 64 bits to NumPy and PyTorch
+        sextant.select(spec(float), CACHE)
     with pytest.raises(sextant.SextantInvalidArgument, match="cache.dtype is torch.int16; allowed: fp32, fp16, bf16, fp8_e4m3fn"):
         sextant.select(SPEC, sextant.KvCacheSpec(4, 4, 2, 8, torch.int16))
 
