@@ -37,6 +37,8 @@ void add_shapes(std::vector<Case>& cases, bool reduced) {
   for (int32_t dim : {8, 24, 40, 64, 80, 96, 112, 128, 192, 256, 320, 512})
     if (!reduced || dim == 24 || dim == 128)
       cases.push_back(base(fmt::format("head_dim {}", dim), mha(4, 2, dim, DType::kBF16), kRagged));
+  for (int32_t dim : {264, 512})
+    if (!reduced) cases.push_back(base(fmt::format("head_dim {} fp32", dim), mha(4, 2, dim, DType::kF32), kRagged));
   for (int32_t group : {1, 2, 3, 5, 6, 7, 8, 12, 16, 17, 64})
     if (!reduced || group == 3 || group == 17)
       cases.push_back(base(fmt::format("group {}", group), mha(2 * group, 2, 64, DType::kBF16), kSmall));

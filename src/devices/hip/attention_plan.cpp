@@ -11,7 +11,7 @@ namespace sextant::hip {
 namespace {
 
 constexpr int32_t kTileRows = 64, kMlaRows = 16, kMlaTunedRows = 32;
-constexpr int32_t kMaxHeadDim = 512, kMaxFloatHeadDim = 256, kMaxLatentDim = 576, kMaxLatentValueDim = 512;
+constexpr int32_t kMaxHeadDim = 512, kMaxLatentDim = 576, kMaxLatentValueDim = 512;
 constexpr int32_t kDeterministicKeys = 1024;  // keys of a partition when bits must not depend on the machine
 constexpr int32_t kGranule = 32;              // keys of a tile
 
@@ -29,12 +29,9 @@ std::string portable_kernel(const AttentionPlanArgs& a) {
 }
 
 bool is_latent(const AttentionPlanArgs& a) { return a.op == AttentionOp::kMlaDecode; }
-// Wider latents have kernels of their own; rows of floats would not fit a workgroup's registers.
-int32_t max_head_dim(const AttentionPlanArgs& a) {
-  return is_latent(a) || a.spec.dtype == DType::kF32 ? kMaxFloatHeadDim : kMaxHeadDim;
-}
-bool fits_tiles(const AttentionPlanArgs& a) {
-  return std::max(a.spec.head_dim, a.spec.value_head_dim()) <= max_head_dim(a);
+// Wide latents have kernels of their own (mla_attention.h); narrow ones are keys and values like any.
+bool runs_as_latent(const AttentionPlanArgs& a) {
+  return is_latent(a) && std::max(a.spec.head_dim, a.spec.value_head_dim()) > 256;
 }
 
 // Bytes of the work list of a part.
@@ -86,7 +83,7 @@ PlanPart portable_part(const AttentionPlanArgs& a, const ChipLimits& chip, Kerne
   PlanPart part;
   part.min_query_len = a.filter.min_query_len;
   part.max_query_len = a.filter.max_query_len;
-  if (!is_latent(a) || fits_tiles(a)) {
+  if (!runs_as_latent(a)) {
     part.kernel = portable_kernel(a);
     part.rows = kTileRows;
     return part;
@@ -214,13 +211,12 @@ AttentionParams planned_params(const AttentionPlanArgs& a) {
 }
 
 Status supports_attention(const AttentionPlanArgs& a) {
-  if (fits_tiles(a)) return Status::ok();
-  if (is_latent(a) && a.spec.head_dim <= kMaxLatentDim && a.spec.value_head_dim() <= kMaxLatentValueDim)
-    return Status::ok();
+  const int32_t most_k = runs_as_latent(a) ? kMaxLatentDim : kMaxHeadDim;
+  const int32_t most_v = runs_as_latent(a) ? kMaxLatentValueDim : kMaxHeadDim;
+  if (a.spec.head_dim <= most_k && a.spec.value_head_dim() <= most_v) return Status::ok();
   return unsupported(
       fmt::format("head_dim {} and head_dim_v {} do not fit the kernels of the HIP device; {} allows {} and {}",
-                  a.spec.head_dim, a.spec.value_head_dim(), to_string(a.op),
-                  is_latent(a) ? kMaxLatentDim : max_head_dim(a), is_latent(a) ? kMaxLatentValueDim : max_head_dim(a)));
+                  a.spec.head_dim, a.spec.value_head_dim(), to_string(a.op), most_k, most_v));
 }
 
 Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family) {

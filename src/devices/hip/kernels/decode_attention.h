@@ -267,7 +267,7 @@ SEXTANT_DEVICE void decode_attention(const AttentionParams& p) {
   const int32_t row0 = item.row_tile * kDecodeRows;
   RowState row = make_row(p, item, row0 + lane_index() % 16);
   Fragment<T> q[D / 32];
-  load_query<T, true>(p, item, row.row, row.valid, q);
+  load_query<T, true>(p, item, row.row, row.valid, 0, q);
   const float k_scale = key_scale(p, item.kv_head), v_scale = value_scale(p, item.kv_head);
   const ScoreRule rule = make_score_rule(p, k_scale);
   f32x4 o[D / 64][4] = {};

@@ -74,21 +74,22 @@ SEXTANT_DEVICE Fragment<T> load_key_chunk(const AttentionParams& p, const Reques
   return make_fragment<T>(v);
 }
 
-// Tile [kKeys][kDim] with rows of kStride elements; `head_dim` dims exist, positions up to `end`.
+// Tile [kKeys][kDim] with rows of kStride elements, from `dim0` on; dims beyond the head size and positions from `end`
+// on are 0.
 template <class T, Staged kStaged, int kKeys, int kDim, int kStride, int kThreads>
 SEXTANT_DEVICE void stage_tile(const AttentionParams& p, const Request& r, int32_t kv_head, int32_t key0, int32_t end,
-                               float scale, T* tile) {
+                               int dim0, float scale, T* tile) {
   constexpr int kChunks = kDim / 8;
   constexpr bool kValues = kStaged == Staged::kValues;
   const int head_dim = kValues ? p.head_dim_v : p.head_dim;
   for (int i = thread_index(); i < kKeys * kChunks; i += kThreads) {
     const int row = i / kChunks, d = i % kChunks * 8;
     Fragment<T> x = zero_fragment<T>();
-    if (key0 + row < end && d < head_dim) {
+    if (key0 + row < end && dim0 + d < head_dim) {
       if constexpr (kStaged == Staged::kLatents) {
-        x = load_latent_chunk<T>(p, r, key0 + row, d);
+        x = load_latent_chunk<T>(p, r, key0 + row, dim0 + d);
       } else {
-        x = load_key_chunk<T, kValues>(p, r, kv_head, key0 + row, d, scale);
+        x = load_key_chunk<T, kValues>(p, r, kv_head, key0 + row, dim0 + d, scale);
       }
     }
     store_fragment<T>(tile + row * kStride + d, x);
@@ -102,15 +103,15 @@ SEXTANT_DEVICE const T* query_row(const AttentionParams& p, const WorkItem& item
   return static_cast<const T*>(p.q) + token * p.q_token_stride + head * p.q_head_stride;
 }
 
-// The lane's part of its query row: fragment s holds dims 32 s + 8 (lane / 16) to + 8. `kAligned`: rows start on 16
-// bytes, whatever the parameters say.
+// The lane's part of its query row from `dim0` on: fragment s holds dims 32 s + 8 (lane / 16) to + 8. `kAligned`: rows
+// start on 16 bytes, whatever the parameters say.
 template <class T, bool kAligned, int kSteps>
-SEXTANT_DEVICE void load_query(const AttentionParams& p, const WorkItem& item, int32_t row, bool valid,
+SEXTANT_DEVICE void load_query(const AttentionParams& p, const WorkItem& item, int32_t row, bool valid, int dim0,
                                Fragment<T> (&q)[kSteps]) {
   const T* from = query_row<T>(p, item, row);
   SEXTANT_UNROLL
   for (int s = 0; s < kSteps; ++s) {
-    const int d = 32 * s + 8 * (lane_index() / 16);
+    const int d = dim0 + 32 * s + 8 * (lane_index() / 16);
     q[s] = zero_fragment<T>();
     if (!valid || d >= p.head_dim) continue;
     q[s] = kAligned || p.q_aligned != 0 ? load_fragment<T>(from + d)

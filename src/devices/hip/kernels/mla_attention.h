@@ -165,7 +165,7 @@ SEXTANT_DEVICE void mla_attention(const AttentionParams& p) {
     for (int32_t key0 = item.key_lo; key0 < item.key_hi; key0 += S::kKeys) {
       barrier();  // the tile before has been read
       stage_tile<T, Staged::kLatents, S::kKeys, kMlaDim, S::kStride, kMlaThreads>(p, item.request, 0, key0, item.key_hi,
-                                                                                  1.0f, keys);
+                                                                                  0, 1.0f, keys);
       barrier();
       multiply_tile(key0, keys);
     }

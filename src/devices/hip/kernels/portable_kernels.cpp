@@ -23,6 +23,7 @@ SEXTANT_TILE_ATTENTION(f32, 64, 64)
 SEXTANT_TILE_ATTENTION(f32, 128, 128)
 SEXTANT_TILE_ATTENTION(f32, 192, 128)
 SEXTANT_TILE_ATTENTION(f32, 256, 256)
+SEXTANT_TILE_ATTENTION(f32, 512, 512)
 
 SEXTANT_KERNEL_SET(portable_kernels, SEXTANT_ENTRY(tile_attention_bf16_64_64, 256),
                    SEXTANT_ENTRY(tile_attention_bf16_128_128, 256), SEXTANT_ENTRY(tile_attention_bf16_192_128, 256),
@@ -31,6 +32,6 @@ SEXTANT_KERNEL_SET(portable_kernels, SEXTANT_ENTRY(tile_attention_bf16_64_64, 25
                    SEXTANT_ENTRY(tile_attention_f16_256_256, 256), SEXTANT_ENTRY(tile_attention_f32_64_64, 256),
                    SEXTANT_ENTRY(tile_attention_f32_128_128, 256), SEXTANT_ENTRY(tile_attention_f32_192_128, 256),
                    SEXTANT_ENTRY(tile_attention_f32_256_256, 256), SEXTANT_ENTRY(tile_attention_bf16_512_512, 256),
-                   SEXTANT_ENTRY(tile_attention_f16_512_512, 256))
+                   SEXTANT_ENTRY(tile_attention_f16_512_512, 256), SEXTANT_ENTRY(tile_attention_f32_512_512, 256))
 
 }  // namespace sextant::hip

@@ -1,4 +1,4 @@
-// Portable attention: every feature, layout, type and head size up to 512 (fp32: 256), for query tiles of any length.
+// Portable attention: every feature, layout, type and head size up to 512, for query tiles of any length.
 //
 //   workgroup   4 waves x 16 query rows against one KV head; rows are (query, head of the group), so that G heads share
 //               each key that is loaded
@@ -8,7 +8,7 @@
 //               V^T comes from V's own rows: a lane reads 4 dims of 4 + 4 keys and transposes them in registers; which
 //               dims a lane takes is free, so it takes 4 neighbours.
 //
-// Q stays in registers.
+// Q stays in registers where O leaves room for it.
 #pragma once
 
 #include "devices/hip/kernels/key_tile.h"
@@ -20,31 +20,38 @@ constexpr int kTileRows = 64, kTileKeys = 32, kTileThreads = 256;
 template <class T, int DK, int DV>
 struct TileShape {
   static constexpr int kPad = 16 / sizeof(T);
-  static constexpr int kKeyStride = DK + kPad, kValueStride = DV + kPad;
-  static constexpr int kKeyBytes = kTileKeys * kKeyStride * static_cast<int>(sizeof(T));
-  static constexpr int kValueBytes = kTileKeys * kValueStride * static_cast<int>(sizeof(T));
-  // Keys and values take turns in one buffer where two do not fit.
-  static constexpr bool kTakeTurns = kKeyBytes + kValueBytes > 64 * 1024;
+  static constexpr int bytes(int dims) { return kTileKeys * (dims + kPad) * static_cast<int>(sizeof(T)); }
+  // Dims of a row that are staged at once: all, or a half or a third where shared memory does not hold them.
+  static constexpr int slice(int dims) {
+    int parts = 1;
+    while (bytes(dims / parts) > 64 * 1024 || dims % (64 * parts) != 0) ++parts;
+    return dims / parts;
+  }
+  static constexpr int kKeyDims = slice(DK), kValueDims = slice(DV);
+  static constexpr bool kKeepsQuery = kKeyDims == DK;  // else each slice of keys is met by its slice of Q, loaded anew
+  static constexpr int kKeyStride = kKeyDims + kPad, kValueStride = kValueDims + kPad;
+  static constexpr int kKeyBytes = bytes(kKeyDims), kValueBytes = bytes(kValueDims);
+  // Keys and values, or slices of them, take turns in one buffer where two do not fit.
+  static constexpr bool kTakeTurns = kKeyDims < DK || kValueDims < DV || kKeyBytes + kValueBytes > 64 * 1024;
   static constexpr int kSharedBytes =
       kTakeTurns ? (kKeyBytes > kValueBytes ? kKeyBytes : kValueBytes) : kKeyBytes + kValueBytes;
 };
 
-// S^T of 32 keys: s[t][e] is key 16 t + 4 (lane / 16) + e of the lane's row.
-template <class T, int DK, int kStride>
-SEXTANT_DEVICE void multiply_keys(const T* tile, const Fragment<T> (&q)[DK / 32], f32x4 (&s)[2]) {
+// S^T of 32 keys += their kDims: s[t][e] is key 16 t + 4 (lane / 16) + e of the lane's row.
+template <class T, int kDims, int kStride>
+SEXTANT_DEVICE void multiply_keys(const T* tile, const Fragment<T> (&q)[kDims / 32], f32x4 (&s)[2]) {
   const int lane = lane_index();
   SEXTANT_UNROLL
   for (int t = 0; t < 2; ++t) {
-    s[t] = f32x4{0, 0, 0, 0};
     const T* row = tile + (16 * t + lane % 16) * kStride + 8 * (lane / 16);
     SEXTANT_UNROLL
-    for (int i = 0; i < DK / 32; ++i) s[t] = multiply<T>(load_fragment<T>(row + 32 * i), q[i], s[t]);
+    for (int i = 0; i < kDims / 32; ++i) s[t] = multiply<T>(load_fragment<T>(row + 32 * i), q[i], s[t]);
   }
 }
 
 // O^T += V^T P^T over 32 keys: o[c][n][r] is dim 64 c + 16 (lane / 16) + 4 r + n of the lane's row.
 template <class T, int kColumns, int kStride>
-SEXTANT_DEVICE void multiply_values(const T* tile, const f32x4 (&s)[2], f32x4 (&o)[kColumns][4]) {
+SEXTANT_DEVICE void multiply_values(const T* tile, const f32x4 (&s)[2], f32x4 (*o)[4]) {
   const int lane = lane_index();
   const Fragment<T> weights =
       make_weights<T>(Floats8{{s[0][0], s[0][1], s[0][2], s[0][3], s[1][0], s[1][1], s[1][2], s[1][3]}});
@@ -78,8 +85,8 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
   const int32_t row0 = item.row_tile * kTileRows, num_rows = r.query_len * p.group_size;
   const int32_t wave_row0 = row0 + 16 * wave_index();
   RowState row = make_row(p, item, wave_row0 + lane_index() % 16);
-  Fragment<T> q[DK / 32];
-  load_query<T, false>(p, item, row.row, row.valid, q);
+  Fragment<T> q[Shape::kKeyDims / 32];
+  if (Shape::kKeepsQuery) load_query<T, false>(p, item, row.row, row.valid, 0, q);
 
   // Keys that some row of the tile may see.
   const int32_t last_query = (min(row0 + kTileRows, num_rows) - 1) / p.group_size;
@@ -97,26 +104,33 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
   const bool has_rows = wave_row0 < num_rows;  // the same in all lanes of the wave
   f32x4 o[DV / 64][4] = {};
   for (int32_t key0 = begin; key0 < end; key0 += kTileKeys) {
-    barrier();  // the tile before has been read
-    stage_tile<T, Staged::kKeys, kTileKeys, DK, Shape::kKeyStride, kTileThreads>(p, r, item.kv_head, key0, end,
-                                                                                 k_staged, keys);
-    if (!Shape::kTakeTurns)
-      stage_tile<T, Staged::kValues, kTileKeys, DV, Shape::kValueStride, kTileThreads>(p, r, item.kv_head, key0, end,
-                                                                                       v_staged, values);
-    barrier();
-    f32x4 s[2];
+    f32x4 s[2] = {};
+    SEXTANT_UNROLL
+    for (int d = 0; d < DK; d += Shape::kKeyDims) {
+      barrier();  // what was staged before has been read
+      stage_tile<T, Staged::kKeys, kTileKeys, Shape::kKeyDims, Shape::kKeyStride, kTileThreads>(
+          p, r, item.kv_head, key0, end, d, k_staged, keys);
+      if (!Shape::kTakeTurns)
+        stage_tile<T, Staged::kValues, kTileKeys, DV, Shape::kValueStride, kTileThreads>(p, r, item.kv_head, key0, end,
+                                                                                         0, v_staged, values);
+      barrier();
+      if (!Shape::kKeepsQuery) load_query<T, false>(p, item, row.row, row.valid, d, q);
+      if (has_rows) multiply_keys<T, Shape::kKeyDims, Shape::kKeyStride>(keys, q, s);
+    }
     if (has_rows) {
-      multiply_keys<T, DK, Shape::kKeyStride>(keys, q, s);
       finish_scores<2>(item, rule, row, key0, end, true, s);
       scale_output(exponentiate<2>(row, 0.0f, s), o);
     }
-    if (Shape::kTakeTurns) {
-      barrier();
-      stage_tile<T, Staged::kValues, kTileKeys, DV, Shape::kValueStride, kTileThreads>(p, r, item.kv_head, key0, end,
-                                                                                       v_staged, values);
-      barrier();
+    SEXTANT_UNROLL
+    for (int d = 0; d < DV; d += Shape::kValueDims) {
+      if (Shape::kTakeTurns) {
+        barrier();
+        stage_tile<T, Staged::kValues, kTileKeys, Shape::kValueDims, Shape::kValueStride, kTileThreads>(
+            p, r, item.kv_head, key0, end, d, v_staged, values);
+        barrier();
+      }
+      if (has_rows) multiply_values<T, Shape::kValueDims / 64, Shape::kValueStride>(values, s, o + d / 64);
     }
-    if (has_rows) multiply_values<T, DV / 64, Shape::kValueStride>(values, s, o);
   }
   if (!has_rows) return;
   const float sum = sum_over_groups(row.sum);
