@@ -22,15 +22,18 @@ st.register()
 EVERYTHING = os.environ.get("SEXTANT_ALL_MODELS") == "1"
 FEW = ("llama", "bigbird_pegasus", "deepseek_v32", "deepseek_v4", "mistral", "gemma2", "gemma3_text", "gpt_oss", "llama4_text", "qwen3", "phi3", "cohere2", "deepseek_v3", "gpt2", "doge", "opt", "granitemoe")
 FEW_OTHERS = ("masked/bert", "masked/modernbert", "seq2seq/bart", "seq2seq/t5", "seq2seq/whisper")
+FEW_COMPILED = ("llama", "gemma3_text", "gpt_oss", "masked/bert", "seq2seq/bart")  # compiling takes seconds
 CAUSAL = sorted(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 OTHERS = [f"masked/{name}" for name in sorted(modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)]
 OTHERS += [f"seq2seq/{name}" for name in sorted(modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)]
-WAYS = {"causal": ("none", "dynamic", "static", "padded", "packed", "beams", "paged", "paged_beams"), "masked": ("none", "padded"), "seq2seq": ("none", "padded", "static", "beams")}
+WAYS = {"causal": ("none", "dynamic", "static", "padded", "packed", "beams", "assisted", "compiled", "paged", "paged_beams"),
+        "masked": ("none", "padded", "compiled"), "seq2seq": ("none", "padded", "static", "beams", "compiled")}  # fmt: skip
 
 
 def cases():
     kinds = [*CAUSAL, *OTHERS] if EVERYTHING else [name for name in (*FEW, *FEW_OTHERS) if name in (*CAUSAL, *OTHERS)]
-    return [(kind, how) for kind in kinds for how in WAYS[kind.partition("/")[0] if "/" in kind else "causal"]]
+    every = [(kind, how) for kind in kinds for how in WAYS[kind.partition("/")[0] if "/" in kind else "causal"]]
+    return [(kind, how) for kind, how in every if EVERYTHING or how != "compiled" or kind in FEW_COMPILED]
 
 
 # Sizes under the names that configurations use; each takes those that it has.
@@ -84,9 +87,20 @@ def generated(model, batch, **arguments):
     return torch.stack(got.logits, 1) if options.get("num_beams", 1) == 1 else got.sequences.float()
 
 
+def compiled(model, task, batch):
+    """Of torch.compile's graphs around the attention, which is no part of them; eager itself is not compiled."""
+    more = {"decoder_input_ids": ids(2, 5)} if task == "seq2seq" else {} if task else {"use_cache": False}
+    if not str(model.config._attn_implementation).startswith("sextant"):
+        return model(batch, **more).logits
+    torch._dynamo.reset()
+    return torch.compile(model, backend="eager")(batch, **more).logits
+
+
 def outcome(model, task, how):
     """Logits (or the tokens of beams) of one kind of batch and cache; the rows that are padding are left out."""
     batch = ids(2, 13)
+    if how == "compiled":
+        return compiled(model, task, batch)
     if task:
         mask = torch.ones_like(batch)
         mask[0, 9:] = int(how == "none")
@@ -107,6 +121,8 @@ def outcome(model, task, how):
         return model(batch[:1], position_ids=positions, use_cache=False).logits
     if how == "beams":
         return generated(model, batch, num_beams=3)
+    if how == "assisted":  # several proposed tokens at once, of which some are taken back
+        return generated(model, batch[:1].repeat(1, 2), prompt_lookup_num_tokens=3, max_new_tokens=10)
     if how.startswith("paged"):  # the left request is padded; eager takes its own cache
         mask = torch.ones_like(batch)
         mask[0, :4] = 0
