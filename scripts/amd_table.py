@@ -176,8 +176,8 @@ class Way:
         text = "\n".join(t for t in self.texts if not re.match("s_(c?branch|barrier|setprio|endpgm|getpc|swappc)", t))
         try:
             report = run(find_tool("llvm-mca", self.arch), "-mtriple=amdgcn", f"-mcpu={self.arch}", "--iterations=1", "-",
-                         text_in=text, timeout=20)
-        except subprocess.TimeoutExpired:
+                         text_in=text, timeout=60)
+        except (subprocess.TimeoutExpired, SystemExit):  # the model crashes on some loops
             return None
         q = int(re.search(r"Total Cycles: +(\d+)", report).group(1)) + SLOW_EXTRA_Q * self.slow
         return min(1.0, self.mfma_q / q)

@@ -28,13 +28,21 @@ int products_on(const Program& program, const Way& way) {
   return products;
 }
 
+// No instruction twice: a way that does so goes round a loop inside.
+bool is_one_turn(Way way) {
+  std::sort(way.begin(), way.end());
+  return std::adjacent_find(way.begin(), way.end()) == way.end();
+}
+
 void add_ways(const Program& program, const std::vector<int>& trace, Steady& steady) {
   for (const Loop& loop : matrix_loops(program)) {
     size_t begin = trace.size();
     for (size_t i = 0; i < trace.size(); ++i) {
       if (static_cast<size_t>(trace[i]) != loop.begin) continue;
-      if (begin < i)
-        ++steady.ways[Way(trace.begin() + static_cast<int64_t>(begin), trace.begin() + static_cast<int64_t>(i))];
+      if (begin < i) {
+        const Way way(trace.begin() + static_cast<int64_t>(begin), trace.begin() + static_cast<int64_t>(i));
+        if (is_one_turn(way)) ++steady.ways[way];
+      }
       begin = i;
     }
   }

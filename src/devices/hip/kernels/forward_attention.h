@@ -43,21 +43,18 @@ struct ForwardRow {
   f32x2 sum;  // this lane's share
 };
 
-// bf16 by cutting off: probabilities are made larger by the cut's mean, so that it is no bias. gfx950 rounds.
-template <class S>
-SEXTANT_DEVICE constexpr float cut_bias_log2() {
-  if (S::kWide && TypeTraits<typename S::T>::kFormat == Format::kBF16) return 0.0f;
-  // log2(1 + 0.7213 / 2^8), and for f16 / 2^11: 0.7213 is the mean of 1 / m for m in [1, 2) with density 1 / (m ln 2).
-  return TypeTraits<typename S::T>::kFormat == Format::kBF16 ? 4.0595e-3f : 5.0803e-4f;
-}
+// Two probabilities as operand, rounded: half of the last place is added before the rest is cut off, which takes one
+// instruction an element less than ties to even. gfx950 has an instruction that rounds to bf16.
 template <class S>
 SEXTANT_DEVICE uint32_t pack_weights(float a, float b) {
   if constexpr (TypeTraits<typename S::T>::kFormat == Format::kF16) {
-    return cut_to_halves(a, b);
+    constexpr uint32_t kHalf = 1u << 12;  // of 13 bits that go
+    return cut_to_halves(float_of(bits_of(a) + kHalf), float_of(bits_of(b) + kHalf));
   } else if constexpr (S::kWide) {
     return pack_pair<bf16>(a, b);
   } else {
-    return high_halves(bits_of(a), bits_of(b));
+    constexpr uint32_t kHalf = 1u << 15;
+    return high_halves(bits_of(a) + kHalf, bits_of(b) + kHalf);
   }
 }
 
@@ -195,7 +192,7 @@ SEXTANT_DEVICE void raise_maximum(ForwardRow& row, const f32x16 (&s)[S::kSubtile
   const float next = top == kNegInf ? 0.0f : top;
   const float factor = exp2(row.max - next);
   row.max = top;
-  row.base = next - cut_bias_log2<S>();
+  row.base = next;
   row.sum *= factor;
   SEXTANT_UNROLL
   for (int m = 0; m < S::DV / 32; ++m) o[m] *= factor;
@@ -393,13 +390,12 @@ SEXTANT_DEVICE void forward_attention(const AttentionParams& p) {
     }
   }
   if (!has_rows) return;
-  const float sum = (f.row.sum[0] + f.row.sum[1]) * exp2(-cut_bias_log2<S>());
+  const float sum = f.row.sum[0] + f.row.sum[1];
   const float total = sum + shuffle_xor(sum, 32);
   const int32_t row = wave_row0 + lane_index() % 32;
   if (row >= num_rows) return;
   const int half = lane_index() / 32;
   const RowTarget target = end_row(p, item, row, row - row0, f.row.max, total, value_scale(p, item.kv_head), half == 0);
-  // The sum is without the cut's bias, the accumulators are as if it were none.
   SEXTANT_UNROLL
   for (int m = 0; m < S::DV / 32; ++m) {
     SEXTANT_UNROLL
