@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include "cli/run_cli.h"
+#include "support/sanitizers.h"
 
 namespace sextant::testing {
 namespace {
@@ -158,6 +159,7 @@ double quickest_run_ms(const std::string& arguments) {
 
 // Without what the machine needs to start a program at all: 5 ms on a quiet one, over 100 inside some sandboxes.
 TEST(ModelKinds, SelectAnswersAtOnce) {
+  if (kUnderSanitizers) GTEST_SKIP() << "a figure of speed";
   const double start_ms = quickest_run_ms("--version");
   EXPECT_LT(quickest_run_ms("select --device cpu --json --model " + hybrid()) - start_ms, 50);
 }
