@@ -72,6 +72,24 @@ TEST(FuzzFinds, AContextOfThousandsOfMillionsOfKeys) {
   EXPECT_ERROR(backend->plan(**device, request), StatusCode::kInvalidArgument, "at most 4096 chunks");
 }
 
+// As many keys in partitions of 256 were planned as millions of items a head, in half a minute and gigabytes.
+TEST(FuzzFinds, HugeContextsAreNotPlannedInMillionsOfParts) {
+  auto device = open_device(DeviceKind::kCpu);
+  ASSERT_OK(device);
+  const Backend* backend = find_backend("ROCM_ATTN").value();
+  const std::vector<int32_t> query_start_loc = {0, 1}, seq_lens = {1800000000}, block_table = {0};
+  PlanRequest request;
+  request.spec = plain_case("ROCM_ATTN").spec;
+  request.cache = {KvLayout::kNHD, DType::kBF16, 1, 1830426888, 2, 16, 16, KvScales::kShared};
+  request.batch.query_start_loc = query_start_loc;
+  request.batch.seq_lens = seq_lens;
+  request.batch.block_table = block_table;
+  request.batch.max_blocks_per_request = 1;
+  const auto plan = backend->plan(**device, request);
+  ASSERT_OK(plan);
+  EXPECT_LT((*plan)->workspace_bytes(), size_t{1} << 30);
+}
+
 // AMX multiplies 96 dims of 72; behind those that blocks of an odd size brought together lay what scratch held before.
 TEST(RandomFinds, PackedKeysOfOddBlocksEndAtTheHeadSize) {
   for (const std::string& isa : testing::available_isas()) {

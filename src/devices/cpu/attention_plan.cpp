@@ -25,8 +25,9 @@ constexpr double kStreamReadRows = 9;            // reading a key from memory co
 constexpr int64_t kItemsPerWorker = 4;
 constexpr int64_t kSharesPerWorker = 4;  // an item that costs more than this share of the work is divided
 constexpr int64_t kMinItemRows = 96;
-constexpr int64_t kFewItems = 16;  // a worker; of more, one more or less changes little
-constexpr int kMostWorkers = 256;  // that the planner tells apart
+constexpr int64_t kMostParts = 4096;  // of one item: a million keys in partitions of 256
+constexpr int64_t kFewItems = 16;     // a worker; of more, one more or less changes little
+constexpr int kMostWorkers = 256;     // that the planner tells apart
 constexpr double kWorthwhile = 0.97;
 constexpr int64_t kMaxPartialFloats = int64_t{16} << 20;  // of a run with other lengths than planned
 
@@ -289,7 +290,9 @@ class Planner {
   }
 
   void split_item(const WorkItem& item, double total) {
-    const int64_t step = split_step(item, total);
+    int64_t step = split_step(item, total);
+    // Of a context of thousands of millions of keys, partitions grow, so that a plan stays a plan.
+    while (step > 0 && (item.key_end - item.key_begin) / step > kMostParts) step *= 2;
     int64_t to = step > 0 ? (item.key_begin / step + 1) * step : item.key_end;
     const auto floats = static_cast<size_t>(partial_floats(item.num_tokens * item.num_heads, a_.spec.value_head_dim()));
     const size_t parts = to < item.key_end ? static_cast<size_t>((item.key_end - 1 - to) / step) + 2 : 1;
