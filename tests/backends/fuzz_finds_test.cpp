@@ -51,19 +51,30 @@ TEST(FuzzFinds, NobodyHasThousandsOfMillionsOfHeads) {
   EXPECT_ERROR(validate(spec), StatusCode::kInvalidArgument, "spec.num_heads is 2000000000; allowed: 1..16384");
 }
 
-// A block of 1.8 thousand million tokens allows such a context: a plan of 10^5 chunks took seconds and gigabytes.
+// One request of 1.8 thousand million keys, which one block of as many tokens allows.
+struct HugeContext {
+  HugeContext(const char* backend, int32_t query_len) : query_start_loc{0, query_len} {
+    request.spec = plain_case(backend).spec;
+    request.cache = {KvLayout::kNHD, DType::kBF16, 1, 1830426888, 2, 16, 16, KvScales::kShared};
+    request.batch.query_start_loc = query_start_loc;
+    request.batch.seq_lens = seq_lens;
+    request.batch.block_table = block_table;
+    request.batch.max_blocks_per_request = 1;
+  }
+  HugeContext(const HugeContext&) = delete;  // the request looks at the arrays
+  HugeContext& operator=(const HugeContext&) = delete;
+
+  const std::vector<int32_t> query_start_loc, seq_lens = {1800000000}, block_table = {0};
+  PlanRequest request;
+};
+
+// A plan of 10^5 chunks took seconds and gigabytes.
 TEST(FuzzFinds, AContextOfThousandsOfMillionsOfKeys) {
   auto device = open_device(DeviceKind::kCpu);
   ASSERT_OK(device);
   const Backend* backend = find_backend("ROCM_AITER_FA").value();
-  const std::vector<int32_t> query_start_loc = {0, 4}, seq_lens = {1800000000}, block_table = {0};
-  PlanRequest request;
-  request.spec = plain_case("ROCM_AITER_FA").spec;
-  request.cache = {KvLayout::kNHD, DType::kBF16, 1, 1830426888, 2, 16, 16, KvScales::kShared};
-  request.batch.query_start_loc = query_start_loc;
-  request.batch.seq_lens = seq_lens;
-  request.batch.block_table = block_table;
-  request.batch.max_blocks_per_request = 1;
+  HugeContext huge("ROCM_AITER_FA", 4);
+  PlanRequest& request = huge.request;
   EXPECT_OK(backend->plan(**device, request));  // in chunks as long as it takes
   request.options.chunk_workspace_rows = 64;
   EXPECT_ERROR(backend->plan(**device, request), StatusCode::kInvalidArgument, "at most 4096 chunks");
@@ -72,20 +83,12 @@ TEST(FuzzFinds, AContextOfThousandsOfMillionsOfKeys) {
   EXPECT_ERROR(backend->plan(**device, request), StatusCode::kInvalidArgument, "at most 4096 chunks");
 }
 
-// As many keys in partitions of 256 were planned as millions of items a head, in half a minute and gigabytes.
+// Partitions of 256 keys made millions of items a head, in half a minute and gigabytes.
 TEST(FuzzFinds, HugeContextsAreNotPlannedInMillionsOfParts) {
   auto device = open_device(DeviceKind::kCpu);
   ASSERT_OK(device);
-  const Backend* backend = find_backend("ROCM_ATTN").value();
-  const std::vector<int32_t> query_start_loc = {0, 1}, seq_lens = {1800000000}, block_table = {0};
-  PlanRequest request;
-  request.spec = plain_case("ROCM_ATTN").spec;
-  request.cache = {KvLayout::kNHD, DType::kBF16, 1, 1830426888, 2, 16, 16, KvScales::kShared};
-  request.batch.query_start_loc = query_start_loc;
-  request.batch.seq_lens = seq_lens;
-  request.batch.block_table = block_table;
-  request.batch.max_blocks_per_request = 1;
-  const auto plan = backend->plan(**device, request);
+  const HugeContext huge("ROCM_ATTN", 1);
+  const auto plan = find_backend("ROCM_ATTN").value()->plan(**device, huge.request);
   ASSERT_OK(plan);
   EXPECT_LT((*plan)->workspace_bytes(), size_t{1} << 30);
 }

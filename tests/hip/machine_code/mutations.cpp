@@ -34,6 +34,10 @@ struct Mutant {
   bool is_open() const { return !noticed && !redundant; }
 };
 
+bool any_open(const std::vector<Mutant>& list) {
+  return std::any_of(list.begin(), list.end(), [](const Mutant& mutant) { return mutant.is_open(); });
+}
+
 Program without(const Program& program, const Mutant& mutant) {
   Program changed = program;
   Instruction& in = changed.code[mutant.at];
@@ -164,8 +168,7 @@ int mutations(const Arguments& arguments) {
     if (program.name.starts_with("sextant_") && !program.name.starts_with("sextant_gemm")) return false;
     if (mutants.count(program.name) == 0) mutants[program.name] = list_mutants(program);
     std::vector<Mutant>& list = mutants[program.name];
-    const bool any_open = std::any_of(list.begin(), list.end(), [](const Mutant& m) { return m.is_open(); });
-    if (any_open && launches[program.name]++ < kLaunches) try_mutants(program, params, workgroups, threads, list);
+    if (any_open(list) && launches[program.name]++ < kLaunches) try_mutants(program, params, workgroups, threads, list);
     return false;
   };
   const auto device = code.device();
@@ -193,8 +196,7 @@ int mutations(const Arguments& arguments) {
   const std::map<std::string, std::vector<Mutant>> so_far = mutants;
   for (const auto& [name, unused] : so_far)
     for (uint64_t seed = 0; seed < kDraws; ++seed) {
-      const std::vector<Mutant>& list = mutants[name];
-      if (std::none_of(list.begin(), list.end(), [](const Mutant& m) { return m.is_open(); })) break;
+      if (!any_open(mutants[name])) break;
       launches.clear();
       if (const auto test = draw_long_case(name, arguments.architecture, seed))
         failed += static_cast<int>(verify::run_random_text(*device, *test).failures.size());
