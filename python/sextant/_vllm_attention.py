@@ -7,14 +7,31 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import torch
-from vllm.v1.attention.backend import AttentionBackend, AttentionImpl, AttentionMetadataBuilder, AttentionType
-from vllm.v1.kv_cache_interface import KVCacheLayout
+from vllm import envs
+from vllm.platforms import current_platform
+from vllm.v1.attention.backend import AttentionBackend, AttentionCGSupport, AttentionImpl, AttentionMetadataBuilder, AttentionType
 
 from sextant import api
-from sextant._dlpack import Tensor, current_stream, workspace_beside
-from sextant.torch import device_name, dtype_name
+from sextant._dlpack import Tensor
+from sextant._vllm_step import Features, Workspace, host_batch, plan_step
+from sextant.torch import dtype_name
+
+try:
+    from vllm.v1.kv_cache_interface import KVCacheLayout
+except ImportError:  # before 0.29: the backend names the shape itself
+    KVCacheLayout = None
 
 PLAIN_CACHES = ("auto", "float16", "bfloat16", "float32")
+_FP8_CACHES = {"fp8": "fp8_e4m3fn", "fp8_e4m3": "fp8_e4m3fn", "fp8_e5m2": "fp8_e5m2"}
+
+
+def fp8_caches() -> "dict[str, str]":
+    """vLLM's names of fp8 caches with one scale, and Sextant's of their format."""
+    if current_platform.is_cpu():
+        return {}
+    if getattr(current_platform, "is_fp8_fnuz", lambda: False)():
+        return {"fp8": "fp8_e4m3fnuz", "fp8_e4m3": "fp8_e4m3fnuz"}
+    return _FP8_CACHES
 
 
 @dataclass
@@ -29,16 +46,16 @@ class SextantMetadata:
     causal: bool
     token_spans: Optional[torch.Tensor] = None  # int32 [T, 2]; None: no token of the step lies in a span
     max_span_len: int = 0
+    host: Any = None  # query_start_loc and seq_lens on the host; None: read from the tensors
+    options: dict[str, Any] = field(default_factory=dict)  # of every plan
+    workspace: Optional[Workspace] = None  # shared by the builder's steps
     plans: dict[Any, tuple[api.Plan, Optional[Tensor]]] = field(default_factory=dict)
 
-    def plan(self, backend: str, spec: api.AttentionSpec, cache: api.KvCacheSpec) -> tuple[api.Plan, Optional[Tensor]]:
+    def plan(self, backend: str, features: Features) -> tuple[api.Plan, Optional[Tensor]]:
         """The plan and its workspace. Layers run one after another, so those with equal features take the same."""
-        key = (spec, cache)
-        if key not in self.plans:
-            plan = api.plan(backend, spec, cache, query_start_loc=self.query_start_loc, seq_lens=self.seq_lens, block_table=self.block_table,
-                            slot_mapping=self.slot_mapping, device=device_name(self.seq_lens.device))  # fmt: skip
-            self.plans[key] = plan, workspace_beside(self.seq_lens, plan.workspace_bytes, current_stream(self.seq_lens))
-        return self.plans[key]
+        if features not in self.plans:
+            self.plans[features] = plan_step(self, backend, features)
+        return self.plans[features]
 
     def tensors(self) -> dict[str, Optional[torch.Tensor]]:
         """What every run reads."""
@@ -49,9 +66,17 @@ class Builder(AttentionMetadataBuilder):
     """Takes the batch as it is: the backends look at lengths themselves, no order is needed."""
 
     metadata_class = SextantMetadata
+    # Query lengths of a captured graph are those of its capture, key lengths are read where they are used.
+    _cudagraph_support = AttentionCGSupport.UNIFORM_BATCH
 
     def __init__(self, kv_cache_spec, layer_names, vllm_config, device):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        speculative = getattr(vllm_config, "speculative_config", None)
+        self.options = {"decode_max_query_len": 1 + (getattr(speculative, "num_speculative_tokens", 0) or 0)}
+        if getattr(envs, "VLLM_BATCH_INVARIANT", False):
+            self.options["deterministic"] = True
+        self.workspace = Workspace()
+        self.captured: list[SextantMetadata] = []  # a graph's kernels read what its plans hold
 
     def build(self, common_prefix_len, common_attn_metadata, fast_build=False):
         m = common_attn_metadata
@@ -66,7 +91,18 @@ class Builder(AttentionMetadataBuilder):
             block_table=m.block_table_tensor[:requests].to(torch.int32).contiguous(),
             slot_mapping=m.slot_mapping[: m.num_actual_tokens].to(torch.int64).contiguous(),
             causal=bool(m.causal),
+            host=host_batch(m, requests),
+            options=self.options,
+            workspace=self.workspace,
         )
+
+    def build_for_cudagraph_capture(self, common_attn_metadata):
+        """Plans that hold for every length that a replay may bring."""
+        metadata = self.build(0, common_attn_metadata)
+        bounds = {"max_query_len": common_attn_metadata.max_query_len, "max_seq_len": self.vllm_config.model_config.max_model_len}
+        metadata.options = {**self.options, **bounds}
+        self.captured.append(metadata)
+        return metadata
 
 
 def token_spans(ranges, query_start_loc: torch.Tensor, seq_lens: torch.Tensor) -> "tuple[Optional[torch.Tensor], int]":
@@ -103,8 +139,9 @@ def refuse_clamped_spans(layer: Any, window: int, metadata: SextantMetadata) -> 
 def refuse_unserved(attn_type: str, kv_cache_dtype: str) -> None:
     if attn_type != AttentionType.DECODER:
         raise NotImplementedError(f"attn_type is {attn_type}; Sextant allows decoder")
-    if kv_cache_dtype not in PLAIN_CACHES:
-        raise NotImplementedError(f"kv_cache_dtype is {kv_cache_dtype}; Sextant in vLLM allows {', '.join(PLAIN_CACHES)}")
+    allowed = (*PLAIN_CACHES, *fp8_caches())
+    if kv_cache_dtype not in allowed:
+        raise NotImplementedError(f"kv_cache_dtype is {kv_cache_dtype}; Sextant in vLLM allows {', '.join(allowed)}")
 
 
 def window_of(causal: bool, window: int) -> "dict[str, Any]":
@@ -128,23 +165,54 @@ class Impl(AttentionImpl):
         self.logits_soft_cap = float(logits_soft_cap or 0.0)
         self.sinks = sinks
         self.kv_cache_dtype, self.kv_sharing_target_layer_name = kv_cache_dtype, kv_sharing_target_layer_name
+        self.cache_format = fp8_caches().get(kv_cache_dtype)
+        self._features: dict[Any, Features] = {}
+        self._cache: Any = None  # the tensor that the two views below are of
+        self._views: Any = None
+        self._sinks: Optional[torch.Tensor] = None  # fp32, once the weights are there
+
+    def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
+        self._sinks = None if self.sinks is None else self.sinks.detach().float().contiguous()
+
+    def features(self, dtype: torch.dtype, causal: bool, max_span_len: int, k_cache: torch.Tensor, layout: str) -> Features:
+        """The layer's spec and cache, made once: every step asks for them."""
+        key = (dtype, causal, max_span_len, k_cache.shape)
+        if key not in self._features:
+            name = dtype_name(dtype)
+            spec = api.AttentionSpec(
+                num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_size, softmax_scale=self.scale, dtype=name,
+                **window_of(causal, self.sliding_window), logits_soft_cap=self.logits_soft_cap, has_sinks=self.sinks is not None,
+                has_alibi=self.alibi_slopes is not None, max_span_len=max_span_len,
+            )  # fmt: skip
+            block_size = k_cache.shape[1 if layout == "NHD" else 2]
+            cache = api.KvCacheSpec(k_cache.shape[0], block_size, self.num_kv_heads, self.head_size, self.cache_format or name, layout=layout)
+            self._features[key] = Features.of(spec, cache)
+        return self._features[key]
+
+    def caches(self, kv_cache: torch.Tensor) -> "tuple[torch.Tensor, torch.Tensor, str]":
+        """The halves of a cache, and their layout: [blocks, 2, block_size, Hkv, D] (get_kv_cache_shape) or [blocks, Hkv, block_size, 2 * D]."""
+        if kv_cache is not self._cache:
+            if kv_cache.dim() == 5:
+                self._views = *kv_cache.unbind(1), "NHD"
+            else:
+                blocks, heads, block_size, _ = kv_cache.shape
+                self._views = *kv_cache.view(blocks, heads, block_size * 2, -1).chunk(2, dim=2), "HND"
+            self._cache = kv_cache
+        return self._views
 
     def forward(self, layer, query, key, value, kv_cache, attn_metadata, output, output_scale=None, output_block_scale=None):
-        """query [T, Hq, D], key and value [T, Hkv, D], kv_cache [num_blocks, Hkv, block_size, 2 * D]."""
+        """query [T, Hq, D], key and value [T, Hkv, D]."""
         if output_scale is not None or output_block_scale is not None:
             raise NotImplementedError("fused output quantisation is not supported by Sextant")
         if attn_metadata is None:  # profiling run
             return output.fill_(0)
         refuse_clamped_spans(layer, self.sliding_window, attn_metadata)
         tokens = attn_metadata.num_actual_tokens
-        blocks, heads, block_size, _ = kv_cache.shape
-        k_cache, v_cache = kv_cache.view(blocks, heads, block_size * 2, -1).chunk(2, dim=2)
-        spec = api.AttentionSpec(
-            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_size, softmax_scale=self.scale, dtype=dtype_name(query.dtype),
-            **window_of(attn_metadata.causal, self.sliding_window), logits_soft_cap=self.logits_soft_cap, has_sinks=self.sinks is not None,
-            has_alibi=self.alibi_slopes is not None, max_span_len=attn_metadata.max_span_len,
-        )  # fmt: skip
-        plan, workspace = attn_metadata.plan(self.backend, spec, api.KvCacheSpec(blocks, block_size, self.num_kv_heads, self.head_size, spec.dtype, layout="HND"))
+        k_cache, v_cache, layout = self.caches(kv_cache)
+        features = self.features(query.dtype, attn_metadata.causal, attn_metadata.max_span_len, k_cache, layout)
+        plan, workspace = attn_metadata.plan(self.backend, features)
+        if self.sinks is not None and self._sinks is None:
+            self.process_weights_after_loading(query.dtype)
         plan.run(
             q=query.view(-1, self.num_heads, self.head_size)[:tokens],
             # None in layers that attend to another layer's cache.
@@ -153,9 +221,11 @@ class Impl(AttentionImpl):
             out=output.view(-1, self.num_heads, self.head_size)[:tokens],
             k_cache=k_cache,
             v_cache=v_cache,
+            k_scale=layer._k_scale.view(1) if self.cache_format else None,
+            v_scale=layer._v_scale.view(1) if self.cache_format else None,
             # Layers that share another layer's cache read it and write nothing.
             slot_mapping=None if key is None or self.kv_sharing_target_layer_name else attn_metadata.slot_mapping,
-            sinks=None if self.sinks is None else self.sinks.float().contiguous(),
+            sinks=self._sinks,
             alibi_slopes=None if self.alibi_slopes is None else self.alibi_slopes.to(query.device),
             workspace=workspace,
             **attn_metadata.tensors(),
@@ -169,12 +239,17 @@ class Backend(AttentionBackend):
     backend: str
     impl: type
     supported_dtypes = [torch.float32, torch.float16, torch.bfloat16]
-    supported_kv_cache_dtypes = list(PLAIN_CACHES)
+    supported_kv_cache_dtypes = [*PLAIN_CACHES, *fp8_caches()]
     forward_includes_kv_cache_update = True
 
     @staticmethod
     def get_builder_cls():
         return Builder
+
+    @staticmethod
+    def get_kv_cache_shape(num_blocks, block_size, num_kv_heads, head_size, cache_dtype_str="auto"):
+        """For vLLM before 0.29, which asks for the shape; later ones ask for the layout below."""
+        return (num_blocks, 2, block_size, num_kv_heads, head_size)
 
     @classmethod
     def supported_kv_cache_layouts(cls):
@@ -199,6 +274,10 @@ class Backend(AttentionBackend):
     @classmethod
     def supports_mm_prefix(cls):
         return True
+
+    @classmethod
+    def supports_batch_invariance(cls):
+        return True  # deterministic plans
 
     @classmethod
     def supports_device_cpu_query_lens_mismatch(cls):

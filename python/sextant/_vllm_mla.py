@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from vllm.model_executor.layers.quantization.utils.quant_utils import get_and_maybe_dequant_weights
@@ -12,6 +12,7 @@ from vllm.v1.attention.backend import MLAAttentionImpl
 
 from sextant import _vllm_attention as mha
 from sextant import api
+from sextant._vllm_step import Features
 from sextant.torch import dtype_name
 
 
@@ -52,30 +53,45 @@ class Impl(MLAAttentionImpl):
         self.num_heads, self.head_size, self.scale, self.num_kv_heads = num_heads, head_size, float(scale), num_kv_heads
         self.kv_lora_rank, self.qk_nope_head_dim, self.qk_rope_head_dim, self.v_head_dim = kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim
         self.kv_cache_dtype, self.kv_b_proj = kv_cache_dtype, kv_b_proj
+        self.cache_format = mha.fp8_caches().get(kv_cache_dtype)
         self.sliding_window, self.logits_soft_cap = int(sliding_window or 0), float(logits_soft_cap or 0.0)
+        self.kv_b_proj_weight: Optional[torch.Tensor] = None
+        self._features: dict[Any, Features] = {}
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
+        """vLLM before 0.29 does not call it: the first run does."""
         # [N * (nope + v), rank]: the plain weight itself, or a quantised one's values.
         self.kv_b_proj_weight = get_and_maybe_dequant_weights(self.kv_b_proj, out_dtype=act_dtype).detach().contiguous()
 
     def do_kv_cache_update(self, kv_c_normed, k_pe, kv_cache, slot_mapping, kv_cache_dtype, k_scale) -> None:
         """Nothing: the run writes the new tokens before it reads them."""
 
+    def features(self, dtype: torch.dtype, causal: bool, max_span_len: int, latent: torch.Tensor) -> Features:
+        """The layer's spec and cache, made once: every step asks for them."""
+        key = (dtype, causal, max_span_len, latent.shape)
+        if key not in self._features:
+            name = dtype_name(dtype)
+            blocks, block_size, width = latent.shape
+            spec = api.AttentionSpec(
+                num_heads=self.num_heads, num_kv_heads=self.num_heads, head_dim=self.qk_nope_head_dim + self.qk_rope_head_dim, head_dim_v=self.v_head_dim,
+                softmax_scale=self.scale, dtype=name, **mha.window_of(causal, self.sliding_window), logits_soft_cap=self.logits_soft_cap,
+                kv_lora_rank=self.kv_lora_rank, qk_nope_head_dim=self.qk_nope_head_dim, qk_rope_head_dim=self.qk_rope_head_dim, v_head_dim=self.v_head_dim,
+                max_span_len=max_span_len,
+            )  # fmt: skip
+            cache = api.KvCacheSpec(blocks, block_size, 1, width, self.cache_format or name, head_dim_v=self.kv_lora_rank, layout="latent")
+            self._features[key] = Features.of(spec, cache)
+        return self._features[key]
+
     def forward_mha(self, q, kv_c_normed, k_pe, kv_c_and_k_pe_cache, attn_metadata, k_scale, output, output_scale=None) -> None:
         """The whole step: q [T, N, nope + rope], kv_c_normed [T, rank], k_pe [T, 1, rope], output [T, N * v] (written),
         kv_c_and_k_pe_cache [num_blocks, block_size, rank + rope]."""
         if output_scale is not None:
             raise NotImplementedError("fused output quantisation is not supported by Sextant")
-        blocks, block_size, width = kv_c_and_k_pe_cache.shape
-        spec = api.AttentionSpec(
-            num_heads=self.num_heads, num_kv_heads=self.num_heads, head_dim=self.qk_nope_head_dim + self.qk_rope_head_dim, head_dim_v=self.v_head_dim,
-            softmax_scale=self.scale, dtype=dtype_name(q.dtype), **mha.window_of(attn_metadata.causal, self.sliding_window),
-            logits_soft_cap=self.logits_soft_cap, kv_lora_rank=self.kv_lora_rank, qk_nope_head_dim=self.qk_nope_head_dim,
-            qk_rope_head_dim=self.qk_rope_head_dim, v_head_dim=self.v_head_dim,
-            max_span_len=attn_metadata.max_span_len,
-        )  # fmt: skip
-        cache = api.KvCacheSpec(blocks, block_size, 1, width, spec.dtype, head_dim_v=self.kv_lora_rank, layout="latent")
-        plan, workspace = attn_metadata.plan(self.backend, spec, cache)
+        if self.kv_b_proj_weight is None:
+            self.process_weights_after_loading(q.dtype)
+        features = self.features(q.dtype, attn_metadata.causal, attn_metadata.max_span_len, kv_c_and_k_pe_cache)
+        plan, workspace = attn_metadata.plan(self.backend, features)
+        scale = k_scale.view(1) if self.cache_format else None
         plan.run(
             q=q,
             kv_c=kv_c_normed,
@@ -83,6 +99,8 @@ class Impl(MLAAttentionImpl):
             kv_b_proj=self.kv_b_proj_weight,
             out=output.view(-1, self.num_heads, self.v_head_dim),
             k_cache=kv_c_and_k_pe_cache,
+            k_scale=scale,
+            v_scale=scale,
             slot_mapping=attn_metadata.slot_mapping,
             workspace=workspace,
             **attn_metadata.tensors(),
@@ -96,6 +114,10 @@ class Backend(mha.Backend):
     @staticmethod
     def get_builder_cls():
         return Builder
+
+    @staticmethod
+    def get_kv_cache_shape(num_blocks, block_size, num_kv_heads, head_size, cache_dtype_str="auto"):
+        return (num_blocks, block_size, head_size)
 
     @classmethod
     def is_mla(cls):

@@ -4,8 +4,8 @@
     vllm serve DEEPSEEK --attention-backend TRITON_MLA
 
 On the CPU platform vLLM itself serves none of the names, so Sextant's classes take them. On ROCm, whose names they are, a name that is asked for
-means Sextant's class as well; on CUDA they are registered with SEXTANT_ in front and vLLM's own stay what they are. Nothing changes when no backend is
-asked for.
+means Sextant's class as well; on CUDA --attention-backend takes them with SEXTANT_ in front and vLLM's own stay what they are. The variable, which vLLM
+itself no longer reads, means Sextant's on every platform, with or without SEXTANT_. Nothing changes when no backend is asked for.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any, Optional
 from sextant.transformers import MHA_BACKENDS, MLA_BACKENDS
 
 _VARIABLE = "VLLM_ATTENTION_BACKEND"
+_PREFIX = "SEXTANT_"
 
 
 # Whose interfaces this file follows, oldest and newest.
-VLLM_VERSIONS = ((0, 29), (0, 33))
+VLLM_VERSIONS = ((0, 23), (0, 33))
 
 
 def register() -> None:
@@ -60,12 +61,10 @@ def _register() -> None:
 
     logger = init_logger("vllm.sextant")
     on_rocm = current_platform.is_rocm()
-    if not current_platform.is_cpu():
+    on_cpu = current_platform.is_cpu()
+    if not on_cpu:
         for name in MHA_BACKENDS + MLA_BACKENDS:
-            if not hasattr(AttentionBackendEnum, "SEXTANT_" + name):
-                AttentionBackendEnum.register("SEXTANT_" + name, _class_path(name))
-        if not on_rocm:
-            return
+            _add_name(AttentionBackendEnum, _PREFIX + name, _class_path(name))
     else:
         for name in MHA_BACKENDS + MLA_BACKENDS:
             register_backend(AttentionBackendEnum[name], _class_path(name))
@@ -77,8 +76,11 @@ def _register() -> None:
 
     def get_attn_backend_cls(cls, selected_backend, attn_selector_config, num_heads=None):
         name = _asked_for(selected_backend)
-        if name in MHA_BACKENDS + MLA_BACKENDS and attn_selector_config.attn_type == "decoder":
+        wants_own = on_cpu or on_rocm or selected_backend is None or name != selected_backend.name
+        if wants_own and name in MHA_BACKENDS + MLA_BACKENDS and attn_selector_config.attn_type == "decoder":
             _refuse_unfit(name, attn_selector_config)
+            if selected_backend is None:
+                logger.info_once("%s is %s: the Sextant plugin reads it, vLLM itself does not.", _VARIABLE, name)
             logger.info_once("Using Sextant's %s backend.", name)
             if on_rocm:  # only now: vLLM's own choice there names these too, and means its own classes
                 register_backend(AttentionBackendEnum[name], _class_path(name))
@@ -90,13 +92,31 @@ def _register() -> None:
         return original(cls, selected_backend, attn_selector_config, num_heads)
 
     platform.get_attn_backend_cls = classmethod(get_attn_backend_cls)
-    if not on_rocm:
+    if on_cpu:
         _keep_mla_features(platform)
 
 
 def _asked_for(selected: Any) -> Optional[str]:
-    """The name that --attention-backend gave, else the variable's."""
-    return getattr(selected, "name", None) or os.environ.get(_VARIABLE)
+    """The name that --attention-backend gave, else the variable's; one of Sextant's without the prefix."""
+    name = getattr(selected, "name", None) or os.environ.get(_VARIABLE)
+    bare = name[len(_PREFIX) :] if name and name.startswith(_PREFIX) else None
+    return bare if bare in MHA_BACKENDS + MLA_BACKENDS else name
+
+
+def _add_name(registry: Any, name: str, path: str) -> None:
+    """A new member of vLLM's list of backends, which before 0.29 cannot be added to."""
+    if name in registry.__members__:
+        return
+    if hasattr(registry, "register"):
+        registry.register(name, path)
+        return
+    member = object.__new__(registry)
+    member._name_, member._value_, member.__objclass__ = name, path, registry
+    member._sort_order_ = len(registry.__members__)
+    registry._member_names_.append(name)
+    registry._member_map_[name] = member
+    registry._value2member_map_[path] = member
+    type.__setattr__(registry, name, member)
 
 
 def _keep_mla_features(platform: Any) -> None:
