@@ -100,8 +100,7 @@ class Space:
 GPU = Space()
 
 
-def _draw(r, index, space):
-    kind = KINDS[index % len(KINDS)]
+def _draw(r, kind, space):
     query_lens, kv_lens = space.lengths(r, "prefill" if kind == "mla prefill" else kind)
     values = {"kind": kind, "query_lens": query_lens, "kv_lens": kv_lens}
     tags = [kind]
@@ -134,11 +133,11 @@ def named(case):
     return GridCase(**{**case.__dict__, "name": name})
 
 
-def draw_cases(count, seed, space=GPU):
-    """`count` cases; kinds take turns."""
+def draw_cases(count, seed, space=GPU, kinds=KINDS):
+    """`count` cases; `kinds` take turns."""
     r, cases = random.Random(seed), []
     while len(cases) < count:
-        case = _draw(r, len(cases), space)
+        case = _draw(r, kinds[len(cases) % len(kinds)], space)
         if case.kv_bytes <= space.max_cache_bytes and case.flops <= space.max_flops and sum(case.query_lens) <= space.max_tokens:
             cases.append(case)
     return cases

@@ -59,7 +59,7 @@ def print_case(case, rows):
 
 
 def run_random(arguments) -> int:
-    from grid import draw_cases
+    from grid import draw_cases, KINDS
     from grid_peers import SextantGrid, SglFlashMla, VllmFlashAttention3
     from grid_run import print_summary, run_grid
 
@@ -73,7 +73,8 @@ def run_random(arguments) -> int:
             print(f"not here: {type(error).__name__}: {str(error)[:150]}")
     report = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "ceilings": ceilings(), "seed": arguments.seed}
     print(report["device"], report["ceilings"])
-    report["results"] = run_grid(contestants, draw_cases(arguments.random, arguments.seed), timer, arguments.budget, arguments.first)
+    cases = draw_cases(arguments.random, arguments.seed, kinds=arguments.kinds.split(",") if arguments.kinds else KINDS)
+    report["results"] = run_grid(contestants, cases, timer, arguments.budget, arguments.first)
     print_summary(report["results"])
     with open(arguments.output, "w") as file:
         json.dump(report, file, indent=1)
@@ -90,6 +91,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--random", type=int, default=0, help="draw so many cases instead of the groups; peers: --fa3 and flash_mla")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kinds", default="", help="of the drawn cases, comma-separated; all without")
     parser.add_argument("--first", type=int, default=0, help="leave out so many of the drawn cases")
     parser.add_argument("--fa3", default="", help="path of vllm/vllm_flash_attn/_vllm_fa3_C.abi3.so of a vLLM wheel")
     parser.add_argument("--budget", type=float, default=1e9, help="stop starting new cases after this many seconds")

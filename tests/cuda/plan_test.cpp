@@ -137,6 +137,54 @@ TEST(CudaPlan, MlaOfFewHeadsMergesInClusters) {
   EXPECT_PRED2(has, plan(mla_args(one, 16), one)->describe(), "16 clusters of 8, 64-key tiles) + reduce");
 }
 
+TEST(CudaPlan, RequestsOfUnequalLengthShareTheListOfTheClusterKernel) {
+  std::vector<int32_t> lens = requests(60, 2000);
+  lens[7] = 30000;
+  EXPECT_PRED2(has, chosen({lens}), "cluster_decode (16 rows, balanced over 264 blocks, 64-key tiles) + reduce");
+}
+
+TEST(CudaPlan, LengthsToComeShareTheListOfTheClusterKernel) {
+  const auto open = [](int count) {
+    const Batch batch = {requests(count, 1024)};
+    AttentionPlanArgs args = decode_args(batch);
+    args.bounds.max_seq_len = 131072;
+    return plan(args, batch)->describe();
+  };
+  EXPECT_PRED2(has, open(64), "cluster_decode (16 rows, balanced");
+  EXPECT_PRED2(has, open(1), "clusters of 8");
+}
+
+TEST(CudaPlan, Fp8LatentsOfFewRowsStayBytes) {
+  const auto describe = [](const Batch& batch, int32_t heads) {
+    AttentionPlanArgs args = mla_args(batch, heads);
+    args.cache.dtype = DType::kF8E4M3FN;
+    return plan(args, batch)->describe();
+  };
+  EXPECT_PRED2(has, describe({requests(64, 8192)}, 16), "mla_bytes (");
+  EXPECT_PRED2(has, describe({.seq_lens = requests(8, 4096), .query_len = 2, .last_query_len = 2}, 16),
+               "mla_bytes (32 rows");
+  EXPECT_PRED2(has, describe({requests(1, 4096)}, 16), "clusters");
+  const std::string portable = describe({.seq_lens = requests(1, 4096), .family = KernelFamily::kPortable}, 16);
+  EXPECT_PRED2(has, portable, "mla_bytes");
+  EXPECT_FALSE(has(portable, "clusters")) << portable;
+  EXPECT_PRED2(has, describe({requests(8, 4096)}, 128), "mla_wgmma");
+}
+
+// Else a request's bits would depend on the longest of the batch.
+TEST(CudaPlan, DeterministicLatentsOfFewRowsAreAPartOfTheirOwn) {
+  const Batch mixed = {.seq_lens = requests(8, 4096), .last_query_len = 4, .deterministic = true};
+  const auto parts = [&](const Batch& batch) {
+    const auto made = std::dynamic_pointer_cast<const cuda::CudaAttentionPlan>(plan(mla_args(batch, 16), batch));
+    std::vector<std::string> names;
+    for (const cuda::PlanPart& part : made->parts) names.emplace_back(part.kernel->name);
+    return names;
+  };
+  EXPECT_EQ(parts(mixed), (std::vector<std::string>{"mla_transposed", "mla_wgmma"}));
+  Batch free = mixed;
+  free.deterministic = false;
+  EXPECT_EQ(parts(free), std::vector<std::string>{"mla_wgmma"});
+}
+
 // A part's division of work is one that its kernel knows, and the portable kernels know no clusters: whatever the
 // family, the cache's type, the lengths, the split that was asked for, and with or without bounds for graph replays.
 void expect_known_divisions(const AttentionPlanArgs& args, const Batch& batch) {

@@ -9,6 +9,7 @@
 #include "devices/cuda/kernels/cache_kernels.h"
 #include "devices/cuda/plan_forward.h"
 #include "devices/cuda/plan_staging.h"
+#include "devices/cuda/portable/mla_launchers.h"
 #include "ops/query_conversion.h"
 
 namespace sextant::cuda {
@@ -37,6 +38,28 @@ PlanPart plan_first(const AttentionKernel* const (&choice)[kCount], const PlanPa
   return start;
 }
 
+// Decode over latents: the kernel is chosen by the rows of the longest request. In deterministic mode the kernel that
+// reads a request, and so its bits, must not depend on the others: requests for the kernels of few rows are then a part
+// of their own.
+std::vector<PlanPart> plan_latents(const PlanPart& all, const PlanInput& in, KernelFamily family) {
+  const auto plan = [&](const PlanPart& part, const Bounds& bounds) {
+    return plan_first(
+        {&kMlaBytesClustersKernel, &kMlaBytesKernel, &kMlaTransposedKernel, &kMlaWgmmaKernel, &kMlaKernel}, part,
+        {in.args, in.params, bounds, in.short_len, in.chip}, family);
+  };
+  const int32_t few = may_run(kMlaBytesKernel, in.params, in.chip, family)        ? kMlaBytesRows
+                      : may_run(kMlaTransposedKernel, in.params, in.chip, family) ? kMlaTransposedRows
+                                                                                  : 0;
+  const int32_t few_len = few / in.args.spec.num_heads;
+  if (!in.args.deterministic || few_len == 0 || in.bounds.query_len <= few_len) return {plan(all, in.bounds)};
+  PlanPart shorter = all, longer = all;
+  shorter.max_query_len = std::min(all.max_query_len, few_len);
+  longer.min_query_len = std::max(all.min_query_len, few_len + 1);
+  Bounds few_rows = in.bounds;
+  few_rows.query_len = few_len;
+  return {plan(shorter, few_rows), plan(longer, in.bounds)};
+}
+
 // The forward kernel behind a copy of the keys, where that pays.
 std::optional<PlanPart> plan_staged(const PlanPart& start, const PlanInput& in, KernelFamily family) {
   if (in.params.origin == KeyOrigin::kPacked) return std::nullopt;
@@ -59,15 +82,15 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   PlanPart all;
   all.min_query_len = a.filter.min_query_len;
   all.max_query_len = a.filter.max_query_len;
-  if (vectors && may_run(kMlaKernel, p, chip, family))
-    return {plan_first({&kMlaTransposedKernel, &kMlaWgmmaKernel, &kMlaKernel}, all, in, family)};
+  if (vectors && may_run(kMlaKernel, p, chip, family)) return plan_latents(all, in, family);
 
   // Values by runs of tokens are served at some block sizes only, and deterministic bits must not depend on those.
   const bool streams =
       vectors && may_run(kStreamKernel, p, chip, family) && !(a.deterministic && stream_key_align(p) > 1);
   const bool forward_fp8 = vectors && takes_fp8_queries(a, chip, family);
   const bool forward = vectors && !forward_fp8 && may_run(kForwardKernel, p, chip, family);
-  const bool all_forward = streams && forward && n.any_short && forward_beats_stream(a, p, n, short_len, chip);
+  const bool all_forward =
+      streams && (forward || forward_fp8) && n.any_short && forward_beats_stream(a, p, n, short_len, forward_fp8, chip);
   std::vector<PlanPart> parts;
   if (streams && n.any_short && !all_forward) {
     PlanPart decodes = all;

@@ -34,24 +34,28 @@ struct ChipRates {
     double sm = 4.6e10, sm_fp8 = 3.6e10;            // bytes/s that one SM takes by tensor-map copies
     double start = 5e-6;                            // what does not shrink with the keys
     double next_block = 1e-6, next_cluster = 4e-6;  // a wave more: single blocks hide each other's start and end
+    double merge = 6e-6, segment = 1.5e-6;          // by the list: the reduce kernel, a request and head more
   } cluster;
 
   // Decode from the balanced list (kStreamKernel).
   struct List {
-    double start = 12e-6;
+    double start = 20e-6;
     double memory_part = 0.96, memory_part_fp8 = 0.8;  // of `memory`, where a row tile is a request's only one
+    double sm = 2.2e10, sm_fp8 = 1.6e10;               // bytes/s that one SM takes by cp.async
     double rows_32 = 2.0e12, wide = 1.5e12;  // bytes/s with 32 rows, and with rows so long that an SM has one block
     double row_tile = 10e-6;                 // queries, a merge and a new chain of waits at each that a block comes to
     double merge_part = 0.45e-6;             // parts of one row are merged one after the other,
     double parts_in_start = 8;               // but for the first
   } list;
 
-  // MLA decode in tiles of 64 rows (kMlaTransposedKernel, kMlaWgmmaKernel).
+  // MLA decode in tiles of 64 keys (kMlaTransposedKernel, kMlaWgmmaKernel).
   struct Mla {
-    double start = 14e-6, tile = 2.2e-6;  // what a block costs beside its tiles; a tile
-    double list_merge = 8e-6, list_part = 0.45e-6;
-    double merge = 5e-6, part = 0.4e-6;  // of equal parts
+    double start = 12e-6, tile = 2.2e-6;  // what a block costs beside its tiles; a tile
+    double merge = 5e-6, part = 0.06e-6;  // of partial results: launch; each of a row, sixteen at a time
+    double partial_bytes = 3e12;          // a second, written and read
+    double cluster = 2e-6;                // of a cluster's blocks in shared memory
   } mla;
+  Mla mla_bytes = {.start = 7e-6, .tile = 1.6e-6};  // kMlaBytesKernel
 
   // Copies of keys that a kernel reads better (plan_staging.h).
   struct Copy {

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 
+#include "devices/cuda/hopper/cluster_launchers.h"
 #include "devices/cuda/plan_clusters.h"
 #include "devices/cuda/plan_forward.h"
 #include "devices/cuda/plan_mla.h"
+#include "devices/cuda/portable/mla_launchers.h"
 
 namespace sextant::cuda {
 namespace {
@@ -52,8 +54,14 @@ bool cluster_runs(const AttentionParams& p, const ChipLimits& chip) {
 bool plan_cluster(PlanPart& part, const PlanInput& in) {
   return choose_cluster(part, in.args, in.params, in.bounds, in.chip);
 }
+// Boxes are whole parts of pages.
+int32_t cluster_key_align(const AttentionParams& p) { return cluster_tile_keys(p); }
 cudaError_t run_cluster(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
-  return launch_cluster_decode(p, std::get<Clusters>(in.part.division).shape, stream);
+  if (const auto* clusters = std::get_if<Clusters>(&in.part.division))
+    return launch_cluster_decode(p, clusters->shape, stream);
+  const ClusterPlan shares = {.one_a_sm = p.head_dim > 128,
+                              .list_blocks = std::get<BalancedList>(in.part.division).blocks};
+  return launch_cluster_decode(p, shares, stream);
 }
 
 bool forward_runs(const AttentionParams& p, const ChipLimits&) { return forward_serves(p); }
@@ -107,11 +115,17 @@ cudaError_t run_simt(const AttentionParams& p, const LaunchInput& in, cudaStream
 bool mla_runs(const AttentionParams& p, const ChipLimits& chip) {
   return chip.shared_bytes >= kMlaSharedBytes && mla_serves(p);
 }
+bool mla_bytes_runs(const AttentionParams& p, const ChipLimits& chip) {
+  return chip.shared_bytes >= kMlaBytesFewSharedBytes && mla_bytes_serves(p);
+}
 bool mla_wgmma_runs(const AttentionParams& p, const ChipLimits& chip) {
   return mla_runs(p, chip) && mla_wgmma_serves(p);
 }
 cudaError_t run_mla(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
   return launch_mla_attention(p, stream_plan(in.part, 1), stream);
+}
+cudaError_t run_mla_bytes(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
+  return launch_mla_bytes(p, stream_plan(in.part, 1), stream);
 }
 cudaError_t run_mla_wgmma(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
   return launch_mla_wgmma(p, stream_plan(in.part, 1), stream);
@@ -123,13 +137,17 @@ constexpr bool kTuned = true, kPortable = false, kTakesFp8 = true, kNoFp8 = fals
 
 const AttentionKernel kStreamKernel = {"stream_attention", kPortable,   kNoFp8,     kRowTiles | kBalancedList,
                                        stream_runs,        plan_stream, run_stream, stream_key_align};
-const AttentionKernel kClusterKernel = {"cluster_decode", kTuned,       kNoFp8,     kClusters,
-                                        cluster_runs,     plan_cluster, run_cluster};
+const AttentionKernel kClusterKernel = {"cluster_decode", kTuned,       kNoFp8,      kClusters | kBalancedList,
+                                        cluster_runs,     plan_cluster, run_cluster, cluster_key_align};
 const AttentionKernel kForwardKernel = {"forward", kTuned, kNoFp8, kRowTiles, forward_runs, plan_forward, run_forward};
 const AttentionKernel kForwardFp8Kernel = {"forward_fp8",    kTuned,       kTakesFp8,      kRowTiles,
                                            forward_fp8_runs, plan_forward, run_forward_fp8};
 const AttentionKernel kTileKernel = {"tile_attention", kPortable, kNoFp8, kRowTiles, tile_runs, plan_tile, run_tile};
 const AttentionKernel kSimtKernel = {"simt_attention", kPortable, kNoFp8, kRowTiles, simt_runs, plan_simt, run_simt};
+const AttentionKernel kMlaBytesClustersKernel = {
+    "mla_bytes", kTuned, kNoFp8, kClusters, mla_bytes_runs, plan_mla_bytes_clusters, run_mla_bytes};
+const AttentionKernel kMlaBytesKernel = {"mla_bytes",    kPortable,      kNoFp8,       kRowTiles | kBalancedList,
+                                         mla_bytes_runs, plan_mla_bytes, run_mla_bytes};
 const AttentionKernel kMlaTransposedKernel = {
     "mla_transposed",    kTuned,       kNoFp8, kRowTiles | kBalancedList | kClusters, mla_wgmma_runs,
     plan_mla_transposed, run_mla_wgmma};

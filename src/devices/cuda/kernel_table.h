@@ -45,7 +45,8 @@ struct AttentionKernel {
 extern const AttentionKernel kStreamKernel, kClusterKernel;                      // decode
 extern const AttentionKernel kForwardKernel, kForwardFp8Kernel;                  // prefill, extend, mixed
 extern const AttentionKernel kTileKernel, kSimtKernel;                           // any query length, portable
-extern const AttentionKernel kMlaTransposedKernel, kMlaWgmmaKernel, kMlaKernel;  // decode over a latent cache
+extern const AttentionKernel kMlaBytesClustersKernel, kMlaBytesKernel;           // decode over fp8 latents, few rows
+extern const AttentionKernel kMlaTransposedKernel, kMlaWgmmaKernel, kMlaKernel;  // decode over latents
 
 // A kernel that a plan of `family` may use on `chip` for this problem.
 bool may_run(const AttentionKernel& kernel, const AttentionParams& params, const ChipLimits& chip, KernelFamily family);

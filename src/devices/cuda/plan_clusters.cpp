@@ -8,16 +8,37 @@
 
 namespace sextant::cuda {
 
+namespace {
+
+constexpr int64_t kMostBlocks = 65535;  // of a grid's third extent
+
+// Seconds of single blocks that share the balanced list; `slots` run at once. A block ends and begins anew at each
+// request and KV head that it comes to.
+double time_by_list(const PartKeys& keys, const AttentionParams& p, double slots, double sm_rate,
+                    const ChipLimits& chip) {
+  const ChipRates::Cluster& rates = chip.rates.cluster;
+  const ChipRates::List& list = chip.rates.list;
+  const double all_bytes = keys.sum * bytes_of_key(p) * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
+  const double parts = slots * keys.longest / (keys.sum * p.num_kv_heads);
+  return rates.start + rates.merge + (1 + pairs / slots) * rates.segment +
+         std::max(0.0, parts - list.parts_in_start) * list.merge_part +
+         all_bytes / std::min(chip.rates.memory, chip.sms * sm_rate);
+}
+
+}  // namespace
+
 bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
                     const ChipLimits& chip) {
   const ChipRates::Cluster& rates = chip.rates.cluster;
   const ChipRates::List& list = chip.rates.list;
   const bool fp8 = size_of(p.cache_dtype) == 1;
   const double sm_rate = fp8 ? rates.sm_fp8 : rates.sm;
-  const double list_rate = (fp8 ? list.memory_part_fp8 : list.memory_part) * chip.rates.memory;
-  constexpr int64_t kMostRequests = 65535;
+  const double list_rate = p.head_dim > 128
+                               ? list.wide
+                               : std::min((fp8 ? list.memory_part_fp8 : list.memory_part) * chip.rates.memory,
+                                          chip.sms * (fp8 ? list.sm_fp8 : list.sm));
   if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || a.shared_prefix ||
-      p.group_size * n.short_query_len > kClusterRows || n.requests > kMostRequests)
+      p.group_size * n.short_query_len > kClusterRows || n.requests > kMostBlocks)
     return false;
   const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
   if (keys.requests == 0) return false;
@@ -47,6 +68,17 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
     chosen = true;
     clusters.shape.size = size;
     clusters.shape.one_a_sm = one_a_sm;
+  }
+  // Lengths to come may be of any shape: the list, where there is enough to share.
+  const bool one_a_sm = p.head_dim > 128;
+  const double slots = chip.sms * (one_a_sm ? 1.0 : 2.0), by_list = time_by_list(keys, p, slots, sm_rate, chip);
+  if (n.open ? pairs >= chip.sms : by_list < best) {
+    part.seconds = by_list;
+    part.rows = kClusterRows;
+    part.tile_keys = cluster_tile_keys(p);
+    set_decode_split(part, a, n, static_cast<int32_t>(n.short_query_len), one_a_sm ? 1 : 2, chip);
+    part.max_query_len = std::min(part.max_query_len, kClusterRows / p.group_size);
+    return true;
   }
   part.seconds = best;
   if (!chosen) return false;

@@ -91,10 +91,11 @@ int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& 
 }
 
 bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
-                          const ChipLimits& chip) {
+                          bool fp8_products, const ChipLimits& chip) {
   const bool wide = std::max(p.head_dim, p.head_dim_v) > 128;
   const bool few_rows = p.group_size * n.short_query_len <= kClusterRows;
-  const bool plain = plain_cache(a, p), copied = !plain && may_copy(a, p);
+  const bool plain = fp8_products ? may_copy(a, p) : plain_cache(a, p),
+             copied = !plain && !fp8_products && may_copy(a, p);
   if (n.any_long || (few_rows && (!wide || cluster_serves(p))) || !(plain || copied)) return false;
   const PartKeys keys = count_keys(a, n, a.filter.min_query_len, short_len);
   if (keys.requests == 0) return false;

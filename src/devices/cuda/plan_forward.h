@@ -6,9 +6,9 @@
 namespace sextant::cuda {
 
 // Decodes of more rows than a cluster takes: the forward kernel's copies keep up with the memory, and its products,
-// most of them of empty rows, cost nothing while it waits.
+// most of them of empty rows, cost nothing while it waits. `fp8_products`: the kernel that reads fp8 queries and keys.
 bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
-                          const ChipLimits& chip);
+                          bool fp8_products, const ChipLimits& chip);
 
 // Keys of a partition where the chip is filled better, or the longest row tile ends earlier, when requests are split;
 // 0: they are not. The lengths are those of now.

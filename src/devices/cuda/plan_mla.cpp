@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "devices/cuda/plan_clusters.h"
+#include "devices/cuda/portable/mla_launchers.h"
 
 namespace sextant::cuda {
 namespace {
@@ -19,30 +20,102 @@ void divide(PlanPart& part, const PlanInput& in, int32_t parts) {
   set_decode_split(part, args, in.bounds, std::max(in.short_len, longest), 1, in.chip);
 }
 
-// Equal parts of every request where that ends sooner than the list, whose many parts of one row are merged one after
-// the other; 0: it does not.
-int32_t few_parts(const PlanPart& part, const PlanInput& in) {
-  const ChipRates::Mla& rates = in.chip.rates.mla;
-  constexpr int32_t kMostParts = 32;
-  const PartKeys keys = count_keys(in.args, in.bounds, part.min_query_len, part.max_query_len);
-  if (!in.knows_lengths() || in.args.shared_prefix || keys.requests == 0) return 0;
-  const auto rows = static_cast<double>(ceil_div(rows_of_request(in), part.rows));
-  const double tiles = keys.sum / part.tile_keys * rows, longest = std::ceil(keys.longest / part.tile_keys);
-  const int sms = in.chip.sms;
-  // A block of the list begins anew with each row tile that it comes to.
-  double best = rates.start * std::max(1.0, keys.requests * rows / sms) + (std::ceil(tiles / sms) + 1) * rates.tile +
-                rates.list_merge + rates.list_part * std::min(longest, longest * sms / std::max(tiles, 1.0));
+// A batch in tiles, and what each way to divide it takes. `sms`: blocks that run at once.
+struct MlaWork {
+  const ChipRates::Mla& rates;
+  double requests, row_tiles, tiles, longest;  // row tiles of a request; tiles of all, of the longest
+  double partial;                              // seconds that a row tile's partial result takes to write and to read
+  int32_t sms;
+
+  MlaWork(const PlanPart& part, const PlanInput& in, const ChipRates::Mla& rates) : rates(rates), sms(in.chip.sms) {
+    const PartKeys keys = count_keys(in.args, in.bounds, part.min_query_len, part.max_query_len);
+    requests = keys.requests;
+    row_tiles = static_cast<double>(ceil_div(rows_of_request(in), part.rows));
+    tiles = keys.sum / part.tile_keys * row_tiles;
+    longest = std::ceil(keys.longest / part.tile_keys);
+    partial = 2.0 * part.rows * in.args.spec.value_head_dim() * sizeof(float) / rates.partial_bytes;
+  }
+  // A block of the list begins anew with each row tile that it comes to. Its many parts of one row are merged one after
+  // the other.
+  double by_list() const {
+    return rates.start * std::max(1.0, requests * row_tiles / sms) + (std::ceil(tiles / sms) + 1) * rates.tile +
+           rates.merge + 1.5 * sms * partial +
+           rates.part * std::min(longest, longest * row_tiles * sms / std::max(tiles, 1.0));
+  }
+  // Equal parts of every request.
+  double by_parts(int32_t parts) const {
+    const double blocks = requests * row_tiles * parts, a_block = std::ceil(longest / parts);
+    return std::ceil(blocks / sms) * (rates.start + a_block * rates.tile) + (parts > 1 ? merge_of(blocks, parts) : 0);
+  }
+  double merge_of(double blocks, int32_t parts) const { return rates.merge + rates.part * parts + blocks * partial; }
+  // `count` clusters of `size` blocks a request; `slots`: clusters that run at once.
+  double by_clusters(int32_t size, int32_t count, double slots) const {
+    const double clusters = requests * count, waves = std::ceil(clusters / slots);
+    const double a_cluster = std::ceil(longest / (size * count)), mean = tiles / (clusters * size);
+    const bool ragged = a_cluster > 1.3 * mean + 1;
+    const double all = ragged && waves > 1 ? clusters * mean / slots + a_cluster / 2 : waves * a_cluster;
+    return waves * (rates.start + rates.cluster) + std::max(all, a_cluster) * rates.tile +
+           (count > 1 ? merge_of(clusters, count) : 0);
+  }
+};
+
+// Equal parts of every request where that ends sooner than the list; 0: it does not. `best`: the estimate.
+int32_t few_parts(const PlanInput& in, const MlaWork& work, double* best) {
+  if (!in.knows_lengths() || in.args.shared_prefix || work.requests == 0) return 0;
+  *best = work.by_list();
   int32_t chosen = 0;
-  for (int32_t parts = 1; parts <= kMostParts && parts <= longest; parts *= 2) {
-    const double blocks = keys.requests * rows * parts, a_block = std::ceil(longest / parts);
-    const double waves = std::ceil(blocks / sms);
-    const double time =
-        waves * (rates.start + a_block * rates.tile) + (parts > 1 ? rates.merge + rates.part * parts : 0);
-    if (time >= (parts == 1 ? 1.05 : 1.0) * best) continue;  // nothing to merge: no second launch
-    best = time;
+  for (const int32_t parts : {1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32}) {
+    if (parts > work.longest) break;
+    const double time = work.by_parts(parts);
+    if (time >= (parts == 1 ? 1.05 : 1.0) * *best) continue;  // nothing to merge: no second launch
+    *best = time;
     chosen = parts;
   }
   return chosen;
+}
+
+// Clusters, where they end before `best`; else the part is left as it is.
+bool few_clusters(PlanPart& part, const PlanInput& in, const MlaWork& work, double best) {
+  constexpr int32_t kMostClusters = 16, kMostRequests = 4096;  // of a request; of a batch
+  if (!in.knows_lengths() || in.args.shared_prefix || work.requests == 0 || work.row_tiles > 1 ||
+      in.bounds.requests > kMostRequests)
+    return false;
+  Clusters clusters;
+  int32_t count = 0;
+  for (int32_t size = 2; size <= 8; size *= 2)
+    for (int32_t n = 1; n <= kMostClusters && size * n <= work.longest; n *= 2) {
+      const int at_once = in.chip.clusters_at_once[static_cast<size_t>(size)];
+      const double time = at_once < 1 ? best : work.by_clusters(size, n, at_once);
+      if (time >= best) continue;
+      best = time;
+      clusters.shape.size = size;
+      count = n;
+    }
+  if (count == 0) return false;
+  if (count > 1)
+    clusters.split =
+        make_fixed_split(part, in.args, in.bounds, 0, count, in.bounds.query_len, part.tile_keys, &clusters.num_slots);
+  clusters.count = static_cast<int32_t>(in.bounds.requests * clusters.split.max_partitions);
+  part.division = clusters;
+  return true;
+}
+
+// Two blocks of 16 rows share an SM.
+bool is_few_rows(const PlanInput& in) { return rows_of_request(in) <= kMlaBytesRows / 2; }
+ChipLimits shares_of_mla_bytes(const PlanInput& in) {
+  ChipLimits shares = in.chip;
+  if (!is_few_rows(in)) return shares;
+  shares.sms *= 2;
+  for (int& clusters : shares.clusters_at_once) clusters *= 2;
+  return shares;
+}
+bool set_mla_bytes_tile(PlanPart& part, const PlanInput& in) {
+  const bool few = is_few_rows(in);
+  if (rows_of_request(in) > kMlaBytesRows || (!few && in.chip.shared_bytes < kMlaBytesSharedBytes)) return false;
+  part.rows = few ? kMlaBytesRows / 2 : kMlaBytesRows;
+  part.tile_keys = kMlaBytesTileKeys;
+  part.max_query_len = std::min(part.max_query_len, kMlaBytesRows / in.args.spec.num_heads);
+  return true;
 }
 
 int32_t free_parts(const PlanPart& part, const PlanInput& in) {
@@ -58,7 +131,27 @@ bool plan_mla_transposed(PlanPart& part, const PlanInput& in) {
   part.max_query_len = std::min(part.max_query_len, kMlaTransposedRows / in.args.spec.num_heads);
   const int32_t parts = free_parts(part, in);
   if (in.free_choice() && parts != 1 && set_mla_clusters(part, in.args, in.bounds, parts, in.chip)) return true;
-  divide(part, in, parts > 0 ? parts : few_parts(part, in));
+  double estimate = 0;
+  divide(part, in, parts > 0 ? parts : few_parts(in, MlaWork(part, in, in.chip.rates.mla), &estimate));
+  return true;
+}
+
+bool plan_mla_bytes_clusters(PlanPart& part, const PlanInput& in) {
+  const ChipLimits shares = shares_of_mla_bytes(in);
+  const PlanInput blocks = {in.args, in.params, in.bounds, in.short_len, shares};
+  if (!set_mla_bytes_tile(part, in)) return false;
+  const MlaWork work(part, blocks, in.chip.rates.mla_bytes);
+  double estimate = 0;
+  few_parts(blocks, work, &estimate);
+  return few_clusters(part, blocks, work, estimate);
+}
+
+bool plan_mla_bytes(PlanPart& part, const PlanInput& in) {
+  const ChipLimits shares = shares_of_mla_bytes(in);
+  const PlanInput blocks = {in.args, in.params, in.bounds, in.short_len, shares};
+  if (!set_mla_bytes_tile(part, in)) return false;
+  double estimate = 0;
+  divide(part, blocks, few_parts(blocks, MlaWork(part, blocks, in.chip.rates.mla_bytes), &estimate));
   return true;
 }
 
@@ -70,8 +163,9 @@ bool plan_mla_wgmma(PlanPart& part, const PlanInput& in) {
   const PlanInput grouped = {in.args, in.params, in.bounds, in.short_len, shares};
   part.rows = group * kMlaWgmmaRows;
   part.tile_keys = kMlaWgmmaTileKeys;
-  const int32_t parts = free_parts(part, grouped);
-  divide(part, grouped, parts > 0 ? parts : few_parts(part, grouped));
+  const int32_t parts = in.bounds.open ? free_parts(part, grouped) : 0;
+  double estimate = 0;
+  divide(part, grouped, parts > 0 ? parts : few_parts(grouped, MlaWork(part, grouped, in.chip.rates.mla), &estimate));
   if (auto* list = std::get_if<BalancedList>(&part.division)) list->group = group;
   if (auto* tiles = std::get_if<RowTiles>(&part.division)) tiles->group = group;
   return true;

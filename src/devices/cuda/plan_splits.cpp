@@ -89,8 +89,9 @@ bool set_asked_split(PlanPart& part, RowTiles& tiles, const AttentionPlanArgs& a
 void set_balanced(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int blocks_per_sm,
                   const ChipLimits& chip) {
   const int64_t row_tiles = n.tokens * a.spec.group_size() / part.rows + n.requests;
-  const int64_t most = row_tiles * a.spec.num_kv_heads * std::max<int64_t>(1, ceil_div(n.keys, part.tile_keys));
-  const int64_t blocks = std::clamp<int64_t>(most, 1, static_cast<int64_t>(chip.sms) * blocks_per_sm);
+  const int64_t most = row_tiles * std::max<int64_t>(1, ceil_div(n.keys, part.tile_keys)), heads = a.spec.num_kv_heads;
+  const int64_t shares = std::clamp<int64_t>(most, 1, std::max<int64_t>(1, chip.sms * blocks_per_sm / heads));
+  const int64_t blocks = shares * heads;
   part.division = BalancedList{static_cast<int32_t>(blocks)};
   part.reduces = true;
   const auto rows = static_cast<size_t>(2 * blocks * part.rows);

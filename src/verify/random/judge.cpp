@@ -22,6 +22,8 @@ constexpr double kFp32Loss = 4e-6;       // of sums and exponentials in fp32, re
 constexpr double kFp8Roundoff = 0x1p-4;  // e4m3fn probabilities, where fp8 queries are multiplied as they are
 constexpr double kFp8SumLoss = 0x1p-12;  // Hopper's fp8 products keep 13 bits below the largest
 constexpr double kTanhLoss = 0x1p-10;    // the hardware's tanh on GPUs, relative
+// GPUs' matrix units cut off what they add to a sum: relative, for each 16 keys that are added one after the other.
+constexpr double kTruncation = 0x1p-25;
 
 double unit_roundoff(DType dtype) { return reference::epsilon(dtype) / 2; }
 
@@ -118,13 +120,16 @@ Status attend_group(const CaseMemory& memory, const std::vector<SampledRow>& row
 }
 
 // Appends a group's rows with what is allowed there.
-void allow(const CaseMemory& memory, const RowResults& results, bool fp8_products, PlainRows& plain) {
+void allow(const CaseMemory& memory, const std::vector<SampledRow>& rows, const RowResults& results, bool fp8_products,
+           PlainRows& plain) {
   const AttentionSpec& s = memory.test().spec;
   const bool mla = s.mla.enabled();
   const double u = unit_roundoff(s.dtype);
   const double rounding = s.dtype == DType::kF32 ? kFp32Loss : fp8_products ? kFp8Roundoff : u;
   const auto dim_v = static_cast<size_t>(plain.dim_v);
+  const bool on_gpu = memory.device().info().kind == DeviceKind::kCuda;
   for (size_t r = 0; r < results.lse.size(); ++r) {
+    const double summed = kFp32Loss + (on_gpu ? kTruncation * (rows[r].end - rows[r].begin) / 16 : 0);
     const double most = std::isfinite(results.most[r]) ? std::fabs(results.most[r]) : 0;
     double score_error = kFp32Loss * std::max(1.0, most) + 1e-6 * results.noise[r];
     if (mla) score_error += u * results.noise[r];
@@ -132,8 +137,7 @@ void allow(const CaseMemory& memory, const RowResults& results, bool fp8_product
     if (s.logits_soft_cap > 0 && s.dtype != DType::kF32) score_error += kTanhLoss * std::max(1.0, most);
     for (size_t d = 0; d < dim_v; ++d) {
       const size_t i = r * dim_v + d;
-      double error =
-          kSigma * (rounding + score_error) * results.spread[i] + (u + kFp32Loss) * std::fabs(results.out[i]);
+      double error = kSigma * (rounding + score_error) * results.spread[i] + (u + summed) * std::fabs(results.out[i]);
       if (mla) error += kSigma * (u * results.size[i] + u * results.spread[i]);
       plain.allowed.push_back(error + 1e-6);
     }
@@ -233,7 +237,7 @@ Result<PlainRows> attend_plainly(const CaseMemory& memory, std::vector<SampledRo
     const std::vector<SampledRow> group(rows.begin() + static_cast<int64_t>(begin),
                                         rows.begin() + static_cast<int64_t>(end));
     SEXTANT_RETURN_IF_ERROR(attend_group(memory, group, results));
-    allow(memory, results, fp8_products, plain);
+    allow(memory, group, results, fp8_products, plain);
     begin = end;
   }
   plain.rows = std::move(rows);

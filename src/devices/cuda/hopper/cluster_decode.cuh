@@ -1,6 +1,8 @@
 // Decode on Hopper: a cluster of blocks for each request and KV head, merged without leaving the chip.
 //
-//   grid      (cluster size, KV heads, requests): no work list to search, no second kernel that merges
+//   grid      (cluster size, KV heads, requests): no work list to search, no second kernel that merges. Where requests
+//             are of unequal length, or their lengths are not known: (1, 1, blocks), equal shares of the balanced list
+//             (kernels/work_list.cuh), segment by segment, and the reduce kernel
 //   block r   takes tiles r, r + size, r + 2 * size, ... of 64 keys each
 //   producer  one warp: looks up 32 boxes (pages, or parts of them) at once, brings K and V by tensor-map copies
 //   consumers four warps, 16 keys of each tile each; the G heads times the query tokens are the 16 rows of mma.sync.
@@ -18,6 +20,7 @@
 #include "devices/cuda/hopper/key_boxes.cuh"
 #include "devices/cuda/hopper/wgmma.cuh"
 #include "devices/cuda/kernels/launchers.h"
+#include "devices/cuda/kernels/work_list.cuh"
 #include "devices/cuda/portable/stream_attention.cuh"
 
 namespace sextant::cuda {
@@ -61,7 +64,7 @@ struct ClusterShape : StreamShape<T_, kBits_, kDim_, 1> {
   }
 };
 
-// Tiles of one block: every `size`-th of the request's, which start at `first`.
+// Tiles of one block: every `size`-th from `first` on.
 struct ClusterTiles {
   Request request;
   int32_t kv_head, first, count, rank, size, tile_keys;
@@ -258,10 +261,11 @@ __device__ __forceinline__ void merge_block(char* ring_data, float* stats, float
   }
 }
 
-// The blocks' parts meet: each block ends its share of the rows' columns.
+// The blocks' parts meet: each block ends its share of the rows' columns. `partial`: the first row's place among the
+// partial results; < 0: the rows are whole.
 template <class S>
-__device__ __forceinline__ void merge_cluster(const AttentionParams& p, const ClusterTiles& w, const char* ring_data,
-                                              const float2* block_stats, int num_rows) {
+__device__ __forceinline__ void merge_cluster(const AttentionParams& p, const ClusterTiles& w, int32_t partial,
+                                              const char* ring_data, const float2* block_stats, int num_rows) {
   constexpr int kUnits = S::kDim / 4;
   const uint32_t parts = shared_address(ring_data), stats = shared_address(block_stats);
   const float v_scale = S::kFp8 ? value_scale(p, w.kv_head) : 1.0f;
@@ -271,9 +275,15 @@ __device__ __forceinline__ void merge_cluster(const AttentionParams& p, const Cl
     const ClusterRow merged = merge_cluster_row(stats + row * 8, parts + (row * S::kPartColumns + column) * 4, w.size);
     const int32_t token = w.request.query_start + row / p.group_size,
                   head = w.kv_head * p.group_size + row % p.group_size;
-    const RowEnd end = finish_row(merged.max, merged.sum, v_scale, p.sinks, head);
-    if (column == 0) store_lse(p, token, head, end.lse);
-    const RowSink<typename S::Tq> sink = output_row<typename S::Tq>(p, token, head);
+    const RowEnd end = finish_row(merged.max, merged.sum, v_scale, partial < 0 ? p.sinks : nullptr, head);
+    RowSink<typename S::Tq> sink;
+    if (partial < 0) {
+      sink = output_row<typename S::Tq>(p, token, head);
+      if (column == 0) store_lse(p, token, head, end.lse);
+    } else {
+      sink.out_f32 = p.partial_out + static_cast<int64_t>(partial + row) * p.head_dim_v;
+      if (column == 0) p.partial_lse[partial + row] = end.lse;
+    }
     sink.store_pair(column, merged.columns.x * end.weight, merged.columns.y * end.weight);
     sink.store_pair(column + 2, merged.columns.z * end.weight, merged.columns.w * end.weight);
   }
@@ -296,45 +306,81 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
   w.rank = static_cast<int32_t>(blockIdx.x);  // the cluster is the whole of x
   w.size = static_cast<int32_t>(gridDim.x);
   w.tile_keys = S::kTileKeys;
-  w.kv_head = static_cast<int32_t>(blockIdx.y);
-  int32_t guessed = -1;
-  if (produces && p.window == 0 && p.key_begin == 0 && known_blocks > 0) {
-    const int lane = threadIdx.x & 31, boxes = S::kTileKeys / map.tokens;
-    const int position = (w.rank + lane / boxes * w.size) * S::kTileKeys + lane % boxes * map.tokens;
-    const int block = split_position(p, position).block;
-    if (block < known_blocks) guessed = __ldg(p.block_table + blockIdx.z * p.block_table_stride + block);
-  }
-  w.request = load_request(p, static_cast<int>(blockIdx.z));
-  if (threadIdx.x == 0) {
-    prefetch_tensor_map(&map.k);
-    prefetch_tensor_map(&map.v);
+  const auto init_barriers = [&] {
+    if (threadIdx.x != 0) return;
     for (int i = 0; i < stages; ++i) {
       barrier_init(ring.full(i), 1);
       barrier_init(ring.empty(i), S::kGroupWarps);
     }
     fence_async_proxy();
+  };
+  TileCursor cursor;
+  TileRange range{0, 1};  // of the list; else of nothing: the request's tiles are this cluster's
+  int32_t guessed = -1;
+  if (p.balanced) {
+    range = find_range<S::kThreads>(p, S::kRows, S::kTileKeys, reinterpret_cast<int32_t*>(stats), &cursor,
+                                    static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z));
+  } else {
+    if (produces && p.window == 0 && p.key_begin == 0 && known_blocks > 0) {
+      const int lane = threadIdx.x & 31, boxes = S::kTileKeys / map.tokens;
+      const int position = (w.rank + lane / boxes * w.size) * S::kTileKeys + lane % boxes * map.tokens;
+      const int block = split_position(p, position).block;
+      if (block < known_blocks) guessed = __ldg(p.block_table + blockIdx.z * p.block_table_stride + block);
+    }
+    cursor.request = load_request(p, static_cast<int>(blockIdx.z));
+    cursor.kv_head = static_cast<int32_t>(blockIdx.y);
+    if (!cursor.request.active) range.end = 0;
   }
+  if (threadIdx.x == 0) {
+    prefetch_tensor_map(&map.k);
+    prefetch_tensor_map(&map.v);
+  }
+  init_barriers();
   __syncthreads();
-  if (!w.request.active) {  // the whole cluster
+  if (range.begin >= range.end) {  // the whole cluster
     wait_for_previous_kernel();
     return;
   }
-  const int32_t lo = w.request.key_lo, hi = w.request.key_hi;
-  w.first = lo / S::kTileKeys * S::kTileKeys;
-  const int32_t tiles = hi > lo ? ceil_div(hi - w.first, S::kTileKeys) : 0;
-  w.count = tiles > w.rank ? ceil_div(tiles - w.rank, w.size) : 0;
-  const int num_rows = w.request.query_len * p.group_size;
-  if (produces) {
-    produce_tiles<S>(p, map, w, ring, guessed);
-  } else {
-    RowState<1> rows;
-    float o[1][S::kDim / 8][4];
-    consume_tiles<S>(p, w, ring, shared, rows, o);
-    merge_block<S>(shared, stats, block_stats, num_rows, rows, o);
+#pragma unroll 1
+  for (int32_t x = range.begin;;) {
+    w.request = cursor.request;
+    w.kv_head = cursor.kv_head;
+    const int num_rows = w.request.query_len * p.group_size;
+    int32_t segment = 1, partial = -1;  // tiles of the list; the first row of a partial result
+    if (p.balanced) {
+      segment = min(cursor.counts.tiles - cursor.tile, range.end - x);
+      w.first = w.request.key_lo + cursor.tile * S::kTileKeys;
+      w.request.key_hi = min(w.request.key_hi, w.first + segment * S::kTileKeys);
+      if (segment < cursor.counts.tiles)
+        partial = (2 * static_cast<int32_t>(blockIdx.z) + (cursor.tile == 0 ? 1 : 0)) * S::kRows;
+    } else {
+      w.first = w.request.key_lo;
+    }
+    // Requests begin with a whole tile (AttentionParams::key_align): what the window leaves out of it is nobody's.
+    w.request.key_lo = p.window > 0 ? max(w.first, w.request.context_len - p.window + 1) : w.first;
+    const int32_t tiles = max(0, ceil_div(w.request.key_hi - w.first, S::kTileKeys));
+    w.count = tiles > w.rank ? ceil_div(tiles - w.rank, w.size) : 0;
+    if (produces) {
+      produce_tiles<S>(p, map, w, ring, guessed);
+    } else {
+      RowState<1> rows;
+      float o[1][S::kDim / 8][4];
+      consume_tiles<S>(p, w, ring, shared, rows, o);
+      merge_block<S>(shared, stats, block_stats, num_rows, rows, o);
+    }
+    cluster_barrier();
+    if (!produces) merge_cluster<S>(p, w, partial, shared, block_stats, num_rows);
+    cluster_barrier();  // no block ends while another reads its shared memory
+    x += segment;
+    if (x >= range.end) break;
+    cursor.tile += segment - 1;
+    cursor.advance(p, S::kRows, S::kTileKeys);
+    fence_async_proxy();
+    if (threadIdx.x == 0)
+      for (int i = 0; i < 2 * stages; ++i) barrier_invalidate(ring.barriers + 8 * i);
+    init_barriers();
+    __syncthreads();
   }
-  cluster_barrier();
-  if (!produces) merge_cluster<S>(p, w, shared, block_stats, num_rows);
-  cluster_barrier();  // no block ends while another reads its shared memory
   // A kernel that this one ran beside has ended too before the next one starts.
   wait_for_previous_kernel();
 #endif
@@ -356,8 +402,9 @@ cudaError_t launch_cluster_shape(const AttentionParams& p, const KeyMap& map, co
   attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(plan.size), static_cast<unsigned>(p.num_kv_heads),
-                        static_cast<unsigned>(p.num_requests));
+  config.gridDim = plan.list_blocks > 0 ? dim3(1, 1, static_cast<unsigned>(plan.list_blocks))
+                                        : dim3(static_cast<unsigned>(plan.size), static_cast<unsigned>(p.num_kv_heads),
+                                               static_cast<unsigned>(p.num_requests));
   config.blockDim = dim3(S::kThreads);
   config.dynamicSmemBytes = static_cast<size_t>(bytes);
   config.stream = stream;

@@ -17,42 +17,23 @@
 // every key crosses L2 once for both.
 #pragma once
 
-#include "devices/cuda/hopper/mla_blocks.cuh"
-#include "devices/cuda/hopper/mla_convert.cuh"
+#include "devices/cuda/hopper/mla_rows.cuh"
 #include "devices/cuda/hopper/wgmma_forward.cuh"
-#include "devices/cuda/kernels/softmax.cuh"
 
 namespace sextant::cuda {
 
 struct MlaHalvesShape : MlaBlocks {
-  // Q | tiles | maxima, factors of two tiles, sums of both consumers, [2][64] each | barriers | scratch
+  // Q (at the end of a segment: rows of O) | tiles | maxima, factors of two tiles, sums of both consumers, [2][64]
+  // each, last maxima [64] | barriers | scratch
   static constexpr int kRingAt = kBlocks * kBlockBytes, kStatAt = kRingAt + kStages * kTileBytes;
-  static constexpr int kBarrierAt = kStatAt + 6 * 64 * 4, kScratchAt = kBarrierAt + MlaBlockRing::kBarriers * 8;
+  static constexpr int kBarrierAt = kStatAt + 7 * 64 * 4, kScratchAt = kBarrierAt + MlaBlockRing::kBarriers * 8;
   static constexpr int kSharedBytes = kScratchAt + 160;
+  static_assert(kConsumers / 32 * kMlaRoomBytes <= kRingAt);
   static constexpr int kProducerRegisters = 72, kConsumerRegisters = 216;
   static_assert(kProducers * kProducerRegisters + kConsumers * kConsumerRegisters <= kThreads * 168);  // else no end
   // Named barriers; the last two: + consumer, or + tile.
   static constexpr int kAllBarrier = 1, kOwnBarrier = 2, kReadyBarrier = 4;
 };
-
-template <class T>
-__device__ __forceinline__ void mla_load_query_halves(const AttentionParams& p, const TileCursor& c, int row0,
-                                                      char* q_tile) {
-  const int num_rows = c.request.query_len * p.group_size, lane = threadIdx.x & 31;
-#pragma unroll 2
-  for (int tile_row = threadIdx.x / 32; tile_row < 64; tile_row += MlaTile::kConsumers / 32) {
-    const int row = row0 + tile_row;
-    const int32_t query = row / p.group_size;
-    const T* from = static_cast<const T*>(p.q) + (c.request.query_start + query) * p.q_token_stride +
-                    (row - query * p.group_size) * p.q_head_stride;
-    uint4 x[3];
-    load_query_row<T, T>(from, row < num_rows, x);
-#pragma unroll
-    for (int i = 0; i < 3; ++i)
-      if (lane + i * 32 < MlaTile::DK / 8)
-        *reinterpret_cast<uint4*>(q_tile + block_chunk(tile_row, lane + i * 32)) = x[i];
-  }
-}
 
 // Rows lane / 4 and lane / 4 + 8 of a warp's 16. `max`: what the last added tile's P is relative to; `sum`: this
 // thread's share, of its own tiles.
@@ -65,8 +46,9 @@ struct MlaSegment {
 };
 struct MlaHalfStats {
   float *maxima, *factors, *sums;  // [2][64] each
+  float* last;                     // [64]
   __device__ __forceinline__ explicit MlaHalfStats(char* stats)
-      : maxima(reinterpret_cast<float*>(stats)), factors(maxima + 128), sums(maxima + 256) {}
+      : maxima(reinterpret_cast<float*>(stats)), factors(maxima + 128), sums(maxima + 256), last(maxima + 384) {}
 };
 
 template <class T, int kGroup>
@@ -146,21 +128,17 @@ struct MlaHalfConsumer {
   }
 
   // Softcap, ALiBi, masks. Then scores are in log2 units if `biased`.
-  __device__ __forceinline__ void adjust(const MlaSegment& at, const ScoreRule& rule, bool biased, bool masked,
-                                         int32_t key0, float (&s)[32]) const {
+  __device__ __forceinline__ void adjust(const MlaSegment& at, const ScoreRule& rule, bool masked, int32_t key0,
+                                         float (&s)[32]) const {
+    int32_t positions[2];
+    float slopes[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int at_row = at.row0 + row(half);
-      const int32_t own = at.context_len + at_row / p.group_size;
-      const float slope = p.alibi_slopes == nullptr ? 0.0f : p.alibi_slopes[at_row % p.group_size] * kLog2E;
-#pragma unroll
-      for (int j = 0; j < 16; ++j) {
-        float& x = s[j / 2 * 4 + half * 2 + (j & 1)];
-        const int32_t position = key0 + j / 2 * 8 + (lane & 3) * 2 + (j & 1);
-        if (biased) x = score_log2(rule, x) + slope * static_cast<float>(position - at.context_len);
-        if (masked && (position >= at.key_hi || !is_visible(p, own, position))) x = -INFINITY;
-      }
+      positions[half] = at.context_len + at_row / p.group_size;
+      slopes[half] = p.alibi_slopes == nullptr ? 0.0f : p.alibi_slopes[at_row % p.group_size] * kLog2E;
     }
+    mla_adjust_scores(p, rule, positions, slopes, {1.0f, 1.0f}, at.context_len, at.key_hi, masked, key0, s);
   }
 
   // Dots of 64 rows x 64 keys to probabilities; `factor` is what O must be scaled by.
@@ -169,7 +147,7 @@ struct MlaHalfConsumer {
     const bool biased = rule.has_cap || p.alibi_slopes != nullptr,
                masked = key0 + S::kKeys > at.all_below || key0 < at.all_from;
     if (biased || masked) [[unlikely]]
-      adjust(at, rule, biased, masked, key0, s);
+      adjust(at, rule, masked, key0, s);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float scale = biased ? 1.0f : rule.scale_log2;
@@ -220,38 +198,19 @@ struct MlaHalfConsumer {
   __device__ __forceinline__ void write_rows(const BlockWork& work, const MlaPlace& place, const TileCursor& c,
                                              int first_tile, bool ends, MlaHalfRows& rows,
                                              const float (&o)[128]) const {
-    const Request& r = c.request;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float sum = rows.sum[half];
       sum += __shfl_xor_sync(0xffffffffu, sum, 1);
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
       if ((lane & 3) == 0) stats.sums[kGroup * 64 + row(half)] = sum;
+      if (kGroup == 0 && (lane & 3) == 0) stats.last[row(half)] = rows.max[half];
     }
-    named_wait(S::kAllBarrier, S::kConsumers);
-    const float v_scale = value_scale(p, 0);
-    const bool whole = is_whole(work, first_tile, ends);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int tile_row = place.sub * 64 + row(half), at = c.row_tile * place.list_rows + tile_row;
-      if (at >= r.query_len * p.group_size) continue;
-      const int32_t query = at / p.group_size, token = r.query_start + query, head = at % p.group_size;
-      const RowEnd end = finish_row(rows.max[half], stats.sums[row(half)] + stats.sums[64 + row(half)], v_scale,
-                                    whole ? p.sinks : nullptr, head);
-      const bool writes_lse = kGroup == 0 && (lane & 3) == 0;
-      RowSink<T> sink;
-      if (whole) {
-        sink = output_row<T>(p, token, head);
-        if (writes_lse) store_lse(p, token, head, end.lse);
-      } else {
-        const int64_t partial =
-            partial_index(p, work, r, first_tile, place.list_rows, tile_row, query, head, place.block);
-        sink.out_f32 = p.partial_out + partial * S::DV;
-        if (writes_lse) p.partial_lse[partial] = end.lse;
-      }
-      sink.template store_pairs<32, 8>(kGroup * 256 + (lane & 3) * 2, end.weight,
-                                       [&](int j, int e) { return o[j * 4 + half * 2 + e]; });
-    }
+    named_wait(S::kAllBarrier, S::kConsumers);  // both are done with Q, too
+    const int own = warp * 16 + lane % 16;
+    const MlaRowTarget target = mla_end_row<T>(p, work, place, c, first_tile, ends, own, stats.last[own],
+                                               stats.sums[own] + stats.sums[64 + own], kGroup == 0 && lane < 16);
+    mla_write_rows<T>(target, kGroup * 256, o, reinterpret_cast<float*>(shared + (kGroup * 4 + warp) * kMlaRoomBytes));
   }
 };
 
@@ -283,8 +242,8 @@ __device__ __forceinline__ void mla_consume_halves(const AttentionParams& p, con
       at.all_below = p.causal ? min(r.key_hi, r.context_len + at.row0 / p.group_size + p.right + 1) : r.key_hi;
       at.all_from = p.window > 0 ? r.context_len + (at.row0 + 63) / p.group_size - p.window + 1 : 0;
     }
-    if (x > range.begin) named_wait(S::kAllBarrier, S::kConsumers);  // the other warpgroup may still read the sums
-    mla_load_query_halves<T>(p, done, at.row0, shared);
+    if (x > range.begin) named_wait(S::kAllBarrier, S::kConsumers);  // the other warpgroup may still write its rows
+    mla_copy_queries<T>(p, done.request, at.row0, shared);
     fence_async_proxy();
     MlaHalfRows rows = {{-INFINITY, -INFINITY}, {0, 0}};
 #pragma unroll
@@ -349,13 +308,13 @@ __global__ void __launch_bounds__(MlaTile::kThreads, 1)
       find_work<S::kThreads>(p, place.list_rows, S::kKeys, reinterpret_cast<int32_t*>(shared + S::kScratchAt), &cursor,
                              place.block, place.blocks);
   if (work.range.begin == work.range.end) return;  // of a pair both
-  cluster_barrier();
+  cluster_meet();
   if (threadIdx.x >= S::kConsumers) {
     shrink_registers<S::kProducerRegisters>();
     const int warp = (static_cast<int>(threadIdx.x) - S::kConsumers) / 32;
     MlaHalfLoader<T> loader{p, map, ring, warp / 2, warp % 2, static_cast<int>(threadIdx.x) % 32};
     loader.run(work.range, cursor, place.list_rows);
-    cluster_barrier();
+    cluster_meet();
   } else {
     grow_registers<S::kConsumerRegisters>();
     if (threadIdx.x < 128) {
@@ -363,7 +322,7 @@ __global__ void __launch_bounds__(MlaTile::kThreads, 1)
     } else {
       mla_consume_halves<T, 1>(p, work, place, cursor, shared, ring);
     }
-    cluster_barrier();  // no block ends while another's copies or arrivals are on their way to it
+    cluster_meet();  // no block ends while another's copies or arrivals are on their way to it
   }
 #endif
 }

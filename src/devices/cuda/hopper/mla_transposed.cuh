@@ -12,20 +12,20 @@
 // about 0.8 us of matrix work. The idea of swapping A and B is from NVIDIA's XQA kernels (TensorRT-LLM).
 #pragma once
 
-#include "devices/cuda/hopper/cluster.cuh"
+#include "devices/cuda/hopper/mla_cluster.cuh"
 #include "devices/cuda/hopper/mla_convert.cuh"
 #include "devices/cuda/kernels/softmax.cuh"
+#include "devices/cuda/kernels/visible_keys.cuh"
 
 namespace sextant::cuda {
 
 struct MlaTransposedShape : MlaTile {
   static constexpr int kRows = 16, kColumnBlocks = DV / 64;
   static constexpr int kQBlockBytes = kRows * 128;  // 16 rows x 64 columns
-  static constexpr int kMergeColumns = DV + 4;      // floats; then a fragment's stores hit different banks
   // K ring | Q | P^T of each consumer | merged rows | maxima [2][4][16], sums [2][4][16], row ends [16] x 2, scales
   // [16] | barriers
   static constexpr int kQAt = kStages * kTileBytes, kProbAt = kQAt + kBlocks * kQBlockBytes, kProbBytes = kRows * 128;
-  static constexpr int kMergeAt = kProbAt + 2 * kProbBytes, kStatAt = kMergeAt + kRows * kMergeColumns * 4;
+  static constexpr int kMergeAt = kProbAt + 2 * kProbBytes, kStatAt = kMergeAt + kRows * kMlaMergeColumns * 4;
   static constexpr int kBarrierAt = kStatAt + (2 * 2 * 4 * kRows + 3 * kRows) * 4, kScratchAt = kBarrierAt + 64;
   static constexpr int kSharedBytes = kScratchAt + 128 + 1024;  // the swizzle wants 1 KiB alignment
   static constexpr int kAllBarrier = 1, kOwnBarrier = 2;        // the second: + consumer
@@ -76,15 +76,22 @@ __device__ __forceinline__ void mla_transposed_softmax(const AttentionParams& p,
   const bool biased = rule.has_cap || p.alibi_slopes != nullptr;
   const bool masked = key0 + S::kKeys > (p.causal ? min(r.key_hi, r.context_len + p.right + 1) : r.key_hi) ||
                       (p.window > 0 && key0 < r.context_len + r.query_len - p.window);
-  if (biased || masked) {
+  const int32_t first = key0 + warp * 16 + lane / 4;  // and 8 further on
+  if (biased) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int column = i / 4 * 2 + (i & 1);
-      const int32_t position = key0 + warp * 16 + (i / 2) % 2 * 8 + lane / 4;
-      if (biased)
-        s[i] = score_log2(rule, s[i] * columns.scale[column]) +
-               columns.slope[column] * static_cast<float>(position - r.context_len);
-      if (masked && (position >= r.key_hi || !is_visible(p, columns.position[column], position))) s[i] = -INFINITY;
+      s[i] = score_log2(rule, s[i] * columns.scale[column]) +
+             columns.slope[column] * static_cast<float>(first + (i / 2) % 2 * 8 - r.context_len);
+    }
+  }
+  if (masked) {
+#pragma unroll
+    for (int column = 0; column < 4; ++column) {
+      const VisibleKeys visible = visible_keys(p, r.key_hi, columns.position[column]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        if (!visible.has(first + half * 8)) s[column / 2 * 4 + half * 2 + (column & 1)] = -INFINITY;
     }
   }
   float* own_maxima = maxima + group * 4 * S::kRows;
@@ -121,7 +128,7 @@ __device__ __forceinline__ void mla_transposed_softmax(const AttentionParams& p,
 
 // Where a block's rows meet.
 struct MlaMergeRoom {
-  float* merged;   // [16][kMergeColumns], relative to the row's maximum
+  float* merged;   // [16][kMlaMergeColumns], relative to the row's maximum
   float* maxima;   // [2][4][16]; at the end of a segment [consumer][16] of each
   float* sums;     // [2][4][16]
   float2* states;  // [16]: a row's maximum (log2 units) and sum
@@ -161,7 +168,7 @@ __device__ __forceinline__ void mla_merge_consumers(const MlaColumns& columns, c
   }
   const auto at = [&](int block, int i) {
     const int row = i / 4 * 8 + (lane & 3) * 2 + (i & 1);
-    return merged + row * S::kMergeColumns + block * 64 + warp * 16 + (i / 2) % 2 * 8 + lane / 4;
+    return merged + row * kMlaMergeColumns + block * 64 + warp * 16 + (i / 2) % 2 * 8 + lane / 4;
   };
   if (group == 1) {
 #pragma unroll
@@ -198,7 +205,7 @@ __device__ __forceinline__ void mla_write_merged(const AttentionParams& p, const
 #pragma unroll 2
   for (int u = threadIdx.x; u < r.query_len * p.group_size * kUnits; u += S::kConsumers) {
     const int row = u / kUnits, column = u % kUnits * 4, query = row / p.group_size, head = row - query * p.group_size;
-    const float4 x = *reinterpret_cast<const float4*>(room.merged + row * S::kMergeColumns + column);
+    const float4 x = *reinterpret_cast<const float4*>(room.merged + row * kMlaMergeColumns + column);
     const RowEnd end = finish_row(room.states[row].x, room.states[row].y, v_scale, whole ? p.sinks : nullptr, head);
     RowSink<T> sink;
     if (whole) {
@@ -211,27 +218,6 @@ __device__ __forceinline__ void mla_write_merged(const AttentionParams& p, const
     }
     sink.store_pair(column, x.x * end.weight, x.y * end.weight);
     sink.store_pair(column + 2, x.z * end.weight, x.w * end.weight);
-  }
-}
-
-// The blocks' rows meet: each block ends its share of them. Between two cluster barriers.
-template <class T>
-__device__ __forceinline__ void mla_write_cluster(const AttentionParams& p, const Request& r, const Partition& part,
-                                                  const MlaMergeRoom& room) {
-  using S = MlaTransposedShape;
-  const int size = static_cast<int>(gridDim.x), rank = static_cast<int>(blockIdx.x);
-  const uint32_t merged = shared_address(room.merged), states = shared_address(room.states);
-  const float v_scale = value_scale(p, 0);
-  constexpr int kUnits = S::DV / 4;
-  for (int u = static_cast<int>(threadIdx.x) * size + rank; u < r.query_len * p.group_size * kUnits;
-       u += S::kConsumers * size) {
-    const int row = u / kUnits, column = u % kUnits * 4, query = row / p.group_size, head = row - query * p.group_size;
-    const ClusterRow all = merge_cluster_row(states + row * 8, merged + (row * S::kMergeColumns + column) * 4, size);
-    float weight;
-    const RowSink<T> sink = end_row<T>(p, r, part, static_cast<int>(blockIdx.z) % p.split.max_partitions, query, head,
-                                       all.max, all.sum, v_scale, column == 0, &weight);
-    sink.store_pair(column, all.columns.x * weight, all.columns.y * weight);
-    sink.store_pair(column + 2, all.columns.z * weight, all.columns.w * weight);
   }
 }
 
@@ -316,22 +302,6 @@ __device__ __forceinline__ void mla_consume_transposed(const AttentionParams& p,
   }
 }
 
-// This block's tiles of its cluster's partition of a request: an even share, in one run.
-__device__ __forceinline__ BlockWork find_cluster_share(const AttentionParams& p, TileCursor* cursor, Partition* part) {
-  using S = MlaTransposedShape;
-  const int cluster = static_cast<int>(blockIdx.z), index = cluster % p.split.max_partitions;
-  cursor->enter(p, cluster / p.split.max_partitions, S::kRows, S::kKeys);
-  Request& r = cursor->request;
-  *part = find_partition(p, r, index);
-  r.active = r.active && index < part->count;
-  const int32_t first = (part->begin - r.key_lo) / S::kKeys;
-  const int32_t tiles = max(1, ceil_div(part->end - r.key_lo, S::kKeys) - first);
-  const TileRange share = block_range(static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x), tiles);
-  cursor->row_tile = cursor->kv_head = 0;
-  cursor->tile = first + share.begin;
-  return {r.active ? share : TileRange{0, 0}, 0};
-}
-
 template <class T, bool kCluster, bool kFp8>
 __global__ void __launch_bounds__(MlaTransposedShape::kThreads, 1)
     mla_transposed(const __grid_constant__ AttentionParams p, const __grid_constant__ KeyMap map) {
@@ -350,7 +320,7 @@ __global__ void __launch_bounds__(MlaTransposedShape::kThreads, 1)
   BlockWork work;
   Partition part;
   if constexpr (kCluster) {
-    work = find_cluster_share(p, &cursor, &part);
+    work = find_cluster_share<S>(p, &cursor, &part);
   } else {
     work = find_work<S::kThreads>(p, S::kRows, S::kKeys, reinterpret_cast<int32_t*>(shared + S::kScratchAt), &cursor);
   }
@@ -358,7 +328,7 @@ __global__ void __launch_bounds__(MlaTransposedShape::kThreads, 1)
   const MlaMergeRoom room(shared);
   if (kCluster && idle && threadIdx.x < S::kRows) room.states[threadIdx.x] = make_float2(-INFINITY, 0.0f);
   if (kCluster && idle)  // 0 * NaN must not reach the others' sums
-    for (int i = threadIdx.x; i < S::kRows * S::kMergeColumns; i += S::kThreads) room.merged[i] = 0.0f;
+    for (int i = threadIdx.x; i < S::kRows * kMlaMergeColumns; i += S::kThreads) room.merged[i] = 0.0f;
   __syncthreads();
   if (!kCluster && idle) return;
   if (kCluster && !cursor.request.active) return;  // the whole cluster
@@ -380,7 +350,7 @@ __global__ void __launch_bounds__(MlaTransposedShape::kThreads, 1)
     if (!idle) mla_consume_transposed<T, std::conditional_t<kFp8, __half, T>, kCluster>(p, work, cursor, shared, ring);
     if constexpr (kCluster) {
       cluster_barrier();
-      mla_write_cluster<T>(p, cursor.request, part, room);
+      mla_write_cluster<T>(p, cursor.request, part, room.merged, room.states, S::kConsumers);
     }
   }
   if constexpr (kCluster) cluster_barrier();  // no block ends while another reads its shared memory

@@ -20,8 +20,8 @@
 #pragma once
 
 #include "devices/cuda/hopper/mla_convert.cuh"
+#include "devices/cuda/hopper/mla_rows.cuh"
 #include "devices/cuda/hopper/wgmma_forward.cuh"
-#include "devices/cuda/kernels/softmax.cuh"
 
 namespace sextant::cuda {
 
@@ -29,19 +29,17 @@ template <bool kFp8_>
 struct MlaWgmmaShape : MlaTile {
   static constexpr bool kFp8 = kFp8_;
   static constexpr int kRows = 64, kBlockBytes = 64 * 128;  // of Q: 64 rows x 64 columns
-  // Q | K ring | maxima, factors of two tiles, sums of both consumers, [2][64] each, scales [64] | barriers and scratch
+  // Q (at the end of a segment: rows of O) | K ring | maxima, factors of two tiles, sums of both consumers, [2][64]
+  // each, scales [64], last maxima [64] | barriers and scratch
   static constexpr int kRingAt = kBlocks * kBlockBytes, kStatAt = kRingAt + kStages * kTileBytes;
-  static constexpr int kBarrierAt = kStatAt + 7 * 64 * 4, kScratchAt = kBarrierAt + 64;
+  static constexpr int kBarrierAt = kStatAt + 8 * 64 * 4, kScratchAt = kBarrierAt + 64;
   static constexpr int kSharedBytes = kScratchAt + 128 + 1024;  // the swizzle wants 1 KiB alignment
+  static_assert(kConsumers / 32 * kMlaRoomBytes <= kRingAt);
   static constexpr int kProducerRegisters = kFp8 ? 104 : 88, kConsumerRegisters = kFp8 ? 200 : 208;
   // Named barriers; the last two: + consumer, or + tile modulo 2.
   static constexpr int kAllBarrier = 1, kOwnBarrier = 2, kReadyBarrier = 4;
 };
 
-__device__ __forceinline__ uint32_t block_offset(int row, int chunk) {
-  return static_cast<uint32_t>((chunk >> 3) * MlaWgmmaShape<false>::kBlockBytes + row * 128 +
-                               (((chunk & 7) ^ (row & 7)) << 4));
-}
 // P [64 rows][64 keys], in a tile's last column block.
 __device__ __forceinline__ uint32_t probability_offset(int row, int chunk) {
   return static_cast<uint32_t>((row >> 3) * MlaTile::kGroupBytes + (MlaTile::kBlocks - 1) * 1024 + (row & 7) * 128 +
@@ -50,22 +48,22 @@ __device__ __forceinline__ uint32_t probability_offset(int row, int chunk) {
 
 // `inverses`: what turns dots of a row back, [64].
 template <class T, class M>
-__device__ __forceinline__ void mla_load_query_blocks(const AttentionParams& p, const TileCursor& c, int row0,
+__device__ __forceinline__ void mla_load_query_blocks(const AttentionParams& p, const Request& r, int row0,
                                                       char* q_tile, float* inverses) {
-  using S = MlaWgmmaShape<false>;
-  const int num_rows = c.request.query_len * p.group_size, lane = threadIdx.x & 31;
-#pragma unroll 2
+  using S = MlaWgmmaShape<true>;
+  const int num_rows = r.query_len * p.group_size, lane = threadIdx.x & 31;
+#pragma unroll 4  // rows in flight
   for (int tile_row = threadIdx.x / 32; tile_row < S::kRows; tile_row += S::kConsumers / 32) {
     const int row = row0 + tile_row;
     const int32_t query = row / p.group_size;
-    const T* from = static_cast<const T*>(p.q) + (c.request.query_start + query) * p.q_token_stride +
+    const T* from = static_cast<const T*>(p.q) + (r.query_start + query) * p.q_token_stride +
                     (row - query * p.group_size) * p.q_head_stride;
     uint4 x[3];
     const float inverse = load_query_row<T, M>(from, row < num_rows, x);
     if (lane == 0) inverses[tile_row] = inverse;
 #pragma unroll
     for (int i = 0; i < 3; ++i)
-      if (lane + i * 32 < S::DK / 8) *reinterpret_cast<uint4*>(q_tile + block_offset(tile_row, lane + i * 32)) = x[i];
+      if (lane + i * 32 < S::DK / 8) *reinterpret_cast<uint4*>(q_tile + block_chunk(tile_row, lane + i * 32)) = x[i];
   }
 }
 
@@ -77,9 +75,13 @@ struct MlaRows {
 };
 struct MlaStats {
   float *maxima, *factors, *sums;  // [2][64] each
-  float* scales;                   // [64]
+  float *scales, *last;            // [64] each
   __device__ __forceinline__ explicit MlaStats(char* stats)
-      : maxima(reinterpret_cast<float*>(stats)), factors(maxima + 128), sums(maxima + 256), scales(maxima + 384) {}
+      : maxima(reinterpret_cast<float*>(stats)),
+        factors(maxima + 128),
+        sums(maxima + 256),
+        scales(maxima + 384),
+        last(maxima + 448) {}
 };
 
 template <class S, class T>
@@ -144,17 +146,8 @@ struct MlaConsumer {
   __device__ __forceinline__ void softmax(const Request& r, const ScoreRule& rule, bool masked, int32_t key0, int n,
                                           float (&s)[32], MlaRows& rows, float (&factor)[2]) const {
     const bool biased = rule.has_cap || p.alibi_slopes != nullptr;
-    if (biased || masked) {
-#pragma unroll
-      for (int i = 0; i < 32; ++i) {
-        const int half = (i / 2) % 2;
-        const int32_t position = key0 + (i / 4) * 8 + (lane & 3) * 2 + (i & 1);
-        if (biased)
-          s[i] = score_log2(rule, s[i] * rows.scale[half]) +
-                 rows.slope[half] * static_cast<float>(position - r.context_len);
-        if (masked && (position >= r.key_hi || !is_visible(p, rows.position[half], position))) s[i] = -INFINITY;
-      }
-    }
+    if (biased || masked) [[unlikely]]
+      mla_adjust_scores(p, rule, rows.position, rows.slope, rows.scale, r.context_len, r.key_hi, masked, key0, s);
     char* tile = shared + S::kRingAt + n % 2 * S::kTileBytes;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -190,38 +183,19 @@ struct MlaConsumer {
 
   __device__ __forceinline__ void write_rows(const BlockWork& work, const MlaPlace& place, const TileCursor& c,
                                              int first_tile, bool ends, MlaRows& rows, const float (&o)[128]) const {
-    const Request& r = c.request;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float sum = rows.sum[half];
       sum += __shfl_xor_sync(0xffffffffu, sum, 1);
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
       if ((lane & 3) == 0) stats.sums[group * 64 + row(half)] = sum;
+      if (group == 0 && (lane & 3) == 0) stats.last[row(half)] = rows.max[half];
     }
-    named_wait(S::kAllBarrier, S::kConsumers);
-    const float v_scale = value_scale(p, 0);
-    const bool whole = is_whole(work, first_tile, ends);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int tile_row = place.sub * 64 + row(half), at = c.row_tile * place.list_rows + tile_row;
-      if (at >= r.query_len * p.group_size) continue;
-      const int32_t query = at / p.group_size, token = r.query_start + query, head = at % p.group_size;
-      const RowEnd end = finish_row(rows.max[half], stats.sums[row(half)] + stats.sums[64 + row(half)], v_scale,
-                                    whole ? p.sinks : nullptr, head);
-      const bool writes_lse = group == 0 && (lane & 3) == 0;
-      RowSink<T> sink;
-      if (whole) {
-        sink = output_row<T>(p, token, head);
-        if (writes_lse) store_lse(p, token, head, end.lse);
-      } else {
-        const int64_t partial =
-            partial_index(p, work, r, first_tile, place.list_rows, tile_row, query, head, place.block);
-        sink.out_f32 = p.partial_out + partial * S::DV;
-        if (writes_lse) p.partial_lse[partial] = end.lse;
-      }
-      sink.template store_pairs<32, 8>(group * 256 + (lane & 3) * 2, end.weight,
-                                       [&](int j, int e) { return o[j * 4 + half * 2 + e]; });
-    }
+    named_wait(S::kAllBarrier, S::kConsumers);  // both are done with Q, too
+    const int own = warp * 16 + lane % 16;
+    const MlaRowTarget target = mla_end_row<T>(p, work, place, c, first_tile, ends, own, stats.last[own],
+                                               stats.sums[own] + stats.sums[64 + own], group == 0 && lane < 16);
+    mla_write_rows<T>(target, group * 256, o, reinterpret_cast<float*>(shared + (group * 4 + warp) * kMlaRoomBytes));
   }
 };
 
@@ -247,8 +221,12 @@ __device__ __forceinline__ void mla_consume(const AttentionParams& p, const Bloc
     if (n == 0 || done.tile == 0) {
       first_tile = done.tile;
       const int row0 = done.row_tile * place.list_rows + place.sub * 64;
-      named_wait(S::kAllBarrier, S::kConsumers);  // the other warpgroup may still read Q and the sums
-      mla_load_query_blocks<T, typename MlaConsumer<S, T>::M>(p, done, row0, shared, self.stats.scales);
+      named_wait(S::kAllBarrier, S::kConsumers);  // the other warpgroup may still write its rows
+      if constexpr (S::kFp8) {
+        mla_load_query_blocks<T, __half>(p, r, row0, shared, self.stats.scales);
+      } else {
+        mla_copy_queries<T>(p, r, row0, shared);
+      }
       fence_async_proxy();
 #pragma unroll
       for (int half = 0; half < 2; ++half) {

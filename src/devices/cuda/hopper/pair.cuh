@@ -7,7 +7,7 @@
 
 namespace sextant::cuda {
 
-// Barriers that other blocks of the cluster arrive at or wait for: initialised before cluster_barrier().
+// Barriers that other blocks of the cluster arrive at or wait for: initialised before cluster_meet().
 __device__ __forceinline__ void fence_barrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }

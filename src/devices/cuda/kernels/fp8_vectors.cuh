@@ -23,8 +23,7 @@ __device__ __forceinline__ void with_fp8_format(DType dtype, Use use) {
 // Four fp8 bytes to four fp16, exactly.
 template <DType kFormat>
 __device__ __forceinline__ uint2 fp8_word_to_f16(uint32_t word) {
-  if constexpr (kFormat == DType::kF8E4M3FN)
-    return make_uint2(e4m3_pair_to_f16(word & 0xffff), e4m3_pair_to_f16(word >> 16));
+  if constexpr (kFormat == DType::kF8E4M3FN) return e4m3_quad_to_f16(word);
   const uint32_t low = __byte_perm(word, 0, 0x1404), high = __byte_perm(word, 0, 0x3424);  // bytes on top of the halves
   if constexpr (kFormat == DType::kF8E5M2) return make_uint2(low, high);  // e5m2 is the upper half of fp16
   // e4m3fnuz: 2^-7 of the value, then the factor. 0x80, its NaN, is looked for by the caller.

@@ -71,6 +71,7 @@ struct ClusterPlan {
   bool one_a_sm = true;          // a block has an SM's shared memory for itself, or half of it
   int32_t known_blocks = 0;      // entries that each row of block_table has
   bool beside_previous = false;  // may start while the kernel before it in the stream runs
+  int32_t list_blocks = 0;       // single blocks that share the balanced list; 0: clusters of requests
 };
 bool cluster_serves(const AttentionParams& p);
 bool cluster_has_maps(const AttentionParams& p);  // of the run's tensors, whose strides may be the caller's own

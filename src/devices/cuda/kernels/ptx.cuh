@@ -21,6 +21,9 @@ __device__ __forceinline__ void cp_async_8(uint32_t shared, const void* global, 
   const int bytes = valid ? 8 : 0;
   asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
 }
+__device__ __forceinline__ void cp_async_4(uint32_t shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared), "l"(global) : "memory");
+}
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kPending>
 __device__ __forceinline__ void cp_async_wait() {
@@ -100,6 +103,19 @@ __device__ __forceinline__ uint32_t e4m3_pair_to_f16(uint32_t pair) {
   const uint32_t bits = (spread & 0x80008000u) | ((spread & 0x7f007f00u) >> 1);
   const __half2 value = __hmul2(*reinterpret_cast<const __half2*>(&bits), __half2half2(__ushort_as_half(0x5c00)));
   return *reinterpret_cast<const uint32_t*>(&value);
+#endif
+}
+// Four bytes: the low two, the high two.
+__device__ __forceinline__ uint2 e4m3_quad_to_f16(uint32_t quad) {
+#if __CUDA_ARCH__ >= 890
+  uint2 r;
+  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, low;\ncvt.rn.f16x2.e4m3x2 %1, high;\n}"
+      : "=r"(r.x), "=r"(r.y)
+      : "r"(quad));
+  return r;
+#else
+  return make_uint2(e4m3_pair_to_f16(quad & 0xffff), e4m3_pair_to_f16(quad >> 16));
 #endif
 }
 __device__ __forceinline__ uint32_t e5m2_pair_to_f16(uint32_t pair) {

@@ -26,7 +26,12 @@ constexpr int kManyWarps = 8;  // .. and many
 // Partials a row from which on a block has one item: under a fixed split; and of the balanced list, where kManyWarps
 // also mean shared memory and so a later start (measured: 33 partials are merged sooner by one warp that starts early).
 constexpr int kManyExpected = 6, kManyBalanced = 48;
-constexpr int64_t kMaxGrid = 4096;  // blocks; each then loops over items
+// Blocks, each of which then loops over items: not many more than run at once (by registers, two of kManyWarps or five
+// of kFewWarps an SM), because each begins with a chain of waits.
+constexpr int64_t kMostManyBlocks = 264, kMostFewBlocks = 640;
+// A token's items from which on a warp merges its item alone, however many partials there are: other warps have items
+// of their own. By the spec alone, as deterministic mode wants it.
+constexpr int kManyItems = 64;
 
 // One row to merge and its partials: row_of(i), i in [0, count), is the index of partial i; < 0: nothing there.
 template <class RowOf>
@@ -177,14 +182,15 @@ __device__ __forceinline__ void merge_together(const AttentionParams& p, const P
 }
 
 // Merges `rows` rows that share their number of partials. place_of(row) -> (token, head), from_of(row) -> its Partials.
+// `alone`: each by one warp.
 // Item i of a row-major [rows][column chunks] goes to a warp, or to a block where there are many partials. Blocks of
 // kFewWarps have no shared memory: beside two blocks of stream_attention an SM has none left, and what has none can
 // start before they end.
 template <class T, int kWarps, class PlaceOf, class FromOf>
-__device__ __forceinline__ void merge_rows(const AttentionParams& p, int rows, int count, PlaceOf place_of,
+__device__ __forceinline__ void merge_rows(const AttentionParams& p, int rows, int count, bool alone, PlaceOf place_of,
                                            FromOf from_of) {
   const int chunks = ceil_div(p.head_dim_v, kColumns), items = rows * chunks;
-  if (kWarps == kFewWarps || count <= kAlone) {
+  if (alone || count <= kAlone) {
     for (int i = blockIdx.y * kWarps + threadIdx.x / 32; i < items; i += gridDim.y * kWarps) {
       const int2 at = place_of(i / chunks);
       if (count <= kAlone) {
@@ -235,31 +241,33 @@ __global__ void __launch_bounds__(32 * kManyWarps) reduce_fixed(const AttentionP
     const auto row_of = [first](int i) { return first + i; };
     return Partials<decltype(row_of)>{count, row_of};
   };
-  merge_rows<T, kManyWarps>(p, p.num_heads, count, place_of, from_of);
+  merge_rows<T, kManyWarps>(p, p.num_heads, count, p.num_heads * ceil_div(p.head_dim_v, kColumns) >= kManyItems,
+                            place_of, from_of);
 }
 
-// Where one (request, row tile, KV head) lies in the row of all tiles.
+// Where one (request, row tile) lies in the row of a KV head's tiles.
 struct Segment {
   Request request;
   int32_t row_tile, kv_head;
   int32_t first, last;  // tiles
   int32_t total;        // tiles of the batch
 };
-// The last segment of a block's range: the only one that can begin there and end in a later block.
-__device__ __forceinline__ bool find_segment_of_block(const AttentionParams& p, int block, int blocks, int rows,
+// The last segment of a block's share: the only one that can begin there and end in a later block.
+__device__ __forceinline__ bool find_segment_of_block(const AttentionParams& p, int block, int shares, int rows,
                                                       int keys, Segment& s) {
   wait_for_previous_kernel();
   s.total = p.tile_starts[p.num_requests];
-  const TileRange range = block_range(block, blocks, s.total);
+  const int share = block / p.num_kv_heads;
+  const TileRange range = block_range(share, shares, s.total);
   if (range.begin == range.end || range.end == s.total) return false;
   const int b = find_start(p.tile_starts, p.num_requests, range.end - 1);
   s.request = load_request(p, b);
   const TileCounts counts = count_tiles(p, s.request, rows, keys);
-  const int32_t start = p.tile_starts[b], segment = (range.end - 1 - start) / counts.tiles;
-  s.first = start + segment * counts.tiles;
+  const int32_t start = p.tile_starts[b];
+  s.row_tile = (range.end - 1 - start) / counts.tiles;
+  s.first = start + s.row_tile * counts.tiles;
   s.last = s.first + counts.tiles - 1;
-  s.row_tile = segment / p.num_kv_heads;
-  s.kv_head = segment % p.num_kv_heads;
+  s.kv_head = block - share * p.num_kv_heads;
   return s.first >= range.begin && s.last >= range.end;
 }
 // Segment `unit` of [row tiles over all requests, at most][num_kv_heads].
@@ -282,7 +290,7 @@ __device__ __forceinline__ bool find_segment(const AttentionParams& p, int unit,
     start = p.tile_starts[b];
     s.total = p.tile_starts[p.num_requests];
   }
-  s.first = start + (s.row_tile * p.num_kv_heads + s.kv_head) * counts.tiles;
+  s.first = start + s.row_tile * counts.tiles;
   s.last = s.first + counts.tiles - 1;
   return s.request.active && s.row_tile >= 0 && s.row_tile < counts.row_tiles;
 }
@@ -293,13 +301,14 @@ template <class T, int kWarps>
 __global__ void __launch_bounds__(32 * kWarps)
     reduce_balanced(const AttentionParams p, int blocks, bool by_segment, int rows, int keys) {
   Segment s;
+  const int shares = blocks / p.num_kv_heads;
   const bool found = by_segment ? find_segment(p, blockIdx.x, rows, keys, s)
-                                : find_segment_of_block(p, blockIdx.x, blocks, rows, keys, s);
+                                : find_segment_of_block(p, blockIdx.x, shares, rows, keys, s);
   if (!found) return;
-  const auto block_of = [&](int32_t tile) {  // whose range holds the tile
-    return static_cast<int>(((static_cast<int64_t>(tile) + 1) * blocks - 1) / s.total);
+  const auto share_of = [&](int32_t tile) {  // that holds the tile
+    return static_cast<int>(((static_cast<int64_t>(tile) + 1) * shares - 1) / s.total);
   };
-  const int first_block = block_of(s.first), count = block_of(s.last) - first_block + 1;
+  const int first_share = share_of(s.first), count = share_of(s.last) - first_share + 1;
   if (count == 1) return;  // whole: written by its block
   const int32_t live_rows = min(rows, s.request.query_len * p.group_size - s.row_tile * rows);
   const auto place_of = [&](int tile_row) {
@@ -307,22 +316,23 @@ __global__ void __launch_bounds__(32 * kWarps)
     return make_int2(s.request.query_start + row / p.group_size, s.kv_head * p.group_size + row % p.group_size);
   };
   const auto from_of = [&](int tile_row) {
-    const auto row_of = [&s, first_block, blocks, rows, tile_row](int i) -> int64_t {
-      if (s.total < blocks) {  // else no range is empty; block_range() in 32 bits
-        const uint32_t begin = static_cast<uint32_t>((first_block + i) * s.total),
-                       width = static_cast<uint32_t>(blocks);
+    const auto row_of = [&s, &p, first_share, shares, rows, tile_row](int i) -> int64_t {
+      if (s.total < shares) {  // else no range is empty
+        const uint32_t begin = static_cast<uint32_t>((first_share + i) * s.total),
+                       width = static_cast<uint32_t>(shares);
         if (begin / width == (begin + static_cast<uint32_t>(s.total)) / width) return -1;
       }
-      return static_cast<int64_t>(2 * (first_block + i) + (i == 0 ? 1 : 0)) * rows + tile_row;
+      const int block = (first_share + i) * p.num_kv_heads + s.kv_head;
+      return static_cast<int64_t>(2 * block + (i == 0 ? 1 : 0)) * rows + tile_row;
     };
     return Partials<decltype(row_of)>{count, row_of};
   };
-  merge_rows<T, kWarps>(p, live_rows, count, place_of, from_of);
+  merge_rows<T, kWarps>(p, live_rows, count, kWarps == kFewWarps, place_of, from_of);
 }
 
 // A grid of `units` x enough blocks for `items` a unit.
-dim3 make_grid(int64_t units, int64_t items, int items_a_block) {
-  const int64_t wanted = (items + items_a_block - 1) / items_a_block, most = kMaxGrid / units;
+dim3 make_grid(int64_t units, int64_t items, int items_a_block, int64_t most_blocks) {
+  const int64_t wanted = (items + items_a_block - 1) / items_a_block, most = most_blocks / units;
   return {static_cast<unsigned>(units), static_cast<unsigned>(wanted < most ? wanted : most < 1 ? 1 : most)};
 }
 
@@ -341,8 +351,8 @@ int64_t column_chunks(const AttentionParams& p) { return (p.head_dim_v + kColumn
 
 cudaError_t launch_reduce_fixed(const AttentionParams& p, int64_t num_slots, bool overlap, cudaStream_t stream) {
   const int64_t items = p.num_heads * column_chunks(p);
-  const bool many = p.split.max_partitions >= kManyExpected && num_slots * items <= kMaxGrid;
-  const dim3 grid = make_grid(num_slots, items, many ? 1 : kManyWarps);
+  const bool together = p.split.max_partitions >= kManyExpected && items < kManyItems;
+  const dim3 grid = make_grid(num_slots, items, together ? 1 : kManyWarps, kMostManyBlocks);
   switch (p.dtype) {
     case DType::kF32:
       return launch_after(reduce_fixed<float>, grid, 32 * kManyWarps, overlap, stream, p);
@@ -360,10 +370,10 @@ cudaError_t launch_reduce_balanced(const AttentionParams& p, int32_t blocks, int
   const bool by_segment = segments < blocks;
   const int64_t units = by_segment ? segments : blocks;
   if (units * kManyBalanced <= blocks)
-    return launch_balanced<kManyWarps>(p, make_grid(units, items, 1), blocks, by_segment, rows, tile_keys, overlap,
-                                       stream);
-  return launch_balanced<kFewWarps>(p, make_grid(units, items, kFewWarps), blocks, by_segment, rows, tile_keys, overlap,
-                                    stream);
+    return launch_balanced<kManyWarps>(p, make_grid(units, items, 1, kMostManyBlocks), blocks, by_segment, rows,
+                                       tile_keys, overlap, stream);
+  return launch_balanced<kFewWarps>(p, make_grid(units, items, kFewWarps, kMostFewBlocks), blocks, by_segment, rows,
+                                    tile_keys, overlap, stream);
 }
 
 }  // namespace sextant::cuda

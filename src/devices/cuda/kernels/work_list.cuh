@@ -1,10 +1,12 @@
 // The balanced work list of decode kernels, computed by every block for itself from the current lengths.
 //
-// All key tiles of the batch stand in one row: request by request, row tile by row tile, KV head by KV head, tile by
-// tile. Block c of n takes tiles [c * total / n, (c + 1) * total / n). A run of tiles of one (request, row tile, KV
-// head) inside a block is a segment. A segment that is whole writes its result; at most two a block are not: the first
-// (slot 2c), whose head lies in an earlier block, and the last (slot 2c + 1), whose tail lies in a later one. The
-// reduce kernel of block c merges the rows whose first part is the last segment of block c.
+// All key tiles that one KV head has in the batch stand in one row: request by request, row tile by row tile, tile by
+// tile. The row is cut into equal shares, and each share is taken by num_kv_heads blocks next to each other, a head
+// each: so that the heads of a token, which lie side by side in most caches, are read at the same time. Block c has KV
+// head c % H and share c / H: of n shares, tiles [c / H * total / n, (c / H + 1) * total / n). A run of tiles of one
+// (request, row tile) inside a share is a segment. A segment that is whole writes its result; at most two a block are
+// not: the first (slot 2c), whose head lies in an earlier share, and the last (slot 2c + 1), whose tail lies in a later
+// one. The reduce kernel merges the rows whose first part is the last segment of a share.
 #pragma once
 
 #include "devices/cuda/kernels/batch.cuh"
@@ -12,7 +14,7 @@
 namespace sextant::cuda {
 
 struct TileCounts {
-  int32_t tiles;      // of one row tile and KV head; at least 1, so that rows without keys are written too
+  int32_t tiles;      // of one row tile; at least 1, so that rows without keys are written too
   int32_t row_tiles;  // of 16 or 32 rows
 };
 __device__ __forceinline__ TileCounts count_tiles(const AttentionParams& p, const Request& r, int rows, int keys) {
@@ -21,15 +23,16 @@ __device__ __forceinline__ TileCounts count_tiles(const AttentionParams& p, cons
 __device__ __forceinline__ int32_t tiles_of_request(const AttentionParams& p, const Request& r, int rows, int keys) {
   if (!r.active) return 0;
   const TileCounts n = count_tiles(p, r, rows, keys);
-  return n.tiles * n.row_tiles * p.num_kv_heads;
+  return n.tiles * n.row_tiles;
 }
 
 struct TileRange {
   int32_t begin, end;
 };
+// block * total / blocks and (block + 1) * total / blocks, without 64-bit divisions: `blocks` is below 2^15.
 __device__ __forceinline__ TileRange block_range(int block, int blocks, int32_t total) {
-  return {static_cast<int32_t>(static_cast<int64_t>(block) * total / blocks),
-          static_cast<int32_t>(static_cast<int64_t>(block + 1) * total / blocks)};
+  const int32_t each = total / blocks, rest = total - each * blocks;
+  return {block * each + block * rest / blocks, (block + 1) * each + (block + 1) * rest / blocks};
 }
 
 // Walks the tiles of a range.
@@ -45,8 +48,6 @@ struct TileCursor {
   __device__ __forceinline__ void advance(const AttentionParams& p, int rows, int keys) {
     if (++tile < counts.tiles) return;
     tile = 0;
-    if (++kv_head < p.num_kv_heads) return;
-    kv_head = 0;
     if (++row_tile < counts.row_tiles) return;
     row_tile = 0;
     int b = request.index;
@@ -56,8 +57,9 @@ struct TileCursor {
   }
 };
 
-// Finds the range of block `block` of `blocks` and its first tile. All threads call it; `scratch` is 40 ints of shared
-// memory. Block 0 leaves the first tile of each request in p.tile_starts for the reduce kernel.
+// Finds the range of block `block` of `blocks` (a multiple of num_kv_heads) and its first tile. All threads call it;
+// `scratch` is 40 ints of shared memory. Block 0 leaves the first tile of each request in p.tile_starts, if any, for
+// the reduce kernel.
 template <int kThreads>
 __device__ __forceinline__ TileRange find_range(const AttentionParams& p, int rows, int keys, int32_t* scratch,
                                                 TileCursor* cursor, int block, int blocks) {
@@ -66,6 +68,7 @@ __device__ __forceinline__ TileRange find_range(const AttentionParams& p, int ro
   const int per_thread = ceil_div(p.num_requests, kThreads);
   const int first = threadIdx.x * per_thread, last = min(first + per_thread, p.num_requests);
   int32_t sum = 0;
+#pragma unroll 1  // here and below: what is executed once is fetched from memory, so less of it is faster
   for (int b = first; b < last; ++b) sum += tiles_of_request(p, load_request(p, b), rows, keys);
   int32_t inclusive = sum;
 #pragma unroll
@@ -81,29 +84,32 @@ __device__ __forceinline__ TileRange find_range(const AttentionParams& p, int ro
     if (w < warp) before += scratch[w];
     total += scratch[w];
   }
-  const TileRange range = block_range(block, blocks, total);
+  const int share = block / p.num_kv_heads;
+  const TileRange range = block_range(share, blocks / p.num_kv_heads, total);
   int32_t start = before + inclusive - sum;  // first tile of this thread's requests
   const bool mine = range.begin >= start && range.begin < start + sum && range.begin < range.end;
   if (mine || block == 0) {
+#pragma unroll 1
     for (int b = first; b < last; ++b) {
       const Request r = load_request(p, b);
       const int32_t tiles = tiles_of_request(p, r, rows, keys);
-      if (block == 0) p.tile_starts[b] = start;
+      if (block == 0 && p.tile_starts != nullptr) p.tile_starts[b] = start;
       if (mine && range.begin >= start && range.begin < start + tiles) {
         scratch[kWarps] = b;
         scratch[kWarps + 1] = range.begin - start;
       }
       start += tiles;
     }
-    if (block == 0 && last == p.num_requests && first < last) p.tile_starts[p.num_requests] = start;
+    if (block == 0 && p.tile_starts != nullptr && last == p.num_requests && first < last)
+      p.tile_starts[p.num_requests] = start;
   }
   __syncthreads();
   if (range.begin < range.end) {
     cursor->enter(p, scratch[kWarps], rows, keys);
-    const int32_t offset = scratch[kWarps + 1], segment = offset / cursor->counts.tiles;
-    cursor->tile = offset - segment * cursor->counts.tiles;
-    cursor->row_tile = segment / p.num_kv_heads;
-    cursor->kv_head = segment - cursor->row_tile * p.num_kv_heads;
+    const int32_t offset = scratch[kWarps + 1];
+    cursor->row_tile = offset / cursor->counts.tiles;
+    cursor->tile = offset - cursor->row_tile * cursor->counts.tiles;
+    cursor->kv_head = block - share * p.num_kv_heads;
   }
   return range;
 }
