@@ -79,6 +79,7 @@ void set_division(AttentionParams& p, const PlanPart& part) {
   const auto* list = std::get_if<BalancedList>(&part.division);
   p.balanced = list != nullptr;
   p.list_group = list != nullptr ? list->group : 1;
+  p.list_overhead = list != nullptr ? list->overhead : 0;
   p.split = {};
   if (const auto* tiles = std::get_if<RowTiles>(&part.division)) {
     p.split = tiles->split;

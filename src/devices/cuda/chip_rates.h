@@ -35,6 +35,7 @@ struct ChipRates {
     double start = 5e-6;                            // what does not shrink with the keys
     double next_block = 1e-6, next_cluster = 4e-6;  // a wave more: single blocks hide each other's start and end
     double merge = 6e-6, segment = 1.5e-6;          // by the list: the reduce kernel, a request and head more
+    int32_t overhead = 1;
   } cluster;
 
   // Decode from the balanced list (kStreamKernel).
@@ -46,6 +47,7 @@ struct ChipRates {
     double row_tile = 10e-6;                 // queries, a merge and a new chain of waits at each that a block comes to
     double merge_part = 0.45e-6;             // parts of one row are merged one after the other,
     double parts_in_start = 8;               // but for the first
+    int32_t overhead = 2;                    // BalancedList::overhead
   } list;
 
   // MLA decode in tiles of 64 keys (kMlaTransposedKernel, kMlaWgmmaKernel).
@@ -54,8 +56,9 @@ struct ChipRates {
     double merge = 5e-6, part = 0.06e-6;  // of partial results: launch; each of a row, sixteen at a time
     double partial_bytes = 3e12;          // a second, written and read
     double cluster = 2e-6;                // of a cluster's blocks in shared memory
+    int32_t overhead = 5;
   } mla;
-  Mla mla_bytes = {.start = 7e-6, .tile = 1.6e-6};  // kMlaBytesKernel
+  Mla mla_bytes = {.start = 7e-6, .tile = 1.6e-6, .overhead = 2};  // kMlaBytesKernel
 
   // Copies of keys that a kernel reads better (plan_staging.h).
   struct Copy {

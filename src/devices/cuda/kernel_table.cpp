@@ -25,7 +25,8 @@ bool plan_stream(PlanPart& part, const PlanInput& in) {
   const bool wide = std::max(in.params.head_dim, in.params.head_dim_v) > 128;
   part.rows = in.params.group_size * in.bounds.short_query_len <= 16 || wide ? 16 : 32;
   part.tile_keys = stream_tile_keys(in.params);
-  set_decode_split(part, in.args, in.bounds, in.short_len, stream_blocks_per_sm(in.params, part.rows), in.chip);
+  set_decode_split(part, in.args, in.bounds, in.short_len, stream_blocks_per_sm(in.params, part.rows),
+                   in.chip.rates.list.overhead, in.chip);
   return true;
 }
 // The grid of a kernel that knows row tiles and the balanced list.

@@ -76,7 +76,7 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
     part.seconds = by_list;
     part.rows = kClusterRows;
     part.tile_keys = cluster_tile_keys(p);
-    set_decode_split(part, a, n, static_cast<int32_t>(n.short_query_len), one_a_sm ? 1 : 2, chip);
+    set_decode_split(part, a, n, static_cast<int32_t>(n.short_query_len), one_a_sm ? 1 : 2, rates.overhead, chip);
     part.max_query_len = std::min(part.max_query_len, kClusterRows / p.group_size);
     return true;
   }

@@ -12,12 +12,12 @@ namespace {
 int64_t rows_of_request(const PlanInput& in) { return in.args.spec.num_heads * in.bounds.query_len; }
 
 // `parts` of each request as equal_parts() gives them: equal parts, or the list where they are worse.
-void divide(PlanPart& part, const PlanInput& in, int32_t parts) {
+void divide(PlanPart& part, const PlanInput& in, int32_t parts, const ChipRates::Mla& rates) {
   AttentionPlanArgs args = in.args;
   if (parts == 1) args.split.kind = SplitPolicy::Kind::kNone;
   if (parts > 1) args.split = {SplitPolicy::Kind::kSegments, parts};
   const auto longest = static_cast<int32_t>(in.bounds.query_len);  // all of a request's tokens are rows of its tiles
-  set_decode_split(part, args, in.bounds, std::max(in.short_len, longest), 1, in.chip);
+  set_decode_split(part, args, in.bounds, std::max(in.short_len, longest), 1, rates.overhead, in.chip);
 }
 
 // A batch in tiles, and what each way to divide it takes. `sms`: blocks that run at once.
@@ -35,11 +35,10 @@ struct MlaWork {
     longest = std::ceil(keys.longest / part.tile_keys);
     partial = 2.0 * part.rows * in.args.spec.value_head_dim() * sizeof(float) / rates.partial_bytes;
   }
-  // A block of the list begins anew with each row tile that it comes to. Its many parts of one row are merged one after
-  // the other.
+  // A block of the list begins anew with each row tile that it comes to.
   double by_list() const {
-    return rates.start * std::max(1.0, requests * row_tiles / sms) + (std::ceil(tiles / sms) + 1) * rates.tile +
-           rates.merge + 1.5 * sms * partial +
+    const double all = tiles + rates.overhead * requests * row_tiles;
+    return rates.start + (std::ceil(all / sms) + 1) * rates.tile + rates.merge + 1.5 * sms * partial +
            rates.part * std::min(longest, longest * row_tiles * sms / std::max(tiles, 1.0));
   }
   // Equal parts of every request.
@@ -132,7 +131,8 @@ bool plan_mla_transposed(PlanPart& part, const PlanInput& in) {
   const int32_t parts = free_parts(part, in);
   if (in.free_choice() && parts != 1 && set_mla_clusters(part, in.args, in.bounds, parts, in.chip)) return true;
   double estimate = 0;
-  divide(part, in, parts > 0 ? parts : few_parts(in, MlaWork(part, in, in.chip.rates.mla), &estimate));
+  divide(part, in, parts > 0 ? parts : few_parts(in, MlaWork(part, in, in.chip.rates.mla), &estimate),
+         in.chip.rates.mla);
   return true;
 }
 
@@ -151,7 +151,8 @@ bool plan_mla_bytes(PlanPart& part, const PlanInput& in) {
   const PlanInput blocks = {in.args, in.params, in.bounds, in.short_len, shares};
   if (!set_mla_bytes_tile(part, in)) return false;
   double estimate = 0;
-  divide(part, blocks, few_parts(blocks, MlaWork(part, blocks, in.chip.rates.mla_bytes), &estimate));
+  divide(part, blocks, few_parts(blocks, MlaWork(part, blocks, in.chip.rates.mla_bytes), &estimate),
+         in.chip.rates.mla_bytes);
   return true;
 }
 
@@ -165,7 +166,8 @@ bool plan_mla_wgmma(PlanPart& part, const PlanInput& in) {
   part.tile_keys = kMlaWgmmaTileKeys;
   const int32_t parts = in.bounds.open ? free_parts(part, grouped) : 0;
   double estimate = 0;
-  divide(part, grouped, parts > 0 ? parts : few_parts(grouped, MlaWork(part, grouped, in.chip.rates.mla), &estimate));
+  divide(part, grouped, parts > 0 ? parts : few_parts(grouped, MlaWork(part, grouped, in.chip.rates.mla), &estimate),
+         in.chip.rates.mla);
   if (auto* list = std::get_if<BalancedList>(&part.division)) list->group = group;
   if (auto* tiles = std::get_if<RowTiles>(&part.division)) tiles->group = group;
   return true;
@@ -175,7 +177,7 @@ bool plan_mla(PlanPart& part, const PlanInput& in) {
   const int64_t rows = rows_of_request(in);
   part.rows = rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
   part.tile_keys = kMlaTileKeys;
-  divide(part, in, free_parts(part, in));
+  divide(part, in, free_parts(part, in), in.chip.rates.mla);
   return true;
 }
 

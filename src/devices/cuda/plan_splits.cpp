@@ -86,13 +86,13 @@ bool set_asked_split(PlanPart& part, RowTiles& tiles, const AttentionPlanArgs& a
   return true;
 }
 
-void set_balanced(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int blocks_per_sm,
+void set_balanced(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int blocks_per_sm, int32_t overhead,
                   const ChipLimits& chip) {
   const int64_t row_tiles = n.tokens * a.spec.group_size() / part.rows + n.requests;
   const int64_t most = row_tiles * std::max<int64_t>(1, ceil_div(n.keys, part.tile_keys)), heads = a.spec.num_kv_heads;
   const int64_t shares = std::clamp<int64_t>(most, 1, std::max<int64_t>(1, chip.sms * blocks_per_sm / heads));
   const int64_t blocks = shares * heads;
-  part.division = BalancedList{static_cast<int32_t>(blocks)};
+  part.division = BalancedList{.blocks = static_cast<int32_t>(blocks), .overhead = overhead};
   part.reduces = true;
   const auto rows = static_cast<size_t>(2 * blocks * part.rows);
   part.partial_lse_offset = align_workspace(rows * static_cast<size_t>(a.spec.value_head_dim()) * sizeof(float));
@@ -126,10 +126,10 @@ void split_row_tiles(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n
 }
 
 void set_decode_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len, int blocks_per_sm,
-                      const ChipLimits& chip) {
+                      int32_t overhead, const ChipLimits& chip) {
   RowTiles tiles = make_row_tiles(part, a, n);
   if (!set_asked_split(part, tiles, a, n, short_len, part.tile_keys) && a.split.kind == SplitPolicy::Kind::kAuto) {
-    set_balanced(part, a, n, blocks_per_sm, chip);
+    set_balanced(part, a, n, blocks_per_sm, overhead, chip);
     return;
   }
   part.division = tiles;

@@ -42,8 +42,9 @@ void set_row_tiles(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, 
 void split_row_tiles(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t partition,
                      int64_t max_query_len);
 
-// Decode kernels: the balanced list, or a fixed split when one is asked for.
+// Decode kernels: the balanced list, or a fixed split when one is asked for. `overhead`: tiles that a request more
+// costs a block.
 void set_decode_split(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, int32_t short_len, int blocks_per_sm,
-                      const ChipLimits& chip);
+                      int32_t overhead, const ChipLimits& chip);
 
 }  // namespace sextant::cuda

@@ -302,6 +302,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
   auto* block_stats = reinterpret_cast<float2*>(fixed + S::kStatBytes);
   const StageRing ring{shared_address(shared), shared_address(fixed + S::kStatBytes + S::kBlockStatBytes), stages};
   const bool produces = threadIdx.x >= S::kConsumers;
+  launch_dependents();
   ClusterTiles w;
   w.rank = static_cast<int32_t>(blockIdx.x);  // the cluster is the whole of x
   w.size = static_cast<int32_t>(gridDim.x);

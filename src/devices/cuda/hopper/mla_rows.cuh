@@ -21,9 +21,9 @@ __device__ __forceinline__ void mla_copy_queries(const AttentionParams& p, const
     const int tile_row = static_cast<int>(threadIdx.x) / 8 + i * kRowsAPass, row = row0 + tile_row;
     const int32_t query = row / p.group_size;
     const bool valid = row < num_rows;
-    const T* from = static_cast<const T*>(p.q) + sub * 8 +
-                    (valid ? (r.query_start + query) * p.q_token_stride + (row - query * p.group_size) * p.q_head_stride
-                           : 0);
+    const T* from =
+        static_cast<const T*>(p.q) + sub * 8 +
+        (valid ? (r.query_start + query) * p.q_token_stride + (row - query * p.group_size) * p.q_head_stride : 0);
     const uint32_t to = shared_address(q_tile) + block_chunk(tile_row, sub);
 #pragma unroll
     for (int block = 0; block < S::kBlocks; ++block) cp_async_16(to + block * S::kBlockBytes, from + block * 64, valid);
@@ -139,8 +139,7 @@ __device__ __forceinline__ void mla_write_rows(const MlaRowTarget& target, int c
 #pragma unroll 2
     for (int row = 0; row < 16; ++row) {
       MlaRowTarget to;
-      to.row = reinterpret_cast<void*>(
-          __shfl_sync(0xffffffffu, reinterpret_cast<unsigned long long>(target.row), row));
+      to.row = reinterpret_cast<void*>(__shfl_sync(0xffffffffu, reinterpret_cast<unsigned long long>(target.row), row));
       to.is_f32 = __shfl_sync(0xffffffffu, static_cast<int>(target.is_f32), row) != 0;
       const float4 x = *reinterpret_cast<const float4*>(room + row * kMlaRoomStride + lane * 4);
       if (to.row != nullptr) mla_store_columns<T>(to, column0 + part * 128 + lane * 4, x);

@@ -102,8 +102,9 @@ struct AttentionParams {
   int32_t min_query_len = 1, max_query_len = 0;
   int8_t context_filter = 0;  // 0 any, 1 none, 2 some
 
-  int32_t list_group = 1;  // blocks that share an entry of the balanced list, each with its own rows of it
-  bool balanced = false;   // work comes from the balanced list (kernels/work_list.cuh), not from `split`
+  int32_t list_overhead = 0;  // tiles that a segment of the balanced list costs beside its own
+  int32_t list_group = 1;     // blocks that share an entry of the balanced list, each with its own rows of it
+  bool balanced = false;      // work comes from the balanced list (kernels/work_list.cuh), not from `split`
   FixedSplit split;
   float* partial_out = nullptr;    // fixed split: [slots, Hq, max_partitions, Dv]; balanced: [slots, rows, Dv]
   float* partial_lse = nullptr;    // fixed split: [slots, Hq, max_partitions];     balanced: [slots, rows]

@@ -18,8 +18,8 @@ namespace sextant::cuda {
 namespace {
 
 constexpr int kColumns = 128;
-constexpr int kAlone = 8;      // partials that a warp merges alone
-constexpr int kManyRows = 16;  // of a warp that merges more, in flight
+constexpr int kAlone = 8;  // partials that a warp merges alone
+constexpr int kRowsInFlight = 16;
 constexpr int kWeights = 512;  // in shared memory at a time
 constexpr int kFewWarps = 4;   // of a block when rows have few partials ..
 constexpr int kManyWarps = 8;  // .. and many
@@ -86,32 +86,52 @@ __device__ __forceinline__ void store_item(const AttentionParams& p, int32_t tok
   sink.store_pair(d + 2, acc.z * end.weight, acc.w * end.weight);
 }
 
-// One warp merges an item: 32 partials' weights at a time, kRows rows in flight.
-template <class T, int kRows, class RowOf>
+// One warp merges an item: 32 partials' weights at a time, sixteen rows in flight. Each lane works out where one
+// partial lies: this code runs once, so that it is fetched from memory, and should be short.
+template <class T, class RowOf>
 __device__ __forceinline__ void merge_alone(const AttentionParams& p, const Partials<RowOf>& from, int32_t token,
                                             int32_t head, int d0) {
   const int lane = threadIdx.x & 31, d = d0 + lane * 4;
-  const float first_lse = load_lse(p, from, lane);
-  float4 x[kRows];
+  const auto part_of = [&](int i) -> const float* {
+    const int64_t row = i < from.count ? from.row_of(i) : -1;
+    return row < 0 ? nullptr : p.partial_out + row * p.head_dim_v;
+  };
+  float4 x[kRowsInFlight];
+  const auto ask = [&](const float* part, int j) {
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) x[i] = load_part(p, from, i, d);
-  float max = first_lse;
+    for (int i = 0; i < kRowsInFlight; ++i) {
+      const auto* row =
+          reinterpret_cast<const float*>(__shfl_sync(0xffffffffu, reinterpret_cast<unsigned long long>(part), j + i));
+      x[i] = row != nullptr && d < p.head_dim_v ? *reinterpret_cast<const float4*>(row + d) : make_float4(0, 0, 0, 0);
+    }
+  };
+  const float* part = part_of(lane);
+  float lse = load_lse(p, from, lane);
+  ask(part, 0);
+  float max = lse;
+#pragma unroll 1
   for (int i = lane + 32; i < from.count; i += 32) max = fmaxf(max, load_lse(p, from, i));
   max = warp_max(max);
   const float base = max == -INFINITY ? 0.0f : max;
   float sum = 0;
   float4 acc = make_float4(0, 0, 0, 0);
-  for (int first = 0; first < from.count; first += 32) {
-    const float weight = exp2f((first == 0 ? first_lse : load_lse(p, from, first + lane)) - base);
+#pragma unroll 1
+  for (int first = 0;;) {
+    const float weight = exp2f(lse - base);
     sum += weight;
-    for (int j = 0; j < 32 && first + j < from.count; j += kRows) {
-      if (first + j > 0) {
+#pragma unroll 1
+    for (int j = 0;;) {
 #pragma unroll
-        for (int i = 0; i < kRows; ++i) x[i] = load_part(p, from, first + j + i, d);
-      }
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) add_part(acc, __shfl_sync(0xffffffffu, weight, j + i), x[i]);
+      for (int i = 0; i < kRowsInFlight; ++i) add_part(acc, __shfl_sync(0xffffffffu, weight, j + i), x[i]);
+      j += kRowsInFlight;
+      if (j == 32 || first + j >= from.count) break;
+      ask(part, j);
     }
+    first += 32;
+    if (first >= from.count) break;
+    part = part_of(first + lane);
+    lse = load_lse(p, from, first + lane);
+    ask(part, 0);
   }
   store_item<T>(p, token, head, d0, max, warp_sum(sum), acc);
 }
@@ -193,11 +213,7 @@ __device__ __forceinline__ void merge_rows(const AttentionParams& p, int rows, i
   if (alone || count <= kAlone) {
     for (int i = blockIdx.y * kWarps + threadIdx.x / 32; i < items; i += gridDim.y * kWarps) {
       const int2 at = place_of(i / chunks);
-      if (count <= kAlone) {
-        merge_alone<T, kAlone>(p, from_of(i / chunks), at.x, at.y, i % chunks * kColumns);
-      } else {
-        merge_alone<T, kManyRows>(p, from_of(i / chunks), at.x, at.y, i % chunks * kColumns);
-      }
+      merge_alone<T>(p, from_of(i / chunks), at.x, at.y, i % chunks * kColumns);
     }
   } else if constexpr (kWarps == kManyWarps) {
     __shared__ MergeShared<kWarps> shared;
@@ -249,8 +265,8 @@ __global__ void __launch_bounds__(32 * kManyWarps) reduce_fixed(const AttentionP
 struct Segment {
   Request request;
   int32_t row_tile, kv_head;
-  int32_t first, last;  // tiles
-  int32_t total;        // tiles of the batch
+  int32_t first, last;  // places of its tiles
+  int32_t total;        // places of the batch
 };
 // The last segment of a block's share: the only one that can begin there and end in a later block.
 __device__ __forceinline__ bool find_segment_of_block(const AttentionParams& p, int block, int shares, int rows,
@@ -264,11 +280,11 @@ __device__ __forceinline__ bool find_segment_of_block(const AttentionParams& p, 
   s.request = load_request(p, b);
   const TileCounts counts = count_tiles(p, s.request, rows, keys);
   const int32_t start = p.tile_starts[b];
-  s.row_tile = (range.end - 1 - start) / counts.tiles;
-  s.first = start + s.row_tile * counts.tiles;
+  s.row_tile = (range.end - 1 - start) / (counts.tiles + p.list_overhead);
+  s.first = start + s.row_tile * (counts.tiles + p.list_overhead) + p.list_overhead;
   s.last = s.first + counts.tiles - 1;
   s.kv_head = block - share * p.num_kv_heads;
-  return s.first >= range.begin && s.last >= range.end;
+  return s.first >= range.begin && s.first < range.end && s.last >= range.end;
 }
 // Segment `unit` of [row tiles over all requests, at most][num_kv_heads].
 __device__ __forceinline__ bool find_segment(const AttentionParams& p, int unit, int rows, int keys, Segment& s) {
@@ -281,16 +297,16 @@ __device__ __forceinline__ bool find_segment(const AttentionParams& p, int unit,
       tile - static_cast<int>(static_cast<int64_t>(s.request.query_start) * p.group_size / rows) - s.request.index;
   int32_t start;
   if (p.num_requests <= 32) {  // cheaper than to wait for the attention kernel's list
-    const int32_t tiles = lane < p.num_requests ? tiles_of_request(p, load_request(p, lane), rows, keys) : 0;
-    start = __reduce_add_sync(0xffffffffu, lane < b ? tiles : 0);
-    s.total = __reduce_add_sync(0xffffffffu, tiles);
+    const int32_t places = lane < p.num_requests ? places_of_request(p, load_request(p, lane), rows, keys) : 0;
+    start = __reduce_add_sync(0xffffffffu, lane < b ? places : 0);
+    s.total = __reduce_add_sync(0xffffffffu, places);
     wait_for_previous_kernel();
   } else {
     wait_for_previous_kernel();
     start = p.tile_starts[b];
     s.total = p.tile_starts[p.num_requests];
   }
-  s.first = start + s.row_tile * counts.tiles;
+  s.first = start + s.row_tile * (counts.tiles + p.list_overhead) + p.list_overhead;
   s.last = s.first + counts.tiles - 1;
   return s.request.active && s.row_tile >= 0 && s.row_tile < counts.row_tiles;
 }
@@ -305,8 +321,8 @@ __global__ void __launch_bounds__(32 * kWarps)
   const bool found = by_segment ? find_segment(p, blockIdx.x, rows, keys, s)
                                 : find_segment_of_block(p, blockIdx.x, shares, rows, keys, s);
   if (!found) return;
-  const auto share_of = [&](int32_t tile) {  // that holds the tile
-    return static_cast<int>(((static_cast<int64_t>(tile) + 1) * shares - 1) / s.total);
+  const auto share_of = [&](int32_t place) {  // that holds it
+    return static_cast<int>(((static_cast<int64_t>(place) + 1) * shares - 1) / s.total);
   };
   const int first_share = share_of(s.first), count = share_of(s.last) - first_share + 1;
   if (count == 1) return;  // whole: written by its block

@@ -1,4 +1,5 @@
-// The keys that one query row sees, as a range: worked out once a row, so that a tile's mask is two comparisons a score.
+// The keys that one query row sees, as a range: worked out once a row, so that a tile's mask is two comparisons a
+// score.
 #pragma once
 
 #include <climits>

@@ -7,6 +7,9 @@
 // (request, row tile) inside a share is a segment. A segment that is whole writes its result; at most two a block are
 // not: the first (slot 2c), whose head lies in an earlier share, and the last (slot 2c + 1), whose tail lies in a later
 // one. The reduce kernel merges the rows whose first part is the last segment of a share.
+//
+// A segment costs more than its tiles: so p.list_overhead tiles that nobody works on stand in the row before each (as
+// FlashMLA's metadata counts blocks for each request). "Place" is a tile's index in the row with these.
 #pragma once
 
 #include "devices/cuda/kernels/batch.cuh"
@@ -20,10 +23,11 @@ struct TileCounts {
 __device__ __forceinline__ TileCounts count_tiles(const AttentionParams& p, const Request& r, int rows, int keys) {
   return {max(1, ceil_div(r.key_hi - r.key_lo, keys)), ceil_div(r.query_len * p.group_size, rows)};
 }
-__device__ __forceinline__ int32_t tiles_of_request(const AttentionParams& p, const Request& r, int rows, int keys) {
+// Places of a request in the row.
+__device__ __forceinline__ int32_t places_of_request(const AttentionParams& p, const Request& r, int rows, int keys) {
   if (!r.active) return 0;
   const TileCounts n = count_tiles(p, r, rows, keys);
-  return n.tiles * n.row_tiles;
+  return (n.tiles + p.list_overhead) * n.row_tiles;
 }
 
 struct TileRange {
@@ -57,61 +61,97 @@ struct TileCursor {
   }
 };
 
+// Places and tiles, of which there are fewer.
+struct PlaceCount {
+  int32_t places = 0, tiles = 0;
+  __device__ __forceinline__ PlaceCount operator+(const PlaceCount& o) const {
+    return {places + o.places, tiles + o.tiles};
+  }
+};
+
 // Finds the range of block `block` of `blocks` (a multiple of num_kv_heads) and its first tile. All threads call it;
-// `scratch` is 40 ints of shared memory. Block 0 leaves the first tile of each request in p.tile_starts, if any, for
+// `scratch` is 32 ints of shared memory. Block 0 leaves the first place of each request in p.tile_starts, if any, for
 // the reduce kernel.
 template <int kThreads>
 __device__ __forceinline__ TileRange find_range(const AttentionParams& p, int rows, int keys, int32_t* scratch,
                                                 TileCursor* cursor, int block, int blocks) {
-  constexpr int kWarps = kThreads / 32;
+  constexpr int kWarps = kThreads / 32, kFound = 2 * kWarps;  // request, row tile, tile; first tile, end of the range
+  static_assert(kFound + 5 <= 32);
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
   const int per_thread = ceil_div(p.num_requests, kThreads);
   const int first = threadIdx.x * per_thread, last = min(first + per_thread, p.num_requests);
-  int32_t sum = 0;
+  const auto count = [&](int b) -> PlaceCount {
+    const Request r = load_request(p, b);
+    if (!r.active) return {};
+    const TileCounts n = count_tiles(p, r, rows, keys);
+    return {(n.tiles + p.list_overhead) * n.row_tiles, n.tiles * n.row_tiles};
+  };
+  PlaceCount sum;
 #pragma unroll 1  // here and below: what is executed once is fetched from memory, so less of it is faster
-  for (int b = first; b < last; ++b) sum += tiles_of_request(p, load_request(p, b), rows, keys);
-  int32_t inclusive = sum;
+  for (int b = first; b < last; ++b) sum = sum + count(b);
+  PlaceCount inclusive = sum;
 #pragma unroll
   for (int offset = 1; offset < 32; offset *= 2) {
-    const int32_t below = __shfl_up_sync(0xffffffffu, inclusive, offset);
-    if (lane >= offset) inclusive += below;
+    const PlaceCount below = {__shfl_up_sync(0xffffffffu, inclusive.places, offset),
+                              __shfl_up_sync(0xffffffffu, inclusive.tiles, offset)};
+    if (lane >= offset) inclusive = inclusive + below;
   }
-  if (lane == 31) scratch[warp] = inclusive;
+  if (lane == 31) {
+    scratch[2 * warp] = inclusive.places;
+    scratch[2 * warp + 1] = inclusive.tiles;
+  }
   __syncthreads();
-  int32_t before = 0, total = 0;
+  PlaceCount before, total;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    if (w < warp) before += scratch[w];
-    total += scratch[w];
+    const PlaceCount of_warp = {scratch[2 * w], scratch[2 * w + 1]};
+    if (w < warp) before = before + of_warp;
+    total = total + of_warp;
   }
   const int share = block / p.num_kv_heads;
-  const TileRange range = block_range(share, blocks / p.num_kv_heads, total);
-  int32_t start = before + inclusive - sum;  // first tile of this thread's requests
-  const bool mine = range.begin >= start && range.begin < start + sum && range.begin < range.end;
-  if (mine || block == 0) {
-#pragma unroll 1
-    for (int b = first; b < last; ++b) {
-      const Request r = load_request(p, b);
-      const int32_t tiles = tiles_of_request(p, r, rows, keys);
-      if (block == 0 && p.tile_starts != nullptr) p.tile_starts[b] = start;
-      if (mine && range.begin >= start && range.begin < start + tiles) {
-        scratch[kWarps] = b;
-        scratch[kWarps + 1] = range.begin - start;
-      }
-      start += tiles;
-    }
-    if (block == 0 && p.tile_starts != nullptr && last == p.num_requests && first < last)
-      p.tile_starts[p.num_requests] = start;
+  const TileRange range = block_range(share, blocks / p.num_kv_heads, total.places);
+  if (threadIdx.x == 0) {
+    scratch[kFound + 3] = 0;
+    scratch[kFound + 4] = total.tiles;  // where no request holds the end
   }
   __syncthreads();
-  if (range.begin < range.end) {
-    cursor->enter(p, scratch[kWarps], rows, keys);
-    const int32_t offset = scratch[kWarps + 1];
-    cursor->row_tile = offset / cursor->counts.tiles;
-    cursor->tile = offset - cursor->row_tile * cursor->counts.tiles;
+  PlaceCount start = before + PlaceCount{inclusive.places - sum.places, inclusive.tiles - sum.tiles};
+  const auto is_mine = [&](int32_t place) {
+    return range.begin < range.end && place >= start.places && place < start.places + sum.places;
+  };
+  if (is_mine(range.begin) || is_mine(range.end) || (block == 0 && p.tile_starts != nullptr)) {
+#pragma unroll 1
+    for (int b = first; b < last; ++b) {
+      const PlaceCount own = count(b);
+      if (block == 0 && p.tile_starts != nullptr) p.tile_starts[b] = start.places;
+#pragma unroll 1
+      for (int end = 0; end < 2; ++end) {
+        const int32_t place = (end ? range.end : range.begin) - start.places;
+        if (range.begin == range.end || place < 0 || place >= own.places) continue;
+        const int32_t tiles = count_tiles(p, load_request(p, b), rows, keys).tiles;
+        const int32_t row_tile = place / (tiles + p.list_overhead);
+        const int32_t tile = max(0, place - row_tile * (tiles + p.list_overhead) - p.list_overhead);
+        scratch[kFound + 3 + end] = start.tiles + row_tile * tiles + tile;
+        if (end) continue;
+        scratch[kFound] = b;
+        scratch[kFound + 1] = row_tile;
+        scratch[kFound + 2] = tile;
+      }
+      start = start + own;
+    }
+    if (block == 0 && p.tile_starts != nullptr && last == p.num_requests && first < last)
+      p.tile_starts[p.num_requests] = start.places;
+  }
+  __syncthreads();
+  if (range.begin == range.end) return {0, 0};
+  const TileRange tiles = {scratch[kFound + 3], scratch[kFound + 4]};
+  if (tiles.begin < tiles.end) {
+    cursor->enter(p, scratch[kFound], rows, keys);
+    cursor->row_tile = scratch[kFound + 1];
+    cursor->tile = scratch[kFound + 2];
     cursor->kv_head = block - share * p.num_kv_heads;
   }
-  return range;
+  return tiles;
 }
 
 // A block's work under either rule, and where its rows go.

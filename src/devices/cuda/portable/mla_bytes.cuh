@@ -134,9 +134,8 @@ __device__ __forceinline__ void mla_bytes_scores(const MlaBytesQuery<S>& q, uint
     for (int n = 0; n < 4; ++n)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        *reinterpret_cast<float2*>(scores +
-                                   (quarter * S::kRows + m * 16 + half * 8 + lane / 4) * S::kScoreStride + first_key +
-                                   n * 8 + (lane & 3) * 2) =
+        *reinterpret_cast<float2*>(scores + (quarter * S::kRows + m * 16 + half * 8 + lane / 4) * S::kScoreStride +
+                                   first_key + n * 8 + (lane & 3) * 2) =
             make_float2(s[m][n][half * 2], s[m][n][half * 2 + 1]);
 }
 
@@ -322,8 +321,7 @@ __device__ __forceinline__ void mla_bytes_leave(float* merged, const MlaBytesOut
       for (int d = 0; d < 4; ++d)
         *reinterpret_cast<float4*>(merged + (m * 16 + half * 8 + lane / 4) * kMlaMergeColumns + warp * 64 + d * 16 +
                                    (lane & 3) * 4) =
-            make_float4(o[m][d][0][half * 2], o[m][d][1][half * 2], o[m][d][0][half * 2 + 1],
-                        o[m][d][1][half * 2 + 1]);
+            make_float4(o[m][d][0][half * 2], o[m][d][1][half * 2], o[m][d][0][half * 2 + 1], o[m][d][1][half * 2 + 1]);
 }
 
 // Copies of tiles to the ring, as bytes: eight threads bring two keys, 72 chunks of 16 bytes, so that what a warp asks
@@ -342,8 +340,8 @@ struct MlaBytesLoader {
   __device__ __forceinline__ void begin(const TileCursor& c, int32_t tiles) const {
     if (threadIdx.x < 32) {
       if (threadIdx.x == 0)
-        *walk = {c.request.index,  c.row_tile,              c.request.key_lo + c.tile * S::kKeys,
-                 c.request.key_hi, c.counts.tiles - c.tile, tiles};
+        *walk = {c.request.index,         c.row_tile, c.request.key_lo + c.tile * S::kKeys, c.request.key_hi,
+                 c.counts.tiles - c.tile, tiles};
       __syncwarp();
 #pragma unroll 1
       for (int slot = 0; slot < S::kStages - 1; ++slot) look_up(slot);
@@ -385,8 +383,8 @@ struct MlaBytesLoader {
     for (int i = 0; i < S::kKeys; i += 32) {
       const int key = i + static_cast<int>(threadIdx.x);
       if (at.position + key < at.key_hi)
-        cp_async_4(shared_address(to + key), p.block_table + at.request * p.block_table_stride +
-                                                 split_position(p, at.position + key).block);
+        cp_async_4(shared_address(to + key),
+                   p.block_table + at.request * p.block_table_stride + split_position(p, at.position + key).block);
     }
     __syncwarp();
     if (threadIdx.x == 0) {
@@ -429,8 +427,7 @@ constexpr bool kHasClusters = false;
 #endif
 
 template <class S, bool kByCluster>
-__global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
-    mla_bytes(const __grid_constant__ AttentionParams p) {
+__global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) mla_bytes(const __grid_constant__ AttentionParams p) {
   constexpr bool kCluster = kByCluster && kHasClusters;
   extern __shared__ __align__(128) char shared[];
   float* scores = reinterpret_cast<float*>(shared + S::kScoreAt);
