@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 #include <random>
 
 #include "support/cases.h"
+#include "support/isas.h"
 #include "support/matchers.h"
 
 namespace sextant {
@@ -92,7 +94,7 @@ struct WrittenCache {
   std::vector<float> k_scales, v_scales;
 };
 WrittenCache write_codes(KvCacheSpec spec, KvLayout layout, std::vector<uint16_t>& k, std::vector<uint16_t>& v,
-                         const std::vector<int64_t>& slots) {
+                         const std::vector<int64_t>& slots, const std::string& isa = "") {
   spec.layout = layout;
   EXPECT_OK(validate(spec));
   WrittenCache cache;
@@ -101,7 +103,7 @@ WrittenCache write_codes(KvCacheSpec spec, KvLayout layout, std::vector<uint16_t
   const auto scales = static_cast<size_t>(std::max<int64_t>(spec.num_kv_heads, scale_elements(spec)));
   cache.k_scales.resize(scales, 0.5F);
   cache.v_scales.resize(scales, 0.25F);
-  auto device = make_cpu_device({.executor = make_thread_pool(2)});
+  auto device = make_cpu_device({.executor = make_thread_pool(2), .isa = isa});
   EXPECT_OK(device);
   const auto tokens = static_cast<int64_t>(slots.size());
   ReshapeAndCacheArgs args;
@@ -160,6 +162,27 @@ TEST(PackedWrite, CodesAreThoseOfRows) {
                         rows.v[static_cast<size_t>(v_rows.offset(block, h, t, d))]);
           }
     }
+}
+
+// Every bf16 there is, NaN, infinity and subnormals too, becomes the same code whatever writes it.
+TEST(PackedWrite, EveryIsaRoundsAlike) {
+  for (DType dtype : {DType::kF8E4M3FN, DType::kF8E4M3FNUZ, DType::kF8E5M2}) {
+    KvCacheSpec spec;
+    spec.dtype = dtype;
+    spec.block_size = 16;
+    spec.num_blocks = 65536 / 16 / 72 + 1;
+    spec.num_kv_heads = 1;
+    spec.head_dim = spec.head_dim_v = 72;
+    std::vector<int64_t> slots(static_cast<size_t>(spec.num_blocks * 16));
+    std::iota(slots.begin(), slots.end(), 0);
+    std::vector<uint16_t> k(slots.size() * 72);
+    std::iota(k.begin(), k.end(), uint16_t{0});
+    const WrittenCache scalar = write_codes(spec, KvLayout::kNHD, k, k, slots, "scalar");
+    for (const std::string& isa : testing::available_isas()) {
+      SCOPED_TRACE(::testing::Message() << to_string(dtype) << ", " << isa);
+      EXPECT_EQ(write_codes(spec, KvLayout::kNHD, k, k, slots, isa).k, scalar.k);
+    }
+  }
 }
 
 TEST(PackedWrite, RunsEndAtPanelsBlocksAndGaps) {

@@ -1,6 +1,7 @@
-// Decode from 8-bit codes in the packed cache layout: the same pairs as of bf16 in half of the bytes. A register of codes
-// is two pairs of dims of 16 keys, or one pair of tokens of 32 dims, and becomes two registers of bf16 on its way to the
-// products, which are bf16's own in their order: widened in registers or in memory beforehand, the bits are the same.
+// Decode from 8-bit codes in the packed cache layout: the same pairs as of bf16 in half of the bytes. A register of
+// codes is two pairs of dims of 16 keys, or one pair of tokens of 32 dims, and becomes two registers of bf16 on its way
+// to the products, which are bf16's own in their order: widened in registers or in memory beforehand, the bits are the
+// same.
 //
 //   scores:  16 keys side by side need no folding of sums, which takes a quarter of the time from rows (stream_codes.h)
 //   output:  no joining of two tokens
@@ -93,8 +94,7 @@ template <class Block>
 inline void for_code_row_blocks(int64_t rows, const Block& block) {
   int64_t r = 0;
   for (; r + 8 <= rows; r += 8) block.template operator()<8>(r);
-  if (r < rows)
-    for_row_blocks(rows - r, [&]<int kRows>(int64_t at) { block.template operator()<kRows>(r + at); });
+  if (r < rows) for_row_blocks(rows - r, [&]<int kRows>(int64_t at) { block.template operator()<kRows>(r + at); });
 }
 
 struct CodePanels {
@@ -126,8 +126,8 @@ struct CodePanels {
           code_pair_output<T, kRows, kVectors>(tables, pairs, count, d, kCodeChunk, p + r * kStreamKeys,
                                                o + r * o_stride, o_stride, ahead);
         for (; d < dim; d += 2 * kLanes)
-          code_pair_output<T, kRows, 2>(tables, pairs, count, d, smaller(2 * (dim - d), kCodeChunk), p + r * kStreamKeys,
-                                        o + r * o_stride, o_stride, ahead);
+          code_pair_output<T, kRows, 2>(tables, pairs, count, d, smaller(2 * (dim - d), kCodeChunk),
+                                        p + r * kStreamKeys, o + r * o_stride, o_stride, ahead);
       });
     });
   }
