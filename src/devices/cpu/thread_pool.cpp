@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -130,19 +131,29 @@ class ThreadPool final : public Executor {
       const std::lock_guard lock(crew.mutex);
       crew.open = false;  // who comes now comes too late
     }
-    for (int spins = 0; crew.active.load(std::memory_order_acquire) != 0; ++spins) {
-      if (spins < kSpins) {
-        relax();
-        continue;
-      }
-      std::unique_lock lock(crew.mutex);
-      crew.done.wait(lock, [&crew] { return crew.active.load(std::memory_order_acquire) == 0; });
-    }
+    if (spin_until([&crew] { return crew.active.load(std::memory_order_acquire) == 0; })) return;
+    std::unique_lock lock(crew.mutex);
+    crew.done.wait(lock, [&crew] { return crew.active.load(std::memory_order_acquire) == 0; });
   }
 
  private:
-  // Steps of a model follow each other within microseconds: a short spin saves the wake-up.
-  static constexpr int kSpins = 2000;
+  // Ops of a step follow each other within microseconds, and items end within tens of them: waiting awake saves the
+  // wake-up, which on a busy machine takes longer than a small step. OpenMP's runtimes wait for milliseconds.
+  static constexpr std::chrono::microseconds kAwake{100};
+
+  // Whether `done` became true while this thread waited for it awake.
+  template <class Done>
+  static bool spin_until(const Done& done) {
+    constexpr int kBetweenLooksAtTheClock = 64;
+    const auto end = std::chrono::steady_clock::now() + kAwake;
+    do {
+      for (int i = 0; i < kBetweenLooksAtTheClock; ++i) {
+        if (done()) return true;
+        relax();
+      }
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+  }
 
   // Which pool's task the thread is running, and as which worker.
   struct Inside {
@@ -170,7 +181,7 @@ class ThreadPool final : public Executor {
   void work(Crew& crew, int worker) {
     uint64_t seen = 0;
     for (;;) {
-      for (int spins = 0; spins < kSpins && crew.generation.load(std::memory_order_acquire) == seen; ++spins) relax();
+      spin_until([&] { return crew.generation.load(std::memory_order_acquire) != seen; });
       {
         std::unique_lock lock(crew.mutex);
         crew.wake.wait(lock, [&] { return crew.generation.load(std::memory_order_relaxed) != seen; });

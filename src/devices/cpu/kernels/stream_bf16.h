@@ -150,13 +150,10 @@ struct DotStream : CodePanels {
   static void output_of_pairs(const char* const* pairs, int64_t count, int64_t dim, const uint16_t* p, int64_t rows,
                               float* o, int64_t o_stride, Prefetcher& ahead) {
     for_row_blocks(rows, [&]<int kRows>(int64_t r) {
-      constexpr int kVectors = kRows == 4 ? 4 : 8;
-      const uint16_t* rows_p = p + r * kStreamKeys;
-      float* rows_o = o + r * o_stride;
-      int64_t d = 0;
-      for (; d + kVectors * kLanes <= dim; d += kVectors * kLanes)
-        pair_output<kRows, kVectors>(pairs, count, d, dim, rows_p, rows_o, o_stride, ahead);
-      for (; d < dim; d += kLanes) pair_output<kRows, 1>(pairs, count, d, dim, rows_p, rows_o, o_stride, ahead);
+      for_even_parts<kRows == 4 ? 4 : 8>((dim + kLanes - 1) / kLanes, [&]<int kVectors>(int64_t first) {
+        pair_output<kRows, kVectors>(pairs, count, first * kLanes, dim, p + r * kStreamKeys, o + r * o_stride, o_stride,
+                                     ahead);
+      });
     });
   }
 };
