@@ -4,6 +4,7 @@
 // still fork. A forked child has none of its parent's threads; its pools begin anew, whatever state the parent's were
 // in. A caller waits for the workers that took part in its call, never for one that the scheduler has not woken yet.
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -29,6 +30,24 @@ inline void relax() {
 
 using Task = std::function<void(int64_t, int)>;
 
+// Keeps a worker off the caller's core. Where all cores are busy with something, a scheduler may wake a worker on the
+// core that woke it, and leave it there: it then waits until the caller has done all the work. A worker that finds
+// itself there goes to another core of those that it may use.
+class OwnCore {
+ public:
+  OwnCore() { known_ = sched_getaffinity(0, sizeof(allowed_), &allowed_) == 0; }
+  void leave(int caller_core) const {
+    if (!known_ || caller_core < 0 || caller_core >= CPU_SETSIZE || sched_getcpu() != caller_core) return;
+    cpu_set_t others = allowed_;
+    CPU_CLR(caller_core, &others);
+    if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof(others), &others);
+  }
+
+ private:
+  cpu_set_t allowed_;
+  bool known_;
+};
+
 // What a fork leaves unusable in the child: threads, locks, and the call that may have been running.
 struct Crew {
   std::vector<std::thread> threads;
@@ -40,6 +59,7 @@ struct Crew {
   std::atomic<int> active{0};  // workers inside the call; grows under `mutex` while it is open
   const Task* task = nullptr;
   int64_t count = 0;
+  int caller_core = -1;
   bool open = false, stopping = false;
 };
 
@@ -117,6 +137,7 @@ class ThreadPool final : public Executor {
       const std::lock_guard lock(crew.mutex);
       crew.task = &task;
       crew.count = count;
+      crew.caller_core = sched_getcpu();
       crew.next.store(0, std::memory_order_relaxed);
       crew.open = true;
       crew.generation.fetch_add(1, std::memory_order_release);
@@ -180,7 +201,9 @@ class ThreadPool final : public Executor {
 
   void work(Crew& crew, int worker) {
     uint64_t seen = 0;
+    const OwnCore own_core;
     for (;;) {
+      int caller_core;
       spin_until([&] { return crew.generation.load(std::memory_order_acquire) != seen; });
       {
         std::unique_lock lock(crew.mutex);
@@ -189,7 +212,9 @@ class ThreadPool final : public Executor {
         if (crew.stopping) return;
         if (!crew.open) continue;
         crew.active.fetch_add(1, std::memory_order_relaxed);
+        caller_core = crew.caller_core;
       }
+      own_core.leave(caller_core);
       take_indices(crew, worker);
       if (crew.active.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         const std::lock_guard lock(crew.mutex);
