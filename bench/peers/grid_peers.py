@@ -144,7 +144,9 @@ class SextantGrid:
             return t.k_cache, t.v_cache
         s, caches = self.sextant, [torch.empty(n, dtype=t.k_cache.dtype, device=t.device) for n in elements]
         slots = torch.arange(t.num_blocks * t.case.page)
-        views = [_view(x.flatten(0, 1)) for x in (t.k_cache, t.v_cache)]
+        # The library's cache write takes numbers, not codes; bf16 holds each fp8 number exactly.
+        rows = [x.flatten(0, 1) if x.dtype == t.dtype else x.flatten(0, 1).to(torch.bfloat16) for x in (t.k_cache, t.v_cache)]
+        views = [_view(x) for x in rows]
         cache = _Cache(cache_spec, caches[0].data_ptr(), caches[1].data_ptr(), None, None, 1)
         s._check(s.lib.sextant_reshape_and_cache(s.device, 1, ctypes.byref(views[0]), ctypes.byref(views[1]), ctypes.c_void_p(slots.data_ptr()),
                                                  ctypes.c_int64(len(slots)), ctypes.byref(cache), s.stream()))

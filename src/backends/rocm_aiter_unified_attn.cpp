@@ -36,8 +36,10 @@ class RocmAiterUnifiedAttn final : public MhaBackend {
 }  // namespace
 
 KvLayout tuned_layout(const DeviceInfo& device, DType cache_dtype) {
-  // The CPU's matrix instructions read pairs; packing them at cache write saves packing them at every step.
-  const bool pairs = device.kind == DeviceKind::kCpu && device.has_tuned_kernels && cache_dtype == DType::kBF16;
+  // The CPU's matrix instructions read pairs of bf16, codes of 8 bits become such; packing them at cache write saves
+  // packing them at every step.
+  const bool pairs = device.kind == DeviceKind::kCpu && device.has_tuned_kernels &&
+                     (cache_dtype == DType::kBF16 || size_of(cache_dtype) == 1);
   return pairs ? KvLayout::kPacked : KvLayout::kNHD;
 }
 

@@ -57,6 +57,25 @@ TEST_P(CpuKernels, DecodeFromEveryLayoutTypeAndBlockSize) {
       }
 }
 
+// Codes in panels: every group, remainders of the dims, tokens that do not exist, scales of tokens.
+TEST_P(CpuKernels, CodesInThePackedLayout) {
+  for (const KvFormat& format :
+       {KvFormat(DType::kF8E4M3FN), KvFormat(DType::kF8E4M3FNUZ), KvFormat(DType::kF8E5M2, KvScales::kTokenHead),
+        KvFormat(DType::kI8, KvScales::kTokenHead)})
+    for (const auto& [group, dim] : {std::pair{1, 128}, {7, 64}, {8, 40}, {16, 8}, {3, 96}, {24, 72}})
+      for (int32_t block_size : {32, 5}) {
+        Case c = make_case(mha_spec(2 * group, 2, dim), kDecode);
+        c.requests.push_back({130, 200});
+        c.layout = KvLayout::kPacked;
+        c.use_preferred_layout = false;
+        c.cache_dtype = format.dtype;
+        c.scales = format.scales;
+        c.num_scales = format.has_token_scales() ? 1 : 2;
+        c.block_size = block_size;
+        expect_right(c);
+      }
+}
+
 TEST_P(CpuKernels, DecodeInFp16AndFp32) {
   for (DType dtype : {DType::kF16, DType::kF32}) {
     expect_right(make_case(mha_spec(12, 4, 64, dtype), kDecode));

@@ -3,9 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <bit>
+#include <numeric>
 #include <random>
 
 #include "support/cases.h"
+#include "support/isas.h"
 #include "support/matchers.h"
 
 namespace sextant {
@@ -82,6 +86,103 @@ TEST(PackedWrite, EverySlotAndNoOtherGetsItsRow) {
   for (int32_t block_size : {1, 3, 16, 64, 544})
     for (const auto& [dim, dim_v] : {std::pair{128, 128}, {72, 40}, {2, 33}})
       expect_exact(block_size, dim, dim_v, seed++);
+}
+
+// One layout's cache, written by the device.
+struct WrittenCache {
+  std::vector<uint8_t> k, v;
+  std::vector<float> k_scales, v_scales;
+};
+WrittenCache write_codes(KvCacheSpec spec, KvLayout layout, std::vector<uint16_t>& k, std::vector<uint16_t>& v,
+                         const std::vector<int64_t>& slots, const std::string& isa = "") {
+  spec.layout = layout;
+  EXPECT_OK(validate(spec));
+  WrittenCache cache;
+  cache.k.resize(static_cast<size_t>(k_elements(spec)), 0xff);
+  cache.v.resize(static_cast<size_t>(v_elements(spec)), 0xff);
+  const auto scales = static_cast<size_t>(std::max<int64_t>(spec.num_kv_heads, scale_elements(spec)));
+  cache.k_scales.resize(scales, 0.5F);
+  cache.v_scales.resize(scales, 0.25F);
+  auto device = make_cpu_device({.executor = make_thread_pool(2), .isa = isa});
+  EXPECT_OK(device);
+  const auto tokens = static_cast<int64_t>(slots.size());
+  ReshapeAndCacheArgs args;
+  args.num_tokens = tokens;
+  args.k = make_view(k.data(), DType::kBF16, {tokens, spec.num_kv_heads, spec.head_dim});
+  args.v = make_view(v.data(), DType::kBF16, {tokens, spec.num_kv_heads, spec.head_dim_v});
+  args.slot_mapping = slots.data();
+  args.cache = make_kv_cache_view(spec, cache.k.data(), cache.v.data());
+  args.cache.k_scale = cache.k_scales.data();
+  args.cache.v_scale = cache.v_scales.data();
+  args.cache.num_scales = spec.num_kv_heads;
+  EXPECT_OK((*device)->ops(KernelFamily::kPortable).reshape_and_cache(args, {}));
+  return cache;
+}
+
+// Runs of codes, and of rows that find their own scales, hold what single rows do.
+TEST(PackedWrite, CodesAreThoseOfRows) {
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal;
+  for (const KvFormat& format :
+       {KvFormat(DType::kF8E4M3FN), KvFormat(DType::kF8E5M2), KvFormat(DType::kF8E4M3FN, KvScales::kTokenHead),
+        KvFormat(DType::kI8, KvScales::kTokenHead)})
+    for (int32_t block_size : {5, 16, 48}) {
+      SCOPED_TRACE(::testing::Message() << to_string(format) << ", block_size " << block_size);
+      KvCacheSpec spec;
+      spec.dtype = format.dtype;
+      spec.scales = format.scales;
+      spec.block_size = block_size;
+      spec.num_blocks = 1 + 700 / block_size;
+      spec.num_kv_heads = 3;
+      spec.head_dim = 72;
+      spec.head_dim_v = 33;
+      const std::vector<int64_t> slots = random_slots(random, spec);
+      const auto bf16s = [&](int64_t count) {
+        std::vector<uint16_t> x(slots.size() * static_cast<size_t>(count));
+        for (uint16_t& bits : x) bits = static_cast<uint16_t>(std::bit_cast<uint32_t>(normal(random)) >> 16);
+        return x;
+      };
+      std::vector<uint16_t> k = bf16s(3 * 72), v = bf16s(3 * 33);
+      const WrittenCache rows = write_codes(spec, KvLayout::kNHD, k, v, slots),
+                         packed = write_codes(spec, KvLayout::kPacked, k, v, slots);
+      EXPECT_EQ(packed.k_scales, rows.k_scales);
+      EXPECT_EQ(packed.v_scales, rows.v_scales);
+      KvCacheSpec packed_spec = spec;
+      packed_spec.layout = KvLayout::kPacked;
+      const KvAddressing k_rows = k_addressing(spec), v_rows = v_addressing(spec);
+      const KvAddressing k_packed = k_addressing(packed_spec), v_packed = v_addressing(packed_spec);
+      for (int64_t block = 0; block < spec.num_blocks; ++block)
+        for (int64_t h = 0; h < 3; ++h)
+          for (int64_t t = 0; t < block_size; ++t) {
+            for (int64_t d = 0; d < 72; ++d)
+              ASSERT_EQ(packed.k[static_cast<size_t>(k_packed.offset(block, h, t, d))],
+                        rows.k[static_cast<size_t>(k_rows.offset(block, h, t, d))]);
+            for (int64_t d = 0; d < 33; ++d)
+              ASSERT_EQ(packed.v[static_cast<size_t>(v_packed.offset(block, h, t, d))],
+                        rows.v[static_cast<size_t>(v_rows.offset(block, h, t, d))]);
+          }
+    }
+}
+
+// Every bf16 there is, NaN, infinity and subnormals too, becomes the same code whatever writes it.
+TEST(PackedWrite, EveryIsaRoundsAlike) {
+  for (DType dtype : {DType::kF8E4M3FN, DType::kF8E4M3FNUZ, DType::kF8E5M2}) {
+    KvCacheSpec spec;
+    spec.dtype = dtype;
+    spec.block_size = 16;
+    spec.num_blocks = 65536 / 16 / 72 + 1;
+    spec.num_kv_heads = 1;
+    spec.head_dim = spec.head_dim_v = 72;
+    std::vector<int64_t> slots(static_cast<size_t>(spec.num_blocks * 16));
+    std::iota(slots.begin(), slots.end(), 0);
+    std::vector<uint16_t> k(slots.size() * 72);
+    std::iota(k.begin(), k.end(), uint16_t{0});
+    const WrittenCache scalar = write_codes(spec, KvLayout::kNHD, k, k, slots, "scalar");
+    for (const std::string& isa : testing::available_isas()) {
+      SCOPED_TRACE(::testing::Message() << to_string(dtype) << ", " << isa);
+      EXPECT_EQ(write_codes(spec, KvLayout::kNHD, k, k, slots, isa).k, scalar.k);
+    }
+  }
 }
 
 TEST(PackedWrite, RunsEndAtPanelsBlocksAndGaps) {

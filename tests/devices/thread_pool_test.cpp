@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -6,6 +7,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -34,6 +36,36 @@ TEST(ThreadPool, EveryIndexOnceOnAWorkerOfItsOwn) {
       EXPECT_EQ(overlaps, 0);
     }
   }
+}
+
+void stay_on(const cpu_set_t& cores) { ASSERT_EQ(sched_setaffinity(0, sizeof(cores), &cores), 0); }
+
+// Runs task(worker) on the caller and on one worker, which wait for each other.
+void on_both(Executor& pool, const std::function<void(int)>& task) {
+  std::atomic<int> arrived{0};
+  pool.parallel_for(2, [&](int64_t, int worker) {
+    ++arrived;
+    while (arrived < 2) std::this_thread::yield();
+    task(worker);
+  });
+}
+
+TEST(ThreadPool, AWorkerLeavesTheCallersCore) {
+  cpu_set_t all, one;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(all), &all), 0);
+  if (CPU_COUNT(&all) < 2) GTEST_SKIP() << "one core";
+  auto pool = make_thread_pool(2);
+  on_both(*pool, [](int) {});  // the worker may use all cores
+  CPU_ZERO(&one);
+  CPU_SET(sched_getcpu(), &one);
+  stay_on(one);
+  on_both(*pool, [&](int worker) {
+    if (worker != 0) stay_on(one);  // as a scheduler may put it
+  });
+  int core[2] = {-1, -1};
+  on_both(*pool, [&](int worker) { core[worker] = sched_getcpu(); });
+  stay_on(all);
+  EXPECT_NE(core[0], core[1]);
 }
 
 TEST(ThreadPool, CallsInsideATaskRunOnItsWorker) {

@@ -21,6 +21,7 @@ constexpr int64_t kFixedSplit = 4096;    // keys between the split points of the
 constexpr double kPackingRows = 12;      // packing a key costs about as much as this many rows
 constexpr int64_t kStreamTileKeys = 64;
 constexpr int64_t kStreamTileBytes = 256 << 10;  // of one tile, all heads of an item: two of them share L2
+constexpr int64_t kWorkersBytes = 256 << 10;     // of keys and values, read while a worker is told of its share
 constexpr double kStreamReadRows = 9;            // reading a key from memory costs about as much as this many rows
 constexpr int64_t kItemsPerWorker = 4;
 constexpr int64_t kSharesPerWorker = 4;  // an item that costs more than this share of the work is divided
@@ -225,6 +226,12 @@ class Planner {
     item.token_begin = run.begin;
     item.num_tokens = run.end - run.begin;
     find_item_keys(item);
+    if (split_kind() == SplitPolicy::Kind::kAuto && runs < workers_) {
+      // Where keys are too few to be divided, heads are, if that is worth a worker's attention.
+      const int64_t parts = ceil_div(workers_, runs), keys = item.key_end - item.key_begin;
+      if (keys < parts * kMinAutoSplit && keys * head_bytes * kv_heads >= kStreamTileKeys * kWorkersBytes)
+        heads = std::min(heads, ceil_div(kv_heads, parts));
+    }
     const double rows = static_cast<double>(item.num_tokens * group);
     double total = 0;
     for (int64_t h = 0; h < kv_heads; h += heads) {

@@ -118,7 +118,7 @@ class Binder {
     s.block_size = c.spec.block_size;
     s.k_addr = c.k_addr;
     s.v_addr = c.v_addr;
-    s.packed_layout = c.spec.layout == KvLayout::kPacked && size_of(c.spec.dtype) == 2;
+    s.packed_layout = c.spec.layout == KvLayout::kPacked;
     s.k_head_stride = c.k_addr.head_stride;
     s.v_head_stride = c.v_addr.head_stride;
     if (c.spec.has_token_scales()) {

@@ -48,6 +48,8 @@ void scatter_typed(const Bytes* from, Bytes* to, const TokenPlace& place, int64_
     return for_dim_groups(a, dim, [&](int64_t d, int64_t at, int64_t) { std::memcpy(to + at, from + d, 16); });
   if (inner == 1 && a.dim_tile * sizeof(Bytes) == 4 && dim % a.dim_tile == 0)
     return for_dim_groups(a, dim, [&](int64_t d, int64_t at, int64_t) { std::memcpy(to + at, from + d, 4); });
+  if (inner == 1 && a.dim_tile * sizeof(Bytes) == 2 && dim % a.dim_tile == 0)
+    return for_dim_groups(a, dim, [&](int64_t d, int64_t at, int64_t) { std::memcpy(to + at, from + d, 2); });
   if (a.dim_tile == 1) {
     const int64_t outer = a.dim_outer_stride;
     for (int64_t d = 0; d < dim; ++d) to[d * outer] = from[d];
@@ -67,6 +69,8 @@ void collect_typed(const Bytes* from, Bytes* to, const TokenPlace& place, int64_
     return for_dim_groups(a, dim, [&](int64_t d, int64_t at, int64_t) { std::memcpy(to + d, from + at, 16); });
   if (inner == 1 && a.dim_tile * sizeof(Bytes) == 4 && dim % a.dim_tile == 0)
     return for_dim_groups(a, dim, [&](int64_t d, int64_t at, int64_t) { std::memcpy(to + d, from + at, 4); });
+  if (inner == 1 && a.dim_tile * sizeof(Bytes) == 2 && dim % a.dim_tile == 0)
+    return for_dim_groups(a, dim, [&](int64_t d, int64_t at, int64_t) { std::memcpy(to + d, from + at, 2); });
   if (a.dim_tile == 1) {
     const int64_t outer = a.dim_outer_stride;
     for (int64_t d = 0; d < dim; ++d) to[d] = from[d * outer];
@@ -126,18 +130,23 @@ void load_row(const IsaKernels& kernels, const void* memory, DType dtype, const 
     kernels.convert_mul(source, dtype, row, row_dtype, dim, scale);
 }
 
-// A row with a scale of its own, which is found here: its largest magnitude becomes the largest number stored.
-void store_scaled_row(const IsaKernels& kernels, const void* row, DType row_dtype, int64_t dim, void* memory,
-                      DType dtype, const TokenPlace& place, float* scale) {
+// A row in codes of a scale of its own, which is found here: its largest magnitude becomes the largest number stored.
+void quantize_row(const IsaKernels& kernels, const void* row, DType row_dtype, int64_t dim, DType dtype, float* scale,
+                  char* codes) {
   alignas(64) float values[kMaxHeadDim];
   kernels.convert_mul(row, row_dtype, values, DType::kF32, dim, 1.0F);
   float largest = 0;
   for (int64_t d = 0; d < dim; ++d) largest = std::max(largest, std::fabs(values[d]));
   *scale = std::max(largest / largest_stored(dtype), kSmallestTokenScale);
-  if (is_fp8(dtype)) return store_row(kernels, values, DType::kF32, dim, memory, dtype, place, *scale);
-  alignas(64) int8_t codes[kMaxHeadDim];
+  if (is_fp8(dtype)) return kernels.convert_div(values, DType::kF32, codes, dtype, dim, *scale);
   for (int64_t d = 0; d < dim; ++d)
-    codes[d] = static_cast<int8_t>(std::clamp(std::nearbyint(values[d] / *scale), -128.0F, 127.0F));
+    codes[d] = static_cast<char>(std::clamp(std::nearbyint(values[d] / *scale), -128.0F, 127.0F));
+}
+
+void store_scaled_row(const IsaKernels& kernels, const void* row, DType row_dtype, int64_t dim, void* memory,
+                      DType dtype, const TokenPlace& place, float* scale) {
+  alignas(64) char codes[kMaxHeadDim];
+  quantize_row(kernels, row, row_dtype, dim, dtype, scale, codes);
   store_row(kernels, codes, dtype, dim, memory, dtype, place, 1.0F);
 }
 
@@ -159,11 +168,53 @@ void clear_row(const TensorView& view, int64_t i, int64_t h, int64_t dim) {
   std::memset(const_cast<char*>(row_of(view, i, h)), 0, static_cast<size_t>(dim) * size_of(view.dtype));
 }
 
+// A run of tokens of one head as it is stored: as it comes, or in codes.
+class StoredRows {
+ public:
+  StoredRows(const IsaKernels& kernels, DType dtype) : kernels_(kernels), dtype_(dtype) {}
+
+  void take(const TensorView& view, int64_t first, int64_t count, int64_t head, int64_t dim) {
+    rows = row_of(view, first, head);
+    stride = view.stride[0] * static_cast<int64_t>(size_of(view.dtype));
+    count_ = count;
+    dim_ = dim;
+    source_ = view.dtype;
+  }
+  void convert(float scale) {
+    if (source_ == dtype_) return;
+    for (int64_t i = 0; i < count_; ++i)
+      kernels_.convert_div(rows + i * stride, source_, codes_[i], dtype_, dim_, scale);
+    take_codes();
+  }
+  // scales: of the run's first token, others `step` further on.
+  void quantize(float* scales, int64_t step) {
+    for (int64_t i = 0; i < count_; ++i)
+      quantize_row(kernels_, rows + i * stride, source_, dim_, dtype_, scales + i * step, codes_[i]);
+    take_codes();
+  }
+
+  const char* rows = nullptr;
+  int64_t stride = 0;  // in bytes
+
+ private:
+  static constexpr int64_t kMostTokens = 16;  // of run_of_slots
+  void take_codes() {
+    rows = codes_[0];
+    stride = kMaxHeadDim;
+  }
+
+  const IsaKernels& kernels_;
+  const DType dtype_;
+  DType source_ = DType::kF32;
+  int64_t count_ = 0, dim_ = 0;
+  alignas(64) char codes_[kMostTokens][kMaxHeadDim];
+};
+
 // A task's tokens into the packed layout, by runs of slots.
-void write_packed_runs(const ReshapeAndCacheArgs& a, int64_t first, int64_t last) {
+void write_packed_runs(const IsaKernels& kernels, const ReshapeAndCacheArgs& a, int64_t first, int64_t last) {
   const KvCacheSpec& c = a.cache.spec;
-  auto *k = static_cast<uint16_t*>(a.cache.k), *v = static_cast<uint16_t*>(a.cache.v);
-  const int64_t k_row = a.k.stride[0] * 2, v_row = a.v.stride[0] * 2;
+  const size_t bytes = size_of(c.dtype);
+  StoredRows stored(kernels, c.dtype);
   for (int64_t t = first; t < last;) {
     if (a.slot_mapping[t] < 0) {
       ++t;
@@ -171,11 +222,21 @@ void write_packed_runs(const ReshapeAndCacheArgs& a, int64_t first, int64_t last
     }
     const int64_t count = run_of_slots(a.slot_mapping, t, last, c.block_size);
     const int64_t block = a.slot_mapping[t] / c.block_size, token = a.slot_mapping[t] % c.block_size;
+    const auto store = [&](const TensorView& view, int64_t h, int64_t dim, const float* scales) {
+      stored.take(view, t, count, h, dim);
+      if (c.has_token_scales())
+        stored.quantize(const_cast<float*>(scales) + a.cache.scale_strides.offset(block, h, token),
+                        a.cache.scale_strides.token);
+      else
+        stored.convert(scale_of(scales, a.cache.num_scales, h, c.dtype));
+    };
     for (int64_t h = 0; h < c.num_kv_heads; ++h) {
-      write_key_run(row_of(a.k, t, h), k_row, count, c.head_dim, a.cache.k_addr,
-                    k + a.cache.k_addr.offset(block, h, 0, 0), token);
-      write_value_run(row_of(a.v, t, h), v_row, count, c.head_dim_v, a.cache.v_addr,
-                      v + a.cache.v_addr.offset(block, h, 0, 0), token);
+      store(a.k, h, c.head_dim, a.cache.k_scale);
+      write_key_run(stored.rows, stored.stride, count, c.head_dim, bytes, a.cache.k_addr,
+                    element(a.cache.k, c.dtype, a.cache.k_addr.offset(block, h, 0, 0)), token);
+      store(a.v, h, c.head_dim_v, a.cache.v_scale);
+      write_value_run(stored.rows, stored.stride, count, c.head_dim_v, bytes, a.cache.v_addr,
+                      element(a.cache.v, c.dtype, a.cache.v_addr.offset(block, h, 0, 0)), token);
     }
     t += count;
   }
@@ -185,10 +246,11 @@ void write_packed_runs(const ReshapeAndCacheArgs& a, int64_t first, int64_t last
 
 Status CpuOps::reshape_and_cache(const ReshapeAndCacheArgs& a, Stream) const {
   const KvCacheSpec& c = a.cache.spec;
-  const bool packed = a.k.dtype == c.dtype && a.v.dtype == c.dtype && packs_keys(a.cache.k_addr, c.dtype) &&
+  const bool as_it_comes = a.k.dtype == c.dtype && a.v.dtype == c.dtype;
+  const bool packed = (as_it_comes || size_of(c.dtype) == 1) && packs_keys(a.cache.k_addr, c.dtype) &&
                       packs_values(a.cache.v_addr, c.dtype);
   for_ranges(a.num_tokens, kTokensPerTask, [&](int64_t first, int64_t last) {
-    if (packed) return write_packed_runs(a, first, last);
+    if (packed) return write_packed_runs(kernels_, a, first, last);
     for (int64_t t = first; t < last; ++t) {
       if (a.slot_mapping[t] < 0) continue;
       const int64_t block = a.slot_mapping[t] / c.block_size, token = a.slot_mapping[t] % c.block_size;

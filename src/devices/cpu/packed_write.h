@@ -8,7 +8,8 @@
 
 namespace sextant::cpu {
 
-// The layouts whose runs write_key_run and write_value_run know: pairs of dims of 16-token panels, pairs of tokens.
+// The layouts whose runs write_key_run and write_value_run know: pairs of dims of 16-token panels, pairs of tokens, of
+// 16 or 8 bits.
 bool packs_keys(const KvAddressing& address, DType dtype);
 bool packs_values(const KvAddressing& address, DType dtype);
 
@@ -16,10 +17,10 @@ bool packs_values(const KvAddressing& address, DType dtype);
 // slot.
 int64_t run_of_slots(const int64_t* slot_mapping, int64_t first, int64_t end, int64_t block_size);
 
-// `count` rows of 16-bit elements, `row_stride` bytes apart, to one head's tokens from `token` of a block on.
-void write_key_run(const char* rows, int64_t row_stride, int64_t count, int64_t dim, const KvAddressing& address,
-                   uint16_t* head, int64_t token);
-void write_value_run(const char* rows, int64_t row_stride, int64_t count, int64_t dim, const KvAddressing& address,
-                     uint16_t* head, int64_t token);
+// `count` rows of elements of `bytes`, `row_stride` bytes apart, to one head's tokens from `token` of a block on.
+void write_key_run(const char* rows, int64_t row_stride, int64_t count, int64_t dim, size_t bytes,
+                   const KvAddressing& address, char* head, int64_t token);
+void write_value_run(const char* rows, int64_t row_stride, int64_t count, int64_t dim, size_t bytes,
+                     const KvAddressing& address, char* head, int64_t token);
 
 }  // namespace sextant::cpu

@@ -4,9 +4,11 @@
 // still fork. A forked child has none of its parent's threads; its pools begin anew, whatever state the parent's were
 // in. A caller waits for the workers that took part in its call, never for one that the scheduler has not woken yet.
 #include <pthread.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -28,6 +30,24 @@ inline void relax() {
 
 using Task = std::function<void(int64_t, int)>;
 
+// Keeps a worker off the caller's core. Where all cores are busy with something, a scheduler may wake a worker on the
+// core that woke it, and leave it there: it then waits until the caller has done all the work. A worker that finds
+// itself there goes to another core of those that it may use.
+class OwnCore {
+ public:
+  OwnCore() { known_ = sched_getaffinity(0, sizeof(allowed_), &allowed_) == 0; }
+  void leave(int caller_core) const {
+    if (!known_ || caller_core < 0 || caller_core >= CPU_SETSIZE || sched_getcpu() != caller_core) return;
+    cpu_set_t others = allowed_;
+    CPU_CLR(caller_core, &others);
+    if (CPU_COUNT(&others) > 0) sched_setaffinity(0, sizeof(others), &others);
+  }
+
+ private:
+  cpu_set_t allowed_;
+  bool known_;
+};
+
 // What a fork leaves unusable in the child: threads, locks, and the call that may have been running.
 struct Crew {
   std::vector<std::thread> threads;
@@ -39,6 +59,7 @@ struct Crew {
   std::atomic<int> active{0};  // workers inside the call; grows under `mutex` while it is open
   const Task* task = nullptr;
   int64_t count = 0;
+  int caller_core = -1;
   bool open = false, stopping = false;
 };
 
@@ -116,6 +137,7 @@ class ThreadPool final : public Executor {
       const std::lock_guard lock(crew.mutex);
       crew.task = &task;
       crew.count = count;
+      crew.caller_core = sched_getcpu();
       crew.next.store(0, std::memory_order_relaxed);
       crew.open = true;
       crew.generation.fetch_add(1, std::memory_order_release);
@@ -130,19 +152,29 @@ class ThreadPool final : public Executor {
       const std::lock_guard lock(crew.mutex);
       crew.open = false;  // who comes now comes too late
     }
-    for (int spins = 0; crew.active.load(std::memory_order_acquire) != 0; ++spins) {
-      if (spins < kSpins) {
-        relax();
-        continue;
-      }
-      std::unique_lock lock(crew.mutex);
-      crew.done.wait(lock, [&crew] { return crew.active.load(std::memory_order_acquire) == 0; });
-    }
+    if (spin_until([&crew] { return crew.active.load(std::memory_order_acquire) == 0; })) return;
+    std::unique_lock lock(crew.mutex);
+    crew.done.wait(lock, [&crew] { return crew.active.load(std::memory_order_acquire) == 0; });
   }
 
  private:
-  // Steps of a model follow each other within microseconds: a short spin saves the wake-up.
-  static constexpr int kSpins = 2000;
+  // Ops of a step follow each other within microseconds, and items end within tens of them: waiting awake saves the
+  // wake-up, which on a busy machine takes longer than a small step. OpenMP's runtimes wait for milliseconds.
+  static constexpr std::chrono::microseconds kAwake{100};
+
+  // Whether `done` became true while this thread waited for it awake.
+  template <class Done>
+  static bool spin_until(const Done& done) {
+    constexpr int kBetweenLooksAtTheClock = 64;
+    const auto end = std::chrono::steady_clock::now() + kAwake;
+    do {
+      for (int i = 0; i < kBetweenLooksAtTheClock; ++i) {
+        if (done()) return true;
+        relax();
+      }
+    } while (std::chrono::steady_clock::now() < end);
+    return false;
+  }
 
   // Which pool's task the thread is running, and as which worker.
   struct Inside {
@@ -169,8 +201,10 @@ class ThreadPool final : public Executor {
 
   void work(Crew& crew, int worker) {
     uint64_t seen = 0;
+    const OwnCore own_core;
     for (;;) {
-      for (int spins = 0; spins < kSpins && crew.generation.load(std::memory_order_acquire) == seen; ++spins) relax();
+      int caller_core;
+      spin_until([&] { return crew.generation.load(std::memory_order_acquire) != seen; });
       {
         std::unique_lock lock(crew.mutex);
         crew.wake.wait(lock, [&] { return crew.generation.load(std::memory_order_relaxed) != seen; });
@@ -178,7 +212,9 @@ class ThreadPool final : public Executor {
         if (crew.stopping) return;
         if (!crew.open) continue;
         crew.active.fetch_add(1, std::memory_order_relaxed);
+        caller_core = crew.caller_core;
       }
+      own_core.leave(caller_core);
       take_indices(crew, worker);
       if (crew.active.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         const std::lock_guard lock(crew.mutex);

@@ -118,8 +118,8 @@ class InterleavedTiles {
     if (source.packed_layout) {
       if (source.block_size % kPanel != 0) return;
       for (int64_t position = first; position < last; position += kPanel) {
-        ahead_rows_[runs++] = reinterpret_cast<const char*>(run_.block_at(source.k, source.k_addr, position));
-        ahead_rows_[runs++] = reinterpret_cast<const char*>(run_.block_at(source.v, source.v_addr, position));
+        ahead_rows_[runs++] = run_.block_at(source.k, source.k_addr, position);
+        ahead_rows_[runs++] = run_.block_at(source.v, source.v_addr, position);
       }
       run_bytes *= kPanel;
     } else {

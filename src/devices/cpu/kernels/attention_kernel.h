@@ -37,6 +37,7 @@ struct AttentionScratch {
   const char** pointers;  // [kTokensAtOnce]
   char* staging;          // [kTokensAtOnce, max dim] of up to 4 bytes
   Elem* scaled;           // [kTokensAtOnce, max dim]: rows with a scale of their own, times it
+  float* scales;          // [kPanel] of tokens
   char* zeros;            // one row of zeros
   size_t bytes;
 
@@ -67,6 +68,7 @@ struct AttentionScratch {
     pointers = space.take<const char*>(kTokensAtOnce);
     staging = space.take<char>(kTokensAtOnce * widest, 4);
     scaled = space.take<Elem>(kTokensAtOnce * widest);
+    scales = space.take<float>(kPanel);
     zeros = space.take<char>(widest, 4);
     bytes = space.bytes();
   }
@@ -192,8 +194,13 @@ struct AttentionRun {
 
   // A cache that already holds the pairs the products want: whole groups of 16 tokens are copied as they lie, others by
   // what lies together.
-  bool has_pairs() const { return E::kReadsPairs && source->packed_layout; }
+  bool has_pairs() const { return E::kReadsPairs && source->packed_layout && !has_codes(); }
   bool copies_pairs() const { return has_pairs() && source->block_size % kPanel == 0; }
+  // ... or the same of codes, which are widened on the way.
+  bool has_codes() const { return element_bytes(source->dtype) == 1; }
+  bool widens_pairs() const {
+    return E::kReadsPairs && source->packed_layout && has_codes() && source->block_size % kPanel == 0;
+  }
   // m.pointers of the tokens of columns [column, column + count), null for those that nobody sees.
   void locate_pairs(const KeyTensor& t, int64_t column, int64_t count) {
     const int64_t first = tile_begin + column;
@@ -201,10 +208,22 @@ struct AttentionRun {
     for (int64_t i = 0; i < count; ++i) m.pointers[i] = nullptr;
     if (from < to) locate_rows(*source, t, first, from, to, m.pointers);
   }
-  const Elem* block_at(const void* base, const KvAddressing& addr, int64_t position) const {
+  const char* block_at(const void* base, const KvAddressing& addr, int64_t position) const {
     const int64_t block = source->block_table[position / source->block_size];
-    return static_cast<const Elem*>(base) + block * addr.block_stride +
-           position % source->block_size / addr.token_tile * addr.token_outer_stride;
+    return static_cast<const char*>(base) +
+           (block * addr.block_stride + position % source->block_size / addr.token_tile * addr.token_outer_stride) *
+               element_bytes(source->dtype);
+  }
+  // Scales of `count` tokens from `position` on, of one block; 0 for those that nobody sees, whose codes may be
+  // anything.
+  const float* token_scales(const float* scales, int64_t position, int64_t count) {
+    if (scales == nullptr) return nullptr;
+    const int64_t block = source->block_table[position / source->block_size];
+    const float* first =
+        scales + block * source->scale_block_stride + position % source->block_size * source->scale_token_stride;
+    for (int64_t i = 0; i < count; ++i)
+      m.scales[i] = position + i >= begin && position + i < end ? first[i * source->scale_token_stride] : 0.0f;
+    return m.scales;
   }
 
   template <class Between = NothingBetween>
@@ -214,18 +233,20 @@ struct AttentionRun {
         const int64_t position = tile_begin + column + t;
         // Columns outside [begin, end) are masked later, whatever they hold.
         const bool used = position < end && position + kPanel > begin;
-        copy_or_clear(used ? block_at(source->k, source->k_addr, position) : nullptr, it.head_dim * kPanel,
-                      m.depth * kPanel, dst + t * m.depth);
+        copy_or_clear(used ? reinterpret_cast<const Elem*>(block_at(source->k, source->k_addr, position)) : nullptr,
+                      it.head_dim * kPanel, m.depth * kPanel, dst + t * m.depth);
         between();
       }
       return;
     }
+    if constexpr (E::kReadsPairs)
+      if (widens_pairs()) return widen_keys(column, count, dst, between);
     const KeyTensor t = {static_cast<const char*>(source->k), &source->k_addr, source->k_row_stride, it.head_dim};
     if constexpr (E::kReadsPairs)
       if (has_pairs()) {
         locate_pairs(t, column, count);
         for (int64_t i = 0; i < count; i += kPanel, dst += kPanel * m.depth) {
-          E::collect_key_panel(m.pointers + i, it.head_dim, dst);
+          E::template collect_key_panel<2>(m.pointers + i, it.head_dim, reinterpret_cast<char*>(dst));
           // Beyond the head size the products read zeros of Q, and what lies here: 0 * NaN is NaN.
           const int64_t collected = round_up(it.head_dim, 2) * kPanel;
           __builtin_memset(dst + collected, 0, static_cast<size_t>(m.depth * kPanel - collected) * sizeof(Elem));
@@ -264,7 +285,8 @@ struct AttentionRun {
         for (int64_t t = 0; t < count; t += 2) {
           const int64_t position = tile_begin + column + t;
           const bool first = position >= begin && position < end, second = position + 1 >= begin && position + 1 < end;
-          const Elem* pairs = first || second ? block_at(source->v, source->v_addr, position) : nullptr;
+          const Elem* pairs =
+              first || second ? reinterpret_cast<const Elem*>(block_at(source->v, source->v_addr, position)) : nullptr;
           // An invisible half may hold anything, NaN too, and 0 * NaN is NaN: it becomes 0.
           E::copy_value_pairs(pairs, (first ? 0xffffu : 0u) | (second ? 0xffff0000u : 0u), it.head_dim_v,
                               panel_tokens * kPanel, dst + t * kPanel);
@@ -272,6 +294,8 @@ struct AttentionRun {
         }
         return;
       }
+    if constexpr (E::kReadsPairs)
+      if (widens_pairs()) return widen_values(column, count, panel_tokens, dst, between);
     const KeyTensor t = {static_cast<const char*>(source->v), &source->v_addr, source->v_row_stride, it.head_dim_v};
     if constexpr (E::kReadsPairs)
       if (has_pairs()) {
@@ -280,7 +304,7 @@ struct AttentionRun {
           typename E::HalfOfPairs halves[2];
           for (int64_t j = 0; j < 2; ++j)
             if (m.pointers[i + j] != nullptr)
-              halves[j] = E::half_of_pairs(m.pointers[i + j], (tile_begin + column + i + j) % source->block_size);
+              halves[j] = E::half_of_pairs(m.pointers[i + j], (tile_begin + column + i + j) % source->block_size, 2);
           E::join_value_tokens(halves[0], halves[1], it.head_dim_v, panel_tokens * kPanel, dst + i * kPanel);
           between();
         }
@@ -289,6 +313,39 @@ struct AttentionRun {
     find_rows(*source, t, tile_begin + column, count, begin, end, m.zeros, m.staging, m.pointers);
     dispatch_dtype(scale_rows(source->v_row_scales, t, column, count), [&]<DType T>() {
       E::template pack_values<T>(m.pointers, count, it.head_dim_v, panel_tokens, dst, between);
+    });
+  }
+
+  // Panels of codes become the same of bf16, times the scales of tokens where those have any.
+  template <class Between>
+  void widen_keys(int64_t column, int64_t count, Elem* dst, const Between& between) {
+    E::with_tables(source->dtype, [&](const auto& tables) {
+      for (int64_t t = 0; t < count; t += kPanel, dst += kPanel * m.depth) {
+        const int64_t position = tile_begin + column + t;
+        const bool used = position < end && position + kPanel > begin;
+        if (used)
+          E::widen_key_panel(tables, block_at(source->k, source->k_addr, position), it.head_dim,
+                             token_scales(source->k_row_scales, position, kPanel), dst);
+        const int64_t done = used ? it.head_dim * kPanel : 0;
+        copy_or_clear(nullptr, 0, m.depth * kPanel - done, dst + done);
+        between();
+      }
+    });
+  }
+  template <class Between>
+  void widen_values(int64_t column, int64_t count, int64_t panel_tokens, Elem* dst, const Between& between) {
+    E::with_tables(source->dtype, [&](const auto& tables) {
+      for (int64_t t = 0; t < count; t += 2, dst += 2 * kPanel) {
+        const int64_t position = tile_begin + column + t;
+        const bool first = position >= begin && position < end, second = position + 1 >= begin && position + 1 < end;
+        if (first || second)
+          E::widen_value_pairs(tables, block_at(source->v, source->v_addr, position),
+                               (first ? 0xffffu : 0u) | (second ? 0xffff0000u : 0u), it.head_dim_v,
+                               token_scales(source->v_row_scales, position, 2), panel_tokens * kPanel, dst);
+        else
+          E::copy_value_pairs(nullptr, 0, it.head_dim_v, panel_tokens * kPanel, dst);
+        between();
+      }
     });
   }
 

@@ -67,6 +67,16 @@ inline void collect_16_tokens_of_8_bits(const char* src, int64_t step, int64_t d
     for (int t = 0; t < 16; ++t) store_16_bytes(dst + t * row + d, a[t]);
   }
 }
+
+// Pairs of codes of two tokens, [dim][2], into a row each.
+inline void collect_2_tokens_of_8_bits(const char* src, int64_t dim, char* dst, int64_t row) {
+  const __m128i low = _mm_set1_epi16(0xff);
+  for (int64_t d = 0; d + 16 <= dim; d += 16) {
+    const __m128i x = load_16_bytes(src + 2 * d), y = load_16_bytes(src + 2 * d + 16);
+    store_16_bytes(dst + d, _mm_packus_epi16(_mm_and_si128(x, low), _mm_and_si128(y, low)));
+    store_16_bytes(dst + row + d, _mm_packus_epi16(_mm_srli_epi16(x, 8), _mm_srli_epi16(y, 8)));
+  }
+}
 #endif
 
 inline void collect_16_byte_groups(const char* token, int64_t step, int64_t groups, char* dst) {
@@ -84,6 +94,7 @@ inline void collect_rows(const KvAddressing& addr, int64_t bytes, int64_t dim, i
     }
     return;
   }
+  [[maybe_unused]] const bool packed_codes = bytes == 1 && dim % 16 == 0;
   for (int64_t i = from; i < to;) {
     int64_t done = 1;
 #if defined(__x86_64__)
@@ -93,6 +104,12 @@ inline void collect_rows(const KvAddressing& addr, int64_t bytes, int64_t dim, i
     } else if (addr.dim_tile == 1 && bytes == 1 && dim % 16 == 0 && i + 16 <= to && rows[i + 15] == rows[i] + 15) {
       collect_16_tokens_of_8_bits(rows[i], step, dim, dst + i * row, row);
       done = 16;
+    } else if (packed_codes && addr.dim_tile == 2 && i + 8 <= to && rows[i + 7] == rows[i] + 14) {
+      collect_8_tokens_of_16_bits(rows[i], step, dim / 2, dst + i * row, row);  // a pair of dims is 16 bits
+      done = 8;
+    } else if (packed_codes && addr.token_tile == 2 && step == 2 && i + 2 <= to && rows[i + 1] == rows[i] + 1) {
+      collect_2_tokens_of_8_bits(rows[i], dim, dst + i * row, row);
+      done = 2;
     }
 #endif
     if (done == 1) collect(addr, bytes, rows[i], dim, dst + i * row);

@@ -4,14 +4,12 @@
 //   b in panels of 16   [n / 16][k / 2][16][2]     (one panel of 32 k is one AMX tile, 1 KiB)
 #pragma once
 
+#include "devices/cpu/kernels/code_tables.h"
 #include "devices/cpu/kernels/engine_fma.h"
 #include "devices/cpu/kernels/packed_tokens.h"
 
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
-
-inline __m512i as_int(__m512bh x) { return reinterpret_cast<__m512i>(x); }
-inline __m512bh as_bf16(__m512i x) { return reinterpret_cast<__m512bh>(x); }
 
 // 32 elements as bf16, the first n of them (the others 0).
 template <DType T>
@@ -95,6 +93,46 @@ struct Bf16Packing : PackedTokens {
         x = _mm512_and_si512(_mm512_maskz_loadu_epi32(lanes, src + 2 * d), mask);
       }
       _mm512_storeu_si512(dst, x);
+    }
+  }
+
+  // Calls f(tables of the codes).
+  template <class F>
+  static void with_tables(DType dtype, const F& f) {
+    with_code_type(dtype, [&]<DType T>() { f(CodeTables<T>()); });
+  }
+  // A panel of keys in codes, [dim / 2][16][2], as bf16. scales: of its 16 keys; null: none.
+  template <DType T>
+  static void widen_key_panel(const CodeTables<T>& tables, const char* codes, int64_t dim, const float* scales,
+                              uint16_t* dst) {
+    for (int64_t d = 0; d < dim; d += 4, dst += 4 * kPanel) {
+      __m512bh x, y;
+      tables.widen_in_order(load_codes(codes + d * kPanel, (dim - d) * kPanel), x, y);
+      if (scales != nullptr) {
+        const __m512 factors = _mm512_loadu_ps(scales);
+        x = scale_pairs(x, factors, factors);
+        y = scale_pairs(y, factors, factors);
+      }
+      _mm512_storeu_si512(dst, as_int(x));
+      if (dim - d > 2) _mm512_storeu_si512(dst + 2 * kPanel, as_int(y));
+    }
+  }
+  // A pair of tokens in codes, [dim][2], as bf16 in panels of 16 dims. `keep` masks each pair; scales: of both; null:
+  // none.
+  template <DType T>
+  static void widen_value_pairs(const CodeTables<T>& tables, const char* codes, uint32_t keep, int64_t dim,
+                                const float* scales, int64_t panel_stride, uint16_t* dst) {
+    const __m512i mask = _mm512_set1_epi32(static_cast<int>(keep));
+    for (int64_t d = 0; d < dim; d += 2 * kPanel, dst += 2 * panel_stride) {
+      __m512bh x, y;
+      tables.widen_in_order(load_codes(codes + 2 * d, 2 * (dim - d)), x, y);
+      if (scales != nullptr) {
+        const __m512 first = _mm512_set1_ps(scales[0]), second = _mm512_set1_ps(scales[1]);
+        x = scale_pairs(x, first, second);
+        y = scale_pairs(y, first, second);
+      }
+      _mm512_storeu_si512(dst, _mm512_and_si512(as_int(x), mask));
+      if (dim - d > kPanel) _mm512_storeu_si512(dst + panel_stride, _mm512_and_si512(as_int(y), mask));
     }
   }
 

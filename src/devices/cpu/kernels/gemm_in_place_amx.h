@@ -20,7 +20,7 @@ namespace {
 class InPlaceGemm {
  public:
   static constexpr int64_t kRows = 16, kColumns = 64, kMaxExtent = 768;
-  static_assert(4 * kRows * kMaxExtent <= kGemmRows * kGemmDepth);
+  static_assert(4 * kRows * kMaxExtent <= GemmShape<AmxEngine>::kRows * GemmShape<AmxEngine>::kDepth);
 
   static bool takes(const GemmItem& it) {
     return it.dtype == DType::kBF16 && it.a_col_stride == 1 && it.k % 32 == 0 && it.n % kColumns == 0 &&

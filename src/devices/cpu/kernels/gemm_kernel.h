@@ -6,12 +6,20 @@
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
 
-constexpr int64_t kGemmRows = 192;  // a block of c: 192 x 256 fp32, 192 KiB
-constexpr int64_t kGemmColumns = 256;
-constexpr int64_t kGemmDepth = 256;  // of one packed step: a 96 KiB, b 128 KiB in bf16
+// A block of c, and the depth of one packed step. 192 x 256 fp32 are 192 KiB, and a and b of a step 96 and 128 KiB in
+// bf16: they share 1 MiB of L2. Beside a matrix unit, which has 2 MiB, packing b costs as much as the products of 200
+// rows: more rows share it, and sums are stored once for twice the depth.
+template <class E>
+struct GemmShape {
+  static constexpr int64_t kRows = E::kInterleaved ? 512 : 192;
+  static constexpr int64_t kColumns = 256;
+  static constexpr int64_t kDepth = E::kInterleaved ? 512 : 256;
+};
 
 template <class E>
 struct GemmScratch {
+  static constexpr int64_t kGemmRows = GemmShape<E>::kRows, kGemmColumns = GemmShape<E>::kColumns,
+                           kGemmDepth = GemmShape<E>::kDepth;
   typename E::Elem* a;  // [kGemmRows, kGemmDepth]
   typename E::Elem* b;  // [kGemmColumns / 16][kGemmDepth / unit][16][unit]
   float* c;             // [kGemmRows, kGemmColumns]
@@ -36,6 +44,7 @@ struct GemmScratch {
 template <class E>
 inline void gather_rows(GemmScratch<E>& m, DType dtype, const void* matrix, int64_t row_stride, int64_t col_stride,
                         int64_t count, int64_t padded, int64_t width) {
+  constexpr int64_t kGemmDepth = GemmShape<E>::kDepth;
   const int64_t bytes = element_bytes(dtype);
   for (int64_t i = 0; i < padded; ++i) {
     const char* row = static_cast<const char*>(matrix) + i * row_stride * bytes;
@@ -53,6 +62,7 @@ inline void gather_rows(GemmScratch<E>& m, DType dtype, const void* matrix, int6
 
 template <class E>
 inline void pack_b(const GemmItem& it, GemmScratch<E>& m, int64_t k0, int64_t depth) {
+  constexpr int64_t kGemmDepth = GemmShape<E>::kDepth;
   const char* b = static_cast<const char*>(it.b) + k0 * it.b_row_stride * element_bytes(it.dtype);
   const int64_t bytes = element_bytes(it.dtype);
   if (it.b_row_stride == 1) {  // columns of b lie together, as the dims of a key do
@@ -77,6 +87,7 @@ inline void pack_b(const GemmItem& it, GemmScratch<E>& m, int64_t k0, int64_t de
 
 template <class E>
 inline void pack_a(const GemmItem& it, GemmScratch<E>& m, int64_t k0, int64_t depth) {
+  constexpr int64_t kGemmDepth = GemmShape<E>::kDepth;
   const char* a = static_cast<const char*>(it.a) + k0 * it.a_col_stride * element_bytes(it.dtype);
   for (int64_t i = 0; i < it.m; i += kTokensAtOnce) {
     const int64_t count = smaller(it.m - i, kTokensAtOnce);
@@ -89,17 +100,26 @@ inline void pack_a(const GemmItem& it, GemmScratch<E>& m, int64_t k0, int64_t de
   }
 }
 
+// Whether rows of a are multiplied where they lie: whole rows of the products' own type, with nothing to pad.
+template <class E>
+inline bool reads_a_in_place(const GemmItem& it, int64_t depth) {
+  return it.dtype == E::kRowType && it.a_col_stride == 1 && E::depth(depth) == depth && it.m % E::kRowPad == 0;
+}
+
 template <class E>
 void gemm_block(const GemmItem& it) {
+  constexpr int64_t kGemmDepth = GemmShape<E>::kDepth, kGemmColumns = GemmShape<E>::kColumns;
   GemmScratch<E> m(it.scratch);
   for (int64_t i = 0; i < kGemmDepth * 4; ++i) m.zeros[i] = 0;
   const auto state = E::begin();
   for (int64_t k0 = 0; k0 < it.k || k0 == 0; k0 += kGemmDepth) {
     const int64_t depth = smaller(it.k - k0, kGemmDepth);
     pack_b(it, m, k0, depth);
-    pack_a(it, m, k0, depth);
-    E::gemm(it.m, round_up(it.n, kPanel) / kPanel, E::depth(depth), m.a, kGemmDepth, m.b, kGemmDepth * kPanel, m.c,
-            kGemmColumns, k0 > 0);
+    const bool in_place = reads_a_in_place<E>(it, depth);
+    if (!in_place) pack_a(it, m, k0, depth);
+    const auto* a = in_place ? static_cast<const typename E::Elem*>(it.a) + k0 : m.a;
+    E::gemm(it.m, round_up(it.n, kPanel) / kPanel, E::depth(depth), a, in_place ? it.a_row_stride : kGemmDepth, m.b,
+            kGemmDepth * kPanel, m.c, kGemmColumns, k0 > 0);
   }
   E::end(state);
   dispatch_dtype(it.c_dtype, [&]<DType T>() {

@@ -22,7 +22,7 @@ struct KeySource {
   int32_t block_size = 1;
   KvAddressing k_addr;
   KvAddressing v_addr;
-  bool packed_layout = false;  // KvLayout::kPacked of 16-bit elements
+  bool packed_layout = false;  // KvLayout::kPacked
   // Packed rows: row = position - first_position.
   int64_t k_row_stride = 0;
   int64_t v_row_stride = 0;

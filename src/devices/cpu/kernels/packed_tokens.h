@@ -7,36 +7,36 @@
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {
 
-constexpr int64_t kPairBytes = 4;                     // two dims of a key, or two tokens of a value
-constexpr int64_t kPanelBytes = kPanel * kPairBytes;  // of one pair of dims
-
 struct PackedTokens {
+  // Of runs whose pairs of dims lie a panel's row apart.
   template <int kBytes>
-  static void copy_strided(const char* src, int64_t count, char* dst) {
-    for (int64_t i = 0; i < count; ++i) __builtin_memcpy(dst + i * kPanelBytes, src + i * kPanelBytes, kBytes);
+  static void copy_strided(const char* src, int64_t count, int64_t row_bytes, char* dst) {
+    for (int64_t i = 0; i < count; ++i) __builtin_memcpy(dst + i * row_bytes, src + i * row_bytes, kBytes);
   }
 
-  // Panel [dim / 2][16][2] of 16 keys. rows[i]: where token i has its first pair, inside a panel of the cache; null:
-  // zeros.
-  static void collect_key_panel(const char* const* rows, int64_t dim, uint16_t* dst) {
+  // Panel [dim / 2][16][2] of 16 keys, elements of kBytes. rows[i]: where token i has its first pair, inside a panel of
+  // the cache; null: zeros.
+  template <int kBytes>
+  static void collect_key_panel(const char* const* rows, int64_t dim, char* dst) {
+    constexpr int64_t kPairBytes = 2 * kBytes, kRowBytes = kPanel * kPairBytes;
     const int64_t pairs = (dim + 1) / 2;
     for (int64_t i = 0; i < kPanel;) {
-      char* to = reinterpret_cast<char*>(dst) + i * kPairBytes;
+      char* to = dst + i * kPairBytes;
       if (rows[i] == nullptr) {
-        for (int64_t d = 0; d < pairs; ++d) __builtin_memset(to + d * kPanelBytes, 0, kPairBytes);
+        for (int64_t d = 0; d < pairs; ++d) __builtin_memset(to + d * kRowBytes, 0, kPairBytes);
         ++i;
         continue;
       }
       int64_t run = 1;
       while (i + run < kPanel && rows[i + run] == rows[i] + run * kPairBytes) ++run;
       if (run >= 8) {
-        copy_strided<32>(rows[i], pairs, to);
+        copy_strided<8 * kPairBytes>(rows[i], pairs, kRowBytes, to);
         i += 8;
       } else if (run >= 4) {
-        copy_strided<16>(rows[i], pairs, to);
+        copy_strided<4 * kPairBytes>(rows[i], pairs, kRowBytes, to);
         i += 4;
       } else {
-        copy_strided<4>(rows[i], pairs, to);
+        copy_strided<kPairBytes>(rows[i], pairs, kRowBytes, to);
         ++i;
       }
     }
@@ -48,12 +48,22 @@ struct PackedTokens {
     int half = 0;
   };
   // `token`: where the value of the first dim lies, of a token at this place in its block.
-  static HalfOfPairs half_of_pairs(const char* token, int64_t place) {
+  static HalfOfPairs half_of_pairs(const char* token, int64_t place, int64_t bytes) {
     const int half = static_cast<int>(place % 2);
-    return {token - half * 2, half};
+    return {token - half * bytes, half};
   }
 
-  // Values of two tokens as pairs, 16 dims every `panel_stride` elements.
+  // Codes of two tokens as pairs, [dim][2].
+  static void join_value_codes(HalfOfPairs a, HalfOfPairs b, int64_t dim, char* dst) {
+    const char *x = a.pairs + a.half, *y = b.pairs + b.half;
+    for (int64_t d = 0; d < 2 * dim; d += 2) {
+      dst[d] = a.pairs != nullptr ? x[d] : '\0';
+      dst[d + 1] = b.pairs != nullptr ? y[d] : '\0';
+    }
+  }
+
+  static constexpr int64_t kPairBytes = 4;
+  // bf16 values of two tokens as pairs, 16 dims every `panel_stride` elements.
   static void join_value_tokens(HalfOfPairs a, HalfOfPairs b, int64_t dim, int64_t panel_stride, uint16_t* dst) {
     const auto exists = [](HalfOfPairs x) { return static_cast<__mmask16>(x.pairs != nullptr ? 0xffff : 0); };
     const __mmask16 first = exists(a), second = exists(b);

@@ -29,7 +29,7 @@ struct AmxStream : DotStream {
   static void end_tiles() { tile_release(); }
 
   // s[rows, 16 * panels] of at most four panels.
-  static void tile_scores(const uint16_t* const* panels, int64_t count, int64_t dim, const uint16_t* q, int64_t depth,
+  static void tile_scores(const char* const* panels, int64_t count, int64_t dim, const uint16_t* q, int64_t depth,
                           float* s, Prefetcher& ahead) {
     tile_zero<0>();
     tile_zero<1>();
@@ -38,7 +38,7 @@ struct AmxStream : DotStream {
     const auto panel = [&]<int kPanelOf>(int64_t d) __attribute__((always_inline)) {
       if (kPanelOf >= count) return;
       ahead.step();
-      tile_load_once<6>(panels[kPanelOf] + d * kPanel, 64);
+      tile_load_once<6>(panels[kPanelOf] + 2 * d * kPanel, 64);
       tile_dot<kPanelOf, 4, 6>();
     };
     for (int64_t d = 0; d < dim; d += 32) {
@@ -56,7 +56,7 @@ struct AmxStream : DotStream {
   }
 
   // o[rows, dim] += p[rows, 16 * groups] * V. A group's eight pairs lie `strides` bytes apart.
-  static void tile_output(const uint16_t* const* groups, const int64_t* strides, int64_t count, int64_t dim,
+  static void tile_output(const char* const* groups, const int64_t* strides, int64_t count, int64_t dim,
                           const uint16_t* p, float* o, int64_t o_stride, Prefetcher& ahead) {
     for (int64_t d = 0; d < dim; d += 64) {
       const int64_t panels = smaller(4, (dim - d) / 16);
@@ -67,12 +67,12 @@ struct AmxStream : DotStream {
       if (panels > 2) tile_load<2>(at + 32, row_bytes);
       if (panels > 3) tile_load<3>(at + 48, row_bytes);
       for (int64_t g = 0; g < count; ++g) {
-        const uint16_t* values = groups[g] + 2 * d;
+        const char* values = groups[g] + 4 * d;
         tile_load<5>(p + g * kValueTokens, kStreamKeys * 2);
         const auto panel = [&]<int kPanelOf>() __attribute__((always_inline)) {
           if (kPanelOf >= panels) return;
           ahead.step();
-          tile_load_once<7>(values + 32 * kPanelOf, strides[g]);
+          tile_load_once<7>(values + 64 * kPanelOf, strides[g]);
           tile_dot<kPanelOf, 5, 7>();
         };
         panel.template operator()<0>();

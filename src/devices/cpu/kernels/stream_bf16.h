@@ -2,6 +2,7 @@
 #pragma once
 
 #include "devices/cpu/kernels/engine_bf16.h"
+#include "devices/cpu/kernels/stream_code_panels.h"
 #include "devices/cpu/kernels/stream_codes.h"
 #include "devices/cpu/kernels/stream_rows.h"
 
@@ -11,7 +12,7 @@ namespace {
 constexpr int64_t kStepDims = 8;                    // dims of the score product between two steps of the prefetcher
 constexpr int kPanelGroups = kStreamKeys / kPanel;  // of 16 keys in a tile
 
-struct DotStream {
+struct DotStream : CodePanels {
   using Elem = uint16_t;
   using Values = __m512bh;
   using Packing = Bf16Packing;
@@ -41,11 +42,7 @@ struct DotStream {
     x = as_bf16(_mm512_unpacklo_epi16(a, b));
     y = as_bf16(_mm512_unpackhi_epi16(a, b));
   }
-  static __m512bh weight(const uint16_t* p) {
-    int32_t pair;
-    __builtin_memcpy(&pair, p, 4);
-    return as_bf16(_mm512_set1_epi32(pair));
-  }
+  static __m512bh weight(const uint16_t* p) { return pair_weight(p); }
   static F32 weigh(__m512bh weight, __m512bh v, F32 sum) { return {_mm512_dpbf16_ps(sum.v, weight, v)}; }
   static void store_p(uint16_t* p, int64_t j, F32 x) { Bf16Packing::store_p(p, j, x); }
 
@@ -86,7 +83,7 @@ struct DotStream {
 
   // K [16 keys] as [dim / 2][16][2]: a vector holds one pair of dims of all 16, so scores need no folding.
   template <int kRows, int kGroups>
-  static void panel_scores(const uint16_t* const* panels, int64_t dim, const uint16_t* q, int64_t depth, float* s,
+  static void panel_scores(const char* const* panels, int64_t dim, const uint16_t* q, int64_t depth, float* s,
                            Prefetcher& ahead) {
     F32 sum[kRows][kGroups];
 #pragma GCC unroll 4
@@ -97,7 +94,7 @@ struct DotStream {
       if (d % kStepDims == 0) ahead.step();
       __m512bh k[kGroups];
 #pragma GCC unroll 4
-      for (int g = 0; g < kGroups; ++g) k[g] = as_bf16(_mm512_loadu_si512(panels[g] + d * kPanel));
+      for (int g = 0; g < kGroups; ++g) k[g] = as_bf16(_mm512_loadu_si512(panels[g] + 2 * d * kPanel));
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
         const __m512bh x = weight(q + r * depth + d);
@@ -110,8 +107,8 @@ struct DotStream {
 #pragma GCC unroll 4
       for (int g = 0; g < kGroups; ++g) store(s + r * kStreamKeys + g * kPanel, sum[r][g]);
   }
-  static void scores_of_panels(const uint16_t* const* panels, int64_t groups, int64_t dim, const uint16_t* q,
-                               int64_t depth, int64_t rows, float* s, Prefetcher& ahead) {
+  static void scores_of_panels(const char* const* panels, int64_t groups, int64_t dim, const uint16_t* q, int64_t depth,
+                               int64_t rows, float* s, Prefetcher& ahead) {
     for_row_blocks(rows, [&]<int kRows>(int64_t r) {
       if (groups == kPanelGroups)
         return panel_scores<kRows, kPanelGroups>(panels, dim, q + r * depth, depth, s + r * kStreamKeys, ahead);
@@ -122,8 +119,8 @@ struct DotStream {
 
   // V in pairs of tokens, [dim][2] each.
   template <int kRows, int kVectors>
-  static void pair_output(const uint16_t* const* pairs, int64_t count, int64_t d, int64_t dim, const uint16_t* p,
-                          float* o, int64_t o_stride, Prefetcher& ahead) {
+  static void pair_output(const char* const* pairs, int64_t count, int64_t d, int64_t dim, const uint16_t* p, float* o,
+                          int64_t o_stride, Prefetcher& ahead) {
     F32 sum[kRows][kVectors];
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r)
@@ -135,7 +132,7 @@ struct DotStream {
       __m512bh v[kVectors];
 #pragma GCC unroll 8
       for (int c = 0; c < kVectors; ++c) {
-        const uint16_t* src = pairs[t / 2] + 2 * (d + c * kLanes);
+        const char* src = pairs[t / 2] + 4 * (d + c * kLanes);
         v[c] = as_bf16(c + 1 < kVectors ? _mm512_loadu_si512(src) : _mm512_maskz_loadu_epi32(last, src));
       }
 #pragma GCC unroll 4
@@ -150,16 +147,13 @@ struct DotStream {
 #pragma GCC unroll 8
       for (int c = 0; c < kVectors; ++c) store(o + r * o_stride + d + c * kLanes, sum[r][c]);
   }
-  static void output_of_pairs(const uint16_t* const* pairs, int64_t count, int64_t dim, const uint16_t* p, int64_t rows,
+  static void output_of_pairs(const char* const* pairs, int64_t count, int64_t dim, const uint16_t* p, int64_t rows,
                               float* o, int64_t o_stride, Prefetcher& ahead) {
     for_row_blocks(rows, [&]<int kRows>(int64_t r) {
-      constexpr int kVectors = kRows == 4 ? 4 : 8;
-      const uint16_t* rows_p = p + r * kStreamKeys;
-      float* rows_o = o + r * o_stride;
-      int64_t d = 0;
-      for (; d + kVectors * kLanes <= dim; d += kVectors * kLanes)
-        pair_output<kRows, kVectors>(pairs, count, d, dim, rows_p, rows_o, o_stride, ahead);
-      for (; d < dim; d += kLanes) pair_output<kRows, 1>(pairs, count, d, dim, rows_p, rows_o, o_stride, ahead);
+      for_even_parts<kRows == 4 ? 4 : 8>((dim + kLanes - 1) / kLanes, [&]<int kVectors>(int64_t first) {
+        pair_output<kRows, kVectors>(pairs, count, first * kLanes, dim, p + r * kStreamKeys, o + r * o_stride, o_stride,
+                                     ahead);
+      });
     });
   }
 };

@@ -118,7 +118,7 @@ struct StreamRun {
           Elem* row = m.q + (h / group * m.rows + t * group + h % group) * m.depth;
           const char* query = q + (t * it.q_token_stride + h * it.q_head_stride) * bytes;
           if constexpr (S::kReadsCodes)
-            if (codes) {
+            if (codes && !panels) {
               S::template pack_query_of_codes<T>(query, it.head_dim, m.depth, row);
               continue;
             }
@@ -156,6 +156,8 @@ struct StreamRun {
       for (int64_t i = tile.from; i < tile.to; ++i) {
         const int64_t position = begin + i, block = source.block_table[position / source.block_size];
         tile.scales[i] = block * source.scale_block_stride + position % source.block_size * source.scale_token_stride;
+        __builtin_prefetch(source.k_row_scales + tile.scales[i]);
+        __builtin_prefetch(source.v_row_scales + tile.scales[i]);
       }
     tile.heads_inside = source.block_table == nullptr ||
                         (dims_adjacent(source.k_addr) && source.k_addr.token_outer_stride > source.k_head_stride);
@@ -331,9 +333,10 @@ struct StreamRun {
   // The packed cache layout: panels of 16 keys and pairs of values are multiplied where they lie. Blocks that are no
   // multiple of 16 tokens long are brought into the same form, so that the block size changes no bit.
   void attend_panels(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c);
-  void find_key_panels(const StreamTile& tile, int64_t h, Columns c, const uint16_t** k) const;
-  const uint16_t* copy_value_pair(const StreamTile& tile, int64_t h, int64_t j) const;
-  void multiply_tiles(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c, const uint16_t* const* k);
+  const char* copy_key_panel(const StreamTile& tile, int64_t h, int64_t j) const;
+  const char* copy_value_pair(const StreamTile& tile, int64_t h, int64_t j) const;
+  void multiply_tiles(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c, const char** k);
+  void widen_tiles(int64_t groups, const char** k, const char** v, int64_t* strides);
 
   void write(int64_t h, int64_t r) {
     const int64_t row = h * m.rows + r, token = r / group, head = h * group + r % group;
@@ -353,81 +356,119 @@ struct StreamRun {
   }
 };
 
+// Keys j .. j + 15 of blocks that hold no whole panels.
 template <class S>
-void StreamRun<S>::find_key_panels(const StreamTile& tile, int64_t h, Columns c, const uint16_t** k) const {
-  const int64_t offset = h * source.k_head_stride * 2;
-  auto* packed = reinterpret_cast<uint16_t*>(m.k_staging);
-  for (int64_t j = c.from; j < c.to; j += kPanel) {
-    if (source.block_size % kPanel == 0) {
-      // Any token of a panel leads to it; columns outside [from, to) are masked, whatever they hold.
-      const int64_t i = larger(j, tile.from), inside = (i - j) * source.k_addr.token_inner_stride * 2;
-      k[j / kPanel] = reinterpret_cast<const uint16_t*>(tile.k[i] + offset - inside);
-      continue;
-    }
-    const char* tokens[kPanel];
-    for (int64_t t = 0; t < kPanel; ++t)
-      tokens[t] = j + t >= tile.from && j + t < tile.to ? tile.k[j + t] + offset : nullptr;
-    S::Packing::collect_key_panel(tokens, it.head_dim, packed + j * m.depth);
-    k[j / kPanel] = packed + j * m.depth;
-  }
+const char* StreamRun<S>::copy_key_panel(const StreamTile& tile, int64_t h, int64_t j) const {
+  const char* tokens[kPanel];
+  for (int64_t t = 0; t < kPanel; ++t)
+    tokens[t] =
+        j + t >= tile.from && j + t < tile.to ? tile.k[j + t] + h * source.k_head_stride * source_bytes : nullptr;
+  char* panel = m.k_staging + j * m.depth * source_bytes;
+  if (codes)
+    S::Packing::template collect_key_panel<1>(tokens, it.head_dim, panel);
+  else
+    S::Packing::template collect_key_panel<2>(tokens, it.head_dim, panel);
+  return panel;
 }
 
 // A half that does not exist may hold anything, NaN too, and 0 * NaN is NaN: it becomes 0.
 template <class S>
-const uint16_t* StreamRun<S>::copy_value_pair(const StreamTile& tile, int64_t h, int64_t j) const {
-  const int64_t offset = h * source.v_head_stride * 2;
+const char* StreamRun<S>::copy_value_pair(const StreamTile& tile, int64_t h, int64_t j) const {
   const bool first = j >= tile.from && j < tile.to, second = j + 1 >= tile.from && j + 1 < tile.to;
-  uint16_t* pair = reinterpret_cast<uint16_t*>(m.v_staging) + j * m.dv_padded;
+  char* pair = m.v_staging + j * m.dv_padded * source_bytes;
   using Packing = typename S::Packing;
   using Half = typename Packing::HalfOfPairs;
   const auto half = [&](int64_t i) {
-    return Packing::half_of_pairs(tile.v[i] + offset, (tile.begin + i) % source.block_size);
+    return Packing::half_of_pairs(tile.v[i] + h * source.v_head_stride * source_bytes,
+                                  (tile.begin + i) % source.block_size, source_bytes);
   };
-  Packing::join_value_tokens(first ? half(j) : Half{}, second ? half(j + 1) : Half{}, it.head_dim_v, 2 * kPanel, pair);
+  const Half a = first ? half(j) : Half{}, b = second ? half(j + 1) : Half{};
+  if (codes)
+    Packing::join_value_codes(a, b, it.head_dim_v, pair);
+  else
+    Packing::join_value_tokens(a, b, it.head_dim_v, 2 * kPanel, reinterpret_cast<uint16_t*>(pair));
   return pair;
 }
 
 template <class S>
 void StreamRun<S>::attend_panels(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c) {
   if constexpr (S::kReadsPanels) {
-    const uint16_t* k[kStreamKeys / kPanel];
-    const uint16_t* v[kStreamKeys / 2];
-    find_key_panels(tile, h, c, k);
+    const char* k[kStreamKeys / kPanel];
+    const char* v[kStreamKeys / 2];
+    for (int64_t j = c.from; j < c.to; j += kPanel) {
+      // Any token of a panel leads to it; columns outside [from, to) are masked, whatever they hold.
+      const int64_t i = larger(j, tile.from), inside = (i - j) * source.k_addr.token_inner_stride;
+      k[j / kPanel] = source.block_size % kPanel == 0 ? tile.k[i] + (h * source.k_head_stride - inside) * source_bytes
+                                                      : copy_key_panel(tile, h, j);
+    }
+    const int64_t groups = (c.to - c.from) / kPanel, first = c.from / kPanel;
+    const Elem* q = m.q + h * m.rows * m.depth;
+    float* o = m.o + h * m.rows * m.dv_padded;
     if (tiles) return multiply_tiles(tile, next, h, c, k);
     for (int64_t j = c.from; j < c.last; j += 2) {
       const bool direct = j >= tile.from && j + 1 < tile.to && source.block_size % 2 == 0;
-      v[j / 2] = direct ? reinterpret_cast<const uint16_t*>(tile.v[j] + h * source.v_head_stride * 2)
-                        : copy_value_pair(tile, h, j);
+      v[j / 2] = direct ? tile.v[j] + h * source.v_head_stride * source_bytes : copy_value_pair(tile, h, j);
     }
     prefetch(next, h, round_up(m.rows, 4) / 4 * it.head_dim / 8 + output_steps(m.rows, c.to - c.from, it.head_dim_v));
-    S::scores_of_panels(k + c.from / kPanel, (c.to - c.from) / kPanel, it.head_dim, m.q + h * m.rows * m.depth, m.depth,
-                        m.rows, m.s + c.from, ahead);
+    if (codes)
+      S::scores_of_code_panels(source.dtype, k + first, groups, it.head_dim, q, m.depth, m.rows, m.s + c.from, ahead);
+    else
+      S::scores_of_panels(k + first, groups, it.head_dim, q, m.depth, m.rows, m.s + c.from, ahead);
     softmax(tile, h, c);
-    S::output_of_pairs(v + c.from / 2, c.last - c.from, it.head_dim_v, m.p + c.from, m.rows,
-                       m.o + h * m.rows * m.dv_padded, m.dv_padded, ahead);
+    if (codes)
+      S::output_of_code_pairs(source.dtype, v + c.from / 2, c.last - c.from, it.head_dim_v, m.p + c.from, m.rows, o,
+                              m.dv_padded, ahead);
+    else
+      S::output_of_pairs(v + c.from / 2, c.last - c.from, it.head_dim_v, m.p + c.from, m.rows, o, m.dv_padded, ahead);
+  }
+}
+
+// Codes as tiles of bf16 in the staging buffers, where copies of panels and pairs take less than the first half. Keys
+// and values at once: what is stored first has left the store buffer when its tiles are loaded.
+template <class S>
+void StreamRun<S>::widen_tiles(int64_t groups, const char** k, const char** v, int64_t* strides) {
+  if constexpr (S::kReadsTiles) {
+    using Packing = typename S::Packing;
+    auto* keys = reinterpret_cast<Elem*>(m.k_staging) + kStreamKeys * m.depth;
+    auto* values = reinterpret_cast<Elem*>(m.v_staging) + kStreamKeys * m.dv_padded;
+    Packing::with_tables(source.dtype, [&](const auto& tables) {
+      for (int64_t g = 0; g < groups; ++g, keys += kPanel * m.depth) {
+        Packing::widen_key_panel(tables, k[g], it.head_dim, nullptr, keys);
+        k[g] = reinterpret_cast<const char*>(keys);
+      }
+      for (int64_t g = 0; g < groups; ++g) {
+        const char* pairs = v[g];
+        v[g] = reinterpret_cast<const char*>(values);
+        for (int64_t t = 0; t < kPanel; t += 2, pairs += strides[g], values += 2 * m.dv_padded)
+          Packing::widen_value_pairs(tables, pairs, ~0u, it.head_dim_v, nullptr, 2 * kPanel, values);
+        strides[g] = 4 * m.dv_padded;
+      }
+    });
   }
 }
 
 template <class S>
 void StreamRun<S>::multiply_tiles(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c,
-                                  const uint16_t* const* k) {
+                                  const char** k) {
   if constexpr (S::kReadsTiles) {
     const int64_t groups = (c.to - c.from) / kPanel;
-    const uint16_t* v[kStreamKeys / kPanel];
+    const char* v[kStreamKeys / kPanel];
     int64_t strides[kStreamKeys / kPanel];
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t j = c.from + g * kPanel;
       if (j >= tile.from && j + kPanel <= tile.to && source.block_size % kPanel == 0) {
-        v[g] = reinterpret_cast<const uint16_t*>(tile.v[j] + h * source.v_head_stride * 2);
-        strides[g] = source.v_addr.token_outer_stride * 2;
+        v[g] = tile.v[j] + h * source.v_head_stride * source_bytes;
+        strides[g] = source.v_addr.token_outer_stride * source_bytes;
         continue;
       }
       v[g] = copy_value_pair(tile, h, j);
       for (int64_t i = 2; i < kPanel; i += 2) copy_value_pair(tile, h, j + i);
-      strides[g] = m.dv_padded * 4;
+      strides[g] = 2 * m.dv_padded * source_bytes;
     }
     prefetch(next, h, groups * (it.head_dim / 32 + it.head_dim_v / 16));
-    S::tile_scores(k + c.from / kPanel, groups, it.head_dim, m.q + h * m.rows * m.depth, m.depth, m.s + c.from, ahead);
+    k += c.from / kPanel;
+    if (codes) widen_tiles(groups, k, v, strides);
+    S::tile_scores(k, groups, it.head_dim, m.q + h * m.rows * m.depth, m.depth, m.s + c.from, ahead);
     softmax(tile, h, c);
     S::tile_output(v, strides, groups, it.head_dim_v, m.p + c.from, m.o + h * m.rows * m.dv_padded, m.dv_padded, ahead);
   }

@@ -126,18 +126,29 @@ constexpr int chunks_at_once(int rows) {
   return kLanes == 16 ? (rows == 4 ? 2 : 4) : (rows == 4 ? 1 : rows == 2 ? 2 : 4);
 }
 
+// Calls part<width>(first) for `count` things, at most kMost at a time and as evenly as that goes: few sums at a time
+// would wait for each other.
+template <int kMost, class Part>
+inline void for_even_parts(int64_t count, const Part& part) {
+  const auto call = [&]<int kWidth>(const auto& self, int64_t width, int64_t first) {
+    if constexpr (kWidth > 1)
+      if (width < kWidth) return self.template operator()<kWidth - 1>(self, width, first);
+    part.template operator()<kWidth>(first);
+  };
+  for (int64_t parts = (count + kMost - 1) / kMost, done = 0; parts > 0; --parts) {
+    const int64_t width = (count - done + parts - 1) / parts;
+    call.template operator()<kMost>(call, width, done);
+    done += width;
+  }
+}
+
 template <class S, DType T, int kRows>
 void stream_output(const char* const* values, int64_t count, int64_t dim, const typename S::Elem* p, float* o,
                    int64_t o_stride, Prefetcher& ahead) {
-  constexpr int kChunks = chunks_at_once(kRows);
-  int64_t d = 0;
-  for (; d + kChunks * kChunk <= dim; d += kChunks * kChunk)
-    stream_chunks<S, T, kRows, kChunks>(values, count, d, kChunk, p, o, o_stride, ahead);
-  for (; d + kChunk <= dim; d += kChunk) stream_chunks<S, T, kRows, 1>(values, count, d, kChunk, p, o, o_stride, ahead);
-  if (d + kLanes == dim)
-    stream_chunks<S, T, kRows, 1>(values, count, d, kLanes, p, o, o_stride, ahead);
-  else if (d < dim)
-    stream_chunks<S, T, kRows, 1>(values, count, d, dim - d, p, o, o_stride, ahead);
+  for_even_parts<chunks_at_once(kRows)>((dim + kChunk - 1) / kChunk, [&]<int kChunks>(int64_t first) {
+    const int64_t d = first * kChunk, last = d + (kChunks - 1) * kChunk;
+    stream_chunks<S, T, kRows, kChunks>(values, count, d, smaller(dim - last, kChunk), p, o, o_stride, ahead);
+  });
 }
 
 // Calls block<rows>(first row) over all rows, four, two or one at a time.

@@ -132,6 +132,34 @@ inline __m256i narrow_bf16(F32 a) {
 #endif
 }
 
+// float_to_fp8, sixteen at a time.
+template <DType T>
+inline __m128i narrow_fp8(F32 x) {
+  using F = Fp8Format<T>;
+  constexpr int kShift = 23 - F::kMantissa;
+  constexpr auto kRebias = static_cast<int>((127u - F::kBias) << F::kMantissa);
+  const auto all = [](int n) { return _mm512_set1_epi32(n); };
+  const __m512 step = _mm512_castsi512_ps(all((128 - F::kBias - F::kMantissa + 23) << 23));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+  const __m512i sign = _mm512_and_si512(_mm512_srli_epi32(_mm512_castps_si512(x.v), 24), all(0x80));
+  const __m512 magnitude = _mm512_min_ps(_mm512_abs_ps(x.v), _mm512_set1_ps(F::kMax));
+  const __m512i low = _mm512_castps_si512(magnitude);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(low, kShift), all(1));
+  const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(low, odd), all((1 << (kShift - 1)) - 1));
+  const __m512i normal = _mm512_sub_epi32(_mm512_srli_epi32(rounded, kShift), all(kRebias));
+  const __m512i subnormal =
+      _mm512_sub_epi32(_mm512_castps_si512(_mm512_add_ps(magnitude, step)), _mm512_castps_si512(step));
+  const __mmask16 small = _mm512_cmp_ps_mask(magnitude, _mm512_castsi512_ps(all((128 - F::kBias) << 23)), _CMP_LT_OQ);
+  __m512i code = _mm512_mask_blend_epi32(small, normal, subnormal);
+  if constexpr (T == DType::kF8E4M3FNUZ) {  // no negative zero
+    code = _mm512_mask_or_epi32(code, _mm512_test_epi32_mask(code, code), code, sign);
+    code = _mm512_mask_mov_epi32(code, nan, all(F::kNan));
+  } else {
+    code = _mm512_or_si512(_mm512_mask_mov_epi32(code, nan, all(F::kNan)), sign);
+  }
+  return _mm512_cvtepi32_epi8(code);
+}
+
 template <DType T>
 inline F32 load_as(const void* p) {
   if constexpr (T == DType::kF32) {
@@ -167,9 +195,7 @@ inline void store_as(void* p, F32 a) {
   } else if constexpr (T == DType::kBF16) {
     _mm256_storeu_si256(static_cast<__m256i*>(p), narrow_bf16(a));
   } else {
-    float lanes[kLanes];
-    store(lanes, a);
-    for (int i = 0; i < kLanes; ++i) store_element<T>(p, i, lanes[i]);
+    _mm_storeu_si128(static_cast<__m128i*>(p), narrow_fp8<T>(a));
   }
 }
 
@@ -207,11 +233,8 @@ inline void store_part(void* p, F32 a, int64_t n) {
     _mm256_mask_storeu_epi16(p, some, _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
   else if constexpr (T == DType::kBF16)
     _mm256_mask_storeu_epi16(p, some, narrow_bf16(a));
-  else {
-    float lanes[kLanes];
-    store(lanes, a);
-    for (int64_t i = 0; i < n; ++i) store_element<T>(p, i, lanes[i]);
-  }
+  else
+    _mm_mask_storeu_epi8(p, some, narrow_fp8<T>(a));
 }
 template <DType T>
 inline void load_two_part(const void* p, int64_t n, F32& x, F32& y) {
