@@ -131,6 +131,20 @@ TEST(CudaPlan, MlaSplitsNoRowWhereRequestsFillTheChip) {
   EXPECT_EQ(made->workspace_bytes(), 0U);
 }
 
+TEST(CudaPlan, MlaPairsRowTilesOfTheSameKeys) {
+  const auto tiles = [](int32_t heads, int32_t query_len, bool deterministic) {
+    const Batch batch = {.seq_lens = requests(66, 8192),
+                         .query_len = query_len,
+                         .last_query_len = query_len,
+                         .deterministic = deterministic};
+    const auto made = std::dynamic_pointer_cast<const cuda::CudaAttentionPlan>(plan(mla_args(batch, heads), batch));
+    return std::get<cuda::RowTiles>(made->parts[0].division).group;
+  };
+  EXPECT_EQ(tiles(128, 1, false), 2);
+  EXPECT_EQ(tiles(64, 2, false), 2);
+  EXPECT_EQ(tiles(64, 2, true), 1);  // bits must not depend on the other requests' tokens
+}
+
 TEST(CudaPlan, MlaOfFewHeadsMergesInClusters) {
   const Batch many = {requests(64, 4096)}, one = {requests(1, 65536)};
   EXPECT_PRED2(has, plan(mla_args(many, 16), many)->describe(), "64 clusters of 2");

@@ -117,6 +117,16 @@ bool set_mla_bytes_tile(PlanPart& part, const PlanInput& in) {
   return true;
 }
 
+// Every request has rows for two row tiles of 64. In deterministic mode one token's rows decide: how rows are laid out
+// over blocks must not depend on the other requests.
+bool has_two_row_tiles(const PlanInput& in) {
+  const int32_t heads = in.args.spec.num_heads;
+  if (heads % (2 * kMlaWgmmaRows) == 0) return true;
+  return in.knows_lengths() && std::all_of(in.bounds.query_lens.begin(), in.bounds.query_lens.end(), [&](int32_t len) {
+           return heads * len > kMlaWgmmaRows && heads * len % (2 * kMlaWgmmaRows) == 0;
+         });
+}
+
 int32_t free_parts(const PlanPart& part, const PlanInput& in) {
   return in.free_choice() ? equal_parts(in.args, in.bounds, part, in.chip) : 0;
 }
@@ -158,7 +168,7 @@ bool plan_mla_bytes(PlanPart& part, const PlanInput& in) {
 
 bool plan_mla_wgmma(PlanPart& part, const PlanInput& in) {
   // Two row tiles of the same keys, side by side: those keys are then read once. Half as many shares of twice the rows.
-  const int32_t group = in.args.spec.num_heads % (2 * kMlaWgmmaRows) == 0 ? 2 : 1;
+  const int32_t group = has_two_row_tiles(in) ? 2 : 1;
   ChipLimits shares = in.chip;
   shares.sms /= group;
   const PlanInput grouped = {in.args, in.params, in.bounds, in.short_len, shares};
