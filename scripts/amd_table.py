@@ -5,6 +5,7 @@
   scripts/amd_table.py --compilers [build/release/src/devices/hip/*_gfx*.co]   # both compilers, all chips: no spills
   build/cpu/tests/sextant_machine_code trace --architecture gfx942 --json trace.json
   scripts/amd_table.py --traces trace.json [...] --write docs/amd.md build/release/src/devices/hip/*_gfx*.co
+  scripts/amd_table.py --traces trace.json [...] --softcap build/release/src/devices/hip/forward_gfx*.co
   scripts/amd_table.py --peers                                            # what is installed of AITER and Triton
 
 --check fails on a spill to memory, on scratch, on fewer waves a SIMD than the kernel is meant for, and on missing matrix
@@ -185,8 +186,8 @@ class Way:
         return min(1.0, self.mfma_q / q)
 
 
-def way_of(kernel, traces):
-    way = traces.get(kernel.arch, {}).get(kernel.name)
+def way_of(kernel, traces, label=""):
+    way = traces.get(kernel.arch, {}).get(kernel.name + label)
     if way is None:
         return None
     texts = {address: text for address, text, _ in kernel.code}
@@ -206,6 +207,16 @@ def table(kernels, traces):
                     "-" if share is None else f"{share:.2f}"]
         rows.append(f"| `{k.name}` | {k.arch} | {k.vgprs} ({k.agprs}) | {k.sgprs} | {k.lds} | {k.waves_per_simd():g} | " + " | ".join(loop) + " |")
     return "\n".join(rows) + "\n"
+
+
+def print_labelled(kernels, traces, label):
+    """The ways of `trace` with a label beside the kernels' usual ones."""
+    print("| kernel | chip | instructions | with" + label + " | more | vector q | with" + label + " |\n|---|---|---|---|---|---|---|")
+    for k in sorted(kernels, key=lambda k: (k.name, k.arch)):
+        usual, other = way_of(k, traces), way_of(k, traces, label)
+        if usual and other:
+            more = 100 * (other.instructions / usual.instructions - 1)
+            print(f"| `{k.name}` | {k.arch} | {usual.instructions} | {other.instructions} | {more:.1f} % | {usual.valu_q} | {other.valu_q} |")
 
 
 # ---- other compilers, other people's kernels -----------------------------------------------------------------------
@@ -294,6 +305,7 @@ def main():
                         help="what sextant_machine_code trace --json wrote, a file a chip")
     parser.add_argument("--compilers", action="store_true",
                         help="compile all sources by each compiler, but for what is among the objects; fail where a kernel misses its gates")
+    parser.add_argument("--softcap", action="store_true", help="print the traced ways under a softcap beside the usual ones")
     parser.add_argument("--peers", nargs="?", const="", metavar="FOLDER", help="count the attention kernels of installed packages, or of FOLDER")
     parser.add_argument("objects", nargs="*", type=pathlib.Path)
     arguments = parser.parse_args()
@@ -306,6 +318,8 @@ def main():
     for path in arguments.traces:
         traces.update(json.loads(path.read_text()))
     kernels = [kernel for path in arguments.objects for kernel in read_kernels(path)]
+    if arguments.softcap:
+        print_labelled(kernels, traces, " softcap")
     if arguments.write:
         page = pathlib.Path(arguments.write)
         before, rest = page.read_text().split(BEGIN)
