@@ -2,9 +2,10 @@
 """What the compiler made of the HIP kernels: gates for CI, and the table of docs/amd.md.
 
   scripts/amd_table.py --check build/release/src/devices/hip/*_gfx*.co
-  scripts/amd_table.py --compilers                                        # both compilers, all chips: no spills
+  scripts/amd_table.py --compilers [build/release/src/devices/hip/*_gfx*.co]   # both compilers, all chips: no spills
   build/cpu/tests/sextant_machine_code trace --architecture gfx942 --json trace.json
   scripts/amd_table.py --traces trace.json [...] --write docs/amd.md build/release/src/devices/hip/*_gfx*.co
+  scripts/amd_table.py --traces trace.json [...] --softcap build/release/src/devices/hip/forward_gfx*.co
   scripts/amd_table.py --peers                                            # what is installed of AITER and Triton
 
 --check fails on a spill to memory, on scratch, on fewer waves a SIMD than the kernel is meant for, and on missing matrix
@@ -15,8 +16,10 @@ the instructions that a wave executed for one tile (the interpreter's record); w
 """
 
 import argparse
+import concurrent.futures
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -183,8 +186,8 @@ class Way:
         return min(1.0, self.mfma_q / q)
 
 
-def way_of(kernel, traces):
-    way = traces.get(kernel.arch, {}).get(kernel.name)
+def way_of(kernel, traces, label=""):
+    way = traces.get(kernel.arch, {}).get(kernel.name + label)
     if way is None:
         return None
     texts = {address: text for address, text, _ in kernel.code}
@@ -206,6 +209,16 @@ def table(kernels, traces):
     return "\n".join(rows) + "\n"
 
 
+def print_labelled(kernels, traces, label):
+    """The ways of `trace` with a label beside the kernels' usual ones."""
+    print("| kernel | chip | instructions | with" + label + " | more | vector q | with" + label + " |\n|---|---|---|---|---|---|---|")
+    for k in sorted(kernels, key=lambda k: (k.name, k.arch)):
+        usual, other = way_of(k, traces), way_of(k, traces, label)
+        if usual and other:
+            more = 100 * (other.instructions / usual.instructions - 1)
+            print(f"| `{k.name}` | {k.arch} | {usual.instructions} | {other.instructions} | {more:.1f} % | {usual.valu_q} | {other.valu_q} |")
+
+
 # ---- other compilers, other people's kernels -----------------------------------------------------------------------
 
 SOURCES = pathlib.Path(__file__).resolve().parent.parent / "src/devices/hip/kernels"
@@ -213,24 +226,42 @@ FLAGS = ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpuinc
 COMPILERS = {"clang++-19": ("gfx90a", "gfx942"), "clang++-22": ("gfx90a", "gfx942", "gfx950")}
 
 
-def check_compilers():
-    """The gates for what each compiler makes of each source: a list of what misses them."""
-    failed, checked = [], 0
-    with tempfile.TemporaryDirectory() as folder:
-        for compiler, archs in COMPILERS.items():
-            if not shutil.which(compiler):
-                print(f"{compiler} is not installed: skipped (scripts/install_packages hip)")
-                continue
-            for arch in archs:
-                for source in sorted(SOURCES.glob("*_kernels.cpp")):
-                    made = pathlib.Path(folder) / f"{source.stem}_{arch}.co"
-                    root = SOURCES.parents[3]
-                    run(compiler, f"--offload-arch={arch}", *FLAGS, f"-I{root / 'src'}", f"-I{root / 'include'}", str(source), "-o", str(made),
-                        timeout=3600)
-                    kernels = read_kernels(made)
-                    checked += len(kernels)
-                    failed += [f"{k.name} on {k.arch} by {compiler}: {fault}" for k in kernels for fault in faults(k)]
-    print("\n".join(failed) or f"{checked} kernels by {', '.join(COMPILERS)}: no spill, no scratch, budgets kept")
+# The longest to compile first, so that none is left alone at the end.
+SLOWEST_FIRST = ["forward", "portable", "mla", "decode", "ops"]
+
+
+def made_by(path, arch):
+    """The compiler that made a code object, as COMPILERS names it."""
+    version = re.search(r"clang version (\d+)", run(find_tool("llvm-readelf", arch), "-p", ".comment", str(path)))
+    return f"clang++-{version.group(1)}" if version else None
+
+
+def check_object(compiler, arch, source, folder):
+    """What one compiler makes of one source for one chip: number of kernels, and their faults."""
+    made, root = pathlib.Path(folder) / f"{compiler}_{source.stem}_{arch}.co", SOURCES.parents[3]
+    run(compiler, f"--offload-arch={arch}", *FLAGS, f"-I{root / 'src'}", f"-I{root / 'include'}", str(source), "-o", str(made), timeout=3600)
+    kernels = read_kernels(made, arch)
+    return len(kernels), [f"{k.name} on {k.arch} by {compiler}: {fault}" for k in kernels for fault in faults(k)]
+
+
+def check_compilers(objects):
+    """The gates for what each compiler makes of each source: a list of what misses them. `objects`: made already, and
+    judged by --check."""
+    made = {(made_by(path, arch), arch, path.name.split("_")[0])
+            for path in objects for arch in [re.search(r"_(gfx\w+)\.co$", path.name).group(1)]}
+    left = []
+    for compiler, archs in COMPILERS.items():
+        if not shutil.which(compiler):
+            print(f"{compiler} is not installed: skipped (scripts/install_packages hip)")
+            continue
+        left += [(compiler, arch, SOURCES / f"{kernels}_kernels.cpp") for kernels in SLOWEST_FIRST for arch in archs
+                 if (compiler, arch, kernels) not in made]
+    left.sort(key=lambda one: SLOWEST_FIRST.index(one[2].stem.removesuffix("_kernels")))
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(lambda one: check_object(*one, folder), left))
+    failed = [fault for _, one in found for fault in one]
+    print("\n".join(failed) or f"{sum(count for count, _ in found)} kernels of {len(left)} objects by {', '.join(COMPILERS)}: "
+          f"no spill, no scratch, budgets kept; {len(made)} objects were given")
     return failed
 
 
@@ -272,18 +303,23 @@ def main():
     parser.add_argument("--write", metavar="FILE", help="put the table between the markers in FILE")
     parser.add_argument("--traces", nargs="+", default=[], metavar="FILE", type=pathlib.Path,
                         help="what sextant_machine_code trace --json wrote, a file a chip")
-    parser.add_argument("--compilers", action="store_true", help="compile all sources by each compiler and fail where a kernel misses its gates")
+    parser.add_argument("--compilers", action="store_true",
+                        help="compile all sources by each compiler, but for what is among the objects; fail where a kernel misses its gates")
+    parser.add_argument("--softcap", action="store_true", help="print the traced ways under a softcap beside the usual ones")
     parser.add_argument("--peers", nargs="?", const="", metavar="FOLDER", help="count the attention kernels of installed packages, or of FOLDER")
     parser.add_argument("objects", nargs="*", type=pathlib.Path)
     arguments = parser.parse_args()
     if arguments.peers is not None:
         print_peers(arguments.peers)
-    if arguments.compilers and check_compilers():
-        sys.exit(1)
+    if arguments.compilers:
+        assert sorted(SLOWEST_FIRST) == sorted(path.stem.removesuffix("_kernels") for path in SOURCES.glob("*_kernels.cpp"))
+        sys.exit(1 if check_compilers(arguments.objects) else 0)
     traces = {}
     for path in arguments.traces:
         traces.update(json.loads(path.read_text()))
     kernels = [kernel for path in arguments.objects for kernel in read_kernels(path)]
+    if arguments.softcap:
+        print_labelled(kernels, traces, " softcap")
     if arguments.write:
         page = pathlib.Path(arguments.write)
         before, rest = page.read_text().split(BEGIN)

@@ -82,6 +82,10 @@ struct RunTensors {
   const int32_t* token_spans = nullptr;
   void* workspace = nullptr;  // 256-byte aligned
   size_t workspace_bytes = 0;
+  // The next layer of a step: query_start_loc, seq_lens and token_spans hold what they held in this plan's run before,
+  // which had the same workspace and the same tensors present, and nothing else has used the workspace since. Work that
+  // depends on lengths alone is then not divided anew (HIP; other devices do that when they plan).
+  bool next_layer = false;
 };
 
 class Backend;

@@ -149,6 +149,7 @@ struct AttentionArgs {
   // [T, 2]: (begin, end) of each token's span in its request's positions; begin >= end: none.
   const int32_t* token_spans = nullptr;
   void* workspace = nullptr;  // at least plan.workspace_bytes(), 256-byte aligned
+  bool next_layer = false;    // lengths, spans and workspace are as this plan's run before left them (RunTensors)
   // With merge_state: over other keys than this op's. state_out may be `out`; state_lse is not `lse`.
   TensorView state_out;  // fp32 [T, Hq, Dv], last stride 1
   TensorView state_lse;  // fp32 [Hq, T], natural logarithm

@@ -162,6 +162,8 @@ typedef struct sextant_run_tensors {
   const float* q_scale;       /* NULL: 1 */
   int32_t num_q_scales;       /* 1 (or 0) or num_kv_heads */
   const int32_t* token_spans; /* [tokens, 2] with spec.max_span_len, as in sextant_batch */
+  /* 1: the next layer of a step: lengths, spans and workspace are as this plan's run before left them (backend.h). */
+  int32_t next_layer;
 } sextant_run_tensors;
 
 typedef struct sextant_device sextant_device;

@@ -223,6 +223,7 @@ Status ChunkedPrefill::attend_chunk(size_t index, const RunTensors& tensors, con
   args.v = keys->v;
   args.key_start_loc = chunk.key_start_loc;
   args.workspace = op_workspace_.at(tensors.workspace);
+  args.next_layer = false;  // the ops use it in turn
   const StateRegion& to = merges_ && index % 2 == 1 ? state_ : chunk_state_;
   if (merges_) {
     const StateRegion& from = index % 2 == 0 ? state_ : chunk_state_;
@@ -256,6 +257,7 @@ Status ChunkedPrefill::run(const RunTensors& tensors, const PackedKeys& new_keys
   args.v = new_keys.v;
   args.key_start_loc = tensors.query_start_loc;  // the new tokens' keys are packed as the queries are
   args.workspace = op_workspace_.at(tensors.workspace);
+  args.next_layer = tensors.next_layer && chunks_.empty();  // else the ops use it in turn
   if (direct_) SEXTANT_RETURN_IF_ERROR(ops_->run_attention(*direct_, args, stream));
   if (chunks_.empty()) return Status::ok();
 

@@ -127,6 +127,7 @@ Status MlaDecodePath::attend(const TensorView& q_latent, const TensorView& o_lat
   args.q = q_latent;
   args.out = o_latent;
   args.workspace = op_workspace_.at(tensors.workspace);
+  args.next_layer = tensors.next_layer && !prefix_attention_;  // else both use it in turn
   if (!prefix_attention_) return ops_->run_attention(*attention_, args, stream);
 
   args.out = suffix_state_.out_view(tensors.workspace);

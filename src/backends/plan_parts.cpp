@@ -81,6 +81,7 @@ AttentionArgs run_args(const RunTensors& t) {
   args.sinks = t.sinks;
   args.alibi_slopes = t.alibi_slopes;
   args.token_spans = t.token_spans;
+  args.next_layer = t.next_layer;
   return args;
 }
 

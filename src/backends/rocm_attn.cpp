@@ -20,6 +20,7 @@ class TwoPaths final : public MainPath {
     AttentionArgs args = run_args(tensors);
     args.workspace = workspace.at(tensors.workspace);
     const AttentionPlanPtr& long_queries = tensors.k.present() ? prefill : cached_prefill;
+    args.next_layer = tensors.next_layer && !(long_queries && decode);
     if (long_queries) SEXTANT_RETURN_IF_ERROR(ops->run_attention(*long_queries, args, stream));
     if (decode) SEXTANT_RETURN_IF_ERROR(ops->run_attention(*decode, args, stream));
     return Status::ok();

@@ -87,6 +87,7 @@ Status to_tensors(const sextant_run_tensors* tensors, const sextant_plan& plan, 
   to.q_scale = from->q_scale;
   to.num_q_scales = from->num_q_scales > 0 ? from->num_q_scales : 1;
   to.token_spans = from->token_spans;
+  to.next_layer = from->next_layer != 0;
   return Status::ok();
 }
 

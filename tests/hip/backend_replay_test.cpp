@@ -1,5 +1,6 @@
 // Whole backends run again with other lengths, block tables and slots within the plan's bounds, as a graph replays
-// them: everything that depends on lengths is found on the device.
+// them: everything that depends on lengths is found on the device. And as the next layer of a step, which takes over
+// what the layer before has found.
 #include "devices/hip/emulator/emulated_device.h"
 #include "support/cases.h"
 #include "support/paged_run.h"
@@ -47,6 +48,26 @@ TEST_P(HipBackendReplay, MixedBatch) {
   SKIP_UNDER_SANITIZERS();
   check({make_step({{1, 3}, {1, 9}, {40, 40}, {20, 20}, {3, 3}}, 4),
          make_step({{1, 400}, {1, 57}, {28, 300}, {2, 9}, {33, 33}}, 5)});
+}
+
+TEST_P(HipBackendReplay, NextLayer) {
+  SKIP_UNDER_SANITIZERS();
+  const bool mla = GetParam()->info().category == BackendCategory::kMla;
+  const AttentionSpec spec = mla ? sextant::testing::mla_spec(4) : sextant::testing::mha_spec(8, 2, 64);
+  const auto device = make_emulated_device();
+  for (const Step& step : {make_step({{1, 17}, {1, 400}, {1, 1}, {1, 133}, {1, 256}}, 2),
+                           make_step({{1, 400}, {1, 57}, {28, 300}, {2, 9}, {33, 33}}, 5)}) {
+    auto run = PagedRun::make(*device, *GetParam(), spec, step, {});
+    ASSERT_OK(run);
+    std::vector<float> layers[2];
+    for (int layer = 0; layer < 2; ++layer) {
+      ASSERT_OK((*run)->load(step));
+      (*run)->tensors().next_layer = layer > 0;
+      ASSERT_OK((*run)->launch({}));
+      layers[layer] = (*run)->out().value();
+    }
+    EXPECT_EQ(layers[0], layers[1]);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, HipBackendReplay, ::testing::ValuesIn(all_backends().begin(), all_backends().end()),

@@ -21,7 +21,7 @@ class HipLaunches : public ::testing::Test {
     if (code_objects().empty()) GTEST_SKIP() << "no compiler for AMD GPUs was found: no code objects";
   }
   static Names launches(const char* backend, const AttentionSpec& spec,
-                        const std::vector<sextant::testing::StepRequest>& requests) {
+                        const std::vector<sextant::testing::StepRequest>& requests, bool next_layer = false) {
     fake_gpu() = {};
     auto device = open(0, fake_runtime());
     EXPECT_TRUE(device.is_ok());
@@ -29,6 +29,7 @@ class HipLaunches : public ::testing::Test {
     options.bounds = {.max_query_len = 40, .max_seq_len = sextant::testing::kMaxSeqLen};
     auto run = PagedRun::make(**device, *find_backend(backend).value(), spec, make_step(requests, 4), options);
     EXPECT_TRUE(run.is_ok());
+    (*run)->tensors().next_layer = next_layer;
     int stream = 0;
     fake_gpu().capturing = &stream;
     const Status captured = (*run)->launch({&stream});
@@ -49,6 +50,14 @@ TEST_F(HipLaunches, UnifiedAttention) {
   // TRITON_ATTN has no segments of less than 256 keys, so it splits none of up to 416.
   EXPECT_EQ(launches("TRITON_ATTN", spec, {{1, 3}, {1, 9}, {40, 40}, {20, 20}, {3, 3}}),
             (Names{"sextant_cache_write", "sextant_plan_work", "tile_attention_bf16_128_128"}));
+}
+
+TEST_F(HipLaunches, TheNextLayerPlansNothing) {
+  const AttentionSpec spec = sextant::testing::mha_spec(8, 2, 128);
+  EXPECT_EQ(launches("TRITON_ATTN", spec, {{1, 3}, {1, 9}, {40, 40}, {20, 20}, {3, 3}}, true),
+            (Names{"sextant_cache_write", "tile_attention_bf16_128_128"}));
+  EXPECT_EQ(launches("ROCM_AITER_FA", spec, {{1, 3}, {1, 9}, {1, 40}, {1, 20}, {1, 3}}, true),
+            (Names{"sextant_cache_write", "decode_bf16_128_kv16_dims", "sextant_reduce_partials"}));
 }
 
 }  // namespace

@@ -107,8 +107,7 @@ KeyReach to_reach(const AttentionMask& mask) {
 }
 
 std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family,
-                                 bool vectors) {
-  const LengthBounds n = find_bounds(a);
+                                 const LengthBounds& n, bool vectors) {
   std::vector<PlanPart> parts;
   TunedParts tuned;
   tuned.min_left = a.filter.min_query_len;
@@ -118,11 +117,14 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
     parts.push_back(portable_part(a, chip, family, n, vectors));
     parts.back().min_query_len = tuned.min_left;
   }
-  for (size_t i = 0; i < parts.size(); ++i) {
-    parts[i].list_offset = i * list_bytes(n);
-    set_part_split(parts[i], a, n, chip, parts.size() * list_bytes(n));
-  }
   return parts;
+}
+
+bool are_alike(const std::vector<PlanPart>& a, const std::vector<PlanPart>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const PlanPart& one, const PlanPart& other) {
+    return one.kernel == other.kernel && one.min_query_len == other.min_query_len &&
+           one.max_query_len == other.max_query_len;
+  });
 }
 
 }  // namespace
@@ -185,6 +187,7 @@ AttentionParams planned_params(const AttentionPlanArgs& a) {
   p.num_heads = s.num_heads;
   p.num_kv_heads = s.num_kv_heads;
   p.group_size = s.group_size();
+  p.group_divisor = block_divisor(p.group_size);
   p.head_dim = s.head_dim;
   p.head_dim_v = s.value_head_dim();
   p.softmax_scale = s.softmax_scale;
@@ -226,8 +229,19 @@ Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const Chi
   plan->num_requests = static_cast<int32_t>(args.seq_lens.size());
   plan->num_tokens = args.query_start_loc.empty() ? 0 : args.query_start_loc.back();
   if (plan->num_tokens > 0) {
-    plan->parts = plan_parts(args, chip, family, true);
-    plan->unaligned_parts = plan_parts(args, chip, family, false);
+    const LengthBounds n = find_bounds(args);
+    plan->parts = plan_parts(args, chip, family, n, true);
+    plan->unaligned_parts = plan_parts(args, chip, family, n, false);
+    plan->parts_are_alike = are_alike(plan->parts, plan->unaligned_parts);
+    const size_t lists = plan->parts.size() + (plan->parts_are_alike ? 0 : plan->unaligned_parts.size());
+    const auto lay_out = [&](std::vector<PlanPart>& parts, size_t first) {
+      for (size_t i = 0; i < parts.size(); ++i) {
+        parts[i].list_offset = (first + i) * list_bytes(n);
+        set_part_split(parts[i], args, n, chip, lists * list_bytes(n));
+      }
+    };
+    lay_out(plan->parts, 0);
+    lay_out(plan->unaligned_parts, plan->parts_are_alike ? 0 : plan->parts.size());
   }
   for (const auto* parts : {&plan->parts, &plan->unaligned_parts})
     for (const PlanPart& part : *parts) plan->workspace = std::max(plan->workspace, part.workspace_bytes);

@@ -19,7 +19,7 @@ struct PlanPart {
   SplitRule split{};
   int64_t max_items = 0;
   bool reduces = false;
-  // In the workspace: work lists of all parts, then partial results, whose place the parts use in turn.
+  // In the workspace: work lists of all parts of both kinds, then partial results, whose place the parts use in turn.
   size_t list_offset = 0, partial_out_offset = 0, partial_lse_offset = 0, workspace_bytes = 0;
 };
 
@@ -31,7 +31,9 @@ class HipAttentionPlan final : public AttentionPlan {
   AttentionPlanArgs args;  // without its spans
   int32_t num_tokens = 0, num_requests = 0;
   std::vector<PlanPart> parts;
-  std::vector<PlanPart> unaligned_parts;  // when tensors turn out not to be aligned for the vector loads of `parts`
+  // When tensors turn out not to be aligned for the vector loads of `parts`. Where they are the same their lists are.
+  std::vector<PlanPart> unaligned_parts;
+  bool parts_are_alike = false;
   size_t workspace = 0;
   std::string text;
 };

@@ -71,6 +71,18 @@ PlanWorkParams::Part list_of(const PlanPart& part, const AttentionParams& p, cha
   return list;
 }
 
+// The lists of all parts, of both kinds: the next layer's tensors may be of the other.
+Status plan_lists(const HipAttentionPlan& plan, const AttentionParams& p, char* workspace, const ChipLimits& chip,
+                  Launcher& launcher, Stream stream) {
+  PlanWorkParams lists{};
+  lists.attention = p;
+  int64_t count = 0;
+  for (const PlanPart& part : plan.parts) lists.parts[count++] = list_of(part, p, workspace, chip);
+  if (!plan.parts_are_alike)
+    for (const PlanPart& part : plan.unaligned_parts) lists.parts[count++] = list_of(part, p, workspace, chip);
+  return launcher.launch("sextant_plan_work", count, lists, stream);
+}
+
 }  // namespace
 
 Status run_attention(const HipAttentionPlan& plan, const AttentionArgs& args, const ChipLimits& chip,
@@ -85,16 +97,12 @@ Status run_attention(const HipAttentionPlan& plan, const AttentionArgs& args, co
   for (const PlanPart& part : plan.parts)
     if (!suits_tuned(part, p)) parts = &plan.unaligned_parts;
   auto* workspace = static_cast<char*>(args.workspace);
-  PlanWorkParams lists{};
-  lists.attention = p;
-  for (size_t i = 0; i < parts->size(); ++i) lists.parts[i] = list_of((*parts)[i], p, workspace, chip);
-  SEXTANT_RETURN_IF_ERROR(launcher.launch("sextant_plan_work", static_cast<int64_t>(parts->size()), lists, stream));
-  for (size_t i = 0; i < parts->size(); ++i) {
-    const PlanPart& part = (*parts)[i];
+  if (!args.next_layer) SEXTANT_RETURN_IF_ERROR(plan_lists(plan, p, workspace, chip, launcher, stream));
+  for (const PlanPart& part : *parts) {
     p.min_query_len = part.min_query_len;
     p.max_query_len = part.max_query_len;
     p.split = part.split;
-    p.work = lists.parts[i].work;
+    p.work = list_of(part, p, workspace, chip).work;
     p.partial_out = reinterpret_cast<float*>(workspace + part.partial_out_offset);
     p.partial_lse = reinterpret_cast<float*>(workspace + part.partial_lse_offset);
     SEXTANT_RETURN_IF_ERROR(launcher.launch(part.kernel, part.max_items, p, stream, part.threads));

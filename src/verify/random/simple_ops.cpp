@@ -255,8 +255,10 @@ Result<std::string> gather_cache(Device& device, const Ops& ops, Dice& dice, int
     lens.push_back(static_cast<int32_t>(dice.between(starts[b + 1] - starts[b], columns * bs)));
   const int64_t rows = starts.back() + dice.between(0, 3);
   if (rows == 0) return std::string();
-  Tensor k = make_tensor(dice, wide, {rows, c.spec.num_kv_heads, c.spec.head_dim});
-  Tensor v = make_tensor(dice, wide, {rows, c.spec.num_kv_heads, c.spec.head_dim_v});
+  // Rows need not have the cache's type, whatever that is.
+  const DType type = dice.one_in(3) ? dice.one_of({DType::kF32, DType::kF16, DType::kBF16}) : wide;
+  Tensor k = make_tensor(dice, type, {rows, c.spec.num_kv_heads, c.spec.head_dim});
+  Tensor v = make_tensor(dice, type, {rows, c.spec.num_kv_heads, c.spec.head_dim_v});
   SEXTANT_RETURN_IF_ERROR(k.upload(device));
   SEXTANT_RETURN_IF_ERROR(v.upload(device));
   ASSIGN(block_table, put(device, table));

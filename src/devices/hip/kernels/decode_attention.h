@@ -11,7 +11,7 @@
 //               CU, so 128 KiB (64). No wait lets all of it run dry
 //   block ids   tiles start on multiples of 16 keys, and blocks hold such: two ids a tile, scalar, asked for a tile
 //               before their keys
-//   softmax     the maximum is raised only when it grows by more than 8 (log2); without that no word between lanes
+//   softmax     the maximum is raised only when it grows by more than 8 (fp16: 4; log2); else no word between lanes
 //
 // Keys outside the partition come as zeros. Partitions of single queries need no masks but at their ends.
 #pragma once
@@ -275,8 +275,8 @@ SEXTANT_DEVICE void decode_attention(const AttentionParams& p) {
   const DecodePlace<T, D, kTokens> place = decode_place<T, D, kFp8, kTokens>(p, item);
   // Keys that all rows see.
   const Request& r = item.request;
-  const int32_t all_first = first_seen(p.reach, r.context_len + (row0 + kDecodeRows - 1) / p.group_size, item.key_lo);
-  const int32_t all_end = end_seen(p.reach, r.context_len + row0 / p.group_size, item.key_hi);
+  const int32_t all_first = first_seen(p.reach, r.context_len + query_of(p, row0 + kDecodeRows - 1), item.key_lo);
+  const int32_t all_end = end_seen(p.reach, r.context_len + query_of(p, row0), item.key_hi);
   constexpr int kStride = kDecodeKeys * kDecodeWaves;
   int32_t key0 = (item.key_lo < item.key_hi ? item.key_lo & ~15 : item.key_hi) + kDecodeKeys * wave_index();
   DecodeIds ids = decode_ids(p, item, place, key0);
@@ -295,18 +295,21 @@ SEXTANT_DEVICE void decode_attention(const AttentionParams& p) {
     }
     const bool edge = at < item.key_lo || at + kDecodeKeys > item.key_hi;
     finish_scores<2>(item, rule, row, at, item.key_hi, at < all_first || at + kDecodeKeys > all_end, s);
-    exponentiate_seldom_raised<2>(row, s, o);
+    exponentiate_seldom_raised<T, 2>(row, s, o);
     multiply_decode_values<T, D, kFp8, kTokens>(item, at, edge, tile, s, o);
   };
   if (key0 < item.key_hi) {
     Tile one, other;
     load(std::true_type{}, key0, one);
-    for (; key0 < item.key_hi; key0 += 2 * kStride) {
+    // Pairs, and then what is left: a turn without its second tile would be a way on which loads of the turn before are
+    // still to be waited for.
+    for (; key0 + kStride < item.key_hi; key0 += 2 * kStride) {
       load(std::false_type{}, key0 + kStride, other);
       multiply_tile(key0, one);
       load(std::false_type{}, key0 + 2 * kStride, one);
-      if (key0 + kStride < item.key_hi) multiply_tile(key0 + kStride, other);
+      multiply_tile(key0 + kStride, other);
     }
+    if (key0 < item.key_hi) multiply_tile(key0, one);
   }
   join_waves(row, o, shared);
   if (wave_index() > 0 || !row.valid) return;

@@ -24,42 +24,35 @@ struct GemmOperand {
   const T* data;
   int64_t line_stride, k_stride, lines, k_end, line0;
   GemmOrder order;
+  // Of this thread's elements: the first, and lines from one to the next. Numbers and not branches, which would give
+  // each order its own waits.
+  int32_t first_line, first_k, line_step;
 
   // This thread's elements of [line0, line0 + 64) x [k0, k0 + 32); zeros outside.
   SEXTANT_DEVICE_MEMBER Fragment<T> fetch(int64_t k0) const {
     Fragment<T> x = zero_fragment<T>();
-    const int i = thread_index();
-    if (order == GemmOrder::kAlongK) {
-      const int64_t line = line0 + i / 4, k = k0 + i % 4 * 8;
-      if (line < lines && k < k_end) x = load_fragment<T>(data + line * line_stride + k);
-    } else if (order == GemmOrder::kAlongLines) {
-      const int64_t line = line0 + i % 8 * 8, k = k0 + i / 8;
-      if (line < lines && k < k_end) x = load_fragment<T>(data + k * k_stride + line);
-    } else {
-      SEXTANT_UNROLL
-      for (int e = 0; e < 8; ++e) {
-        const int unit = i + e * kGemmThreads;
-        const int64_t line = line0 + unit / kGemmStep, k = k0 + unit % kGemmStep;
-        if (line < lines && k < k_end) set_element(x, e, data[line * line_stride + k * k_stride]);
-      }
+    const int64_t line = line0 + first_line, k = k0 + first_k;
+    if (k >= k_end) return x;
+    const T* from = data + line * line_stride + k * k_stride;
+    if (order != GemmOrder::kScattered) {
+      if (line < lines) x = load_fragment<T>(from);
+      return x;
     }
+    SEXTANT_UNROLL
+    for (int e = 0; e < 8; ++e)
+      if (line + e * line_step < lines) set_element(x, e, from[e * line_step * line_stride]);
     return x;
   }
   // To the tile [64 lines][32 k].
   SEXTANT_DEVICE_MEMBER void put(const Fragment<T>& x, T* tile) const {
     constexpr int kStride = GemmShape<T>::kStride;
-    const int i = thread_index();
+    T* to = tile + first_line * kStride + first_k;
     if (order == GemmOrder::kAlongK) {
-      store_fragment<T>(tile + i / 4 * kStride + i % 4 * 8, x);
+      store_fragment<T>(to, x);
       return;
     }
     SEXTANT_UNROLL
-    for (int e = 0; e < 8; ++e) {
-      const int unit = i + e * kGemmThreads;
-      const int line = order == GemmOrder::kAlongLines ? i % 8 * 8 + e : unit / kGemmStep;
-      const int k = order == GemmOrder::kAlongLines ? i / 8 : unit % kGemmStep;
-      tile[line * kStride + k] = get_element(x, e);
-    }
+    for (int e = 0; e < 8; ++e) to[e * line_step * kStride] = get_element(x, e);
   }
 
  private:
@@ -84,7 +77,22 @@ SEXTANT_DEVICE GemmOperand<T> gemm_operand(const Tensor3& t, int64_t base, int64
   GemmOrder order = GemmOrder::kScattered;
   if (t.aligned != 0 && k_stride == 1) order = GemmOrder::kAlongK;
   if (t.aligned != 0 && k_stride != 1 && line_stride == 1) order = GemmOrder::kAlongLines;
-  return {static_cast<const T*>(t.data) + base, line_stride, k_stride, lines, k_end, line0, order};
+  const bool along_k = order == GemmOrder::kAlongK, along_lines = order == GemmOrder::kAlongLines;
+  const int i = thread_index();
+  return {static_cast<const T*>(t.data) + base,
+          line_stride,
+          k_stride,
+          lines,
+          k_end,
+          line0,
+          order,
+          along_k       ? i / 4
+          : along_lines ? i % 8 * 8
+                        : i / kGemmStep,
+          along_k       ? i % 4 * 8
+          : along_lines ? i / 8
+                        : i % kGemmStep,
+          along_lines ? 1 : kGemmThreads / kGemmStep};
 }
 
 template <class T>

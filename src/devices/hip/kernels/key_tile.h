@@ -9,29 +9,35 @@ namespace sextant::hip {
 // What is read as keys or values: `kLatents` are one tensor for both, in a cache whose scale is not theirs to apply.
 enum class Staged { kKeys, kValues, kLatents };
 
+// Eight elements of the cache, one by one: element i lies at index_of(i).
+template <class T, class IndexOf>
+SEXTANT_DEVICE Fragment<T> load_by_element(const AttentionParams& p, const void* cache, float scale,
+                                           const IndexOf& index_of) {
+  Floats8 v = {};
+  SEXTANT_KEEP_LOOP
+  for (int i = 0; i < 8; ++i) {
+    const int64_t index = index_of(i);
+    const float x = scale * (is_8_bit(p.cache_format) ? load_byte_element(p.cache_format, cache, index)
+                                                      : load_wide_element(TypeTraits<T>::kFormat, cache, index));
+    SEXTANT_UNROLL
+    for (int j = 0; j < 8; ++j)
+      if (j == i) v.x[j] = x;  // registers have no address
+  }
+  return make_fragment<T>(v);
+}
+
 // Eight dims [d, d + 8) of one latent row. Rows and dims lie at one stride each.
 template <class T>
 SEXTANT_DEVICE Fragment<T> load_latent_chunk(const AttentionParams& p, const Request& r, int32_t position, int32_t d) {
   const BlockToken at = find_token(p, r, position);
   const Addressing& rule = p.k_addr;
   const int64_t row = at.block * rule.block_stride + at.token * rule.token_outer_stride;
-  const bool is_fp8 = is_8_bit(p.cache_format);
   if (p.k_chunk_stride > 0) {
-    if (!is_fp8) return load_fragment<T>(static_cast<const T*>(p.cache_k) + row + d);
+    if (!is_8_bit(p.cache_format)) return load_fragment<T>(static_cast<const T*>(p.cache_k) + row + d);
     const auto* bytes = static_cast<const uint8_t*>(p.cache_k) + row + d;
     return make_fragment<T>(unpack_fp8(p.cache_format, *reinterpret_cast<const u32x2*>(bytes)));
   }
-  Floats8 v = {};
-  SEXTANT_KEEP_LOOP
-  for (int i = 0; i < 8; ++i) {
-    const int64_t index = row + (d + i) * rule.dim_outer_stride;
-    const float x = is_fp8 ? load_byte_element(p.cache_format, p.cache_k, index)
-                           : load_wide_element(TypeTraits<T>::kFormat, p.cache_k, index);
-    SEXTANT_UNROLL
-    for (int j = 0; j < 8; ++j)
-      if (j == i) v.x[j] = x;  // registers have no address
-  }
-  return make_fragment<T>(v);
+  return load_by_element<T>(p, p.cache_k, 1.0f, [&](int i) { return row + (d + i) * rule.dim_outer_stride; });
 }
 
 // Eight dims [d, d + 8) of one token; zeros past the head size. Padding keeps NaN in unwritten memory out of products.
@@ -60,18 +66,8 @@ SEXTANT_DEVICE Fragment<T> load_key_chunk(const AttentionParams& p, const Reques
     for (int i = 0; i < 8; ++i) v.x[i] *= scale;
     return make_fragment<T>(v);
   }
-  Floats8 v = {};
   scale *= token_scale(kValues ? p.v_token_scales : p.k_token_scales, at.block, at.token, kv_head);
-  SEXTANT_KEEP_LOOP
-  for (int i = 0; i < 8; ++i) {
-    const int64_t index = row + dim_offset(rule, d + i);
-    const float x = scale * (is_8_bit(p.cache_format) ? load_byte_element(p.cache_format, cache, index)
-                                                      : load_wide_element(TypeTraits<T>::kFormat, cache, index));
-    SEXTANT_UNROLL
-    for (int j = 0; j < 8; ++j)
-      if (j == i) v.x[j] = x;  // registers have no address
-  }
-  return make_fragment<T>(v);
+  return load_by_element<T>(p, cache, scale, [&](int i) { return row + dim_offset(rule, d + i); });
 }
 
 // Tile [kKeys][kDim] with rows of kStride elements, from `dim0` on; dims beyond the head size and positions from `end`
@@ -79,11 +75,14 @@ SEXTANT_DEVICE Fragment<T> load_key_chunk(const AttentionParams& p, const Reques
 template <class T, Staged kStaged, int kKeys, int kDim, int kStride, int kThreads>
 SEXTANT_DEVICE void stage_tile(const AttentionParams& p, const Request& r, int32_t kv_head, int32_t key0, int32_t end,
                                int dim0, float scale, T* tile) {
-  constexpr int kChunks = kDim / 8;
+  constexpr int kChunks = kDim / 8, kTurns = kKeys * kChunks / kThreads, kLeft = kKeys * kChunks % kThreads;
   constexpr bool kValues = kStaged == Staged::kValues;
   const int head_dim = kValues ? p.head_dim_v : p.head_dim;
-  for (int i = thread_index(); i < kKeys * kChunks; i += kThreads) {
-    const int row = i / kChunks, d = i % kChunks * 8;
+  // Turns in which all threads have a chunk are counted, so that no path goes past them.
+  SEXTANT_KEEP_LOOP
+  for (int turn = 0; turn < kTurns + (kLeft > 0 ? 1 : 0); ++turn) {
+    const int i = thread_index() + turn * kThreads, row = i / kChunks, d = i % kChunks * 8;
+    if (kLeft > 0 && i >= kKeys * kChunks) break;
     Fragment<T> x = zero_fragment<T>();
     if (key0 + row < end && dim0 + d < head_dim) {
       if constexpr (kStaged == Staged::kLatents) {
@@ -98,8 +97,8 @@ SEXTANT_DEVICE void stage_tile(const AttentionParams& p, const Request& r, int32
 
 template <class T>
 SEXTANT_DEVICE const T* query_row(const AttentionParams& p, const WorkItem& item, int32_t row) {
-  const int32_t token = item.request.query_start + row / p.group_size;
-  const int32_t head = item.kv_head * p.group_size + row % p.group_size;
+  const int32_t token = item.request.query_start + query_of(p, row);
+  const int32_t head = head_of(p, item.kv_head, row);
   return static_cast<const T*>(p.q) + token * p.q_token_stride + head * p.q_head_stride;
 }
 

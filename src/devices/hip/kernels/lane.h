@@ -227,6 +227,7 @@ inline f32x16 mfma_32x32x16(f16, u32x4 a, u32x4 b, f32x16 c) {
 
 #endif
 
+SEXTANT_DEVICE float uniform(float x) { return bit_cast<float>(uniform(bit_cast<int>(x))); }
 SEXTANT_DEVICE int lane_index() { return thread_index() & (kWaveSize - 1); }
 SEXTANT_DEVICE int wave_index() { return uniform(thread_index() / kWaveSize); }
 

@@ -35,13 +35,26 @@ SEXTANT_DEVICE Words load_words(const Window& w, uint32_t at, int32_t step) {
 }
 
 // Hints for the order of instructions; kinds are those of sched_group_barrier.
-constexpr int kMatrixGroup = 0x8, kVectorGroup = 0x2, kSharedReadGroup = 0x100, kSharedWriteGroup = 0x200;
+constexpr int kMatrixGroup = 0x8, kVectorGroup = 0x2, kScalarGroup = 0x4, kSharedReadGroup = 0x100,
+              kSharedWriteGroup = 0x200;
 template <int kKind, int kCount>
 SEXTANT_DEVICE void order_next() {
   __builtin_amdgcn_sched_group_barrier(kKind, kCount, 0);
 }
 // In a branch: it stays one, instead of selects in the way of those that pass by.
 SEXTANT_DEVICE void seldom() { asm volatile(""); }
+// `x`; what is made of it is made anew here, and not kept in registers through a loop.
+SEXTANT_DEVICE int made_here(int x) {  // the same in all lanes
+  x = uniform(x);
+  asm volatile("" : "+s"(x));
+  return x;
+}
+SEXTANT_DEVICE float made_here(float x) { return bit_cast<float>(made_here(bit_cast<int>(x))); }
+template <class X>
+SEXTANT_DEVICE X made_here_by_lane(X x) {
+  asm volatile("" : "+v"(x));
+  return x;
+}
 // Nothing moves past this.
 SEXTANT_DEVICE void order_fence() { __builtin_amdgcn_sched_barrier(0); }
 
@@ -93,11 +106,17 @@ inline Words load_words(const Window& w, uint32_t at, int32_t step) {
   if (at < w.bytes) std::memcpy(&words, w.base + at + step, sizeof(words));
   return words;
 }
-constexpr int kMatrixGroup = 0, kVectorGroup = 0, kSharedReadGroup = 0, kSharedWriteGroup = 0;
+constexpr int kMatrixGroup = 0, kVectorGroup = 0, kScalarGroup = 0, kSharedReadGroup = 0, kSharedWriteGroup = 0;
 template <int kKind, int kCount>
 inline void order_next() {}
 inline void order_fence() {}
 inline void seldom() {}
+inline int made_here(int x) { return x; }
+inline float made_here(float x) { return x; }
+template <class X>
+inline X made_here_by_lane(X x) {
+  return x;
+}
 inline void load_to_shared(const Window& w, uint32_t at, int32_t step, char* to) {
   const auto words = load_words<u32x4>(w, at, step);
   std::memcpy(to + lane_index() * 16, &words, sizeof(words));

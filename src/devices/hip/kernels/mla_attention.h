@@ -88,7 +88,7 @@ SEXTANT_DEVICE Fragment<T> mla_softmax(const WorkItem& item, const ScoreRule& ru
                                               16 * t + 4 * (lane / 16));
   }
   finish_scores<S::kSubtiles>(item, rule, row, key0, item.key_hi, masked, s);
-  exponentiate_seldom_raised<S::kSubtiles>(row, s, o);
+  exponentiate_seldom_raised<T, S::kSubtiles>(row, s, o);
   Floats8 weights = {};
   SEXTANT_UNROLL
   for (int e = 0; e < 4 * S::kSubtiles; ++e) weights.x[e] = s[e / 4][e % 4];
@@ -130,8 +130,8 @@ SEXTANT_DEVICE void mla_attention(const AttentionParams& p) {
   f32x4 o[kRowTiles][2][4] = {};
   // Keys that all rows see.
   const Request& r = item.request;
-  const int32_t all_first = first_seen(p.reach, r.context_len + (row0 + S::kRows - 1) / p.group_size, item.key_lo);
-  const int32_t all_end = end_seen(p.reach, r.context_len + row0 / p.group_size, item.key_hi);
+  const int32_t all_first = first_seen(p.reach, r.context_len + query_of(p, row0 + S::kRows - 1), item.key_lo);
+  const int32_t all_end = end_seen(p.reach, r.context_len + query_of(p, row0), item.key_hi);
   const auto multiply_tile = [&](int32_t key0, const T* tile) {
     mla_scores<T, S>(tile, q, steps, scores);
     barrier();

@@ -20,7 +20,8 @@ struct Addressing {
   int32_t token_tile, dim_tile;
 };
 
-// Division of a position by the block size: high half of 2 n * factor, shifted right. Exact for 0 <= n < 2^31.
+// Division of a position by the block size, of a row by the group size: high half of 2 n * factor, shifted right. Exact
+// for 0 <= n < 2^31.
 struct BlockDivisor {
   uint32_t factor, shift;
 };
@@ -96,6 +97,7 @@ struct AttentionParams {
   const float* alibi_slopes;  // [Hq]
 
   int32_t num_requests, num_heads, num_kv_heads, group_size;
+  BlockDivisor group_divisor;  // by group_size
   int32_t head_dim, head_dim_v;
   float softmax_scale, soft_cap;
   KeyReach reach;              // of a query without a span
@@ -120,8 +122,9 @@ struct PlanWorkParams {
     SplitRule split;
     WorkList work;
   };
-  static constexpr int kMostParts = 2;  // short queries, and the others
-  AttentionParams attention;            // without what the parts say
+  // Short queries, and the others; and those for tensors that are not aligned, which a later layer may bring.
+  static constexpr int kMostParts = 4;
+  AttentionParams attention;  // without what the parts say
   Part parts[kMostParts];
 };
 

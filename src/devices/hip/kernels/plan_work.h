@@ -79,8 +79,8 @@ SEXTANT_DEVICE void reduce_partials(const AttentionParams& p) {
     for (int i = lane; i < item.parts; i += kWaveSize) top = max(top, p.partial_lse[first + i * p.work.rows]);
     SEXTANT_UNROLL
     for (int mask = 1; mask < kWaveSize; mask *= 2) top = max(top, shuffle_xor(top, mask));
-    const int32_t token = item.request.query_start + row / p.group_size;
-    const int32_t head = item.kv_head * p.group_size + row % p.group_size;
+    const int32_t token = item.request.query_start + query_of(p, row);
+    const int32_t head = head_of(p, item.kv_head, row);
     float denominator = 0;
     if (p.sinks != nullptr) {
       top = max(top, p.sinks[head]);

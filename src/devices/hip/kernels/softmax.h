@@ -27,7 +27,7 @@ SEXTANT_DEVICE ScoreRule make_score_rule(const AttentionParams& p, float k_scale
 // 1 - 2 / (e^2x + 1): absolute error near 1e-7, and the score is a sum to which only that matters.
 SEXTANT_DEVICE float tanh(float x) { return 1.0f - 2.0f * reciprocal(exp2(2.0f * kLog2E * x) + 1.0f); }
 
-// What a finished row needs: `max` in log2 units (-inf: nothing visible), `sum` of 2^(score - max).
+// What a finished row needs: `max` in log2 units (-inf: nothing visible; else any reference), `sum` of 2^(score - max).
 // The sink joins the denominator here and only here.
 struct RowEnd {
   float weight;  // the accumulated row times this is the result
@@ -52,19 +52,18 @@ struct RowState {
   bool valid;
   int32_t first, end;  // keys that it sees
   float slope;         // ALiBi, log2 units
-  float max, sum;      // `sum` is this lane's share
+  float max, sum;      // SeldomRaised, AlwaysRaised; `sum` is this lane's share
 };
 SEXTANT_DEVICE RowState make_row(const AttentionParams& p, const WorkItem& item, int32_t row) {
   const Request& r = item.request;
   RowState s;
   s.row = row;
   s.valid = row < r.query_len * p.group_size;
-  const SeenKeys seen = seen_keys(p, r, row / p.group_size, item.key_lo, item.key_hi);
+  const SeenKeys seen = seen_keys(p, r, query_of(p, row), item.key_lo, item.key_hi);
   s.first = seen.first;
   s.end = seen.end;
   s.slope = 0;
-  if (p.alibi_slopes != nullptr && s.valid)
-    s.slope = p.alibi_slopes[item.kv_head * p.group_size + row % p.group_size] * kLog2E;
+  if (p.alibi_slopes != nullptr && s.valid) s.slope = p.alibi_slopes[head_of(p, item.kv_head, row)] * kLog2E;
   s.max = kNegInf;
   s.sum = 0;
   return s;
@@ -100,11 +99,32 @@ SEXTANT_DEVICE void finish_scores(const WorkItem& item, const ScoreRule& rule, c
   }
 }
 
-// Scores to probabilities 2^(score - max). Gives the factor by which what was summed before must shrink. The maximum is
-// only raised when a score exceeds it by more than `slack`: with slack 8 most tiles leave the accumulators alone, and
-// probabilities stay below 2^8.
-template <int kSubtiles>
-SEXTANT_DEVICE float exponentiate(RowState& row, float slack, f32x4 (&s)[kSubtiles]) {
+// Where probabilities of operand type T lie. A row's `max` is `shift` below the largest score that it was raised to,
+// and is raised anew when a score exceeds that by more than `slack`: most tiles then leave the accumulators alone.
+//
+// In fp16 a probability below 2^-14 is a subnormal, which MI200's matrix unit takes for zero, and below 2^-25 nothing
+// anywhere. So the largest are 2^15, which the type just holds: 2^-14 is then 2^-25 of the row's largest or less.
+template <class T>
+struct SeldomRaised {
+  static constexpr float kShift = 0, kMost = 8;  // kMost: shift + slack, log2 of the largest probability
+};
+template <>
+struct SeldomRaised<f16> {
+  static constexpr float kShift = 11, kMost = 15;
+};
+template <class T>
+struct AlwaysRaised {
+  static constexpr float kShift = 0, kMost = 0;
+};
+template <>
+struct AlwaysRaised<f16> {
+  static constexpr float kShift = 15, kMost = 15;
+};
+
+// Scores to probabilities 2^(score - max). Gives the factor by which what was summed before must shrink.
+template <class T, int kSubtiles>
+SEXTANT_DEVICE float exponentiate(RowState& row, f32x4 (&s)[kSubtiles]) {
+  using Range = AlwaysRaised<T>;
   float top = s[0][0];
   SEXTANT_UNROLL
   for (int t = 0; t < kSubtiles; ++t) {
@@ -113,8 +133,8 @@ SEXTANT_DEVICE float exponentiate(RowState& row, float slack, f32x4 (&s)[kSubtil
   }
   top = max(top, shuffle_xor(top, 16));
   top = max(top, shuffle_xor(top, 32));
-  const bool grows = top > row.max + slack;
-  const float next = grows ? top : row.max;
+  const bool grows = top > row.max + Range::kMost;
+  const float next = grows ? top - Range::kShift : row.max;
   const float base = next == kNegInf ? 0.0f : next;
   const float factor = grows ? exp2(row.max - base) : 1.0f;
   float sum = 0;
@@ -130,20 +150,21 @@ SEXTANT_DEVICE float exponentiate(RowState& row, float slack, f32x4 (&s)[kSubtil
   row.max = next;
   return factor;
 }
-// The same with slack 8 and O scaled on the spot, for kernels in which a row's four lanes agree on its maximum: where
-// no score exceeds it by more than the slack, no word goes between lanes.
-template <int kSubtiles, int kColumns>
+// The same, seldom raised and with O scaled on the spot, for kernels in which a row's four lanes agree on its maximum:
+// where no score exceeds it by more than the slack, no word goes between lanes.
+template <class T, int kSubtiles, int kColumns>
 SEXTANT_DEVICE void exponentiate_seldom_raised(RowState& row, f32x4 (&s)[kSubtiles], f32x4 (&o)[kColumns][4]) {
+  using Range = SeldomRaised<T>;
   float top = kNegInf;
   SEXTANT_UNROLL
   for (int t = 0; t < kSubtiles; ++t) {
     SEXTANT_UNROLL
     for (int e = 0; e < 4; ++e) top = max_of(top, s[t][e]);
   }
-  if (__builtin_expect(ballot(top > row.max + 8.0f) != 0, 0)) {
+  if (__builtin_expect(ballot(top > row.max + Range::kMost) != 0, 0)) {
     top = max_of(top, shuffle_xor(top, 16));
     top = max_of(top, shuffle_xor(top, 32));
-    if (!(top > row.max + 8.0f)) top = row.max;
+    top = top > row.max + Range::kMost ? top - Range::kShift : row.max;
     const float factor = exp2(row.max - (top == kNegInf ? 0.0f : top));
     row.max = top;
     row.sum *= factor;
@@ -180,8 +201,8 @@ struct RowTarget {
 // `tile_row`: row in the tile. Writes the LSE when `writes_lse`.
 SEXTANT_DEVICE RowTarget end_row(const AttentionParams& p, const WorkItem& item, int32_t row, int32_t tile_row,
                                  float row_max, float sum, float v_scale, bool writes_lse) {
-  const int32_t token = item.request.query_start + row / p.group_size;
-  const int32_t head = item.kv_head * p.group_size + row % p.group_size;
+  const int32_t token = item.request.query_start + query_of(p, row);
+  const int32_t head = head_of(p, item.kv_head, row);
   const bool final = item.parts == 1;
   const RowEnd end = finish_row(row_max, sum, v_scale, final ? p.sinks : nullptr, head);
   if (final) {

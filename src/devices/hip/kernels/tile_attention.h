@@ -89,8 +89,8 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
   if (Shape::kKeepsQuery) load_query<T, false>(p, item, row.row, row.valid, 0, q);
 
   // Keys that some row of the tile may see.
-  const int32_t last_query = (min(row0 + kTileRows, num_rows) - 1) / p.group_size;
-  const int32_t begin = seen_keys(p, r, row0 / p.group_size, item.key_lo, item.key_hi).first;
+  const int32_t last_query = query_of(p, min(row0 + kTileRows, num_rows) - 1);
+  const int32_t begin = seen_keys(p, r, query_of(p, row0), item.key_lo, item.key_hi).first;
   const int32_t end = seen_keys(p, r, last_query, item.key_lo, item.key_hi).end;
 
   // Scales of a pure cache fold into the softmax scale and the row's weight; mixed origins are scaled on the way in.
@@ -119,7 +119,7 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
     }
     if (has_rows) {
       finish_scores<2>(item, rule, row, key0, end, true, s);
-      scale_output(exponentiate<2>(row, 0.0f, s), o);
+      scale_output(exponentiate<T, 2>(row, s), o);
     }
     SEXTANT_UNROLL
     for (int d = 0; d < DV; d += Shape::kValueDims) {

@@ -2,6 +2,7 @@
 // captured graph stays right when lengths and block tables change.
 #pragma once
 
+#include "devices/hip/kernels/block_divisor.h"
 #include "devices/hip/kernels/formats.h"
 #include "sextant/attention_mask.h"
 
@@ -74,7 +75,13 @@ SEXTANT_DEVICE Request load_request(const AttentionParams& p, int b) {
   return r;
 }
 
-// Row tiles of a request: row r is query r / G, head r % G of the KV head's group.
+// Row r of a request is query r / G, head r % G of the KV head's group.
+SEXTANT_DEVICE int32_t query_of(const AttentionParams& p, int32_t row) {
+  return static_cast<int32_t>(block_of(p.group_divisor, row));
+}
+SEXTANT_DEVICE int32_t head_of(const AttentionParams& p, int32_t kv_head, int32_t row) {
+  return kv_head * p.group_size + row - query_of(p, row) * p.group_size;
+}
 SEXTANT_DEVICE int32_t row_tiles(const AttentionParams& p, const Request& r) {
   return ceil_div(r.query_len * p.group_size, p.work.rows);
 }
