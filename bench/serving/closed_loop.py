@@ -69,20 +69,31 @@ def percentile(values: "list[float]", share: float) -> "float | None":
     return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else None
 
 
+def first_token_ms(lines: "list[Timeline]", elapsed: float) -> "list[float]":
+    """Time to the first token of every request that was sent. One that has none yet counts with what it has waited:
+    else the median of an engine that answered fewer in its time would be of other requests than that of one that
+    answered more."""
+    return [1e3 * ((line.times[0] if line.times else elapsed) - line.sent) for line in lines]
+
+
 def summary(lines: "list[Timeline]", elapsed: float) -> "dict[str, Any]":
-    """Tokens a second, time to the first token (ms) and time a further token (ms) of requests that got any."""
+    """Tokens a second, time to the first token (ms), and time a further token (ms) of requests that got any."""
     answered = [line for line in lines if line.times]
-    first = [1e3 * (line.times[0] - line.sent) for line in answered]
-    further = [1e3 * (line.times[-1] - line.times[0]) / (len(line.times) - 1) for line in answered if len(line.times) > 1]
+    first = first_token_ms(lines, elapsed)
+    further = [
+        1e3 * (line.times[-1] - line.times[0]) / (len(line.times) - 1) for line in answered if len(line.times) > 1
+    ]
     new = sum(len(line.times) for line in answered)
     return {
         "seconds": elapsed,
         "requests": len(lines),
+        "answered": len(answered),
         "finished": sum(line.finished for line in lines),
         "prompt_tokens": sum(line.prompt_len for line in answered),
         "new_tokens": new,
         "new_tokens_per_s": new / elapsed,
         "tokens_per_s": (new + sum(line.prompt_len for line in answered)) / elapsed,
         "ttft_ms": {"p50": percentile(first, 0.5), "p90": percentile(first, 0.9)},
+        "ttft_first_ms": [round(ms, 3) for ms in first[:32]],  # in the order sent: the same requests for every engine
         "tpot_ms": {"p50": percentile(further, 0.5), "p90": percentile(further, 0.9)},
     }

@@ -40,7 +40,10 @@ LOADS = {
 
 
 def lengths(load: Load, rng: random.Random) -> "tuple[int, int]":
-    """Prompt and new tokens of one request. Mixed: log-normal, near the means of Mooncake's conversation trace (7.6k in, 180 out)."""
+    """Prompt and new tokens of one request.
+
+    Mixed: log-normal, near the means of Mooncake's conversation trace (7.6k in, 180 out).
+    """
     if load.mooncake:
         prompt = int(rng.lognormvariate(8.4, 0.9))
         new = int(rng.lognormvariate(4.9, 0.8))
@@ -50,7 +53,11 @@ def lengths(load: Load, rng: random.Random) -> "tuple[int, int]":
 
 
 def requests(load: Load, vocab: int, seed: int = 0, count: int = 0) -> "list[Request]":
-    """The load's requests. Mixed: half of them go on with an earlier one's prompt, as turns of a conversation do, others share one of four openings."""
+    """The load's requests.
+
+    Mixed: half of them go on with an earlier one's prompt, as turns of a conversation do, others share one of four
+    openings.
+    """
     rng = random.Random(f"{load.name} {seed}")
     ids = lambda n: [rng.randrange(3, vocab) for _ in range(n)]  # noqa: E731
     openings = [ids(512) for _ in range(4)]

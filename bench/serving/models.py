@@ -1,4 +1,5 @@
-"""The models by their published numbers: config.json folders without weights, as vLLM's `--load-format dummy` takes them."""
+"""The models by their published numbers: config.json folders without weights, as vLLM's `--load-format dummy` takes
+them."""
 
 from __future__ import annotations
 

@@ -9,9 +9,23 @@ import closed_loop
 
 # Parts of the names of attention's kernels, the cache write and the merge of partial results included.
 ATTENTION = (
-    "sextant", "flash", "fmha", "attention", "attn", "paged", "mla", "reshape_and_cache", "concat_and_cache", "reduce_segments", "merge_attn",
-    "batch_decode", "batch_prefill", "splitkv", "decode_att", "prepare_varlen",
-)  # fmt: skip
+    "sextant",
+    "flash",
+    "fmha",
+    "attention",
+    "attn",
+    "paged",
+    "mla",
+    "reshape_and_cache",
+    "concat_and_cache",
+    "reduce_segments",
+    "merge_attn",
+    "batch_decode",
+    "batch_prefill",
+    "splitkv",
+    "decode_att",
+    "prepare_varlen",
+)
 
 
 def is_attention(kernel: str) -> bool:
@@ -31,7 +45,9 @@ def measure(engine: Any, vocab: int, name: str, requests: int, context: int, ste
     from torch.profiler import ProfilerActivity, profile
     from vllm import SamplingParams
 
-    params = SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=steps + 2 * requests + 64 if steps else 1, detokenize=False)
+    params = SamplingParams(
+        temperature=0.0, ignore_eos=True, max_tokens=steps + 2 * requests + 64 if steps else 1, detokenize=False
+    )
 
     def send(first: int) -> "list[str]":
         names = [f"p{next(closed_loop._numbers)}" for _ in range(requests)]
@@ -64,13 +80,21 @@ def measure(engine: Any, vocab: int, name: str, requests: int, context: int, ste
         torch.cuda.synchronize()
         wall = time.perf_counter() - began
     closed_loop.drop(engine, names)
-    kernels = {event.key: event.device_time_total / 1e3 for event in recorded.key_averages() if event.device_time_total > 0}
+    kernels = {
+        event.key: event.device_time_total / 1e3 for event in recorded.key_averages() if event.device_time_total > 0
+    }
     attention = sum(ms for key, ms in kernels.items() if is_attention(key))
     largest = sorted(kernels.items(), key=lambda item: -item[1])[:14]
     return {
-        "step": name, "requests": requests, "context": context, "steps": steps or 1, "wall_ms": 1e3 * wall, "kernels_ms": sum(kernels.values()),
-        "attention_ms": attention, "largest": [[key[:100], round(ms, 4), is_attention(key)] for key, ms in largest],
-    }  # fmt: skip
+        "step": name,
+        "requests": requests,
+        "context": context,
+        "steps": steps or 1,
+        "wall_ms": 1e3 * wall,
+        "kernels_ms": sum(kernels.values()),
+        "attention_ms": attention,
+        "largest": [[key[:100], round(ms, 4), is_attention(key)] for key, ms in largest],
+    }
 
 
 def send_and_wait(send: Any, wait: Any, first: int) -> "list[str]":

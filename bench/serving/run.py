@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Serves models by vLLM with each attention backend and compares: outputs first, then tokens a second, latency and attention's share of a step.
+"""Serves models by vLLM with each attention backend and compares.
 
-    python bench/serving/run.py --models llama-3.1-8b --layers 8 --loads decode,prefill --seconds 20 --output serving.json
+Outputs first, then tokens a second, latency and attention's share of a step:
+
+    python bench/serving/run.py --models llama-3.1-8b --layers 8 --loads decode,prefill --seconds 20 --output out.json
 """
 
 from __future__ import annotations
@@ -28,19 +30,35 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = lambda text: [name for name in text.split(",") if name]  # noqa: E731
     parser.add_argument("--models", type=names, default=list(models.MODELS), help=f"of {', '.join(models.MODELS)}")
-    parser.add_argument("--backends", type=names, default=[], help="default: all that fit the model; the first is what others are compared with")
+    parser.add_argument(
+        "--backends",
+        type=names,
+        default=[],
+        help="default: all that fit the model; the first is what others are compared with",
+    )
     parser.add_argument("--kv-cache-dtypes", type=names, default=["auto", "fp8"], help="auto is bf16")
-    parser.add_argument("--loads", type=names, default=list(loads.LOADS), help=f"of {', '.join(loads.LOADS)}; empty: outputs alone")
+    parser.add_argument(
+        "--loads", type=names, default=list(loads.LOADS), help=f"of {', '.join(loads.LOADS)}; empty: outputs alone"
+    )
     parser.add_argument("--layers", type=int, default=0, help="how many of a model's layers; 0: all")
     parser.add_argument("--seconds", type=float, default=60, help="of each load at most")
-    parser.add_argument("--limit", type=float, default=600, help="seconds for one engine, start and all; then it is ended and the next one started")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=600,
+        help="seconds for one engine, start and all; then it is ended and the next one started",
+    )
     parser.add_argument("--max-model-len", type=int, default=0, help="default: what the loads need")
     parser.add_argument("--max-num-seqs", type=int, default=128)
     parser.add_argument("--max-num-batched-tokens", type=int, default=8192)
-    parser.add_argument("--block-size", type=int, default=0, help="tokens a block; default: what vLLM takes for the backend")
+    parser.add_argument(
+        "--block-size", type=int, default=0, help="tokens a block; default: what vLLM takes for the backend"
+    )
     parser.add_argument("--gpu-memory", type=float, default=0.9, help="share of the GPU's memory")
     parser.add_argument("--enforce-eager", action="store_true", help="no CUDA graphs")
-    parser.add_argument("--cudagraph-mode", default="FULL_DECODE_ONLY", help="FULL_DECODE_ONLY or FULL, without compilation")
+    parser.add_argument(
+        "--cudagraph-mode", default="FULL_DECODE_ONLY", help="FULL_DECODE_ONLY or FULL, without compilation"
+    )
     parser.add_argument("--tensor-parallel", "--tensor-parallel-size", type=int, default=1)
     parser.add_argument("--decode-context-parallel", "--decode-context-parallel-size", type=int, default=1)
     parser.add_argument("--no-profile", dest="profile", action="store_false")
@@ -58,12 +76,24 @@ def job_of(options: argparse.Namespace, model: str, dtype: str, backend: str, fo
     longest = max([loads.LOADS[name].max_len for name in options.loads] + [8192])
     longest = min(options.max_model_len or longest, models.MODELS[model]["max_position_embeddings"])
     return {
-        "model": model, "backend": backend, "kv_cache_dtype": dtype, "layers": options.layers, "loads": options.loads, "seconds": options.seconds,
-        "max_model_len": longest, "max_num_seqs": options.max_num_seqs, "max_num_batched_tokens": options.max_num_batched_tokens,
-        "block_size": options.block_size, "gpu_memory": options.gpu_memory, "enforce_eager": options.enforce_eager,
-        "cudagraph_mode": options.cudagraph_mode, "tensor_parallel": options.tensor_parallel,
-        "decode_context_parallel": options.decode_context_parallel, "profile": options.profile, "folder": str(folder),
-    }  # fmt: skip
+        "model": model,
+        "backend": backend,
+        "kv_cache_dtype": dtype,
+        "layers": options.layers,
+        "loads": options.loads,
+        "seconds": options.seconds,
+        "max_model_len": longest,
+        "max_num_seqs": options.max_num_seqs,
+        "max_num_batched_tokens": options.max_num_batched_tokens,
+        "block_size": options.block_size,
+        "gpu_memory": options.gpu_memory,
+        "enforce_eager": options.enforce_eager,
+        "cudagraph_mode": options.cudagraph_mode,
+        "tensor_parallel": options.tensor_parallel,
+        "decode_context_parallel": options.decode_context_parallel,
+        "profile": options.profile,
+        "folder": str(folder),
+    }
 
 
 def run_engine(job: "dict[str, Any]", limit: float, logs: Path) -> "dict[str, Any]":
@@ -71,14 +101,22 @@ def run_engine(job: "dict[str, Any]", limit: float, logs: Path) -> "dict[str, An
     name = f"{job['model']}-{job['kv_cache_dtype']}-{job['backend']}"
     out, log = logs / f"{name}.jsonl", logs / f"{name}.log"
     out.write_text("")
-    defaults = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    defaults = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
     environment = {**defaults, **os.environ, **backends.environment(job["backend"])}
     began, error = time.perf_counter(), None
     with open(log, "w") as file:
         child = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "engine.py"), json.dumps({**job, "output": str(out)})], stdout=file, stderr=file, env=environment,
+            [sys.executable, str(Path(__file__).parent / "engine.py"), json.dumps({**job, "output": str(out)})],
+            stdout=file,
+            stderr=file,
+            env=environment,
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             code = child.wait(limit)
             error = None if code == 0 else f"exit {code}"

@@ -10,9 +10,9 @@ def first(run: "dict[str, Any]", kind: str) -> "dict[str, Any] | None":
 
 
 def compare(reference: "list[dict[str, Any]]", made: "list[dict[str, Any]]") -> "dict[str, Any]":
-    """Greedy tokens against the first backend's: how many prompts agree to the end; where one does not, at which token, and by how much the two
-    candidates were apart for the reference. A gap of a rounding error is a tie, a large one a mistake. drift: of the likeliest token's logprob,
-    as long as the tokens agree."""
+    """Greedy tokens against the first backend's: how many prompts agree to the end; where one does not, at which token,
+    and by how much the two candidates were apart for the reference. A gap of a rounding error is a tie, a large one a
+    mistake. drift: of the likeliest token's logprob, as long as the tokens agree."""
     equal, differing, drift = 0, [], 0.0
     for index, (ours, theirs) in enumerate(zip(made, reference)):
         place = next((i for i, (a, b) in enumerate(zip(ours["tokens"], theirs["tokens"])) if a != b), None)
@@ -22,7 +22,9 @@ def compare(reference: "list[dict[str, Any]]", made: "list[dict[str, Any]]") -> 
             equal += 1
             continue
         top = theirs["top"][place]
-        differing.append({"prompt": index, "prompt_len": theirs["prompt_len"], "token": place, "gap": top[0][0] - top[1][0]})
+        differing.append(
+            {"prompt": index, "prompt_len": theirs["prompt_len"], "token": place, "gap": top[0][0] - top[1][0]}
+        )
     return {"prompts": len(reference), "equal": equal, "drift": drift, "differing": differing}
 
 
@@ -65,18 +67,43 @@ def rows(runs: "list[dict[str, Any]]") -> "list[list[str]]":
     made = []
     for run in runs:
         job, share = run["job"], shares(run)
-        head = [job["model"], "bf16" if job["kv_cache_dtype"] == "auto" else job["kv_cache_dtype"], job["backend"], outputs_text(run.get("compared"))]
+        head = [
+            job["model"],
+            "bf16" if job["kv_cache_dtype"] == "auto" else job["kv_cache_dtype"],
+            job["backend"],
+            outputs_text(run.get("compared")),
+        ]
         attention = "/".join(number(share.get(step)) for step in ("prefill", "decode")) if share else "-"
         measured = [result for result in run["results"] if result["kind"] == "load"]
         for r in measured:
-            made.append([*head, r["load"], number(r["new_tokens_per_s"]), number(r["tokens_per_s"]), number(r["ttft_ms"]["p50"]),
-                         number(r["tpot_ms"]["p50"], ".2f"), attention])  # fmt: skip
+            made.append(
+                [
+                    *head,
+                    r["load"],
+                    number(r["new_tokens_per_s"]),
+                    number(r["tokens_per_s"]),
+                    number(r["ttft_ms"]["p50"]),
+                    number(r["tpot_ms"]["p50"], ".2f"),
+                    attention,
+                ]
+            )
         if not measured:
             made.append([*head, "failed" if run["error"] else "-", "-", "-", "-", "-", attention])
     return made
 
 
-COLUMNS = ["model", "cache", "backend", "outputs", "load", "new tok/s", "all tok/s", "TTFT ms", "TPOT ms", "attention % (prefill/decode)"]
+COLUMNS = [
+    "model",
+    "cache",
+    "backend",
+    "outputs",
+    "load",
+    "new tok/s",
+    "all tok/s",
+    "TTFT ms",
+    "TPOT ms",
+    "attention % (prefill/decode)",
+]
 
 
 def text(runs: "list[dict[str, Any]]") -> str:
@@ -84,4 +111,6 @@ def text(runs: "list[dict[str, Any]]") -> str:
     lines = [COLUMNS, *rows(runs)]
     widths = [max(len(row[i]) for row in lines) for i in range(len(COLUMNS))]
     form = lambda row: "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |"  # noqa: E731
-    return "\n".join([form(COLUMNS), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(form, lines[1:])])
+    return "\n".join(
+        [form(COLUMNS), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(form, lines[1:])]
+    )

@@ -1,5 +1,7 @@
-"""Random weights of a trained model's size. vLLM's own dummy ones lie within 0.001 of 0: every key then weighs the same,
-and no comparison of outputs would see a wrong mask."""
+"""Random weights of a trained model's size.
+
+vLLM's own dummy ones lie within 0.001 of 0: every key then weighs the same, and no comparison of outputs would see a
+wrong mask."""
 
 from __future__ import annotations
 

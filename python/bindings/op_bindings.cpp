@@ -98,6 +98,12 @@ const int32_t* lengths_of(const char* field, const OptionalTensor& tensor, const
   return values;
 }
 
+void check_workspace(const sextant::TensorView& scratch, size_t needed) {
+  if (static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) < needed && needed > 0)
+    raise({StatusCode::kResourceExhausted,
+           "workspace is " + to_string(scratch) + "; allowed: at least " + std::to_string(needed) + " bytes"});
+}
+
 void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor v, OptionalTensor out,
                 OptionalTensor lse, OptionalTensor query_start_loc, OptionalTensor key_start_loc,
                 OptionalTensor seq_lens, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor token_spans,
@@ -125,10 +131,7 @@ void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTens
   check_length("sinks", sinks, plan->num_heads, "num_heads");
   check_length("alibi_slopes", alibi_slopes, plan->num_heads, "num_heads");
   const sextant::TensorView scratch = view_from("workspace", workspace, device);
-  if (static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) < plan->plan->workspace_bytes() &&
-      plan->plan->workspace_bytes() > 0)
-    raise({StatusCode::kResourceExhausted, "workspace is " + to_string(scratch) + "; allowed: at least " +
-                                               std::to_string(plan->plan->workspace_bytes()) + " bytes"});
+  check_workspace(scratch, plan->plan->workspace_bytes());
   args.workspace = scratch.data;
   raise_unless_ok(plan->ops->run_attention(*plan->plan, args, {reinterpret_cast<void*>(stream)}));
 }
@@ -264,6 +267,78 @@ void reshape_and_cache(const String& description, Tensor k, Tensor v, Tensor slo
   raise_unless_ok(ops_of(json, *device).reshape_and_cache(args, {reinterpret_cast<void*>(stream)}));
 }
 
+// Latent decode of queries that are absorbed already.
+struct MlaDecodeHandle {
+  std::shared_ptr<Device> device;
+  const Ops* ops;
+  AttentionPlanPtr plan;
+  KvCacheSpec cache;
+  std::vector<int32_t> query_start_loc, seq_lens;
+  bool lse_out;
+};
+
+HandleTable<MlaDecodeHandle>& mla_decode_plans() {
+  static HandleTable<MlaDecodeHandle> table("mla decode plan");
+  return table;
+}
+
+// {device, device_index, family, spec, cache, options}; lengths on the host. spec: one KV head of rank + rope and rank.
+int64_t mla_decode_make(const String& description, OptionalTensor query_start_loc, OptionalTensor seq_lens) {
+  const Json json = parse_json(description);
+  MlaDecodeHandle handle{};
+  handle.device = device_of(text_field(json, "device", "cpu"), integer_field(json, "device_index", 0));
+  handle.ops = &ops_of(json, *handle.device);
+  const PlanOptions options = options_from(json.value("options", Json::object()));
+  AttentionPlanArgs args;
+  args.op = AttentionOp::kMlaDecode;
+  args.spec = spec_from(json.at("spec"));
+  args.cache = handle.cache = cache_spec_from(json.at("cache"), *handle.device, nullptr);
+  args.query_start_loc = host_array_from<int32_t>("query_start_loc", query_start_loc);
+  args.seq_lens = host_array_from<int32_t>("seq_lens", seq_lens);
+  args.bounds = options.bounds;
+  args.deterministic = options.deterministic;
+  args.lse_out = handle.lse_out = options.lse_out;
+  args.out_dtype = args.spec.dtype;
+  handle.plan = value_or_raise(handle.ops->plan_attention(args));
+  handle.query_start_loc.assign(args.query_start_loc.begin(), args.query_start_loc.end());
+  handle.seq_lens.assign(args.seq_lens.begin(), args.seq_lens.end());
+  return mla_decode_plans().add(std::make_shared<MlaDecodeHandle>(std::move(handle)));
+}
+
+void mla_decode_free(int64_t handle) { mla_decode_plans().remove(handle); }
+int64_t mla_decode_workspace_bytes(int64_t handle) {
+  return static_cast<int64_t>(mla_decode_plans().get(handle)->plan->workspace_bytes());
+}
+
+void mla_decode_run(int64_t handle, OptionalTensor q, OptionalTensor kv_cache, OptionalTensor out, OptionalTensor lse,
+                    OptionalTensor kv_scale, OptionalTensor query_start_loc, OptionalTensor seq_lens,
+                    OptionalTensor block_table, OptionalTensor workspace, int64_t stream) {
+  const auto plan = mla_decode_plans().get(handle);
+  const DeviceInfo& device = plan->device->info();
+  AttentionArgs args;
+  args.q = view_from("q", q, device);
+  args.out = written_view_from("out", out, device);
+  args.lse = written_view_from("lse", lse, device);
+  args.cache = whole_cache(plan->cache, kv_cache, {}, device);
+  args.cache.k_scale = args.cache.v_scale = array_from<float>("kv_scale", kv_scale, device);
+  args.cache.num_scales = num_scales_from(kv_scale, kv_scale, plan->cache);
+  refuse_unplanned("lse", lse, plan->lse_out, "lse_out");
+  args.query_start_loc = lengths_of("query_start_loc", query_start_loc, plan->query_start_loc, device);
+  args.seq_lens = lengths_of("seq_lens", seq_lens, plan->seq_lens, device);
+  const auto requests = static_cast<int64_t>(plan->seq_lens.size());
+  if (block_table.has_value() && block_table.value().ndim() != 2)
+    raise(invalid_argument("block_table has rank " + std::to_string(block_table.value().ndim()) +
+                           "; allowed: 2 ([requests, max_blocks])"));
+  args.block_table = array_from<int32_t>("block_table", block_table, device);
+  args.block_table_stride =
+      block_table.has_value() && block_table.value().ndim() == 2 ? block_table.value().size(1) : 0;
+  check_length("block_table", block_table, requests * args.block_table_stride, "requests * max_blocks");
+  const sextant::TensorView scratch = view_from("workspace", workspace, device);
+  check_workspace(scratch, plan->plan->workspace_bytes());
+  args.workspace = scratch.data;
+  raise_unless_ok(plan->ops->run_attention(*plan->plan, args, {reinterpret_cast<void*>(stream)}));
+}
+
 }  // namespace
 }  // namespace sextant::python
 
@@ -271,6 +346,10 @@ TVM_FFI_DLL_EXPORT_TYPED_FUNC(varlen_make, sextant::python::varlen_make);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(varlen_free, sextant::python::varlen_free);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(varlen_workspace_bytes, sextant::python::varlen_workspace_bytes);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(varlen_run, sextant::python::varlen_run);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(mla_decode_make, sextant::python::mla_decode_make);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(mla_decode_free, sextant::python::mla_decode_free);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(mla_decode_workspace_bytes, sextant::python::mla_decode_workspace_bytes);
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(mla_decode_run, sextant::python::mla_decode_run);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(merge_attn_states, sextant::python::merge_attn_states);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(reshape_and_cache, sextant::python::reshape_and_cache);
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(concat_and_cache_mla, sextant::python::concat_and_cache_mla);

@@ -38,7 +38,7 @@ from sextant.errors import (
     SextantUnavailable,
     SextantUnsupported,
 )
-from sextant.ops import concat_and_cache_mla, copy_blocks, fp8_scale, gather_cache, slot_mapping
+from sextant.ops import MlaDecodePlan, concat_and_cache_mla, copy_blocks, fp8_scale, gather_cache, mla_decode_plan, slot_mapping
 from sextant.paging import BlockAllocator, PagedKVCache, Step
 
 __version__ = "0.1.0"
@@ -48,6 +48,7 @@ __all__ = [
     "BlockAllocator",
     "Candidate",
     "KvCacheSpec",
+    "MlaDecodePlan",
     "PagedKVCache",
     "Plan",
     "Selection",
@@ -69,6 +70,7 @@ __all__ = [
     "gather_cache",
     "get_num_threads",
     "merge_attn_states",
+    "mla_decode_plan",
     "plan",
     "reshape_and_cache",
     "select",

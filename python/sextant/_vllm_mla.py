@@ -12,7 +12,7 @@ from vllm.v1.attention.backend import MLAAttentionImpl
 
 from sextant import _vllm_attention as mha
 from sextant import api
-from sextant._vllm_step import Features
+from sextant._vllm_step import Features, dcp_ranks
 from sextant.torch import dtype_name
 
 
@@ -48,8 +48,8 @@ class Impl(MLAAttentionImpl):
         for name, value in (("alibi_slopes", alibi_slopes), ("kv_sharing_target_layer_name", kv_sharing_target_layer_name), ("indexer", indexer)):
             if value is not None:
                 raise NotImplementedError(f"{name} is {value}; Sextant's MLA backends in vLLM allow None")
-        if self.total_cp_world_size > 1:
-            raise NotImplementedError(f"context parallelism runs over {self.total_cp_world_size} ranks; Sextant's MLA backends in vLLM allow 1")
+        if self.total_cp_world_size > 1:  # over decodes alone: _vllm_dcp's class
+            raise NotImplementedError(f"prefill-context parallelism runs over {self.total_cp_world_size} ranks; Sextant's MLA backends in vLLM allow 1")
         self.num_heads, self.head_size, self.scale, self.num_kv_heads = num_heads, head_size, float(scale), num_kv_heads
         self.kv_lora_rank, self.qk_nope_head_dim, self.qk_rope_head_dim, self.v_head_dim = kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim
         self.kv_cache_dtype, self.kv_b_proj = kv_cache_dtype, kv_b_proj
@@ -113,6 +113,10 @@ class Impl(MLAAttentionImpl):
 class Backend(mha.Backend):
     @staticmethod
     def get_builder_cls():
+        if dcp_ranks()[0] > 1:
+            from sextant import _vllm_dcp
+
+            return _vllm_dcp.Builder
         return Builder
 
     @staticmethod
@@ -135,4 +139,15 @@ class Backend(mha.Backend):
 @functools.lru_cache(maxsize=None)
 def make_class(backend: str, class_name: str) -> type:
     """vLLM's backend class over TRITON_MLA or ROCM_AITER_MLA."""
-    return mha.named(backend, class_name, Backend, Impl)
+    made: Any = mha.named(backend, class_name, Backend, Impl)
+    alone = made.get_impl_cls()
+
+    def get_impl_cls() -> type:
+        if dcp_ranks()[0] > 1:
+            from sextant import _vllm_dcp
+
+            return _vllm_dcp.make_impl(backend, class_name)
+        return alone
+
+    made.get_impl_cls = staticmethod(get_impl_cls)
+    return made

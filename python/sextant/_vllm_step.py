@@ -36,9 +36,22 @@ class Workspace:
         self._memory: Optional[Any] = None
 
     def at_least(self, size: int, beside: torch.Tensor) -> Optional[Tensor]:
-        if size and (self._memory is None or self._memory.numel() < size):
-            self._memory = workspace_beside(beside, size, current_stream(beside))
+        """Grown by half at least: a long prompt wants more in each step, and PyTorch's allocator keeps what each of them leaves."""
+        held = 0 if self._memory is None else self._memory.numel()
+        if size > held:
+            self._memory = workspace_beside(beside, max(size, held + held // 2), current_stream(beside))
         return self._memory if size else None
+
+
+def dcp_ranks() -> "tuple[int, int]":
+    """(how many ranks share a context, which one this is)."""
+    try:
+        from vllm.distributed.parallel_state import get_dcp_group
+
+        group = get_dcp_group()
+        return group.world_size, group.rank_in_group
+    except (AssertionError, ImportError):  # not set up: a test, or a tool that only asks
+        return 1, 0
 
 
 def host_batch(common: Any, requests: int) -> "Optional[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]":

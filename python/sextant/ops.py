@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, Optional
 
 import numpy as np
 import numpy.typing as npt
 
 from sextant._describe import device_of, dtype_text, dump, fields, host_integers
-from sextant._dlpack import Tensor, current_stream, device_beside, library_of, passed, required
+from sextant._dlpack import Tensor, chosen_stream, current_stream, device_beside, library_of, passed, required, workspace_beside
 from sextant._library import library
-from sextant.api import Family, HostIntegers, HostTable, KvCacheSpec, _wait
+from sextant.api import AttentionSpec, Family, HostIntegers, HostTable, KvCacheSpec, _on_gpu, _wait
 from sextant.errors import SextantInvalidArgument
 
 _LARGEST = {"fp8_e4m3fn": 448.0, "fp8_e4m3fnuz": 240.0, "fp8_e5m2": 57344.0}
@@ -57,6 +58,59 @@ def copy_blocks(
     """
     tensors = [*required(k_cache=k_cache), *passed(v_cache=v_cache), *required(mapping=mapping), *passed(k_scale=k_scale, v_scale=v_scale)]
     _run("copy_blocks", cache, tensors, k_cache, device, family)
+
+
+class MlaDecodePlan:
+    """Planned attention of absorbed queries over a latent cache. Made by `mla_decode_plan`; reused by every layer of the step."""
+
+    def __init__(self, handle: int, device: str):
+        self._handle = handle
+        self._device = device
+        self._gpu = _on_gpu(device)
+        self._finalizer = weakref.finalize(self, library["mla_decode_free"], handle)
+        self.workspace_bytes: int = library["mla_decode_workspace_bytes"](handle)
+
+    def run(
+        self, *, q: Tensor, kv_cache: Tensor, out: Tensor, query_start_loc: Tensor, seq_lens: Tensor, block_table: Tensor, lse: Optional[Tensor] = None,
+        kv_scale: Optional[Tensor] = None, workspace: Optional[Tensor] = None, stream: Optional[int] = None,
+    ) -> None:  # fmt: skip
+        """Launches on the caller's current stream.
+
+        q [T, N, rank + rope], kv_cache [num_blocks, block_size, rank + rope], out [T, N, rank] (written); lse fp32 [N, T] (written) with
+        lse_out: natural logarithm, any strides, -inf where a query sees no key (out is 0 there). query_start_loc int32 [B + 1], seq_lens
+        int32 [B], block_table int32 [B, max_blocks]. kv_scale: fp32 [1] of an fp8 cache. All on the plan's device. Raises as Plan.run does.
+        """
+        tensors = passed(q=q, kv_cache=kv_cache, out=out, lse=lse, kv_scale=kv_scale, query_start_loc=query_start_loc, seq_lens=seq_lens,
+                         block_table=block_table)  # fmt: skip
+        stream = chosen_stream(stream, q) if self._gpu or stream is not None else 0
+        if workspace is None:
+            workspace = workspace_beside(q, self.workspace_bytes, stream)
+        _mla_decode_run(self._handle, *tensors, *passed(workspace=workspace), stream)
+        if self._gpu:
+            _wait(self._device, stream, tensors)
+
+
+_mla_decode_run = library["mla_decode_run"]
+
+
+def mla_decode_plan(
+    spec: AttentionSpec, cache: KvCacheSpec, *, query_start_loc: HostIntegers, seq_lens: HostIntegers, device: str = "cpu",
+    family: Family = "tuned", deterministic: bool = False, lse_out: bool = False, max_query_len: int = 0, max_seq_len: int = 0,
+) -> MlaDecodePlan:  # fmt: skip
+    """Plans latent attention alone: queries that W_UK has been multiplied to, results that W_UV is yet to be multiplied to.
+
+    spec: num_heads query heads over num_kv_heads=1, head_dim rank + rope, head_dim_v rank. For parallelism over contexts: each rank attends
+    to the keys it has, the results are merged by their LSE. A request of no keys is allowed. family: "portable" or "tuned" kernels.
+    The lengths are host sequences; max_query_len, max_seq_len: bounds up to which a GPU's plan holds for other lengths (captured graphs).
+    Raises as `plan` does.
+    """
+    kind, index = device_of(device)
+    options = {"deterministic": deterministic, "lse_out": lse_out, "max_query_len": max_query_len, "max_seq_len": max_seq_len}
+    description = dump(
+        device=kind, device_index=index, family=family, spec=fields("spec", spec, AttentionSpec), cache=fields("cache", cache, KvCacheSpec), options=options
+    )
+    starts, lens = host_integers(query_start_loc, np.int32, "query_start_loc"), host_integers(seq_lens, np.int32, "seq_lens")
+    return MlaDecodePlan(library["mla_decode_make"](description, starts, lens), device)
 
 
 def _run(op: str, cache: KvCacheSpec, tensors: list[Any], beside: Tensor, device: Optional[str], family: str, **more: Any) -> None:

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench" / "serving"))
 
 import backends  # noqa: E402
 import closed_loop  # noqa: E402
+import figure  # noqa: E402
 import loads  # noqa: E402
 import models  # noqa: E402
 import profile_step  # noqa: E402
@@ -64,17 +65,51 @@ def test_summary_counts_tokens_and_times():
     assert found["new_tokens_per_s"] == 1.0 and found["ttft_ms"]["p50"] == 1000.0 and found["tpot_ms"]["p50"] == 500.0
 
 
+def test_a_request_without_a_first_token_counts_with_its_wait():
+    """Four prompts one after another: an engine that got to three of them is not the faster one."""
+    fast = [closed_loop.Timeline(0.0, 10, [1.0 + i]) for i in range(4)]
+    slow = [closed_loop.Timeline(0.0, 10, [1.3 + 1.3 * i]) for i in range(3)] + [closed_loop.Timeline(0.0, 10)]
+    found = [closed_loop.summary(lines, 4.5) for lines in (fast, slow)]
+    assert [f["answered"] for f in found] == [4, 3]
+    assert found[0]["ttft_ms"]["p50"] == 3000.0 < found[1]["ttft_ms"]["p50"] == pytest.approx(3900.0)
+    assert found[1]["ttft_first_ms"] == [1300.0, 2600.0, 3900.0, 4500.0]
+
+
 def test_table_shows_what_ran_and_what_failed():
     job = {"model": "m", "kv_cache_dtype": "auto", "backend": "B"}
-    load = {"kind": "load", "load": "decode", **closed_loop.summary([closed_loop.Timeline(0.0, 10, [1.0, 2.0], True)], 2.0)}
+    load = {
+        "kind": "load",
+        "load": "decode",
+        **closed_loop.summary([closed_loop.Timeline(0.0, 10, [1.0, 2.0], True)], 2.0),
+    }
     profile = {"kind": "profile", "step": "decode", "kernels_ms": 4.0, "attention_ms": 1.0}
-    text = table.text([{"job": job, "results": [load, profile], "error": None}, {"job": job, "results": [], "error": "exit 1: no"}])
+    text = table.text(
+        [{"job": job, "results": [load, profile], "error": None}, {"job": job, "results": [], "error": "exit 1: no"}]
+    )
     assert "-/25" in text and "failed" in text and len(text.splitlines()) == 4
     assert table.last_error("a\nValueError: bad\n  at x\n") == "ValueError: bad"
 
 
+def test_figures_name_whose_backend_it_is_and_take_prompts_one_after_another():
+    def run(backend, prompts):
+        lines = [closed_loop.Timeline(0.0, 100000, [1.0 + i]) for i in range(prompts)]
+        lines += [closed_loop.Timeline(0.0, 100000) for _ in range(4 - prompts)]
+        load = {"kind": "load", "load": "long", **closed_loop.summary(lines, 5.0)}
+        return {"job": {"backend": backend}, "results": [load]}
+
+    runs = [run("FLASH_ATTN", 4), run("SEXTANT_TRITON_MLA", 3), run("TRITON_ATTN", 0)]
+    (group,) = figure.groups(runs)
+    assert group["bars"] == [["vLLM FLASH_ATTN", 1.0], ["TRITON_MLA", 1.0]] and group["better"] == "lower"
+    assert [row[4] for row in figure.rows(runs)] == ["80001, 1.00", "60001, 1.00", "0, -"]
+
+
 def test_kernels_of_attention_are_known_by_their_names():
-    for name in ("void sextant::cuda::forward", "flash::FlashAttnFwdSm90", "kernel_unified_attention", "reshape_and_cache_flash_kernel"):
+    for name in (
+        "void sextant::cuda::forward",
+        "flash::FlashAttnFwdSm90",
+        "kernel_unified_attention",
+        "reshape_and_cache_flash_kernel",
+    ):
         assert profile_step.is_attention(name)
     for name in ("nvjet_tst_128x256", "fused_moe_kernel", "rms_norm_kernel"):
         assert not profile_step.is_attention(name)

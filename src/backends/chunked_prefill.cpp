@@ -127,7 +127,7 @@ Status ChunkedPrefill::plan_chunks(const PlanRequest& request, const ChunkedPref
   };
   if (ops_->overlaps() && length_from(0) < longest) {
     buffers_ = 2;
-    if (config.keys_a_chunk == 0) rows_a_buffer /= 2;
+    if (config.keys_a_chunk == 0 && config.shares_rows) rows_a_buffer /= 2;
   }
   std::vector<int64_t> chunk_lens;
   for (int64_t begin = 0; begin < longest; begin += chunk_lens.back()) {

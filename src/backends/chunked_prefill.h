@@ -44,6 +44,7 @@ struct ChunkedPrefillConfig {
   bool lse_out = false;
   DType out_dtype = DType::kBF16;
   int64_t workspace_rows = 0;  // keys of a chunk, all requests together
+  bool shares_rows = true;     // with two buffers each takes half of them; no: buffers are small beside their keys
   // Of a request; 0: what workspace_rows leaves each. In deterministic mode the ends of chunks must not depend on the
   // batch.
   int64_t keys_a_chunk = 0;

@@ -70,6 +70,7 @@ Result<std::unique_ptr<MlaPrefillPath>> MlaPrefillPath::make(const Ops& ops, con
   config.workspace_rows = request.options.chunk_workspace_rows > 0
                               ? request.options.chunk_workspace_rows
                               : std::min(chunk_rows_rule(request), std::max(kMaxChunkBytes / row_bytes, kMinChunkRows));
+  config.shares_rows = false;  // two buffers of latents; their keys, ten times as large, are there once
   if (request.options.deterministic) config.keys_a_chunk = deterministic_chunk_keys(row_bytes);
   path->deterministic_ = request.options.deterministic;
   auto attention = ChunkedPrefill::make(ops, mla_prefill_request(request, value_dim), config, layout);

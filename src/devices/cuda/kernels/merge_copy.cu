@@ -1,4 +1,6 @@
 // merge_attn_states and copy_pad.
+#include <algorithm>
+
 #include "devices/cuda/kernels/cache_kernels.h"
 #include "devices/cuda/kernels/row_moves.cuh"
 
@@ -146,6 +148,40 @@ __global__ void __launch_bounds__(kThreads) merge_states(const MergeAttnStatesAr
   }
 }
 
+// Aligned rows of one 16-bit type, as they are: 8 dims a thread. 2^shift threads take a (row, head), so that short ones
+// leave none of a warp idle, and each thread has several loads under way: the up-projection of MLA's prefill joins its
+// keys so, of the whole context in every step.
+constexpr int kMovesAhead = 4;
+template <class Index>
+__global__ void __launch_bounds__(kThreads) copy_halves(const CopyPadArgs a, int shift, Index items) {
+  const auto heads = static_cast<Index>(a.src.shape[1]);
+  const int dim = static_cast<int>(a.src.shape[2]), padded = static_cast<int>(a.dst.shape[2]);
+  const Index thread = static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x;
+  const Index step = (static_cast<Index>(gridDim.x) * kThreads) >> shift;  // kThreads is a multiple of 2^shift
+  const int first_dim = static_cast<int>(thread & ((Index{1} << shift) - 1)) * 8;
+  for (Index item0 = thread >> shift; item0 < items; item0 += kMovesAhead * step) {
+    for (int d = first_dim; d < padded; d += 8 << shift) {
+      uint4 moved[kMovesAhead];
+      int64_t to[kMovesAhead];
+#pragma unroll
+      for (int i = 0; i < kMovesAhead; ++i) {
+        const Index item = item0 + static_cast<Index>(i) * step;
+        moved[i] = make_uint4(0, 0, 0, 0);
+        if (item >= items) continue;
+        const Index row = item / heads, head = item - row * heads;
+        to[i] = static_cast<int64_t>(row) * a.dst.stride[0] + static_cast<int64_t>(head) * a.dst.stride[1] + d;
+        const int64_t from =
+            static_cast<int64_t>(row) * a.src.stride[0] + static_cast<int64_t>(head) * a.src.stride[1] + d;
+        if (d < dim) moved[i] = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(a.src.data) + from);
+      }
+#pragma unroll
+      for (int i = 0; i < kMovesAhead; ++i)
+        if (item0 + static_cast<Index>(i) * step < items)
+          *reinterpret_cast<uint4*>(static_cast<uint16_t*>(a.dst.data) + to[i]) = moved[i];
+    }
+  }
+}
+
 // A warp takes one (row, head) at a time.
 __global__ void __launch_bounds__(kThreads) copy_pad(const CopyPadArgs a, bool vectors) {
   const int lane = threadIdx.x & 31;
@@ -199,9 +235,28 @@ cudaError_t launch_merge_attn_states(const MergeAttnStatesArgs& args, cudaStream
 
 cudaError_t launch_copy_pad(const CopyPadArgs& args, cudaStream_t stream) {
   const int64_t rows = args.src.shape[0] * args.src.shape[1];
+  const bool vectors = is_vector_aligned(args.src) && is_vector_aligned(args.dst);
+  const DType dtype = args.dst.dtype;
+  if (vectors && args.src.dtype == dtype && (dtype == DType::kF16 || dtype == DType::kBF16) &&
+      args.src_scale == nullptr) {
+    int shift = 0;
+    while (shift < 5 && int64_t{8} << shift < args.dst.shape[2]) ++shift;
+    // With one load a thread until the device is full, then with several.
+    constexpr int64_t kFull = int64_t{1} << 18;
+    const int64_t threads = rows << shift;
+    const int64_t wanted = threads <= kFull ? threads : std::max(kFull, threads / kMovesAhead);
+    const int64_t halves_blocks = std::min<int64_t>((wanted + kThreads - 1) / kThreads, int64_t{1} << 20);
+    if (rows < int64_t{1} << 30) {
+      copy_halves<uint32_t>
+          <<<static_cast<unsigned>(halves_blocks), kThreads, 0, stream>>>(args, shift, static_cast<uint32_t>(rows));
+    } else {
+      copy_halves<uint64_t>
+          <<<static_cast<unsigned>(halves_blocks), kThreads, 0, stream>>>(args, shift, static_cast<uint64_t>(rows));
+    }
+    return cudaGetLastError();
+  }
   const int64_t blocks = (rows + kWarps - 1) / kWarps;
-  copy_pad<<<static_cast<unsigned>(blocks < 16384 ? blocks : 16384), kThreads, 0, stream>>>(
-      args, is_vector_aligned(args.src) && is_vector_aligned(args.dst));
+  copy_pad<<<static_cast<unsigned>(blocks < 16384 ? blocks : 16384), kThreads, 0, stream>>>(args, vectors);
   return cudaGetLastError();
 }
 
