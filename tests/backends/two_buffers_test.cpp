@@ -64,9 +64,7 @@ class OverlappingDevice final : public Device {
         portable_(inner_->ops(KernelFamily::kPortable).unchecked()),
         tuned_(inner_->ops(KernelFamily::kTuned).unchecked()) {}
   const DeviceInfo& info() const override { return inner_->info(); }
-  const Ops& ops(KernelFamily family) const override {
-    return family == KernelFamily::kPortable ? portable_ : tuned_;
-  }
+  const Ops& ops(KernelFamily family) const override { return family == KernelFamily::kPortable ? portable_ : tuned_; }
   Result<void*> allocate(size_t bytes) override { return inner_->allocate(bytes); }
   void deallocate(void* pointer) override { inner_->deallocate(pointer); }
   Status copy_to_device(void* device, const void* host, size_t bytes, Stream stream) override {
@@ -137,7 +135,8 @@ TEST(TwoBuffers, EveryBackendWithChunksGivesTheOraclesResult) {
   for (const char* backend : {"ROCM_AITER_MLA", "TRITON_MLA", "ROCM_AITER_FA"}) {
     for (const int64_t rows : {23, 64, 1000}) {
       for (const bool deterministic : {false, true}) {
-        SCOPED_TRACE(std::string(backend) + ", rows " + std::to_string(rows) + (deterministic ? ", deterministic" : ""));
+        SCOPED_TRACE(std::string(backend) + ", rows " + std::to_string(rows) +
+                     (deterministic ? ", deterministic" : ""));
         verify::RandomCase test;
         test.backend = backend;
         test.spec.num_heads = 4;
