@@ -188,3 +188,12 @@ def test_what_is_not_served_over_ranks_is_refused(dcp):
     for name, value in (("sliding_window", 128), ("logits_soft_cap", 30.0), ("alibi_slopes", [1.0])):
         with pytest.raises(NotImplementedError, match=name):
             make_impl(dcp, **{name: value})
+
+
+def test_a_steps_workspace_grows_by_half():
+    from sextant._vllm_step import Workspace
+
+    workspace, beside = Workspace(), torch.empty(1)
+    first = workspace.at_least(1000, beside)
+    assert workspace.at_least(900, beside) is first and workspace.at_least(0, beside) is None
+    assert workspace.at_least(1001, beside).numel() == 1500 and workspace.at_least(4000, beside).numel() == 4000
