@@ -33,7 +33,8 @@ struct ChipRates {
   struct Cluster {
     double sm = 4.6e10, sm_fp8 = 3.6e10;            // bytes/s that one SM takes by tensor-map copies
     double start = 5e-6;                            // what does not shrink with the keys
-    double next_block = 1e-6, next_cluster = 4e-6;  // a wave more: single blocks hide each other's start and end
+    double next_block = 1e-6, next_cluster = 4e-6;  // a wave more: two blocks an SM hide each other's start and end
+    double next_alone = 6e-6;                       // one block an SM
     double merge = 6e-6, segment = 1.5e-6;          // by the list: the reduce kernel, a request and head more
     int32_t overhead = 1;
   } cluster;
@@ -42,6 +43,7 @@ struct ChipRates {
   struct List {
     double start = 20e-6;
     double memory_part = 0.96, memory_part_fp8 = 0.8;  // of `memory`, where a row tile is a request's only one
+    double segment = 5e-6;                             // a request and head more that a block comes to
     double sm = 2.2e10, sm_fp8 = 1.6e10;               // bytes/s that one SM takes by cp.async
     double rows_32 = 2.0e12, wide = 1.5e12;  // bytes/s with 32 rows, and with rows so long that an SM has one block
     double row_tile = 10e-6;                 // queries, a merge and a new chain of waits at each that a block comes to

@@ -20,7 +20,8 @@ double time_by_list(const PartKeys& keys, const AttentionParams& p, double slots
   const ChipRates::List& list = chip.rates.list;
   const double all_bytes = keys.sum * bytes_of_key(p) * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
   const double parts = slots * keys.longest / (keys.sum * p.num_kv_heads);
-  return rates.start + rates.merge + (1 + pairs / slots) * rates.segment +
+  const double segment = rates.segment * (p.head_dim > 128 ? 2 : 1);  // hidden by no other block of the SM
+  return rates.start + rates.merge + (1 + pairs / slots) * segment +
          std::max(0.0, parts - list.parts_in_start) * list.merge_part +
          all_bytes / std::min(chip.rates.memory, chip.sms * sm_rate);
 }
@@ -45,7 +46,9 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   const double key_bytes = bytes_of_key(p);
   const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
   const double parts = 2.0 * chip.sms * keys.longest / (keys.sum * p.num_kv_heads);
-  double best = list.start + std::max(0.0, parts - list.parts_in_start) * list.merge_part + all_bytes / list_rate;
+  const double list_slots = chip.sms * (p.head_dim > 128 ? 1.0 : 2.0);
+  double best = list.start + pairs / list_slots * list.segment +
+                std::max(0.0, parts - list.parts_in_start) * list.merge_part + all_bytes / list_rate;
   bool chosen = false;
   Clusters clusters;
   for (int32_t size = 1; size <= kMostClusterBlocks; size *= 2) {
@@ -60,7 +63,7 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
     // Equal requests go wave by wave; of others the longest may come last.
     const bool ragged = longest > 1.3 * mean;
     const double blocks = !ragged ? waves * mean : waves == 1 ? longest : pairs * mean / slots + longest / 2;
-    const double next_wave = size == 1 ? rates.next_block : rates.next_cluster;
+    const double next_wave = size > 1 ? rates.next_cluster : one_a_sm ? rates.next_alone : rates.next_block;
     const double time =
         rates.start + std::max({blocks, longest, all_bytes / chip.rates.memory}) + (waves - 1) * next_wave;
     if (time >= best) continue;
