@@ -17,4 +17,8 @@ std::vector<Loop> matrix_loops(const Program& program);
 // The one with the most matrix instructions, and the shortest of those; the whole kernel where there is none.
 Loop main_loop(const Program& program);
 
+// What can run between two turns of the loop: what its first instruction leads to and that leads back to it. Code that
+// lies between its ends need not, as a kernel's last part that the compiler has put there.
+std::vector<bool> turns_of(const Program& program, const Loop& loop);
+
 }  // namespace sextant::hip::isa
