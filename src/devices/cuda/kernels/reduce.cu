@@ -1,7 +1,7 @@
 // Merges partial attention results: weights from the partial LSEs, then a weighted sum.
 //
 //   item   128 columns of one row: four floats a lane
-//   few    up to kAlone partials: a warp merges its item alone, no barrier
+//   few    up to kAlone partials, or many items a token: a warp merges its item alone, no barrier
 //   many   the warps of a block share out an item's partials and meet in shared memory
 //   order  of every sum is fixed by the indices, so that bits do not depend on timing
 //
