@@ -27,7 +27,7 @@ struct MlaWork {
   double partial;                              // seconds that a row tile's partial result takes to write and to read
   int32_t sms;
 
-  MlaWork(const PlanPart& part, const PlanInput& in, const ChipRates::Mla& rates) : rates(rates), sms(in.chip.sms) {
+  MlaWork(const PlanPart& part, const PlanInput& in, const ChipRates::Mla& kernel) : rates(kernel), sms(in.chip.sms) {
     const PartKeys keys = count_keys(in.args, in.bounds, part.min_query_len, part.max_query_len);
     requests = keys.requests;
     row_tiles = static_cast<double>(ceil_div(rows_of_request(in), part.rows));
