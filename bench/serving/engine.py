@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import backends  # noqa: E402
 import loads  # noqa: E402
-import models  # noqa: E402
+import shapes  # noqa: E402
 import profile_step  # noqa: E402
 import weights  # noqa: E402
 from closed_loop import closed_loop  # noqa: E402
@@ -28,7 +28,7 @@ def start(job: "dict[str, Any]") -> Any:
     """vLLM's engine in this process. No compilation: full CUDA graphs of decode steps, the same for every backend."""
     from vllm import LLM
 
-    folder = models.write(job["model"], job["layers"], Path(job["folder"]))
+    folder = shapes.write(job["model"], job["layers"], Path(job["folder"]))
     sizes = sorted(
         {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256} & set(range(job["max_num_seqs"] + 1))
         | {job["max_num_seqs"]}
@@ -90,7 +90,7 @@ def main() -> None:
     import vllm
 
     config = llm.llm_engine.vllm_config
-    vocab = models.MODELS[job["model"]]["vocab_size"]
+    vocab = shapes.MODELS[job["model"]]["vocab_size"]
     report(
         "start",
         seconds=round(time.perf_counter() - began, 1),

@@ -22,14 +22,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import backends  # noqa: E402
 import loads  # noqa: E402
-import models  # noqa: E402
+import shapes  # noqa: E402
 import table  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = lambda text: [name for name in text.split(",") if name]  # noqa: E731
-    parser.add_argument("--models", type=names, default=list(models.MODELS), help=f"of {', '.join(models.MODELS)}")
+    parser.add_argument("--models", type=names, default=list(shapes.MODELS), help=f"of {', '.join(shapes.MODELS)}")
     parser.add_argument(
         "--backends",
         type=names,
@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="JSON of all results")
     parser.add_argument("--logs", type=Path, help="folder for the engines' logs; default: a temporary one")
     options = parser.parse_args()
-    for what, given, allowed in (("models", options.models, models.MODELS), ("loads", options.loads, loads.LOADS)):
+    for what, given, allowed in (("models", options.models, shapes.MODELS), ("loads", options.loads, loads.LOADS)):
         for name in given:
             if name not in allowed:
                 parser.error(f"--{what} has {name!r}; allowed: {', '.join(allowed)}")
@@ -74,7 +74,7 @@ def arguments() -> argparse.Namespace:
 
 def job_of(options: argparse.Namespace, model: str, dtype: str, backend: str, folder: Path) -> "dict[str, Any]":
     longest = max([loads.LOADS[name].max_len for name in options.loads] + [8192])
-    longest = min(options.max_model_len or longest, models.MODELS[model]["max_position_embeddings"])
+    longest = min(options.max_model_len or longest, shapes.MODELS[model]["max_position_embeddings"])
     return {
         "model": model,
         "backend": backend,
@@ -140,7 +140,7 @@ def main() -> None:
     for model in options.models:
         for dtype in options.kv_cache_dtypes:
             reference = None
-            for backend in options.backends or backends.all_for(models.is_mla(model)):
+            for backend in options.backends or backends.all_for(shapes.is_mla(model)):
                 run = run_engine(job_of(options, model, dtype, backend, Path(temporary)), options.limit, logs)
                 made = table.first(run, "outputs")
                 if made and reference is None:

@@ -11,7 +11,7 @@ import backends  # noqa: E402
 import closed_loop  # noqa: E402
 import figure  # noqa: E402
 import loads  # noqa: E402
-import models  # noqa: E402
+import shapes  # noqa: E402
 import profile_step  # noqa: E402
 import table  # noqa: E402
 
@@ -34,12 +34,12 @@ def test_mixed_load_shares_prefixes_and_has_mooncakes_means():
     assert 120 < sum(r.new_tokens for r in made) / len(made) < 260
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", shapes.MODELS)
 def test_fewer_layers_keep_their_kinds(name, tmp_path):
-    config = models.config_of(name, 8)
+    config = shapes.config_of(name, 8)
     assert config["num_hidden_layers"] == 8 and len(config.get("layer_types", range(8))) == 8
-    assert models.config_of(name)["num_hidden_layers"] == models.MODELS[name]["num_hidden_layers"]
-    assert (models.write(name, 8, tmp_path) / "config.json").exists()
+    assert shapes.config_of(name)["num_hidden_layers"] == shapes.MODELS[name]["num_hidden_layers"]
+    assert (shapes.write(name, 8, tmp_path) / "config.json").exists()
 
 
 def test_sextants_are_named_by_the_variable_and_vllms_by_the_argument():
