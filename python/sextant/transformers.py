@@ -161,6 +161,8 @@ def _forward(backend, module, query, key, value, attention_mask=None, scaling=No
     scale, sinks = _scale(scaling, query), _sinks(module, s_aux, kwargs)
     if kwargs.get("indices") is not None:
         attention_mask = chosen_keys(attention_mask, kwargs["indices"], batch, queries, keys)
+    if attention_mask is None and getattr(module, "compressor", None) is not None:
+        raise SextantUnsupported(f"{type(module).__name__} gave no attention_mask over its compressed keys; allowed: one that says which of them are seen")
     if attention_mask is None:
         parts = [plain_part(_plain_rule(causal, window), batch, queries, keys, query.device)]
     else:
