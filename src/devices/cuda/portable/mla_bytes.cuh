@@ -457,6 +457,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) mla_bytes(const 
     for (int stage = 0; stage < S::kStages - 1; ++stage) {
       if (stage < count) loader.copy_next(stage, ring);
       cp_async_commit();
+      // The next copy's look-up takes the slot that this copy reads.
+      if constexpr (S::kStages > 2) __syncthreads();
     }
     const ScoreRule rule = make_score_rule(p, key_scale(p, 0));
     MlaBytesQuery<S> q;
