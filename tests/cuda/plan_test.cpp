@@ -124,6 +124,28 @@ TEST(CudaPlan, ManyQueryTokensOfADecodeFillTheForwardKernelsRows) {
   EXPECT_PRED2(has, chosen({.seq_lens = requests(16, 8192), .query_len = 4, .last_query_len = 4}), "cluster_decode");
 }
 
+TEST(CudaPlan, FewRequestsOfSeveralTokensAreRowTilesOfClusters) {
+  Batch batch = {.seq_lens = {592, 592}, .query_len = 8, .last_query_len = 8};
+  EXPECT_TRUE(has(chosen(batch), "cluster_decode (clusters of 4, one block an SM, 2 row tiles)")) << chosen(batch);
+  batch.query_len = 3;  // of requests of different lengths, the longest decides how many
+  EXPECT_TRUE(has(chosen(batch), "2 row tiles")) << chosen(batch);
+  batch.seq_lens.assign(256, 8192);  // keys that are read twice would be missed
+  batch.query_len = 8;
+  EXPECT_FALSE(has(chosen(batch), "row tiles")) << chosen(batch);
+  batch.seq_lens = {592, 592};
+  batch.deterministic = true;
+  EXPECT_FALSE(has(chosen(batch), "row tiles")) << chosen(batch);
+}
+
+TEST(CudaPlan, ManyShortDecodesOfWideHeadsFillTheForwardKernel) {
+  const Batch batch = {.seq_lens = std::vector<int32_t>(459, 77)};
+  AttentionPlanArgs args = decode_args(batch);
+  args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = 160;
+  EXPECT_TRUE(has(plan(args, batch)->describe(), "forward (")) << plan(args, batch)->describe();
+  const Batch few = {.seq_lens = std::vector<int32_t>(8, 4096)};
+  EXPECT_TRUE(has(plan(args, few)->describe(), "cluster_decode (")) << plan(args, few)->describe();
+}
+
 TEST(CudaPlan, MlaSplitsNoRowWhereRequestsFillTheChip) {
   const Batch batch = {requests(64, 8192)};
   const auto made = plan(mla_args(batch, 128), batch);

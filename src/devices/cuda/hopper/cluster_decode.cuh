@@ -1,8 +1,8 @@
 // Decode on Hopper: a cluster of blocks for each request and KV head, merged without leaving the chip.
 //
-//   grid      (cluster size, KV heads, requests): no work list to search, no second kernel that merges. Where requests
-//             are of unequal length, or their lengths are not known: (1, 1, blocks), equal shares of the balanced list
-//             (kernels/work_list.cuh), segment by segment, and the reduce kernel
+//   grid      (cluster size, KV heads x row tiles, requests): no work list to search, no second kernel that merges.
+//             Where requests are of unequal length, or their lengths are not known: (1, 1, blocks), equal shares of the
+//             balanced list (kernels/work_list.cuh), segment by segment, and the reduce kernel
 //   block r   takes tiles r, r + size, r + 2 * size, ... of 64 keys each
 //   producer  one warp: looks up 32 boxes (pages, or parts of them) at once, brings K and V by tensor-map copies
 //   consumers four warps, 16 keys of each tile each; the G heads times the query tokens are the 16 rows of mma.sync.
@@ -67,7 +67,7 @@ struct ClusterShape : StreamShape<T_, kBits_, kDim_, 1> {
 // Tiles of one block: every `size`-th from `first` on.
 struct ClusterTiles {
   Request request;
-  int32_t kv_head, first, count, rank, size, tile_keys;
+  int32_t kv_head, row_tile, first, count, rank, size, tile_keys;
   __device__ __forceinline__ int32_t key0(int j) const { return first + (rank + j * size) * tile_keys; }
 };
 
@@ -156,14 +156,14 @@ __device__ __forceinline__ void consume_tiles(const AttentionParams& p, const Cl
   const Request& r = w.request;
   TileCursor cursor;
   cursor.request = r;
-  cursor.row_tile = 0;
+  cursor.row_tile = w.row_tile;
   cursor.kv_head = w.kv_head;
   QueryTile<S> q;
   q.load(p, cursor, nullptr);
   const ScoreRule rule = make_score_rule(p, S::kFp8 ? key_scale(p, w.kv_head) : 1.0f);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int row = half * 8 + lane / 4;
+    const int row = w.row_tile * S::kRows + half * 8 + lane / 4;
     rows.position[0][half] = r.context_len + row / p.group_size;
     rows.slope[0][half] = 0;
     if (p.alibi_slopes != nullptr)
@@ -273,8 +273,9 @@ __device__ __forceinline__ void merge_cluster(const AttentionParams& p, const Cl
     const int row = u / kUnits, column = u % kUnits * 4;
     if (S::kPadded && column >= p.head_dim_v) continue;
     const ClusterRow merged = merge_cluster_row(stats + row * 8, parts + (row * S::kPartColumns + column) * 4, w.size);
-    const int32_t token = w.request.query_start + row / p.group_size,
-                  head = w.kv_head * p.group_size + row % p.group_size;
+    const int of_request = w.row_tile * S::kRows + row;
+    const int32_t token = w.request.query_start + of_request / p.group_size,
+                  head = w.kv_head * p.group_size + of_request % p.group_size;
     const RowEnd end = finish_row(merged.max, merged.sum, v_scale, partial < 0 ? p.sinks : nullptr, head);
     RowSink<typename S::Tq> sink;
     if (partial < 0) {
@@ -329,8 +330,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
       if (block < known_blocks) guessed = __ldg(p.block_table + blockIdx.z * p.block_table_stride + block);
     }
     cursor.request = load_request(p, static_cast<int>(blockIdx.z));
-    cursor.kv_head = static_cast<int32_t>(blockIdx.y);
-    if (!cursor.request.active) range.end = 0;
+    cursor.row_tile = static_cast<int32_t>(blockIdx.y) / p.num_kv_heads;
+    cursor.kv_head = static_cast<int32_t>(blockIdx.y) - cursor.row_tile * p.num_kv_heads;
+    if (!cursor.request.active || cursor.row_tile * S::kRows >= cursor.request.query_len * p.group_size) range.end = 0;
   }
   if (threadIdx.x == 0) {
     prefetch_tensor_map(&map.k);
@@ -346,7 +348,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
   for (int32_t x = range.begin;;) {
     w.request = cursor.request;
     w.kv_head = cursor.kv_head;
-    const int num_rows = w.request.query_len * p.group_size;
+    w.row_tile = cursor.row_tile;
+    const int num_rows = min(S::kRows, w.request.query_len * p.group_size - w.row_tile * S::kRows);
     int32_t segment = 1, partial = -1;  // tiles of the list; the first row of a partial result
     if (p.balanced) {
       segment = min(cursor.counts.tiles - cursor.tile, range.end - x);
@@ -403,9 +406,10 @@ cudaError_t launch_cluster_shape(const AttentionParams& p, const KeyMap& map, co
   attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = plan.list_blocks > 0 ? dim3(1, 1, static_cast<unsigned>(plan.list_blocks))
-                                        : dim3(static_cast<unsigned>(plan.size), static_cast<unsigned>(p.num_kv_heads),
-                                               static_cast<unsigned>(p.num_requests));
+  config.gridDim = plan.list_blocks > 0
+                       ? dim3(1, 1, static_cast<unsigned>(plan.list_blocks))
+                       : dim3(static_cast<unsigned>(plan.size), static_cast<unsigned>(p.num_kv_heads * plan.row_tiles),
+                              static_cast<unsigned>(p.num_requests));
   config.blockDim = dim3(S::kThreads);
   config.dynamicSmemBytes = static_cast<size_t>(bytes);
   config.stream = stream;

@@ -31,11 +31,4 @@ __device__ __forceinline__ void wgmma_m64n64k32(float (&d)[32], uint64_t a, uint
       : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));
 }
 
-// Two fp16 to two e4m3, bytes 0 and 1.
-__device__ __forceinline__ uint32_t f16_pair_to_e4m3(uint32_t halves) {
-  uint16_t r;
-  asm("cvt.rn.satfinite.e4m3x2.f16x2 %0, %1;" : "=h"(r) : "r"(halves));
-  return r;
-}
-
 }  // namespace sextant::cuda

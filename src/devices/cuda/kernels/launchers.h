@@ -59,7 +59,7 @@ inline bool cache_has_boxes(const AttentionParams& p) {
          p.block_size % 8 == 0;
 }
 
-// Hopper: decode of up to 16 query rows a KV head by clusters of blocks; no partial results in memory.
+// Hopper: decode in row tiles of 16 query rows a KV head by clusters of blocks; no partial results in memory.
 constexpr int32_t kClusterRows = 16;
 // Keys of a tile: 16 KiB of K, but 16 to 64 keys for each of four warps.
 constexpr int cluster_tile_keys(int element_bytes, int head_dim) {
@@ -67,7 +67,8 @@ constexpr int cluster_tile_keys(int element_bytes, int head_dim) {
   return keys < 64 ? 64 : keys > 256 ? 256 : keys;
 }
 struct ClusterPlan {
-  int32_t size = 1;              // blocks that share a request and KV head
+  int32_t size = 1;              // blocks that share a request, KV head and row tile
+  int32_t row_tiles = 1;         // of kClusterRows, at most, of a request and KV head
   bool one_a_sm = true;          // a block has an SM's shared memory for itself, or half of it
   int32_t known_blocks = 0;      // entries that each row of block_table has
   bool beside_previous = false;  // may start while the kernel before it in the stream runs
