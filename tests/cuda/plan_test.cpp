@@ -199,6 +199,11 @@ TEST(CudaPlan, Fp8LatentsOfFewRowsStayBytes) {
   EXPECT_PRED2(has, describe({requests(64, 8192)}, 16), "mla_bytes (");
   EXPECT_PRED2(has, describe({.seq_lens = requests(8, 4096), .query_len = 2, .last_query_len = 2}, 16),
                "mla_bytes (32 rows");
+  const Batch longer = {.seq_lens = requests(64, 8192), .query_len = 2, .last_query_len = 2};  // many tiles a block
+  EXPECT_PRED2(has, describe(longer, 16), "mla_wgmma");
+  Batch fixed = longer;
+  fixed.deterministic = true;  // no choice by lengths
+  EXPECT_PRED2(has, describe(fixed, 16), "mla_bytes");
   EXPECT_PRED2(has, describe({requests(1, 4096)}, 16), "clusters");
   const std::string portable = describe({.seq_lens = requests(1, 4096), .family = KernelFamily::kPortable}, 16);
   EXPECT_PRED2(has, portable, "mla_bytes");
