@@ -98,8 +98,8 @@ TEST(CudaPlan, OneLongRequestAmongManyIsBalanced) {
   EXPECT_PRED2(has, chosen({lens}), "balanced");
 }
 
-TEST(CudaPlan, ClustersNeedPagesForBoxesAndAFreeChoice) {
-  EXPECT_PRED2(has, chosen({.seq_lens = requests(1, 8192), .block_size = 1}), "stream_attention");
+TEST(CudaPlan, ClustersTakeAnyPageAndNeedAFreeChoice) {
+  EXPECT_PRED2(has, chosen({.seq_lens = requests(1, 8192), .block_size = 1}), "cluster_decode");  // row by row
   EXPECT_PRED2(has, chosen({.seq_lens = requests(1, 8192), .block_size = 24}), "cluster_decode");
   EXPECT_PRED2(has, chosen({.seq_lens = requests(1, 8192), .family = KernelFamily::kPortable}), "stream_attention");
   const std::string fixed = chosen({.seq_lens = requests(1, 8192), .deterministic = true});

@@ -34,6 +34,7 @@ struct ChipRates {
   // Decode by clusters (kClusterKernel).
   struct Cluster {
     double sm = 4.6e10, sm_fp8 = 3.6e10;            // bytes/s that one SM takes by tensor-map copies
+    double sm_rows = 1.5e10;                        // .. and row by row
     double start = 5e-6;                            // what does not shrink with the keys
     double next_block = 1e-6, next_cluster = 4e-6;  // a wave more: two blocks an SM hide each other's start and end
     double next_alone = 12e-6, next_cluster_alone = 9e-6;  // one block an SM

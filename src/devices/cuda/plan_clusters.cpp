@@ -12,6 +12,14 @@ namespace {
 
 constexpr int64_t kMostBlocks = 65535;  // of a grid's third extent
 
+// Where 8 does not divide a page's tokens, keys are copied row by row.
+bool has_boxes(const AttentionParams& p) { return p.block_size % 8 == 0; }
+
+// Bytes/s that one SM takes.
+double sm_rate_of(const AttentionParams& p, const ChipRates::Cluster& rates) {
+  return !has_boxes(p) ? rates.sm_rows : size_of(p.cache_dtype) == 1 ? rates.sm_fp8 : rates.sm;
+}
+
 // Seconds of single blocks that share the balanced list; `slots` run at once. A block ends and begins anew at each
 // request and KV head that it comes to.
 double time_by_list(const PartKeys& keys, const AttentionParams& p, double slots, double sm_rate,
@@ -30,7 +38,7 @@ double time_by_list(const PartKeys& keys, const AttentionParams& p, double slots
 bool choose_shape(Clusters& clusters, double* best, const PartKeys& keys, int32_t row_tiles, const AttentionParams& p,
                   const ChipLimits& chip) {
   const ChipRates::Cluster& rates = chip.rates.cluster;
-  const double sm_rate = size_of(p.cache_dtype) == 1 ? rates.sm_fp8 : rates.sm, key_bytes = bytes_of_key(p);
+  const double sm_rate = sm_rate_of(p, rates), key_bytes = bytes_of_key(p);
   const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads * row_tiles;
   bool chosen = false;
   for (int32_t size = 1; size <= kMostClusterBlocks; size *= 2) {
@@ -90,7 +98,7 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   const ChipRates::Cluster& rates = chip.rates.cluster;
   const ChipRates::List& list = chip.rates.list;
   const bool fp8 = size_of(p.cache_dtype) == 1;
-  const double sm_rate = fp8 ? rates.sm_fp8 : rates.sm;
+  const double sm_rate = sm_rate_of(p, rates);
   const double list_rate = p.head_dim > 128
                                ? list.wide
                                : std::min((fp8 ? list.memory_part_fp8 : list.memory_part) * chip.rates.memory,
@@ -109,7 +117,7 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   // Lengths to come may be of any shape: the list, where there is enough to share.
   const bool one_a_sm = p.head_dim > 128;
   const double slots = chip.sms * (one_a_sm ? 1.0 : 2.0), by_list = time_by_list(keys, p, slots, sm_rate, chip);
-  if (n.open ? pairs >= chip.sms : by_list < best) {
+  if (n.open ? pairs >= chip.sms && has_boxes(p) : by_list < best) {
     part.seconds = by_list;
     part.rows = kClusterRows;
     part.tile_keys = cluster_tile_keys(p);

@@ -75,7 +75,7 @@ struct ClusterPlan {
   int32_t list_blocks = 0;       // single blocks that share the balanced list; 0: clusters of requests
 };
 bool cluster_serves(const AttentionParams& p);
-bool cluster_has_maps(const AttentionParams& p);  // of the run's tensors, whose strides may be the caller's own
+bool cluster_reads(const AttentionParams& p);  // the run's tensors, whose strides may be the caller's own
 // Clusters of 2, 4, 8 and 16 that run at once on the current device (compute capability 9.0), a block an SM.
 constexpr int kMostClusterBlocks = 16;
 using ClusterLimits = std::array<int, kMostClusterBlocks + 1>;
