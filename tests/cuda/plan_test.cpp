@@ -146,6 +146,15 @@ TEST(CudaPlan, ManyShortDecodesOfWideHeadsFillTheForwardKernel) {
   EXPECT_TRUE(has(plan(args, few)->describe(), "cluster_decode (")) << plan(args, few)->describe();
 }
 
+TEST(CudaPlan, ManyShortPromptsOverAnFp8CacheReadACopyOfTheirKeys) {
+  const Batch batch = {.seq_lens = requests(44, 282), .query_len = 282, .last_query_len = 282, .block_size = 256};
+  AttentionPlanArgs args = decode_args(batch);
+  args.spec.num_kv_heads = args.cache.num_kv_heads = 32;
+  args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = 80;
+  args.cache.dtype = DType::kF8E4M3FN;
+  EXPECT_PRED2(has, plan(args, batch)->describe(), "copy of keys");
+}
+
 TEST(CudaPlan, MlaSplitsNoRowWhereRequestsFillTheChip) {
   const Batch batch = {requests(64, 8192)};
   const auto made = plan(mla_args(batch, 128), batch);

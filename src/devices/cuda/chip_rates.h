@@ -71,6 +71,7 @@ struct ChipRates {
     double start = 3e-6, bytes = 2.5e12;  // launch; a second
     double decode_start = 4e-6;           // launch before a decode, the wait for it included
     double convert_queries = 3e-6;        // a row tile's, where the kernel converts them to fp16 before it begins
+    double converted_item = 12e-6;        // a row tile whose keys are converted, beside the products of its key tiles
     double portable_products = 2e13;      // a second, of the kernel that would read the cache as it is
   } copy;
 };

@@ -92,7 +92,9 @@ std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArg
   const double copy = rates.start + static_cast<double>(q.keys) * key_elements *
                                         (static_cast<double>(size_of(p.cache_dtype)) + 4) / rates.bytes;
   const double direct = q.products / (reads_cache ? forward_rate(p, source, forward) : rates.portable_products) +
-                        (source == KeySource::kFp16 ? q.row_tiles / chip.sms * rates.convert_queries : 0);
+                        (reads_cache && (source == KeySource::kFp16 || source == KeySource::kConvert)
+                             ? q.row_tiles / chip.sms * rates.converted_item * std::max(1.0, p.head_dim / 128.0)
+                             : 0);
   if (copy + q.products / forward_rate(p, KeySource::kExact, forward) > direct) return std::nullopt;
   Staging staging;
   staging.blocks = q.blocks;
