@@ -18,7 +18,7 @@ from sextant.errors import SextantInvalidArgument, SextantUnsupported
 
 _KEPT = 8  # graphs of one cache
 _CACHES = ("past_key_values", "cache")  # transformers' names for it, older and newer
-_TENSORS = ("input_ids", "position_ids")  # what a graph reads; others must be absent
+_TENSORS = ("input_ids", "position_ids", "cache_position")  # what a graph reads; other tensors must be absent
 _PLAIN = (bool, int, float, str, type(None))
 
 
