@@ -64,5 +64,8 @@ def _resolved(initialization: Any, original: Any, config: Any, options: Any, *ar
     wanted = options.use_cuda_graph
     decode = wanted[1] if isinstance(wanted, (tuple, list)) else wanted is not False
     options.use_cuda_graph = (False, decode and options.max_blocks_per_request > 0)
+    if options.use_cuda_graph[1] and getattr(options, "varlen_compile_config", None) is None:
+        # Steps with new prompts would be padded for a graph that they do not have: by 16384 keys, as it is.
+        options.q_padding_interval_size = options.kv_padding_interval_size = 1
     if options.use_async_batching is None:
         options.use_async_batching = options.use_cuda_graph[1]

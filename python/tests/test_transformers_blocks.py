@@ -71,6 +71,8 @@ def test_graphs_are_for_decode_steps_alone(monkeypatch):
         options = settings(use_cuda_graph=given, max_blocks_per_request=4)
         initialization.ensure_decode_fast_path_is_available(config, options, False)
         assert options.use_cuda_graph == graphs and options.use_async_batching is graphs[1]
+        padded = options.q_padding_interval_size, options.kv_padding_interval_size
+        assert padded == ((1, 1) if graphs[1] else (0, 0))  # the others are not captured, so they are not padded
     window = transformers.Gemma2Config(**SMALL, sliding_window=8)  # whose ring of blocks transformers does not hand over
     window._attn_implementation = MHA[0]
     options = settings(max_blocks_per_request=4)
