@@ -1,7 +1,7 @@
 // A device: what it is, its memory, and its two op implementations.
 //
 // A plan keeps its device alive; ops and memory of a device must not be used after its last shared_ptr is gone. Ops may
-// be called from several threads; a CPU device runs them in turns.
+// be called from several threads; a CPU device shares its threads among them.
 #pragma once
 
 #include <memory>

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Callable, Optional, Protocol, runtime_checkable
+from typing import Any, Callable, Iterable, Optional, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,9 +24,17 @@ class Tensor(Protocol):
 
 def passed(**tensors: Optional[Tensor]) -> list[Any]:
     """What TVM FFI takes, in the order given: torch tensors lose their autograd history, bfloat16 and fp8 pass through DLPack."""
-    if tensors.get("slot_mapping") is not None:
-        tensors["slot_mapping"] = _wide(tensors["slot_mapping"])
-    return [value if value is None else (_WAYS.get(type(value)) or _way_of(value))(name, value) for name, value in tensors.items()]
+    return passed_in_order(tensors, tensors.values())
+
+
+def passed_in_order(names: Iterable[str], values: Iterable[Optional[Tensor]]) -> list[Any]:
+    """`passed`, without a dictionary a call."""
+    return [
+        value
+        if value is None
+        else (_WAYS.get(type(value)) or _way_of(value))(name, _wide(value) if name == "slot_mapping" else value)
+        for name, value in zip(names, values)
+    ]
 
 
 _Way = Callable[[str, Any], Any]

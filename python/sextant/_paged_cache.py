@@ -68,6 +68,7 @@ class PagedCache(Cache):  # type: ignore[misc]
         self._config, self.block_size, self.max_tokens, self._reuse = text, block_size, max_tokens, reuse_plans
         self._kept_plans: "dict[Any, tuple[api.Plan, Any]]" = {}
         self._buffers: "dict[Any, tuple[Any, torch.Tensor]]" = {}
+        self.graphs: "dict[Any, Any]" = {}  # of use_cuda_graphs; none that is older than the memory
         self.num_blocks = 0
         self.device, self.device_name, self.dtype = (
             torch.device("cpu"),
@@ -82,7 +83,7 @@ class PagedCache(Cache):  # type: ignore[misc]
 
     def __getstate__(self) -> "dict[str, Any]":
         """For copies (of a prompt's cache, say): the tokens and their blocks, without what belongs to one step."""
-        return {**self.__dict__, "_step": None, "_buffers": {}, "_kept_plans": {}}
+        return {**self.__dict__, "_step": None, "_buffers": {}, "_kept_plans": {}, "graphs": {}}
 
     def reset(self) -> None:
         """Forgets all tokens; the memory stays."""
@@ -200,6 +201,26 @@ class PagedCache(Cache):  # type: ignore[misc]
             step.tensors[name] = self._placed(name, values, dtype)
         return step
 
+    @property
+    def captures_decode(self) -> bool:
+        """Whether a step of one token a request may be captured: all that it reads stays at its addresses."""
+        return self.batch > 0 and bool(self._reuse) and self.device.type == "cuda"
+
+    def config_key(self) -> "tuple[Any, ...]":
+        """What a captured step depends on beside its inputs."""
+        return (*self._table.shape, self.dtype, getattr(self._config, "_attn_implementation", ""))
+
+    def finish(self) -> None:
+        """The step that was begun has run in all layers, in a graph."""
+        for layer in self.layers:
+            layer.columns = self.columns
+
+    def begin_again(self) -> None:
+        """The step that was begun has run in some layers, in a capture that failed."""
+        self._waiting = None
+        for layer in self.layers:
+            layer.columns = self.columns if self._step is None else self._step.start
+
     def _first(self, batch: int, queries: int, device: torch.device) -> None:
         if self.num_blocks and device != self.device:
             raise SextantInvalidArgument(f"the keys are on {device}; allowed: {self.device}, as before the reset")
@@ -281,6 +302,7 @@ class PagedCache(Cache):  # type: ignore[misc]
         self._refs = np.concatenate([self._refs, np.zeros(num_blocks - self.num_blocks, np.int64)])
         self.num_blocks = num_blocks
         self._kept_plans.clear()
+        self.graphs.clear()
         for layer in self.layers:
             if layer.spec is not None:
                 layer.make(num_blocks)

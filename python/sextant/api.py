@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sextant._describe import device_of, dtype_text, dump, fields, host_integers
-from sextant._dlpack import Tensor, chosen_stream, current_stream, device_beside, has_own_streams, passed, required, workspace_beside
+from sextant._dlpack import Tensor, chosen_stream, current_stream, device_beside, has_own_streams, passed, passed_in_order, required, workspace_beside
 from sextant._library import library
 from sextant.errors import SextantInvalidArgument, SextantUnsupported
 
@@ -298,17 +298,26 @@ class Plan:
         Raises SextantInvalidArgument (dtype, shape, stride, device or a missing tensor; on the CPU also a batch that is not the planned
         one) and SextantResourceExhausted (small workspace), before anything is written.
         """
-        tensors = passed(
-            q=q, k=k, v=v, out=out, lse=lse, kv_c=kv_c, k_pe=k_pe, kv_b_proj=kv_b_proj, k_cache=k_cache, v_cache=v_cache, k_scale=k_scale,
-            v_scale=v_scale, query_start_loc=query_start_loc, seq_lens=seq_lens, block_table=block_table, slot_mapping=slot_mapping, sinks=sinks,
-            alibi_slopes=alibi_slopes, q_scale=q_scale, token_spans=token_spans,
+        tensors = passed_in_order(
+            _RUN_TENSORS,
+            (q, k, v, out, lse, kv_c, k_pe, kv_b_proj, k_cache, v_cache, k_scale, v_scale, query_start_loc, seq_lens, block_table, slot_mapping, sinks,
+             alibi_slopes, q_scale, token_spans),
         )  # fmt: skip
         stream = chosen_stream(stream, q) if self._on_gpu or stream is not None else 0
         if workspace is None:
             workspace = workspace_beside(q, self.workspace_bytes, stream)
-        _plan_run(self._handle, *tensors, *passed(workspace=workspace), stream)
+        if workspace is not None:
+            workspace = passed(workspace=workspace)[0]
+        _plan_run(self._handle, *tensors, workspace, stream)
         if self._on_gpu:
             _wait(self._device, stream, tensors)
+
+
+# In the order in which the library takes them.
+_RUN_TENSORS = (
+    "q", "k", "v", "out", "lse", "kv_c", "k_pe", "kv_b_proj", "k_cache", "v_cache", "k_scale", "v_scale", "query_start_loc", "seq_lens", "block_table",
+    "slot_mapping", "sinks", "alibi_slopes", "q_scale", "token_spans",
+)  # fmt: skip
 
 
 def _wait(device: str, stream: int, tensors: Sequence[Any]) -> None:

@@ -74,7 +74,7 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark"><title>Sextant report</title>
 <style>
- :root { --page: #f4f6f8; --card: #fff; --ink: #1c2430; --muted: #5d6b7a; --grid: #e3e9ef; --line: #5d6b7b; --soft: #eef3f7; --link: #1f6390; --head: #16324f;
+ :root { color-scheme: light dark; --page: #f4f6f8; --card: #fff; --ink: #1c2430; --muted: #5d6b7a; --grid: #e3e9ef; --line: #5d6b7b; --soft: #eef3f7; --link: #1f6390; --head: #16324f;
   --warn: #fff4d6; --warn-line: #d9a100; }
  @media (prefers-color-scheme: dark) { :root { --page: #10151b; --card: #182028; --ink: #e4eaf0; --muted: #9fadbb; --grid: #2c3742; --line: #8a98a6; --soft: #222c36;
   --link: #7cc0ee; --head: #0b2238; --warn: #3a2f10; --warn-line: #d9a100; } }
@@ -88,6 +88,9 @@ _PAGE = """<!doctype html>
  .source, .note { color: var(--muted); font-size: 14px; margin: 0; } code { background: var(--soft); padding: 0 .25em; border-radius: 3px; }
  .warning { background: var(--warn); border-left: 4px solid var(--warn-line); padding: .5rem .8rem; margin: .8rem 0; }
  table { border-collapse: collapse; margin: .8rem 0; font-size: 14px; display: block; overflow-x: auto; }
+ /* a shadow at the right edge while columns are hidden there */
+ table { background: linear-gradient(to left, var(--card) 1.2rem, transparent) right / 2.4rem 100% no-repeat local,
+  linear-gradient(to left, rgba(128, 128, 128, .5), transparent) right / .9rem 100% no-repeat scroll; }
  th, td { border-bottom: 1px solid var(--grid); padding: .3rem .8rem; text-align: left; white-space: nowrap; } thead th { background: var(--soft); }
  td.number { text-align: right; font-variant-numeric: tabular-nums; } table.facts th { font-weight: 500; color: var(--muted); vertical-align: top; white-space: normal; }
  table.facts td { white-space: normal; overflow-wrap: anywhere; } table.advice td.take { font-weight: 600; }
@@ -97,8 +100,9 @@ _PAGE = """<!doctype html>
  figure { margin: 1rem 0 .4rem; } figcaption { font-weight: 600; }
  .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .2rem 0 .5rem; font-size: 13px; color: var(--muted); } .legend svg { margin-right: .35em; }
  figure svg { max-width: 100%; height: auto; } figure text { font-family: "Liberation Sans", Arial, Helvetica, sans-serif; } .phone { display: none; }
+ @media (max-width: 860px) { table { font-size: 13px; } th, td { padding: .3rem .45rem; } }
  @media (max-width: 640px) { .phone { display: block; } .screen { display: none; } section { padding: .4rem .8rem 1rem; } main { padding: 0 .5rem 2rem; }
-  h2 { font-size: 1.3rem; } h3 { font-size: 1.05rem; } th, td { padding: .3rem .5rem; } }
+  h2 { font-size: 1.3rem; } h3 { font-size: 1.05rem; } table { font-size: 13px; } th, td { padding: .3rem .4rem; } td:last-child { white-space: normal; min-width: 7.5rem; } }
  [fill="#1c2430"] { fill: var(--ink); } [stroke="#e3e9ef"] { stroke: var(--grid); } [stroke="#5d6b7b"] { stroke: var(--line); }
  @media (prefers-color-scheme: dark) { [fill="#0072B2"] { fill: #3d9fe0; } [stroke="#0072B2"] { stroke: #3d9fe0; } }
  details summary { cursor: pointer; color: var(--link); margin-top: 1rem; }

@@ -362,6 +362,17 @@ def _lies_in_order(x: torch.Tensor) -> bool:
     return stride[3] == 1 and (shape[0] == 1 or stride[0] == shape[2] * stride[2])
 
 
+def _at_once(q: torch.Tensor, cache: torch.Tensor) -> bool:
+    """Whether the op itself is all that the dispatcher would find: tensors with memory, of no subclass, unwatched."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(q) is torch.Tensor
+        and type(cache) is torch.Tensor
+        and not q.is_meta
+        and not _watched()
+    )
+
+
 def _watched() -> bool:
     """Whether something (torch.compile, a tracer, vmap, a mode) wants to see the op and not its result."""
     seen: bool = (
@@ -523,7 +534,7 @@ def run(
         if v is None:
             raise SextantInvalidArgument("out is None without v, which tells its type and size; allowed: out [T, Hq, Dv]")
         out = v.new_empty(q.shape[0], q.shape[1], v.shape[2])  # v's type: q may be fp8
-    _paged_overload(
+    (_paged_op if _at_once(q, k_cache) else _paged_overload)(
         made._handle, q, k, v, out, lse, k_cache, v_cache, query_start_loc, seq_lens, block_table, slot_mapping, sinks, alibi_slopes, k_scale,
         v_scale, workspace, q_scale, token_spans,
     )  # fmt: skip
@@ -562,7 +573,7 @@ def run_mla(
             raise SextantInvalidArgument("out is None and k_pe is None; allowed: a tensor out where k_pe does not say how much of q is rope")
         nope = q.shape[2] - k_pe.shape[-1]
         out = q.new_empty(q.shape[0], q.shape[1], kv_b_proj.shape[0] // q.shape[1] - nope)
-    _paged_mla_overload(
+    (_paged_mla_op if _at_once(q, kv_cache) else _paged_mla_overload)(
         made._handle, q, kv_c, k_pe, kv_b_proj, out, lse, kv_cache, query_start_loc, seq_lens, block_table, slot_mapping, sinks, kv_scale, workspace,
         token_spans,
     )  # fmt: skip

@@ -26,12 +26,15 @@ from sextant import api
 from sextant._transformers_batch import attend as _attend
 from sextant._transformers_batch import attend_in_place as _attend_in_place
 from sextant._transformers_batch import attend_latent, may_attend_in_place
+from sextant._transformers_batching import allow as allow_continuous_batching
+from sextant._transformers_blocks import attend_in_blocks, packed_lengths
 from sextant._transformers_mask import Part, chosen_keys, exact_mask, parts_of, plain_part
 from sextant.errors import SextantInvalidArgument, SextantUnsupported
 from sextant.torch import dtype_name, last_dense, without_gradient
 
 if TYPE_CHECKING:
     from sextant._paged_cache import PagedCache as PagedCache
+    from sextant._paged_graph import use_cuda_graphs as use_cuda_graphs
 MHA_BACKENDS = ("TRITON_ATTN", "ROCM_AITER_UNIFIED_ATTN", "ROCM_ATTN", "ROCM_AITER_FA")
 MLA_BACKENDS = ("TRITON_MLA", "ROCM_AITER_MLA")
 
@@ -41,6 +44,10 @@ def __getattr__(name: str) -> Any:
         from sextant._paged_cache import PagedCache
 
         return PagedCache
+    if name == "use_cuda_graphs":
+        from sextant._paged_graph import use_cuda_graphs
+
+        return use_cuda_graphs
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -54,7 +61,7 @@ def register() -> list[str]:
     from transformers import AttentionInterface
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 
-    _allow_in_continuous_batching()
+    allow_continuous_batching(list(map(implementation_name, MHA_BACKENDS)))
     names = []
     for backend in MHA_BACKENDS + MLA_BACKENDS:
         name = implementation_name(backend)
@@ -67,29 +74,6 @@ def register() -> list[str]:
             ALL_MASK_ATTENTION_FUNCTIONS.register("paged|" + name, flash_attention_mask)
             names.append("paged|" + name)
     return names
-
-
-def _allow_in_continuous_batching() -> None:
-    """transformers 5 lets `generate_batch` run with a fixed list of implementations; ours join it, every other name is its own business."""
-    try:
-        from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager as Manager
-    except ImportError:
-        return
-    original = getattr(Manager, "switch_to_cb_friendly_attn", None)
-    if original is None or hasattr(original, "_sextant"):
-        return
-
-    @functools.wraps(original)
-    def switch(self, model, *args, **kwargs):
-        name = str(model.config._attn_implementation)
-        if not name.startswith("sextant_"):
-            return original(self, model, *args, **kwargs)
-        if name not in map(implementation_name, MHA_BACKENDS):
-            allowed = ", ".join(map(implementation_name, MHA_BACKENDS))
-            raise SextantUnsupported(f"attn_implementation is {name} in continuous batching; allowed: {allowed}")
-
-    setattr(switch, "_sextant", True)
-    setattr(Manager, "switch_to_cb_friendly_attn", switch)
 
 
 def prepare_mla(model: torch.nn.Module) -> None:
@@ -262,25 +246,27 @@ def _packed_forward(backend, module, query, key, value, attention_mask=None, sca
         raise SextantUnsupported(f"query has shape {list(query.shape)} with packed sequences; allowed: batch size 1")
     if backend not in MHA_BACKENDS:
         raise SextantUnsupported(f"the attention implementation is {backend} with packed sequences; allowed: {', '.join(MHA_BACKENDS)}")
-    if query.is_cuda and torch.cuda.is_current_stream_capturing():
-        raise SextantUnsupported("lengths cannot be read in a CUDA graph capture; allowed: ContinuousBatchingConfig(use_cuda_graph=False)")
     cache = kwargs.pop("cache", None)
     _refuse_what_is_not_served(kwargs.pop("dropout", 0.0), kwargs)
     sliding_window = _window_of_layer(module, sliding_window)
     if cache is not None:
         key, value = _cached(cache, module.layer_idx, key, value, kwargs)
+    rule = dict(_plain_rule(_is_causal(module, kwargs), int(sliding_window or 0)))
+    features = _scale(scaling, query), {**rule, "logits_soft_cap": float(softcap or 0.0)}, _sinks(module, s_aux, kwargs)
     if kwargs.get("block_table") is not None:
-        raise SextantUnsupported("a block table came without its keys; allowed: ContinuousBatchingConfig(max_blocks_per_request=0)")
+        if kwargs.get("k_cache") is None:
+            raise SextantUnsupported("a block table came without its keys; allowed: ContinuousBatchingConfig(max_blocks_per_request=0)")
+        return without_gradient(attend_in_blocks(backend, query, key, value, kwargs, features).unsqueeze(0), query, key, value), None
+    if query.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise SextantUnsupported("lengths cannot be read in a CUDA graph capture; allowed: ContinuousBatchingConfig(use_cuda_graph=(False, True))")
     if kwargs.get("cu_seq_lens_q") is not None:
         key_starts = kwargs["cu_seq_lens_k"]
         if isinstance(key_starts, dict):  # of the layers with a window, and of the others
             key_starts = key_starts["sliding_attention" if sliding_window else "full_attention"]
-        query_lens, key_lens = kwargs["cu_seq_lens_q"].diff().tolist(), key_starts.diff().tolist()
+        query_lens, key_lens = packed_lengths(kwargs["cu_seq_lens_q"], key_starts)
     else:
         starts = _starts(query, key, attention_mask, kwargs)
         query_lens = key_lens = [end - start for start, end in zip(starts, [*starts[1:], query.shape[2]])]
-    rule = dict(_plain_rule(_is_causal(module, kwargs), int(sliding_window or 0)))
-    features = _scale(scaling, query), {**rule, "logits_soft_cap": float(softcap or 0.0)}, _sinks(module, s_aux, kwargs)
     packed = [x[0].transpose(0, 1) for x in (query, key, value)]
     # A window's cache holds fewer keys than the request has tokens; never more queries than keys.
     tokens = sum(query_lens)

@@ -11,6 +11,7 @@ itself no longer reads, means Sextant's on every platform, with or without SEXTA
 from __future__ import annotations
 
 import difflib
+import enum
 import importlib.metadata
 import logging
 import os
@@ -68,6 +69,7 @@ def _register() -> None:
     else:
         for name in MHA_BACKENDS + MLA_BACKENDS:
             register_backend(AttentionBackendEnum[name], _class_path(name))
+    _hint_at_names(AttentionBackendEnum)
     platform: Any = type(current_platform) if not isinstance(current_platform, type) else current_platform
     if hasattr(platform, "_sextant_original"):
         return
@@ -94,6 +96,28 @@ def _register() -> None:
     platform.get_attn_backend_cls = classmethod(get_attn_backend_cls)
     if on_cpu:
         _keep_mla_features(platform)
+
+
+def _hint_at_names(registry: Any) -> None:
+    """A misspelt --attention-backend, which vLLM looks up in its list before any platform is asked: its message gets
+    the name that is near.
+    """
+    kind: Any = type(registry)
+    original = kind.__getitem__
+    if kind is enum.EnumMeta or hasattr(original, "_sextant"):  # a version whose list is any enum: not ours to change
+        return
+
+    def __getitem__(cls: Any, name: str) -> Any:
+        try:
+            return original(cls, name)
+        except (KeyError, ValueError) as error:
+            near = difflib.get_close_matches(str(name).upper(), cls.__members__, n=1) if cls is registry else []
+            if not near:
+                raise
+            raise ValueError(f"{error}; did you mean {near[0]}?") from None
+
+    setattr(__getitem__, "_sextant", True)
+    kind.__getitem__ = __getitem__
 
 
 def _asked_for(selected: Any) -> Optional[str]:

@@ -6,12 +6,17 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install transformers")
 
 import sextant  # noqa: E402
+from test_paged_cache import SMALL, check, prompts, random_model  # noqa: E402
 from test_transformers import MHA, MLA, deepseek, gemma2, gpt_oss, greedy, logits, st  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or not any(d["kind"] == "cuda" and d["available"] for d in sextant.devices()),
     reason="needs an NVIDIA GPU and a package with the CUDA device: pip install . -C cmake.define.SEXTANT_CUDA=ON",
 )
+
+
+def llama():
+    return random_model(transformers.LlamaConfig(**SMALL))
 
 
 @pytest.mark.parametrize("implementation", MHA)
@@ -44,18 +49,36 @@ def test_padded_batch_in_bf16(implementation):
     torch.testing.assert_close(got[mask.bool()], expected[mask.bool()], atol=5e-2, rtol=5e-2)
 
 
+@pytest.mark.parametrize("graphs", [False, None])
+@pytest.mark.parametrize("make", [gpt_oss, llama])
 @pytest.mark.parametrize("implementation", MHA)
-def test_continuous_batching(implementation):
-    model = gpt_oss().cuda()
+def test_continuous_batching(implementation, make, graphs):
+    """Windows keep their keys in a ring, which is gathered; without one decode steps run in a graph unless told not to."""
+    model = make().cuda()
     if not hasattr(model, "generate_batch"):
         pytest.skip(f"needs generate_batch: transformers {transformers.__version__} has none")
-    prompts = [[5, 9, 7], list(range(10, 31)), [3, 4, 5, 6, 7, 8, 9, 10]]
-    expected = [greedy(model, "eager", torch.tensor([p]).cuda(), 12)[0, len(p) :].tolist() for p in prompts]
+    texts = [[5, 9, 7], list(range(10, 31)), [3, 4, 5, 6, 7, 8, 9, 10]]
+    expected = [greedy(model, "eager", torch.tensor([p]).cuda(), 24)[0, len(p) :].tolist() for p in texts]
     model.set_attn_implementation(implementation)
-    config = transformers.GenerationConfig(max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=-1)
+    config = transformers.GenerationConfig(max_new_tokens=24, do_sample=False, pad_token_id=0, eos_token_id=-1)
     options = {}
     if hasattr(transformers, "ContinuousBatchingConfig"):
-        options["continuous_batching_config"] = transformers.ContinuousBatchingConfig(use_cuda_graph=False)
-    results = model.generate_batch(inputs=prompts, generation_config=config, progress_bar=False, **options)
+        settings = transformers.ContinuousBatchingConfig(use_cuda_graph=graphs, num_blocks=64, max_batch_tokens=256)
+        options["continuous_batching_config"] = settings
+    results = model.generate_batch(inputs=texts, generation_config=config, progress_bar=False, **options)
     got = {tuple(r.prompt_ids): list(r.generated_tokens) for r in results.values()}
-    assert [got[tuple(p)] for p in prompts] == expected
+    assert [got[tuple(p)] for p in texts] == expected
+
+
+@pytest.mark.parametrize("implementation", MHA)
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+@pytest.mark.parametrize("padded", [0, 9])
+def test_decode_steps_in_graphs(implementation, options, padded):
+    model = llama().cuda()
+    st.use_cuda_graphs(model)
+    inputs = {name: x.cuda() for name, x in prompts(padded=padded).items()}
+    cache = st.PagedCache(model.config, max_tokens=64)
+    check(model, implementation, cache, inputs, **options)
+    assert [graph for graph in cache.graphs.values() if not isinstance(graph, str)]
+    cache.reset()  # the graph goes on
+    check(model, implementation, cache, inputs, **options)

@@ -7,6 +7,8 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 import weakref
 
 import numpy as np
@@ -84,6 +86,40 @@ def test_a_data_loader():
     attended(1)
     loader = torch.utils.data.DataLoader(Items(), num_workers=2, multiprocessing_context="fork", timeout=60)
     assert [round(float(x)) for x in loader] == [0, 1, 2, 3, 4, 5]
+
+
+def test_threads_share_the_pool():
+    """Short calls begin and end while another thread's long one runs; all results are right."""
+    spec = sextant.AttentionSpec(num_heads=4, num_kv_heads=4, head_dim=32, softmax_scale=0.2, dtype="fp32")
+    n, short, long_call = 12000, [], []
+    q = np.random.default_rng(0).standard_normal((n, 4, 32)).astype(np.float32)
+    starts = np.array([0, n], np.int32)
+    plan = sextant.varlen_plan(spec, query_start_loc=[0, n], key_start_loc=[0, n])
+    tensors = dict(q=q, k=q, v=q, query_start_loc=starts, key_start_loc=starts, seq_lens=np.array([n], np.int32))
+    out, expected = np.empty_like(q), np.empty_like(q)
+
+    def run_long():
+        start = time.perf_counter()
+        plan.run(**tensors, out=out)
+        long_call.extend((start, time.perf_counter()))
+
+    def run_short():
+        step, small = many("TRITON_ATTN")
+        while not long_call:
+            start = time.perf_counter()
+            step.run(small, lse=None)
+            short.append((start, time.perf_counter()))
+            assert right(step)
+
+    threads = [threading.Thread(target=target) for target in (run_short, run_long, run_short)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    plan.run(**tensors, out=expected)
+    assert np.array_equal(out, expected)
+    begin, end = long_call  # which Python notices a little late
+    assert [1 for first, last in short if first > begin + 0.02 and last < end - 0.05], (long_call, len(short))
 
 
 def python(code, **environment):

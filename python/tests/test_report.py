@@ -130,6 +130,12 @@ def test_advice_within_the_spread_is_selects(tmp_path):
     assert "overrule it" not in page
 
 
+def test_wide_tables_say_that_they_scroll(tmp_path):
+    """A shadow at the right edge while columns are hidden there, and scroll bars of the page's own colours."""
+    page = page_of(tmp_path)
+    assert "no-repeat local" in page and "no-repeat scroll" in page and "color-scheme: light dark" in page
+
+
 def test_logarithmic_labels_are_numbers():
     pytest.importorskip("vl_convert", reason="needs vl-convert: pip install vl-convert-python")
     from sextant import _report_charts as charts

@@ -29,7 +29,16 @@ def platform(request, monkeypatch):
         def check_and_update_config(cls, vllm_config):
             pass
 
-    registry = enum.Enum("AttentionBackendEnum", {name: name for name in NAMES})
+    class Kind(enum.EnumMeta):
+        def __getitem__(cls, name):
+            if name not in cls.__members__:
+                raise ValueError(f"Unknown attention backend: '{name}'")
+            return super().__getitem__(name)
+
+    names = Kind.__prepare__("AttentionBackendEnum", (enum.Enum,))
+    for name in NAMES:
+        names[name] = name
+    registry = Kind("AttentionBackendEnum", (enum.Enum,), names)
     registry.register = staticmethod(lambda name, path: registered.__setitem__(name, path))
     logger = types.SimpleNamespace(info_once=lambda *_: None, warning_once=lambda *_: None)
     modules = {
@@ -51,6 +60,15 @@ def platform(request, monkeypatch):
 
     plugin.register()
     return types.SimpleNamespace(platform=Platform, registry=registry, registered=registered)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "rocm", "cuda"], indirect=True)
+def test_a_misspelt_attention_backend_gets_a_hint(platform):
+    with pytest.raises(ValueError, match="Unknown attention backend: 'ROCM_ATN'; did you mean ROCM_ATTN"):
+        platform.registry["ROCM_ATN"]
+    with pytest.raises(ValueError, match="Unknown attention backend: 'NOTHING'$"):
+        platform.registry["NOTHING"]
+    assert platform.registry["FLASH_ATTN"].name == "FLASH_ATTN"
 
 
 CONFIG = types.SimpleNamespace(attn_type="decoder", use_sparse=False, use_mla=False)

@@ -1,6 +1,9 @@
 // Deterministic mode: the bits of a request's result depend on nothing but the request.
 #include <gtest/gtest.h>
 
+#include <thread>
+#include <vector>
+
 #include "support/cases.h"
 
 namespace sextant {
@@ -53,6 +56,20 @@ TEST_P(Invariance, ThreadsNeverChangeABit) {
     ASSERT_OK(device);
     EXPECT_EQ(bytes_of(*GetParam(), c, *device), expected) << threads << " threads";
   }
+}
+
+// Workers' scratch memory is nobody else's while host threads share a device.
+TEST_P(Invariance, HostThreadsAtOnceNeverChangeABit) {
+  const Case c = deterministic_case();
+  const std::vector<uint8_t> expected = bytes_of(*GetParam(), c);
+  auto device = make_cpu_device({.executor = make_thread_pool(3), .isa = {}});
+  ASSERT_OK(device);
+  std::vector<std::thread> hosts;
+  for (int host = 0; host < 4; ++host)
+    hosts.emplace_back([&] {
+      for (int round = 0; round < 3; ++round) EXPECT_EQ(bytes_of(*GetParam(), c, *device), expected);
+    });
+  for (std::thread& host : hosts) host.join();
 }
 
 TEST_P(Invariance, RunningTwiceGivesTheSameBits) {

@@ -83,17 +83,70 @@ TEST(ThreadPool, CallsInsideATaskRunOnItsWorker) {
   }
 }
 
-TEST(ThreadPool, HostThreadsTakeTurns) {
-  auto pool = make_thread_pool(3);
-  std::atomic<int64_t> sum{0};
-  std::vector<std::thread> hosts;
-  hosts.reserve(4);
-  for (int h = 0; h < 4; ++h)
-    hosts.emplace_back([&] {
-      for (int round = 0; round < 50; ++round) pool->parallel_for(20, [&](int64_t i, int) { sum += i; });
+TEST(ThreadPool, HostThreadsShareThePool) {
+  for (int threads : {1, 3}) {
+    auto pool = make_thread_pool(threads);
+    std::vector<std::atomic<int>> busy(static_cast<size_t>(pool->workers()));
+    std::atomic<int> overlaps{0};
+    std::atomic<int64_t> sum{0};
+    std::vector<std::thread> hosts;
+    for (int h = 0; h < 40; ++h)  // more than there are places for
+      hosts.emplace_back([&] {
+        for (int round = 0; round < 50; ++round)
+          pool->parallel_for(20, [&](int64_t i, int worker) {
+            if (busy[static_cast<size_t>(worker)].fetch_add(1) != 0) ++overlaps;
+            sum += i;
+            busy[static_cast<size_t>(worker)].fetch_sub(1);
+          });
+      });
+    for (std::thread& host : hosts) host.join();
+    EXPECT_EQ(sum, 40 * 50 * 190);
+    EXPECT_EQ(overlaps, 0);
+  }
+}
+
+// Whether `done` comes true; the tests fail where they would wait for ever.
+template <class Done>
+bool wait_for(const Done& done) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (!done() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  return done();
+}
+
+TEST(ThreadPool, ACallDoesNotWaitForAnothersEnd) {
+  for (int threads : {1, 2, 4}) {
+    auto pool = make_thread_pool(threads);
+    std::atomic<int> began{0}, small_calls{0};
+    std::atomic<bool> in_time{true};
+    std::thread host([&] {
+      wait_for([&] { return began > 0; });
+      for (int round = 0; round < 10; ++round) pool->parallel_for(2, [&](int64_t, int) { ++small_calls; });
     });
-  for (std::thread& host : hosts) host.join();
-  EXPECT_EQ(sum, 4 * 50 * 190);
+    pool->parallel_for(8, [&](int64_t, int) {
+      ++began;
+      if (!wait_for([&] { return small_calls == 20; })) in_time = false;
+    });
+    host.join();
+    EXPECT_TRUE(in_time) << threads << " threads";
+  }
+}
+
+// A worker leaves a call while other callers need the cores, and comes back.
+TEST(ThreadPool, WorkersComeBackWhenACallerLeaves) {
+  auto pool = make_thread_pool(2);
+  std::atomic<bool> helped{false}, caller_left{false}, helped_again{false};
+  std::thread host([&] {
+    wait_for([&] { return helped.load(); });
+    for (int round = 0; round < 100; ++round) pool->parallel_for(4, [](int64_t, int) {});
+    caller_left = true;
+  });
+  pool->parallel_for(2000, [&](int64_t, int worker) {
+    if (worker == 1) (caller_left ? helped_again : helped) = true;
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(5);
+    while (!helped_again && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  });
+  host.join();
+  EXPECT_TRUE(helped_again);
 }
 
 TEST(ThreadPool, ManyPoolsComeAndGo) {

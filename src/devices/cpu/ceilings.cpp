@@ -32,8 +32,8 @@ double median_seconds_of(Executor& executor, const std::function<void(int64_t, i
 }
 
 double peak_tflops(Executor& executor, const AttentionKernels& kernels) {
-  const WorkerScratch scratch(executor.concurrency(), kScratchBytes);
-  for (int w = 0; w < executor.concurrency(); ++w) std::memset(scratch.of(w), 0, kScratchBytes);
+  const WorkerScratch scratch(executor.workers(), kScratchBytes);
+  for (int w = 0; w < executor.workers(); ++w) std::memset(scratch.of(w), 0, kScratchBytes);
   std::vector<double> operations(static_cast<size_t>(executor.concurrency()));
   for (int64_t iterations = 1 << 10;; iterations *= 4) {
     const auto task = [&](int64_t i, int worker) {

@@ -18,7 +18,7 @@ namespace {
 class CpuDevice final : public Device {
  public:
   CpuDevice(const IsaChoice& isa, const std::shared_ptr<Executor>& executor) {
-    auto scratch = std::make_shared<ScratchProvider>(executor->concurrency());
+    auto scratch = std::make_shared<ScratchProvider>(executor->workers());
     info_.kind = DeviceKind::kCpu;
     info_.name = processor_name();
     info_.architecture = isa.bf16 ? isa.portable_name + "+" + isa.tuned_name : isa.portable_name;

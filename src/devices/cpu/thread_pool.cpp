@@ -1,12 +1,18 @@
-// A persistent pool of threads. The calling thread works too, as worker 0.
+// A persistent pool of threads. A calling thread works too.
 //
 // Threads start at the first call that has work for them: opening a device or planning starts none, so a process may
 // still fork. A forked child has none of its parent's threads; its pools begin anew, whatever state the parent's were
-// in. A caller waits for the workers that took part in its call, never for one that the scheduler has not woken yet.
+// in.
+//
+// Calls that host threads make at once share the pool: each caller works at its own call from the start, and workers
+// help where the fewest help, as long as callers and workers together are no more than the pool's threads; who is too
+// many leaves after the index at hand. A caller waits for workers that have an index of its call in hand, never for one
+// that the scheduler has not woken yet.
 #include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -48,19 +54,67 @@ class OwnCore {
   bool known_;
 };
 
-// What a fork leaves unusable in the child: threads, locks, and the call that may have been running.
+// One parallel_for; lies on its caller's stack.
+struct Call {
+  const Task& task;
+  const int64_t count;
+  std::atomic<int64_t> next{0};
+  std::atomic<int> helpers{0};  // workers that have an index of it; grows under the crew's mutex, while it is listed
+};
+
+constexpr size_t kCallers = 16;  // host threads inside a pool at once; more wait until one leaves
+
+// What a fork leaves unusable in the child: threads, locks, and the calls that may have been running.
 struct Crew {
   std::vector<std::thread> threads;
-  std::mutex callers;  // host threads that share the pool take turns
   std::mutex mutex;
-  std::condition_variable wake, done;
-  std::atomic<uint64_t> generation{0};  // of the call; changes under `mutex`
-  std::atomic<int64_t> next{0};
-  std::atomic<int> active{0};  // workers inside the call; grows under `mutex` while it is open
-  const Task* task = nullptr;
-  int64_t count = 0;
-  int caller_core = -1;
-  bool open = false, stopping = false;
+  std::condition_variable wake, done, left;
+  std::array<Call*, kCallers> calls{};               // of each caller, where it has indices for others
+  std::array<std::atomic<bool>, kCallers> inside{};  // callers
+  std::atomic<int> busy{0};                          // callers and workers that are at work
+  std::atomic<int> waiting{0};                       // callers that found no room
+  std::atomic<uint64_t> news{0};                     // for workers; changes under `mutex`
+  std::atomic<bool> refrained{false};                // some worker did not help, since enough were busy
+  std::atomic<int> caller_core{-1};                  // of the newest call
+  bool stopping = false;
+};
+
+// A host thread's place among the callers.
+class Caller {
+ public:
+  explicit Caller(Crew& crew) : crew_(crew), place_(take()) {
+    if (place_ == kCallers) {
+      crew.waiting.fetch_add(1);
+      std::unique_lock lock(crew.mutex);
+      crew.left.wait(lock, [this] { return (place_ = take()) < kCallers; });
+      crew.waiting.fetch_sub(1);
+    }
+    crew.busy.fetch_add(1);
+  }
+  ~Caller() {
+    crew_.busy.fetch_sub(1);
+    crew_.inside[place_].store(false);
+    if (!crew_.refrained.load() && crew_.waiting.load() == 0) return;
+    {
+      const std::lock_guard lock(crew_.mutex);
+      crew_.refrained.store(false);
+      crew_.news.fetch_add(1, std::memory_order_release);
+    }
+    crew_.wake.notify_all();
+    crew_.left.notify_one();
+  }
+  Caller(const Caller&) = delete;
+  Caller& operator=(const Caller&) = delete;
+  size_t place() const { return place_; }
+
+ private:
+  size_t take() {
+    for (size_t i = 0; i < kCallers; ++i)
+      if (!crew_.inside[i].load() && !crew_.inside[i].exchange(true)) return i;
+    return kCallers;
+  }
+  Crew& crew_;
+  size_t place_;
 };
 
 class ThreadPool;
@@ -102,7 +156,7 @@ class ThreadPool final : public Executor {
     {
       const std::lock_guard lock(crew_->mutex);
       crew_->stopping = true;
-      crew_->generation.fetch_add(1);
+      crew_->news.fetch_add(1);
     }
     crew_->wake.notify_all();
     for (std::thread& thread : crew_->threads) thread.join();
@@ -111,6 +165,7 @@ class ThreadPool final : public Executor {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int concurrency() const override { return concurrency_; }
+  int workers() const override { return concurrency_ - 1 + static_cast<int>(kCallers); }
 
   // The old crew's threads are in another process and its locks may be held by them: it is left as it is.
   void renew() {
@@ -125,36 +180,23 @@ class ThreadPool final : public Executor {
       return;
     }
     Crew& crew = *crew_;
-    const std::lock_guard one_caller(crew.callers);
+    const Caller caller(crew);
+    const int worker = worker_of(caller);
+    Call call{task, count, {}, {}};
     if (count == 1 || concurrency_ == 1) {
-      const Inside outer = std::exchange(inside_, {this, 0});
-      for (int64_t i = 0; i < count; ++i) task(i, 0);
-      inside_ = outer;
+      take_indices(call, worker, [] { return true; });
       return;
     }
-    start_threads(crew);
+    announce(crew, caller, call);
+    take_indices(call, worker, [] { return true; });
     {
       const std::lock_guard lock(crew.mutex);
-      crew.task = &task;
-      crew.count = count;
-      crew.caller_core = sched_getcpu();
-      crew.next.store(0, std::memory_order_relaxed);
-      crew.open = true;
-      crew.generation.fetch_add(1, std::memory_order_release);
+      crew.calls[caller.place()] = nullptr;  // who comes now comes too late
     }
-    const auto useful = std::min<int64_t>(count - 1, static_cast<int64_t>(crew.threads.size()));
-    if (useful == static_cast<int64_t>(crew.threads.size()))
-      crew.wake.notify_all();
-    else
-      for (int64_t i = 0; i < useful; ++i) crew.wake.notify_one();
-    take_indices(crew, 0);
-    {
-      const std::lock_guard lock(crew.mutex);
-      crew.open = false;  // who comes now comes too late
-    }
-    if (spin_until([&crew] { return crew.active.load(std::memory_order_acquire) == 0; })) return;
+    const auto all_left = [&call] { return call.helpers.load(std::memory_order_acquire) == 0; };
+    if (spin_until(all_left)) return;
     std::unique_lock lock(crew.mutex);
-    crew.done.wait(lock, [&crew] { return crew.active.load(std::memory_order_acquire) == 0; });
+    crew.done.wait(lock, all_left);
   }
 
  private:
@@ -183,6 +225,29 @@ class ThreadPool final : public Executor {
   };
   static thread_local Inside inside_;
 
+  // 0 for the first caller, then the pool's threads, then the other callers.
+  int worker_of(const Caller& caller) const {
+    return caller.place() == 0 ? 0 : concurrency_ - 1 + static_cast<int>(caller.place());
+  }
+
+  void announce(Crew& crew, const Caller& caller, Call& call) {
+    int64_t useful;
+    {
+      const std::lock_guard lock(crew.mutex);
+      start_threads(crew);
+      crew.calls[caller.place()] = &call;
+      crew.caller_core.store(sched_getcpu(), std::memory_order_relaxed);
+      crew.news.fetch_add(1, std::memory_order_release);
+      useful = std::min<int64_t>({call.count - 1, static_cast<int64_t>(crew.threads.size()),
+                                  concurrency_ - crew.busy.load(std::memory_order_relaxed)});
+      if (useful < 1) crew.refrained.store(true);
+    }
+    if (useful == static_cast<int64_t>(crew.threads.size()))
+      crew.wake.notify_all();
+    else
+      for (int64_t i = 0; i < useful; ++i) crew.wake.notify_one();
+  }
+
   void start_threads(Crew& crew) {
     if (!crew.threads.empty() || crew.stopping) return;
     try {
@@ -193,33 +258,66 @@ class ThreadPool final : public Executor {
     }
   }
 
-  void take_indices(Crew& crew, int worker) {
+  template <class Stay>
+  void take_indices(Call& call, int worker, const Stay& stay) {
     const Inside outer = std::exchange(inside_, {this, worker});
-    for (int64_t i; (i = crew.next.fetch_add(1, std::memory_order_relaxed)) < crew.count;) (*crew.task)(i, worker);
+    for (int64_t i; stay() && (i = call.next.fetch_add(1, std::memory_order_relaxed)) < call.count;)
+      call.task(i, worker);
     inside_ = outer;
+  }
+
+  // An index of the call that the fewest help, if there is one and helpers are wanted.
+  Call* join(Crew& crew, int64_t& index) const {
+    const std::lock_guard lock(crew.mutex);
+    while (wanted(crew, 1)) {
+      Call* chosen = nullptr;
+      for (Call* call : crew.calls) {
+        if (call == nullptr || call->next.load(std::memory_order_relaxed) >= call->count) continue;
+        if (chosen == nullptr || call->helpers.load() < chosen->helpers.load()) chosen = call;
+      }
+      if (chosen == nullptr) return nullptr;
+      index = chosen->next.fetch_add(1, std::memory_order_relaxed);
+      if (index >= chosen->count) continue;
+      chosen->helpers.fetch_add(1, std::memory_order_relaxed);
+      crew.busy.fetch_add(1);
+      return chosen;
+    }
+    return nullptr;
+  }
+
+  // Whether there is room for that many more at work. Where there is none, the next caller that leaves says so.
+  bool wanted(Crew& crew, int more) const {
+    if (crew.busy.load() + more <= concurrency_) return true;
+    crew.refrained.store(true);
+    return crew.busy.load() + more <= concurrency_;  // one may have left in between
+  }
+
+  // One index, then more of the same call while nobody else needs the core.
+  void help(Crew& crew, Call& call, int64_t index, int worker) {
+    const Inside outer = std::exchange(inside_, {this, worker});
+    call.task(index, worker);
+    inside_ = outer;
+    take_indices(call, worker, [&] { return wanted(crew, 0); });
+    crew.busy.fetch_sub(1);
+    if (call.helpers.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    const std::lock_guard lock(crew.mutex);  // the call may be gone
+    crew.done.notify_all();
   }
 
   void work(Crew& crew, int worker) {
     uint64_t seen = 0;
     const OwnCore own_core;
     for (;;) {
-      int caller_core;
-      spin_until([&] { return crew.generation.load(std::memory_order_acquire) != seen; });
+      spin_until([&] { return crew.news.load(std::memory_order_acquire) != seen; });
       {
         std::unique_lock lock(crew.mutex);
-        crew.wake.wait(lock, [&] { return crew.generation.load(std::memory_order_relaxed) != seen; });
-        seen = crew.generation.load(std::memory_order_relaxed);
+        crew.wake.wait(lock, [&] { return crew.news.load(std::memory_order_relaxed) != seen; });
+        seen = crew.news.load(std::memory_order_relaxed);
         if (crew.stopping) return;
-        if (!crew.open) continue;
-        crew.active.fetch_add(1, std::memory_order_relaxed);
-        caller_core = crew.caller_core;
       }
-      own_core.leave(caller_core);
-      take_indices(crew, worker);
-      if (crew.active.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        const std::lock_guard lock(crew.mutex);
-        crew.done.notify_one();
-      }
+      own_core.leave(crew.caller_core.load(std::memory_order_relaxed));
+      int64_t index = 0;
+      while (Call* call = join(crew, index)) help(crew, *call, index, worker);
     }
   }
 

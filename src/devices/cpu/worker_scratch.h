@@ -8,7 +8,7 @@
 
 namespace sextant::cpu {
 
-// One aligned buffer a worker.
+// One aligned buffer a worker. Those of workers that never work are addresses alone: memory comes when it is touched.
 class WorkerScratch {
  public:
   WorkerScratch(int workers, size_t bytes);
@@ -24,8 +24,8 @@ class WorkerScratch {
 };
 using WorkerScratchPtr = std::shared_ptr<const WorkerScratch>;
 
-// Hands out scratch of at least the size asked for. Plans share it: the executor runs one piece of work a worker at a
-// time.
+// Hands out scratch of at least the size asked for. Plans share it, and threads that run them: the executor runs one
+// piece of work a worker at a time.
 class ScratchProvider {
  public:
   explicit ScratchProvider(int workers) : workers_(workers) {}
