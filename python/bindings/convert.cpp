@@ -173,8 +173,10 @@ Struct fields_from(const Json& json) {
 
 }  // namespace
 
+AttentionSpec spec_fields_from(const Json& json) { return fields_from<AttentionSpec>(json); }
+
 AttentionSpec spec_from(const Json& json) {
-  const auto spec = fields_from<AttentionSpec>(json);
+  const auto spec = spec_fields_from(json);
   raise_unless_ok(validate(spec));
   return spec;
 }

@@ -35,6 +35,7 @@ int32_t int32_field(const Json& json, const char* field, int32_t fallback);
 
 Json parse_json(const tvm::ffi::String& text);
 AttentionSpec spec_from(const Json& json);
+AttentionSpec spec_fields_from(const Json& json);  // not validated: of latents, whose rule ops know
 // `backend` resolves the layout "preferred".
 KvCacheSpec cache_fields_from(const Json& json);  // not validated
 KvCacheSpec cache_spec_from(const Json& json, const Device& device, const Backend* backend);

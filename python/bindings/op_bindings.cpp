@@ -291,7 +291,7 @@ int64_t mla_decode_make(const String& description, OptionalTensor query_start_lo
   const PlanOptions options = options_from(json.value("options", Json::object()));
   AttentionPlanArgs args;
   args.op = AttentionOp::kMlaDecode;
-  args.spec = spec_from(json.at("spec"));
+  args.spec = spec_fields_from(json.at("spec"));
   args.cache = handle.cache = cache_spec_from(json.at("cache"), *handle.device, nullptr);
   args.query_start_loc = host_array_from<int32_t>("query_start_loc", query_start_loc);
   args.seq_lens = host_array_from<int32_t>("seq_lens", seq_lens);
