@@ -308,6 +308,39 @@ TEST(CudaPlan, EveryQueryLengthWithinTheBoundsHasOnePart) {
   }
 }
 
+// Rows of partial results that a part's kernel may write.
+int64_t partial_rows(const cuda::PlanPart& part, int32_t num_heads) {
+  if (const auto* list = std::get_if<cuda::BalancedList>(&part.division)) return int64_t{2} * list->blocks * part.rows;
+  if (const auto* clusters = std::get_if<cuda::Clusters>(&part.division))
+    return clusters->num_slots * num_heads * clusters->split.max_partitions;
+  const auto& tiles = std::get<cuda::RowTiles>(part.division);
+  return tiles.num_slots * num_heads * tiles.split.max_partitions;
+}
+
+TEST(CudaPlan, PartialResultsHaveTheirRoom) {
+  int reducing = 0;
+  for (const bool deterministic : {false, true})
+    for (const auto& lens : many_lengths()) {
+      const Batch batch = {.seq_lens = lens, .deterministic = deterministic};
+      for (const AttentionPlanArgs& args : problems_of_all_kernels(batch)) {
+        const auto made = std::dynamic_pointer_cast<const cuda::CudaAttentionPlan>(plan(args, batch));
+        ASSERT_NE(made, nullptr);
+        for (const auto* parts : {&made->parts, &made->unaligned_parts})
+          for (const cuda::PlanPart& part : *parts) {
+            EXPECT_LE(part.workspace_bytes, made->workspace_bytes()) << made->describe();
+            if (!part.reduces) continue;
+            ++reducing;
+            const auto rows = static_cast<size_t>(partial_rows(part, args.spec.num_heads));
+            const auto row_bytes = static_cast<size_t>(args.spec.head_dim_v) * sizeof(float);
+            EXPECT_GT(rows, 0U) << made->describe();
+            EXPECT_GE(part.partial_lse_offset, rows * row_bytes) << made->describe();
+            EXPECT_GE(part.workspace_bytes, part.partial_lse_offset + rows * sizeof(float)) << made->describe();
+          }
+      }
+    }
+  EXPECT_GT(reducing, 100);
+}
+
 TEST(CudaPlan, DecodeKernelsGetNoLongQueriesOfAGraphToCome) {
   const Batch batch = {requests(33, 8192)};
   for (AttentionPlanArgs args : problems_of_all_kernels(batch)) {

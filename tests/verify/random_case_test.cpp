@@ -38,6 +38,10 @@ TEST(RandomCase, TheSameSeedDrawsTheSameCase) {
   EXPECT_NE(to_text(draw_case(7, *all_backends()[0], limits)), to_text(draw_case(8, *all_backends()[0], limits)));
 }
 
+std::string relation_text(Relation relation, bool deterministic) {
+  return "relation " + std::to_string(static_cast<int>(relation)) + (deterministic ? ", deterministic" : "");
+}
+
 // What the sweep missed for years is drawn often: equal lengths, bounds, every format, every layout.
 TEST(RandomCase, DrawsReachTheWholeSpace) {
   std::set<std::string> seen;
@@ -50,6 +54,7 @@ TEST(RandomCase, DrawsReachTheWholeSpace) {
     if (equal) seen.insert("equal lengths");
     if (c.replays()) seen.insert("bounds");
     if (c.graph) seen.insert("graph");
+    seen.insert(relation_text(c.relation, c.options.deterministic));
     if (c.shared_prefix_len > 0) seen.insert("shared prefix");
     if (c.requests.size() == 256) seen.insert("256 requests");
     for (const RequestShape& r : c.requests) {
@@ -63,6 +68,10 @@ TEST(RandomCase, DrawsReachTheWholeSpace) {
         "HND",   "split_k",       "shuffled",     "packed",        "latent",       "equal lengths", "bounds",
         "graph", "shared prefix", "256 requests", "empty request", "long request", "long prefill"})
     EXPECT_TRUE(seen.contains(what)) << what;
+  for (const Relation relation : {Relation::kNone, Relation::kTwice, Relation::kPermuted, Relation::kReblocked,
+                                  Relation::kChunked, Relation::kJoined, Relation::kPlanned})
+    for (const bool deterministic : {false, true})
+      EXPECT_TRUE(seen.contains(relation_text(relation, deterministic))) << relation_text(relation, deterministic);
   for (int dim : {8, 40, 64, 72, 96, 128, 192, 248, 256, 512}) EXPECT_TRUE(seen.contains(std::to_string(dim))) << dim;
 }
 
@@ -83,6 +92,8 @@ TEST(RandomCase, WrongTextsAreRefusedByName) {
   EXPECT_ERROR(parse_random_case(R"({"num_heads": "four"})"), StatusCode::kInvalidArgument, "num_heads is \"four\"");
   EXPECT_ERROR(parse_random_case(R"({"dtype": "bf17"})"), StatusCode::kInvalidArgument, "bf17");
   EXPECT_ERROR(parse_random_case(R"({"relation": "odd"})"), StatusCode::kInvalidArgument, "relation is \"odd\"");
+  EXPECT_ERROR(parse_random_case(R"({"backend": "FLASH"})"), StatusCode::kNotFound, "backend is \"FLASH\"");
+  EXPECT_ERROR(parse_random_case(R"({"op": "flash"})"), StatusCode::kInvalidArgument, "op is \"flash\"");
   for (const char* batch : {"q", "q1", "q1s", "3s4", "q1s2_", "q1s2__q1s2", "q1s2x", "-1q1s2", "99999999q1s1"})
     EXPECT_ERROR(parse_batch_text(batch), StatusCode::kInvalidArgument, "batch segment");
   const auto batch = parse_batch_text("3q0s5_q7s7");

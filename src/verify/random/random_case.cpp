@@ -6,6 +6,8 @@
 #include <charconv>
 #include <nlohmann/json.hpp>
 
+#include "verify/random/simple_ops.h"
+
 namespace sextant::verify {
 namespace {
 
@@ -13,7 +15,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::pair<Relation, const char*> kRelations[] = {
     {Relation::kNone, "none"},           {Relation::kTwice, "twice"},     {Relation::kPermuted, "permuted"},
-    {Relation::kReblocked, "reblocked"}, {Relation::kChunked, "chunked"}, {Relation::kJoined, "joined"}};
+    {Relation::kReblocked, "reblocked"}, {Relation::kChunked, "chunked"}, {Relation::kJoined, "joined"},
+    {Relation::kPlanned, "planned"}};
 
 constexpr std::pair<KernelFamily, const char*> kFamilies[] = {{KernelFamily::kPortable, "portable"},
                                                               {KernelFamily::kTuned, "tuned"}};
@@ -214,6 +217,12 @@ std::string to_text(const RandomCase& test) {
   return json.dump();
 }
 
+// What runs has a name that there is.
+static Status check_subject(const RandomCase& test) {
+  if (!test.is_op()) return find_backend(test.backend).status();
+  return is_simple_op(test.op.name) ? Status::ok() : parse_attention_op(test.op.name).status();
+}
+
 Result<RandomCase> parse_random_case(const std::string& text) {
   RandomCase test;
   const Json json = Json::parse(text, nullptr, false);
@@ -233,7 +242,10 @@ Result<RandomCase> parse_random_case(const std::string& text) {
     }
   });
   if (!status.is_ok()) return status;
-  if (known == json.size()) return test;
+  if (known == json.size()) {
+    SEXTANT_RETURN_IF_ERROR(check_subject(test));
+    return test;
+  }
   Json unknown = json;
   visit_fields(test, [&](const char* name, auto&) { unknown.erase(name); });
   return invalid_argument(
