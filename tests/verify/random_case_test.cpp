@@ -94,6 +94,12 @@ TEST(RandomCase, WrongTextsAreRefusedByName) {
   EXPECT_ERROR(parse_random_case(R"({"relation": "odd"})"), StatusCode::kInvalidArgument, "relation is \"odd\"");
   EXPECT_ERROR(parse_random_case(R"({"backend": "FLASH"})"), StatusCode::kNotFound, "backend is \"FLASH\"");
   EXPECT_ERROR(parse_random_case(R"({"op": "flash"})"), StatusCode::kInvalidArgument, "op is \"flash\"");
+  EXPECT_ERROR(parse_random_case(R"({"backend": "ROCM_ATTN", "num_heads": -1})"), StatusCode::kInvalidArgument,
+               "num_heads is -1");
+  const std::string heads = R"({"backend": "ROCM_ATTN", "num_heads": 1, "num_kv_heads": 1, "head_dim": 64, )"
+                            R"("head_dim_v": 64, "softmax_scale": 0.125, )";
+  EXPECT_OK(parse_random_case(heads + R"("requests": "q1s1"})"));
+  EXPECT_ERROR(parse_random_case(heads + R"("block_size": 0})"), StatusCode::kInvalidArgument, "block_size is 0");
   for (const char* batch : {"q", "q1", "q1s", "3s4", "q1s2_", "q1s2__q1s2", "q1s2x", "-1q1s2", "99999999q1s1"})
     EXPECT_ERROR(parse_batch_text(batch), StatusCode::kInvalidArgument, "batch segment");
   const auto batch = parse_batch_text("3q0s5_q7s7");

@@ -5,6 +5,7 @@
 
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "verify/random/simple_ops.h"
 
@@ -217,11 +218,23 @@ std::string to_text(const RandomCase& test) {
   return json.dump();
 }
 
-// What runs has a name that there is.
-static Status check_subject(const RandomCase& test) {
-  if (!test.is_op()) return find_backend(test.backend).status();
-  return is_simple_op(test.op.name) ? Status::ok() : parse_attention_op(test.op.name).status();
+namespace {
+
+// What runs has a name that there is, and sizes that memory can be made for: a text may be written by hand.
+Status check_case(const RandomCase& test) {
+  if (test.is_op() && is_simple_op(test.op.name)) return Status::ok();
+  SEXTANT_RETURN_IF_ERROR(test.is_op() ? parse_attention_op(test.op.name).status()
+                                       : find_backend(test.backend).status());
+  SEXTANT_RETURN_IF_ERROR(validate(test.spec));
+  for (const auto& [name, value, least] :
+       {std::tuple{"block_size", test.block_size, 1}, std::tuple{"num_scales", test.num_scales, 1},
+        std::tuple{"shared_prefix_len", test.shared_prefix_len, 0},
+        std::tuple{"padding_tokens", test.padding_tokens, 0}, std::tuple{"row_padding", test.row_padding, 0}})
+    if (value < least) return invalid_argument(fmt::format("--case: {} is {}; allowed: >= {}", name, value, least));
+  return Status::ok();
 }
+
+}  // namespace
 
 Result<RandomCase> parse_random_case(const std::string& text) {
   RandomCase test;
@@ -243,7 +256,7 @@ Result<RandomCase> parse_random_case(const std::string& text) {
   });
   if (!status.is_ok()) return status;
   if (known == json.size()) {
-    SEXTANT_RETURN_IF_ERROR(check_subject(test));
+    SEXTANT_RETURN_IF_ERROR(check_case(test));
     return test;
   }
   Json unknown = json;
