@@ -198,6 +198,11 @@ std::vector<Case> off_road_cases() {
   add_mla("latent fp8 16h B64 16k ragged", 64, 1, 16384, 16, DType::kF8E4M3FN, true);
   add_mla("latent fp8 128h B64 8k", 64, 1, 8192, 128, DType::kF8E4M3FN);
   add_mla("latent fp8 128h B64 16k ragged", 64, 1, 16384, 128, DType::kF8E4M3FN, true);
+  add_mla("latent fp8 64h B64 8k", 64, 1, 8192, 64, DType::kF8E4M3FN);
+  add_mla("latent fp8 64h B9 767", 9, 1, 767, 64, DType::kF8E4M3FN);
+  add_mla("latent fp8 128h B264 2k", 264, 1, 2048, 128, DType::kF8E4M3FN);
+  add_mla("latent 128h B264 2k", 264, 1, 2048, 128, DType::kBF16);
+  add_mla("latent 64h B9 767", 9, 1, 767, 64, DType::kBF16);
   return cases;
 }
 

@@ -97,8 +97,8 @@ TEST(CudaPlan, OneLongRequestAmongManyIsBalanced) {
   EXPECT_PRED2(has, chosen({lens}), "balanced");
 }
 
-TEST(CudaPlan, ClustersNeedPagesForBoxesAndAFreeChoice) {
-  EXPECT_PRED2(has, chosen({.seq_lens = requests(1, 8192), .block_size = 1}), "stream_attention");
+TEST(CudaPlan, ClustersTakeAnyPageAndNeedAFreeChoice) {
+  EXPECT_PRED2(has, chosen({.seq_lens = requests(1, 8192), .block_size = 1}), "cluster_decode");  // row by row
   EXPECT_PRED2(has, chosen({.seq_lens = requests(1, 8192), .block_size = 24}), "cluster_decode");
   EXPECT_PRED2(has, chosen({.seq_lens = requests(1, 8192), .family = KernelFamily::kPortable}), "stream_attention");
   const std::string fixed = chosen({.seq_lens = requests(1, 8192), .deterministic = true});
@@ -121,6 +121,28 @@ TEST(CudaPlan, ALongDecodeGetsItsOwnKernelInAMixedBatch) {
 TEST(CudaPlan, ManyQueryTokensOfADecodeFillTheForwardKernelsRows) {
   EXPECT_PRED2(has, chosen({.seq_lens = requests(16, 8192), .query_len = 8, .last_query_len = 8}), "forward");
   EXPECT_PRED2(has, chosen({.seq_lens = requests(16, 8192), .query_len = 4, .last_query_len = 4}), "cluster_decode");
+}
+
+TEST(CudaPlan, FewRequestsOfSeveralTokensAreRowTilesOfClusters) {
+  Batch batch = {.seq_lens = {592, 592}, .query_len = 8, .last_query_len = 8};
+  EXPECT_TRUE(has(chosen(batch), "cluster_decode (clusters of 4, one block an SM, 2 row tiles)")) << chosen(batch);
+  batch.query_len = 3;  // of requests of different lengths, the longest decides how many
+  EXPECT_TRUE(has(chosen(batch), "2 row tiles")) << chosen(batch);
+  batch.seq_lens.assign(256, 8192);  // keys that are read twice would be missed
+  batch.query_len = 8;
+  EXPECT_FALSE(has(chosen(batch), "row tiles")) << chosen(batch);
+  batch.seq_lens = {592, 592};
+  batch.deterministic = true;
+  EXPECT_FALSE(has(chosen(batch), "row tiles")) << chosen(batch);
+}
+
+TEST(CudaPlan, ManyShortDecodesOfWideHeadsFillTheForwardKernel) {
+  const Batch batch = {.seq_lens = std::vector<int32_t>(459, 77)};
+  AttentionPlanArgs args = decode_args(batch);
+  args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = 160;
+  EXPECT_TRUE(has(plan(args, batch)->describe(), "forward (")) << plan(args, batch)->describe();
+  const Batch few = {.seq_lens = std::vector<int32_t>(8, 4096)};
+  EXPECT_TRUE(has(plan(args, few)->describe(), "cluster_decode (")) << plan(args, few)->describe();
 }
 
 TEST(CudaPlan, MlaSplitsNoRowWhereRequestsFillTheChip) {
@@ -176,6 +198,11 @@ TEST(CudaPlan, Fp8LatentsOfFewRowsStayBytes) {
   EXPECT_PRED2(has, describe({requests(64, 8192)}, 16), "mla_bytes (");
   EXPECT_PRED2(has, describe({.seq_lens = requests(8, 4096), .query_len = 2, .last_query_len = 2}, 16),
                "mla_bytes (32 rows");
+  const Batch longer = {.seq_lens = requests(64, 8192), .query_len = 2, .last_query_len = 2};  // many tiles a block
+  EXPECT_PRED2(has, describe(longer, 16), "mla_wgmma");
+  Batch fixed = longer;
+  fixed.deterministic = true;  // no choice by lengths
+  EXPECT_PRED2(has, describe(fixed, 16), "mla_bytes");
   EXPECT_PRED2(has, describe({requests(1, 4096)}, 16), "clusters");
   const std::string portable = describe({.seq_lens = requests(1, 4096), .family = KernelFamily::kPortable}, 16);
   EXPECT_PRED2(has, portable, "mla_bytes");

@@ -7,6 +7,7 @@
 
 #include "devices/cuda/kernel_table.h"
 #include "devices/cuda/kernels/cache_kernels.h"
+#include "devices/cuda/plan_clusters.h"
 #include "devices/cuda/plan_forward.h"
 #include "devices/cuda/plan_staging.h"
 #include "devices/cuda/portable/mla_launchers.h"
@@ -38,14 +39,29 @@ PlanPart plan_first(const AttentionKernel* const (&choice)[kCount], const PlanPa
   return start;
 }
 
+// 17 to 32 rows over e4m3 latents: a tile takes the kernel of bytes 3.3 us, the one of 64 rows in 8 bits 2, but that
+// starts later. In deterministic mode the choice must not depend on how long requests are.
+bool fill_eight_bits(const PlanInput& in, KernelFamily family) {
+  constexpr double kTilesAnSm = 6;
+  const AttentionParams& p = in.params;
+  const int64_t rows = in.bounds.query_len * in.args.spec.num_heads;
+  if (in.args.deterministic || rows <= kMlaBytesRows / 2 || p.cache_dtype != DType::kF8E4M3FN ||
+      p.dtype != DType::kBF16 || !may_run(kMlaWgmmaKernel, p, in.chip, family))
+    return false;
+  const PartKeys keys = count_keys(in.args, in.bounds, in.args.filter.min_query_len, in.args.filter.max_query_len);
+  return keys.sum > kTilesAnSm * kMlaWgmmaTileKeys * in.chip.sms;
+}
+
 // Decode over latents: the kernel is chosen by the rows of the longest request. In deterministic mode the kernel that
 // reads a request, and so its bits, must not depend on the others: requests for the kernels of few rows are then a part
 // of their own.
 std::vector<PlanPart> plan_latents(const PlanPart& all, const PlanInput& in, KernelFamily family) {
   const auto plan = [&](const PlanPart& part, const Bounds& bounds) {
+    const PlanInput own = {in.args, in.params, bounds, in.short_len, in.chip};
+    if (fill_eight_bits(own, family)) return plan_first({&kMlaWgmmaKernel}, part, own, family);
     return plan_first(
-        {&kMlaBytesClustersKernel, &kMlaBytesKernel, &kMlaTransposedKernel, &kMlaWgmmaKernel, &kMlaKernel}, part,
-        {in.args, in.params, bounds, in.short_len, in.chip}, family);
+        {&kMlaBytesClustersKernel, &kMlaBytesKernel, &kMlaTransposedKernel, &kMlaWgmmaKernel, &kMlaKernel}, part, own,
+        family);
   };
   const int32_t few = may_run(kMlaBytesKernel, in.params, in.chip, family)        ? kMlaBytesRows
                       : may_run(kMlaTransposedKernel, in.params, in.chip, family) ? kMlaTransposedRows
@@ -72,6 +88,24 @@ std::optional<PlanPart> plan_staged(const PlanPart& start, const PlanInput& in, 
   return part;
 }
 
+// A few query tokens of each request, more than a row tile of the cluster kernel: several of its row tiles, where that
+// ends before the forward kernel does.
+std::optional<PlanPart> plan_few_tokens(const PlanPart& start, const PlanInput& in, KernelFamily family) {
+  constexpr int32_t kMostTokens = 8;
+  const AttentionParams& p = in.params;
+  if (in.bounds.open || in.bounds.query_len > kMostTokens || p.group_size * in.bounds.query_len <= kClusterRows ||
+      in.args.spec.has_fp8_queries() || !may_run(kClusterKernel, p, in.chip, family))
+    return std::nullopt;
+  const PartKeys keys = count_keys(in.args, in.bounds, start.min_query_len, start.max_query_len);
+  if (keys.requests == 0) return std::nullopt;
+  PlanPart part = start;
+  part.kernel = &kClusterKernel;
+  constexpr double kGain = 0.8;  // estimates are no better than that; each row tile reads the keys again
+  const double best = kGain * forward_seconds_of_few(p, keys, in.chip);
+  if (!choose_cluster_tiles(part, in.args, p, in.bounds, best, in.chip)) return std::nullopt;
+  return part;
+}
+
 // `vectors`: tensors are known to be aligned for 16-byte copies.
 std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family,
                                  bool vectors) {
@@ -83,6 +117,9 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   all.min_query_len = a.filter.min_query_len;
   all.max_query_len = a.filter.max_query_len;
   if (vectors && may_run(kMlaKernel, p, chip, family)) return plan_latents(all, in, family);
+
+  if (vectors)
+    if (const std::optional<PlanPart> few = plan_few_tokens(all, in, family)) return {*few};
 
   // Values by runs of tokens are served at some block sizes only, and deterministic bits must not depend on those.
   const bool streams =
@@ -96,6 +133,11 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
     PlanPart decodes = all;
     if (n.any_long) decodes.max_query_len = std::min(short_len, all.max_query_len);
     parts.push_back(plan_first({&kClusterKernel, &kStreamKernel}, decodes, in, family));
+    // Wide heads leave room for one decode block an SM, whose start and end nothing hides.
+    if (forward && !n.any_long && !n.open && !a.deterministic && !a.shared_prefix &&
+        a.split.kind == SplitPolicy::Kind::kAuto && p.head_dim > 128 && parts[0].seconds > 0 &&
+        forward_seconds_of_few(p, count_keys(a, n, all.min_query_len, all.max_query_len), chip) < parts[0].seconds)
+      return {plan_first({&kForwardKernel}, all, in, family)};
   }
   if (!parts.empty() && !n.any_long) return parts;
   PlanPart rest = all;
@@ -153,7 +195,8 @@ std::string describe(const PlanPart& part, int32_t num_kv_heads) {
     if (clusters->count > 0)
       return fmt::format("{} ({} rows, {} clusters of {}, {}-key tiles){}", name, part.rows, clusters->count,
                          shape.size, part.tile_keys, reduce);
-    return fmt::format("{} (clusters of {}, {} an SM)", name, shape.size, shape.one_a_sm ? "one block" : "two blocks");
+    return fmt::format("{} (clusters of {}, {} an SM{})", name, shape.size, shape.one_a_sm ? "one block" : "two blocks",
+                       shape.row_tiles > 1 ? fmt::format(", {} row tiles", shape.row_tiles) : "");
   }
   if (const auto* list = std::get_if<BalancedList>(&part.division))
     return fmt::format("{} ({} rows, balanced over {} blocks, {}-key tiles){}", name, part.rows / list->group,

@@ -18,8 +18,10 @@ struct ChipRates {
     double start = 8e-6;        // a launch
     double item = 2.0e-6;       // what a row tile costs beside its key tiles; with partial results to write:
     double split_item = 3.0e-6;
-    double merge = 6e-6, merge_bytes = 2.5e12;  // of partial results: launch, bytes/s
-    double reduce = 5e-6;                       // launch of the merge after a decode
+    double merge = 6e-6, merge_bytes = 2.5e12;      // of partial results: launch, bytes/s
+    double reduce = 5e-6;                           // launch of the merge after a decode
+    double tile = 1.1e-6, converted_tile = 3.3e-6;  // 128 keys, of a block that has few; of a cache in 8 bits
+    double cold_rows = 4e-6;                        // the same row by row, from memory
 
     // Long prefills whose keys come by boxes, by head size; the parts of that by the other ways (forward_launchers.h).
     double boxed(int32_t head_dim) const {
@@ -32,10 +34,12 @@ struct ChipRates {
   // Decode by clusters (kClusterKernel).
   struct Cluster {
     double sm = 4.6e10, sm_fp8 = 3.6e10;            // bytes/s that one SM takes by tensor-map copies
+    double sm_rows = 1.5e10;                        // .. and row by row
     double start = 5e-6;                            // what does not shrink with the keys
     double next_block = 1e-6, next_cluster = 4e-6;  // a wave more: two blocks an SM hide each other's start and end
-    double next_alone = 6e-6;                       // one block an SM
-    double merge = 6e-6, segment = 1.5e-6;          // by the list: the reduce kernel, a request and head more
+    double next_alone = 12e-6, next_cluster_alone = 9e-6;  // one block an SM
+    double merge = 6e-6, segment = 1.5e-6;                 // by the list: the reduce kernel, a request and head more
+    double segment_alone = 13e-6;                          // one block an SM
     int32_t overhead = 1;
   } cluster;
 

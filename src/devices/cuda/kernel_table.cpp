@@ -50,7 +50,7 @@ cudaError_t run_stream(const AttentionParams& p, const LaunchInput& in, cudaStre
 
 bool cluster_runs(const AttentionParams& p, const ChipLimits& chip) {
   // As planned there are no tensors to make maps of.
-  return chip.shared_bytes >= kClusterSharedBytes && cluster_serves(p) && (p.cache_k == nullptr || cluster_has_maps(p));
+  return chip.shared_bytes >= kClusterSharedBytes && cluster_serves(p) && (p.cache_k == nullptr || cluster_reads(p));
 }
 bool plan_cluster(PlanPart& part, const PlanInput& in) {
   return choose_cluster(part, in.args, in.params, in.bounds, in.chip);

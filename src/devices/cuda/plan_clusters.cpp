@@ -12,6 +12,14 @@ namespace {
 
 constexpr int64_t kMostBlocks = 65535;  // of a grid's third extent
 
+// Where 8 does not divide a page's tokens, keys are copied row by row.
+bool has_boxes(const AttentionParams& p) { return p.block_size % 8 == 0; }
+
+// Bytes/s that one SM takes.
+double sm_rate_of(const AttentionParams& p, const ChipRates::Cluster& rates) {
+  return !has_boxes(p) ? rates.sm_rows : size_of(p.cache_dtype) == 1 ? rates.sm_fp8 : rates.sm;
+}
+
 // Seconds of single blocks that share the balanced list; `slots` run at once. A block ends and begins anew at each
 // request and KV head that it comes to.
 double time_by_list(const PartKeys& keys, const AttentionParams& p, double slots, double sm_rate,
@@ -20,37 +28,19 @@ double time_by_list(const PartKeys& keys, const AttentionParams& p, double slots
   const ChipRates::List& list = chip.rates.list;
   const double all_bytes = keys.sum * bytes_of_key(p) * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
   const double parts = slots * keys.longest / (keys.sum * p.num_kv_heads);
-  const double segment = rates.segment * (p.head_dim > 128 ? 2 : 1);  // hidden by no other block of the SM
+  const double segment = p.head_dim > 128 ? rates.segment_alone : rates.segment;
   return rates.start + rates.merge + (1 + pairs / slots) * segment +
          std::max(0.0, parts - list.parts_in_start) * list.merge_part +
          all_bytes / std::min(chip.rates.memory, chip.sms * sm_rate);
 }
 
-}  // namespace
-
-bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
-                    const ChipLimits& chip) {
+// The best shape of clusters that ends before `best`.
+bool choose_shape(Clusters& clusters, double* best, const PartKeys& keys, int32_t row_tiles, const AttentionParams& p,
+                  const ChipLimits& chip) {
   const ChipRates::Cluster& rates = chip.rates.cluster;
-  const ChipRates::List& list = chip.rates.list;
-  const bool fp8 = size_of(p.cache_dtype) == 1;
-  const double sm_rate = fp8 ? rates.sm_fp8 : rates.sm;
-  const double list_rate = p.head_dim > 128
-                               ? list.wide
-                               : std::min((fp8 ? list.memory_part_fp8 : list.memory_part) * chip.rates.memory,
-                                          chip.sms * (fp8 ? list.sm_fp8 : list.sm));
-  if (a.split.kind != SplitPolicy::Kind::kAuto || a.deterministic || a.shared_prefix ||
-      p.group_size * n.short_query_len > kClusterRows || n.requests > kMostBlocks)
-    return false;
-  const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
-  if (keys.requests == 0) return false;
-  const double key_bytes = bytes_of_key(p);
-  const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
-  const double parts = 2.0 * chip.sms * keys.longest / (keys.sum * p.num_kv_heads);
-  const double list_slots = chip.sms * (p.head_dim > 128 ? 1.0 : 2.0);
-  double best = list.start + pairs / list_slots * list.segment +
-                std::max(0.0, parts - list.parts_in_start) * list.merge_part + all_bytes / list_rate;
+  const double sm_rate = sm_rate_of(p, rates), key_bytes = bytes_of_key(p);
+  const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads * row_tiles;
   bool chosen = false;
-  Clusters clusters;
   for (int32_t size = 1; size <= kMostClusterBlocks; size *= 2) {
     if (size > 1 && 2 * keys.longest < size * cluster_tile_keys(p)) break;
     const double at_once = size == 1 ? chip.sms : chip.clusters_at_once[static_cast<size_t>(size)];
@@ -59,23 +49,75 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
     const bool one_a_sm = pairs <= at_once || p.head_dim > 128;  // two would not fit
     const double slots = at_once * (one_a_sm ? 1.0 : 2.0), waves = std::ceil(pairs / slots);
     const double rate = size * (one_a_sm ? sm_rate : sm_rate / 2);  // of a cluster
-    const double mean = all_bytes / pairs / rate, longest = keys.longest * key_bytes / rate;
+    const double mean = all_bytes * row_tiles / pairs / rate, longest = keys.longest * key_bytes / rate;
     // Equal requests go wave by wave; of others the longest may come last.
     const bool ragged = longest > 1.3 * mean;
     const double blocks = !ragged ? waves * mean : waves == 1 ? longest : pairs * mean / slots + longest / 2;
-    const double next_wave = size > 1 ? rates.next_cluster : one_a_sm ? rates.next_alone : rates.next_block;
+    const double next_wave = one_a_sm ? (size > 1 ? rates.next_cluster_alone : rates.next_alone)
+                                      : (size > 1 ? rates.next_cluster : rates.next_block);
     const double time =
         rates.start + std::max({blocks, longest, all_bytes / chip.rates.memory}) + (waves - 1) * next_wave;
-    if (time >= best) continue;
-    best = time;
+    if (time >= *best) continue;
+    *best = time;
     chosen = true;
     clusters.shape.size = size;
     clusters.shape.one_a_sm = one_a_sm;
+    clusters.shape.row_tiles = row_tiles;
   }
+  return chosen;
+}
+
+// Entries that each row of block_table has.
+int32_t count_known_blocks(const AttentionPlanArgs& a, const AttentionParams& p) {
+  const int64_t most = *std::max_element(a.seq_lens.begin(), a.seq_lens.end());
+  return static_cast<int32_t>(ceil_div(most, p.block_size));
+}
+
+bool may_cluster(const AttentionPlanArgs& a, const Bounds& n) {
+  return a.split.kind == SplitPolicy::Kind::kAuto && !a.deterministic && !a.shared_prefix && n.requests <= kMostBlocks;
+}
+
+}  // namespace
+
+bool choose_cluster_tiles(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
+                          double best, const ChipLimits& chip) {
+  const int64_t row_tiles = ceil_div(p.group_size * n.query_len, kClusterRows);
+  const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
+  Clusters clusters;
+  if (!may_cluster(a, n) || keys.requests == 0 ||
+      !choose_shape(clusters, &best, keys, static_cast<int32_t>(row_tiles), p, chip))
+    return false;
+  part.seconds = best;
+  clusters.shape.known_blocks = count_known_blocks(a, p);
+  part.division = clusters;
+  return true;
+}
+
+bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
+                    const ChipLimits& chip) {
+  const ChipRates::Cluster& rates = chip.rates.cluster;
+  const ChipRates::List& list = chip.rates.list;
+  const bool fp8 = size_of(p.cache_dtype) == 1;
+  const double sm_rate = sm_rate_of(p, rates);
+  const double list_rate = p.head_dim > 128
+                               ? list.wide
+                               : std::min((fp8 ? list.memory_part_fp8 : list.memory_part) * chip.rates.memory,
+                                          chip.sms * (fp8 ? list.sm_fp8 : list.sm));
+  if (!may_cluster(a, n) || p.group_size * n.short_query_len > kClusterRows) return false;
+  const PartKeys keys = count_keys(a, n, part.min_query_len, part.max_query_len);
+  if (keys.requests == 0) return false;
+  const double key_bytes = bytes_of_key(p);
+  const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
+  const double parts = 2.0 * chip.sms * keys.longest / (keys.sum * p.num_kv_heads);
+  const double list_slots = chip.sms * (p.head_dim > 128 ? 1.0 : 2.0);
+  double best = list.start + pairs / list_slots * list.segment +
+                std::max(0.0, parts - list.parts_in_start) * list.merge_part + all_bytes / list_rate;
+  Clusters clusters;
+  const bool chosen = choose_shape(clusters, &best, keys, 1, p, chip);
   // Lengths to come may be of any shape: the list, where there is enough to share.
   const bool one_a_sm = p.head_dim > 128;
   const double slots = chip.sms * (one_a_sm ? 1.0 : 2.0), by_list = time_by_list(keys, p, slots, sm_rate, chip);
-  if (n.open ? pairs >= chip.sms : by_list < best) {
+  if (n.open ? pairs >= chip.sms && has_boxes(p) : by_list < best) {
     part.seconds = by_list;
     part.rows = kClusterRows;
     part.tile_keys = cluster_tile_keys(p);
@@ -86,8 +128,7 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   part.seconds = best;
   if (!chosen) return false;
   part.max_query_len = std::min(part.max_query_len, kClusterRows / p.group_size);
-  const int64_t most = *std::max_element(a.seq_lens.begin(), a.seq_lens.end());
-  clusters.shape.known_blocks = static_cast<int32_t>(ceil_div(most, p.block_size));
+  clusters.shape.known_blocks = count_known_blocks(a, p);
   part.division = clusters;
   return true;
 }

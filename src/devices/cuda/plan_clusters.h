@@ -11,6 +11,11 @@ namespace sextant::cuda {
 bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
                     const ChipLimits& chip);
 
+// Several query tokens of few requests: more rows than one row tile, each of which reads the keys again. Where that
+// ends before `best` seconds. The lengths are those of now.
+bool choose_cluster_tiles(PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
+                          double best, const ChipLimits& chip);
+
 // Requests of about equal length need no balanced list when an equal number of parts of each fills the chip: fewer rows
 // are then split, or none, and less is written and merged. The number of parts; 0: the list is better.
 int32_t equal_parts(const AttentionPlanArgs& a, const Bounds& n, const PlanPart& part, const ChipLimits& chip);

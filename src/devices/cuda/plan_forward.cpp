@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "devices/cuda/hopper/forward_launchers.h"
+#include "devices/cuda/kernels/vector_strides.h"
+
 namespace sextant::cuda {
 namespace {
 
@@ -61,15 +64,31 @@ RowTileWork count_row_tiles(const PlanPart& part, const AttentionPlanArgs& a, co
   return w;
 }
 
+// A key tile's time for one row tile. `cold`: no other row tile reads the keys, so they come from memory; what copies
+// or converts them row by row then waits for it.
+double tile_seconds(const AttentionParams& planned, bool cold, const ChipLimits& chip) {
+  AttentionParams p = planned;
+  set_vector_strides(p);
+  const ChipRates::Forward& rates = chip.rates.forward;
+  const double products = 2.0 * kForwardRows * 128 * (p.head_dim + p.head_dim_v) / (rates.products / chip.sms);
+  const KeySource source = forward_source(p);
+  if (source == KeySource::kRows || (source == KeySource::kPadded && !cache_has_boxes(p)))
+    return std::max(products / rates.rows, cold ? rates.cold_rows : 0.0);
+  if (source == KeySource::kFp16 || source == KeySource::kConvert)
+    return std::max(products / (source == KeySource::kFp16 ? rates.fp16(p.head_dim) : rates.convert),
+                    cold ? rates.converted_tile * p.head_dim / 128.0 : 0.0);
+  return products;
+}
+
 }  // namespace
 
 int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
                                  const ChipLimits& chip) {
   // In the time of a key tile: what an item costs beside its tiles, and with partial results to write; the merge.
   const ChipRates::Forward& rates = chip.rates.forward;
-  const double tile_seconds = 2.0 * kForwardRows * 128 * (p.head_dim + p.head_dim_v) / (rates.products / chip.sms);
-  const double start = rates.item / tile_seconds, split_start = rates.split_item / tile_seconds,
-               merge = rates.merge / tile_seconds;
+  const bool cold = a.query_start_loc.back() <= static_cast<int64_t>(a.seq_lens.size()) * kForwardRows / p.group_size;
+  const double tile = tile_seconds(p, cold, chip);
+  const double start = rates.item / tile, split_start = rates.split_item / tile, merge = rates.merge / tile;
   constexpr double kMostBytes = 256 << 20;
   constexpr int32_t kLeastKeys = 512;
   const RowTileWork whole = count_row_tiles(part, a, p, 0);
@@ -81,13 +100,30 @@ int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& 
     const auto partition = static_cast<int32_t>(ceil_div(static_cast<int64_t>(longest / parts), 128) * 128);
     if (partition < kLeastKeys || row_bytes * parts > kMostBytes) break;
     const RowTileWork split = count_row_tiles(part, a, p, partition);
-    const double time =
-        split.makespan(split_start, chip.sms) + merge + row_bytes * parts / rates.merge_bytes / tile_seconds;
+    const double time = split.makespan(split_start, chip.sms) + merge + row_bytes * parts / rates.merge_bytes / tile;
     if (time >= best) continue;
     best = time;
     chosen = partition;
   }
   return chosen;
+}
+
+double forward_seconds_of_few(const AttentionParams& p, const PartKeys& keys, const ChipLimits& chip) {
+  constexpr double kLeastKeys = 512, kMostParts = 32;  // of a partition
+  const ChipRates::Forward& rates = chip.rates.forward;
+  const double items = keys.requests * p.num_kv_heads;
+  const double parts = std::clamp(std::min(std::floor(chip.sms / items), keys.longest / kLeastKeys), 1.0, kMostParts);
+  const double waves = std::ceil(items * parts / chip.sms), part_keys = keys.longest / parts;
+  // One tile after the other: little is under way at once where a block has few.
+  const bool converts = p.cache_dtype != p.dtype;
+  const double width = std::max(1.0, p.head_dim / 128.0);
+  const double chain = part_keys / 128 * (converts ? rates.converted_tile : rates.tile) * width +
+                       (converts ? chip.rates.copy.convert_queries : 0);
+  const double all_bytes = keys.sum * bytes_of_key(p) * p.num_kv_heads;
+  return rates.start + (parts > 1 ? rates.reduce : 0) +
+         std::max({all_bytes / (rates.memory_part * chip.rates.memory), waves * chain,
+                   waves * part_keys * bytes_of_key(p) / rates.sm}) +
+         (waves - 1) * rates.item;
 }
 
 bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,

@@ -7,7 +7,14 @@ namespace {
 
 bool is_padded(const AttentionParams& p) { return p.head_dim != cluster_dim(p.head_dim); }
 
+// Where 8 does not divide a page's tokens there are no boxes: rows of 16 bytes are copied one by one.
+bool has_rows(const AttentionParams& p) {
+  return p.block_size % 8 != 0 && p.k_addr.token_tile == 1 && p.v_addr.token_tile == 1 && p.k_chunk_stride == 8 &&
+         p.v_chunk_stride == 8 && p.head_dim * static_cast<int32_t>(size_of(p.cache_dtype)) % 16 == 0;
+}
+
 KeyMap make_map(const AttentionParams& p) {
+  if (has_rows(p)) return {};
   const int32_t keys = cluster_tile_keys(p);
   return is_padded(p) ? make_padded_cache_map(p, keys, cluster_dim(p.head_dim)) : make_cache_map(p, keys);
 }
@@ -24,16 +31,19 @@ bool has_box_strides(const AttentionParams& p) {
 
 bool cluster_serves(const AttentionParams& p) {
   const bool size = p.head_dim % 8 == 0 && p.head_dim <= 256 && p.head_dim_v == p.head_dim;
-  const bool layout = (p.cache_dtype == p.dtype || is_native_fp8(p.cache_dtype)) && cache_has_boxes(p);
+  const bool layout = (p.cache_dtype == p.dtype || is_native_fp8(p.cache_dtype)) && (cache_has_boxes(p) || has_rows(p));
   return p.dtype != DType::kF32 && size && layout && has_box_strides(p) && p.q_aligned &&
          p.origin == KeyOrigin::kCache && p.key_begin % cluster_tile_keys(p) == 0 && p.group_size <= kClusterRows;
 }
 
-bool cluster_has_maps(const AttentionParams& p) { return make_map(p).tokens > 0; }
+bool cluster_reads(const AttentionParams& p) {
+  const auto aligned = [](const void* base) { return reinterpret_cast<uintptr_t>(base) % 16 == 0; };
+  return make_map(p).tokens > 0 || (has_rows(p) && aligned(p.cache_k) && aligned(p.cache_v));
+}
 
 cudaError_t launch_cluster_decode(const AttentionParams& p, const ClusterPlan& plan, cudaStream_t stream) {
   const KeyMap map = make_map(p);
-  if (map.tokens == 0) return cudaErrorInvalidValue;
+  if (map.tokens == 0 && !has_rows(p)) return cudaErrorInvalidValue;
   constexpr ClusterLauncher* kLaunchers[2][2][2] = {
       // [f16, bf16][16 bits, fp8][exact, padded]
       {{cluster_decode_f16, cluster_decode_f16_padded}, {cluster_decode_f16_fp8, cluster_decode_f16_fp8_padded}},

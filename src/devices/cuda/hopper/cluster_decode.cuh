@@ -1,10 +1,11 @@
 // Decode on Hopper: a cluster of blocks for each request and KV head, merged without leaving the chip.
 //
-//   grid      (cluster size, KV heads, requests): no work list to search, no second kernel that merges. Where requests
-//             are of unequal length, or their lengths are not known: (1, 1, blocks), equal shares of the balanced list
-//             (kernels/work_list.cuh), segment by segment, and the reduce kernel
+//   grid      (cluster size, KV heads x row tiles, requests): no work list to search, no second kernel that merges.
+//             Where requests are of unequal length, or their lengths are not known: (1, 1, blocks), equal shares of the
+//             balanced list (kernels/work_list.cuh), segment by segment, and the reduce kernel
 //   block r   takes tiles r, r + size, r + 2 * size, ... of 64 keys each
-//   producer  one warp: looks up 32 boxes (pages, or parts of them) at once, brings K and V by tensor-map copies
+//   producer  one warp: looks up 32 boxes (pages, or parts of them) at once, brings K and V by tensor-map copies; where
+//             a page is no box (8 does not divide its tokens), row by row
 //   consumers four warps, 16 keys of each tile each; the G heads times the query tokens are the 16 rows of mma.sync.
 //             A block that has an SM for itself has two such groups, which take tiles by turns: one group's chain of
 //             products and softmax takes longer than its tile takes to arrive
@@ -67,7 +68,7 @@ struct ClusterShape : StreamShape<T_, kBits_, kDim_, 1> {
 // Tiles of one block: every `size`-th from `first` on.
 struct ClusterTiles {
   Request request;
-  int32_t kv_head, first, count, rank, size, tile_keys;
+  int32_t kv_head, row_tile, first, count, rank, size, tile_keys;
   __device__ __forceinline__ int32_t key0(int j) const { return first + (rank + j * size) * tile_keys; }
 };
 
@@ -136,6 +137,59 @@ __device__ __forceinline__ void produce_tiles(const AttentionParams& p, const Ke
   }
 }
 
+// The same row by row. Block ids are looked up a tile ahead; what nobody sees becomes zero.
+template <class S>
+__device__ __forceinline__ void produce_rows(const AttentionParams& p, const ClusterTiles& w, const StageRing& ring) {
+  constexpr int kIds = S::kTileKeys / 32, kLanes = 8, kRowsAPass = 32 / kLanes, kBytes = S::Base::kElement;
+  const int lane = threadIdx.x & 31, sub = lane % kLanes;
+  const int chunks = p.head_dim * kBytes / 16;
+  const int32_t lo = w.request.key_lo, hi = w.request.key_hi;
+  const int32_t* table = p.block_table + w.request.index * p.block_table_stride;
+  const auto look_up = [&](int j, int32_t(&ids)[kIds]) {
+#pragma unroll
+    for (int i = 0; i < kIds; ++i) {
+      const int32_t position = w.key0(j) + i * 32 + lane;
+      const bool seen = j < w.count && position >= lo && position < hi;
+      ids[i] = seen ? __ldg(table + split_position(p, position).block) : 0;
+    }
+  };
+  int32_t ids[kIds], next[kIds];
+  look_up(0, ids);
+  int stage = 0;
+  uint32_t parity = 1;  // the first round finds the buffers empty
+#pragma unroll 1
+  for (int j = 0; j < w.count; ++j) {
+    look_up(j + 1, next);
+    const int32_t key0 = w.key0(j);
+    barrier_wait(ring.empty(stage), parity);
+    const uint32_t tile = ring.data + stage * S::kStageBytes;
+#pragma unroll
+    for (int i = 0; i < kIds; ++i)
+#pragma unroll 2
+      for (int row = i * 32 + lane / kLanes; row < i * 32 + 32; row += kRowsAPass) {
+        const int32_t position = key0 + row;
+        const bool seen = position >= lo && position < hi;
+        const int64_t block = clamp_block(p, __shfl_sync(0xffffffffu, ids[i], row % 32));
+        const int32_t offset = split_position(p, position).offset;
+        const char* k = static_cast<const char*>(p.cache_k) + token_offset(p.k_addr, block, w.kv_head, offset) * kBytes;
+        const char* v = static_cast<const char*>(p.cache_v) + token_offset(p.v_addr, block, w.kv_head, offset) * kBytes;
+#pragma unroll
+        for (int chunk = sub; chunk < S::kChunks; chunk += kLanes) {
+          const bool valid = seen && chunk < chunks;
+          cp_async_16(tile + S::key_offset(row, chunk), valid ? k + chunk * 16 : p.cache_k, valid);
+          cp_async_16(tile + S::kTileBytes + S::value_offset(row, chunk), valid ? v + chunk * 16 : p.cache_v, valid);
+        }
+      }
+    barrier_arrive_after_copies(ring.full(stage));
+#pragma unroll
+    for (int i = 0; i < kIds; ++i) ids[i] = next[i];
+    if (++stage == ring.stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+}
+
 // Rows of V outside [lo, hi) become zero: they may hold anything, NaN too, and 0 * NaN is NaN.
 template <class S>
 __device__ __forceinline__ void clear_unseen_values(char* values, int32_t key0, int32_t lo, int32_t hi) {
@@ -156,14 +210,14 @@ __device__ __forceinline__ void consume_tiles(const AttentionParams& p, const Cl
   const Request& r = w.request;
   TileCursor cursor;
   cursor.request = r;
-  cursor.row_tile = 0;
+  cursor.row_tile = w.row_tile;
   cursor.kv_head = w.kv_head;
   QueryTile<S> q;
   q.load(p, cursor, nullptr);
   const ScoreRule rule = make_score_rule(p, S::kFp8 ? key_scale(p, w.kv_head) : 1.0f);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int row = half * 8 + lane / 4;
+    const int row = w.row_tile * S::kRows + half * 8 + lane / 4;
     rows.position[0][half] = r.context_len + row / p.group_size;
     rows.slope[0][half] = 0;
     if (p.alibi_slopes != nullptr)
@@ -273,8 +327,9 @@ __device__ __forceinline__ void merge_cluster(const AttentionParams& p, const Cl
     const int row = u / kUnits, column = u % kUnits * 4;
     if (S::kPadded && column >= p.head_dim_v) continue;
     const ClusterRow merged = merge_cluster_row(stats + row * 8, parts + (row * S::kPartColumns + column) * 4, w.size);
-    const int32_t token = w.request.query_start + row / p.group_size,
-                  head = w.kv_head * p.group_size + row % p.group_size;
+    const int of_request = w.row_tile * S::kRows + row;
+    const int32_t token = w.request.query_start + of_request / p.group_size,
+                  head = w.kv_head * p.group_size + of_request % p.group_size;
     const RowEnd end = finish_row(merged.max, merged.sum, v_scale, partial < 0 ? p.sinks : nullptr, head);
     RowSink<typename S::Tq> sink;
     if (partial < 0) {
@@ -310,7 +365,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
   const auto init_barriers = [&] {
     if (threadIdx.x != 0) return;
     for (int i = 0; i < stages; ++i) {
-      barrier_init(ring.full(i), 1);
+      barrier_init(ring.full(i), map.tokens > 0 ? 1 : 32);  // by rows, each lane of the producer
       barrier_init(ring.empty(i), S::kGroupWarps);
     }
     fence_async_proxy();
@@ -322,17 +377,18 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
     range = find_range<S::kThreads>(p, S::kRows, S::kTileKeys, reinterpret_cast<int32_t*>(stats), &cursor,
                                     static_cast<int>(blockIdx.z), static_cast<int>(gridDim.z));
   } else {
-    if (produces && p.window == 0 && p.key_begin == 0 && known_blocks > 0) {
+    if (produces && p.window == 0 && p.key_begin == 0 && known_blocks > 0 && map.tokens > 0) {
       const int lane = threadIdx.x & 31, boxes = S::kTileKeys / map.tokens;
       const int position = (w.rank + lane / boxes * w.size) * S::kTileKeys + lane % boxes * map.tokens;
       const int block = split_position(p, position).block;
       if (block < known_blocks) guessed = __ldg(p.block_table + blockIdx.z * p.block_table_stride + block);
     }
     cursor.request = load_request(p, static_cast<int>(blockIdx.z));
-    cursor.kv_head = static_cast<int32_t>(blockIdx.y);
-    if (!cursor.request.active) range.end = 0;
+    cursor.row_tile = static_cast<int32_t>(blockIdx.y) / p.num_kv_heads;
+    cursor.kv_head = static_cast<int32_t>(blockIdx.y) - cursor.row_tile * p.num_kv_heads;
+    if (!cursor.request.active || cursor.row_tile * S::kRows >= cursor.request.query_len * p.group_size) range.end = 0;
   }
-  if (threadIdx.x == 0) {
+  if (threadIdx.x == 0 && map.tokens > 0) {
     prefetch_tensor_map(&map.k);
     prefetch_tensor_map(&map.v);
   }
@@ -346,7 +402,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
   for (int32_t x = range.begin;;) {
     w.request = cursor.request;
     w.kv_head = cursor.kv_head;
-    const int num_rows = w.request.query_len * p.group_size;
+    w.row_tile = cursor.row_tile;
+    const int num_rows = min(S::kRows, w.request.query_len * p.group_size - w.row_tile * S::kRows);
     int32_t segment = 1, partial = -1;  // tiles of the list; the first row of a partial result
     if (p.balanced) {
       segment = min(cursor.counts.tiles - cursor.tile, range.end - x);
@@ -361,8 +418,10 @@ __global__ void __launch_bounds__(S::kThreads, S::kGroups == 2 || S::kDim == 256
     w.request.key_lo = p.window > 0 ? max(w.first, w.request.context_len - p.window + 1) : w.first;
     const int32_t tiles = max(0, ceil_div(w.request.key_hi - w.first, S::kTileKeys));
     w.count = tiles > w.rank ? ceil_div(tiles - w.rank, w.size) : 0;
-    if (produces) {
+    if (produces && map.tokens > 0) {
       produce_tiles<S>(p, map, w, ring, guessed);
+    } else if (produces) {
+      produce_rows<S>(p, w, ring);
     } else {
       RowState<1> rows;
       float o[1][S::kDim / 8][4];
@@ -403,9 +462,10 @@ cudaError_t launch_cluster_shape(const AttentionParams& p, const KeyMap& map, co
   attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = plan.list_blocks > 0 ? dim3(1, 1, static_cast<unsigned>(plan.list_blocks))
-                                        : dim3(static_cast<unsigned>(plan.size), static_cast<unsigned>(p.num_kv_heads),
-                                               static_cast<unsigned>(p.num_requests));
+  config.gridDim = plan.list_blocks > 0
+                       ? dim3(1, 1, static_cast<unsigned>(plan.list_blocks))
+                       : dim3(static_cast<unsigned>(plan.size), static_cast<unsigned>(p.num_kv_heads * plan.row_tiles),
+                              static_cast<unsigned>(p.num_requests));
   config.blockDim = dim3(S::kThreads);
   config.dynamicSmemBytes = static_cast<size_t>(bytes);
   config.stream = stream;

@@ -123,6 +123,18 @@ __device__ __forceinline__ void copy_rows(const AttentionParams& p, const Forwar
   }
 }
 
+// The block ids of a tile to come, to L1: rows one by one wait for theirs.
+template <class S>
+__device__ __forceinline__ void prefetch_block_ids(const AttentionParams& p, const ForwardWork& w, int32_t key0,
+                                                   int thread) {
+  constexpr int kLineIds = 32;
+  if (p.origin == KeyOrigin::kPacked || key0 + S::kKeys <= w.begin) return;
+  const int32_t last = split_position(p, min(key0 + S::kKeys, w.end) - 1).block;
+  const int32_t at = split_position(p, max(key0, w.begin)).block + thread * kLineIds;
+  if (thread <= S::kKeys / kLineIds && at - last < kLineIds)
+    prefetch_to_l1(p.block_table + w.request.index * p.block_table_stride + min(at, last));
+}
+
 // The same through registers: any type.
 template <class S, bool kValues>
 __device__ __forceinline__ void convert_rows(const AttentionParams& p, const ForwardWork& w, int32_t key0, int thread,
@@ -201,6 +213,7 @@ __device__ __forceinline__ void copy_key_tiles(const AttentionParams& p, const F
         p.origin == KeyOrigin::kPacked || (p.origin == KeyOrigin::kCacheThenPacked && key0 >= w.request.context_len);
     const KeyMap& map = all_cache ? maps.cache : whole ? maps.packed : maps.packed_ends;
     if (map.tokens == 0 || !(all_cache || all_packed)) {  // by no box, or of both origins
+      prefetch_block_ids<S>(p, w, key0 - S::kKeys, thread);
       barrier_wait(empty, ring.empty_parity());
       copy_rows<S, kValues>(p, w, key0, thread, tile);
       barrier_arrive_after_copies(full);

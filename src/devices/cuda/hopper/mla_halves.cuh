@@ -194,39 +194,83 @@ struct MlaHalfConsumer {
     named_arrive(S::kReadyBarrier + kGroup, S::kConsumers);
     named_wait(S::kOwnBarrier + kGroup, 128);
   }
-
-  __device__ __forceinline__ void write_rows(const BlockWork& work, const MlaPlace& place, const TileCursor& c,
-                                             int first_tile, bool ends, MlaHalfRows& rows,
-                                             const float (&o)[128]) const {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float sum = rows.sum[half];
-      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-      if ((lane & 3) == 0) stats.sums[kGroup * 64 + row(half)] = sum;
-      if (kGroup == 0 && (lane & 3) == 0) stats.last[row(half)] = rows.max[half];
-    }
-    named_wait(S::kAllBarrier, S::kConsumers);  // both are done with Q, too
-    const int own = warp * 16 + lane % 16;
-    const MlaRowTarget target = mla_end_row<T>(p, work, place, c, first_tile, ends, own, stats.last[own],
-                                               stats.sums[own] + stats.sums[64 + own], kGroup == 0 && lane < 16);
-    mla_write_rows<T>(target, kGroup * 256, o, reinterpret_cast<float*>(shared + (kGroup * 4 + warp) * kMlaRoomBytes));
-  }
 };
 
+// The tiles of a segment.
 template <class T, int kGroup>
+__device__ __forceinline__ void mla_add_tiles(const MlaHalfConsumer<T, kGroup>& self, const MlaSegment& at,
+                                              const ScoreRule& rule, int32_t first_tile, int32_t tiles,
+                                              uint32_t (&parity)[2], MlaHalfRows& rows, float (&o)[128]) {
+  using S = MlaHalvesShape;
+#pragma unroll 1
+  for (int32_t t = 0; t < tiles; t += 2) {
+    const bool two = t + 1 < tiles;
+    const int32_t key0 = at.key_lo + (first_tile + t) * S::kKeys;
+    float s[32], factor[2];
+    if constexpr (kGroup == 0) {
+      self.compute_scores(s, parity[0]);
+      self.softmax(at, rule, key0, s, rows, factor);
+      self.publish(s, rows, factor);
+      self.begin_values(o, 0, factor);
+      self.end_values(0);
+      if (two) {
+        self.receive(parity[1], rows, factor);
+        self.begin_values(o, 1, factor);
+        self.end_values(1);
+      }
+    } else {
+      float other[2];
+      if (two) self.compute_scores(s, parity[1]);
+      self.receive(parity[0], rows, other);
+      self.begin_values(o, 0, other);
+      if (two) self.softmax(at, rule, key0 + S::kKeys, s, rows, factor);
+      self.end_values(0);
+      if (two) {
+        self.publish(s, rows, factor);
+        self.begin_values(o, 1, factor);
+        self.end_values(1);
+      }
+    }
+    parity[0] ^= 1;
+    parity[1] ^= two ? 1 : 0;
+  }
+}
+
+// Rows of O, both consumers' columns, by the same code for both: it comes from memory, once.
+template <class T>
+__device__ __forceinline__ void mla_write_halves(const AttentionParams& p, const BlockWork& work, const MlaPlace& place,
+                                                 const TileCursor& c, int first_tile, bool ends, int group,
+                                                 const MlaHalfStats& stats, char* shared, MlaHalfRows& rows,
+                                                 const float (&o)[128]) {
+  using S = MlaHalvesShape;
+  const int lane = static_cast<int>(threadIdx.x) & 31, warp = static_cast<int>(threadIdx.x) / 32 % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = warp * 16 + half * 8 + lane / 4;
+    float sum = rows.sum[half];
+    sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+    if ((lane & 3) == 0) stats.sums[group * 64 + row] = sum;
+    if (group == 0 && (lane & 3) == 0) stats.last[row] = rows.max[half];
+  }
+  named_wait(S::kAllBarrier, S::kConsumers);  // both are done with Q, too
+  const int own = warp * 16 + lane % 16;
+  const MlaRowTarget target = mla_end_row<T>(p, work, place, c, first_tile, ends, own, stats.last[own],
+                                             stats.sums[own] + stats.sums[64 + own], group == 0 && lane < 16);
+  mla_write_rows<T>(target, group * 256, o, reinterpret_cast<float*>(shared + (group * 4 + warp) * kMlaRoomBytes));
+}
+
+template <class T>
 __device__ __forceinline__ void mla_consume_halves(const AttentionParams& p, const BlockWork& work,
                                                    const MlaPlace& place, TileCursor done, char* shared,
                                                    const MlaBlockRing& ring) {
   using S = MlaHalvesShape;
-  using Consumer = MlaHalfConsumer<T, kGroup>;
   const TileRange& range = work.range;
-  const Consumer self = {p,
-                         ring,
-                         MlaHalfStats(shared + S::kStatAt),
-                         shared,
-                         static_cast<int>(threadIdx.x) & 31,
-                         static_cast<int>(threadIdx.x) / 32 % 4};
+  const int group = static_cast<int>(uniform(threadIdx.x / 128)), lane = static_cast<int>(threadIdx.x) & 31,
+            warp = static_cast<int>(threadIdx.x) / 32 % 4;
+  const MlaHalfStats stats(shared + S::kStatAt);
+  const MlaHalfConsumer<T, 0> zero = {p, ring, stats, shared, lane, warp};
+  const MlaHalfConsumer<T, 1> one = {p, ring, stats, shared, lane, warp};
   const ScoreRule rule = make_score_rule(p, key_scale(p, 0));
   float o[128];
   uint32_t parity[2] = {0, 0};  // of the two buffers' full barriers
@@ -249,40 +293,14 @@ __device__ __forceinline__ void mla_consume_halves(const AttentionParams& p, con
 #pragma unroll
     for (int i = 0; i < 128; ++i) o[i] = 0.0f;
     named_wait(S::kAllBarrier, S::kConsumers);
-#pragma unroll 1
-    for (int32_t t = 0; t < tiles; t += 2) {
-      const bool two = t + 1 < tiles;
-      const int32_t key0 = at.key_lo + (first_tile + t) * S::kKeys;
-      float s[32], factor[2];
-      if constexpr (kGroup == 0) {
-        self.compute_scores(s, parity[0]);
-        self.softmax(at, rule, key0, s, rows, factor);
-        self.publish(s, rows, factor);
-        self.begin_values(o, 0, factor);
-        self.end_values(0);
-        if (two) {
-          self.receive(parity[1], rows, factor);
-          self.begin_values(o, 1, factor);
-          self.end_values(1);
-        }
-      } else {
-        float other[2];
-        if (two) self.compute_scores(s, parity[1]);
-        self.receive(parity[0], rows, other);
-        self.begin_values(o, 0, other);
-        if (two) self.softmax(at, rule, key0 + S::kKeys, s, rows, factor);
-        self.end_values(0);
-        if (two) {
-          self.publish(s, rows, factor);
-          self.begin_values(o, 1, factor);
-          self.end_values(1);
-        }
-      }
-      parity[0] ^= 1;
-      parity[1] ^= two ? 1 : 0;
+    if (group == 0) {
+      mla_add_tiles(zero, at, rule, first_tile, tiles, parity, rows, o);
+    } else {
+      mla_add_tiles(one, at, rule, first_tile, tiles, parity, rows, o);
     }
     done.tile = first_tile + tiles - 1;
-    self.write_rows(work, place, done, first_tile, done.tile + 1 == done.counts.tiles, rows, o);
+    mla_write_halves<T>(p, work, place, done, first_tile, done.tile + 1 == done.counts.tiles, group, stats, shared,
+                        rows, o);
     x += tiles;
     if (x < range.end) done.advance(p, place.list_rows, S::kKeys);
   }
@@ -317,11 +335,7 @@ __global__ void __launch_bounds__(MlaTile::kThreads, 1)
     cluster_meet();
   } else {
     grow_registers<S::kConsumerRegisters>();
-    if (threadIdx.x < 128) {
-      mla_consume_halves<T, 0>(p, work, place, cursor, shared, ring);
-    } else {
-      mla_consume_halves<T, 1>(p, work, place, cursor, shared, ring);
-    }
+    mla_consume_halves<T>(p, work, place, cursor, shared, ring);
     cluster_meet();  // no block ends while another's copies or arrivals are on their way to it
   }
 #endif

@@ -114,6 +114,34 @@ __device__ __forceinline__ void mla_store_columns(const MlaRowTarget& target, in
   }
 }
 
+template <class T>
+__device__ __forceinline__ void mla_store_pair(const MlaRowTarget& target, int column, float x, float y) {
+  if (target.is_f32) {
+    float* to = static_cast<float*>(target.row) + column;
+    if ((reinterpret_cast<uintptr_t>(to) & 7) == 0) {
+      *reinterpret_cast<float2*>(to) = make_float2(x, y);
+    } else {
+      to[0] = x, to[1] = y;
+    }
+  } else {
+    T* to = static_cast<T*>(target.row) + column;
+    if ((reinterpret_cast<uintptr_t>(to) & 3) == 0) {
+      *reinterpret_cast<uint32_t*>(to) = pack_pair<T>(x, y);
+    } else {
+      to[0] = from_float<T>(x), to[1] = from_float<T>(y);
+    }
+  }
+}
+
+// What lane `lane` has.
+__device__ __forceinline__ MlaRowTarget mla_target_of(const MlaRowTarget& target, int lane) {
+  MlaRowTarget to;
+  to.row = reinterpret_cast<void*>(__shfl_sync(0xffffffffu, reinterpret_cast<unsigned long long>(target.row), lane));
+  to.weight = __shfl_sync(0xffffffffu, target.weight, lane);
+  to.is_f32 = __shfl_sync(0xffffffffu, static_cast<int>(target.is_f32), lane) != 0;
+  return to;
+}
+
 // A warp's 16 rows x 256 columns of O, rows from registers through `room`, 16 x 136 floats of the warp's own, so that
 // each row is written in runs of 512 bytes. `target`: of row lane % 16; column0: of this consumer's half.
 constexpr int kMlaRoomStride = 136, kMlaRoomBytes = 16 * kMlaRoomStride * 4;  // so that lanes hit different banks
@@ -138,9 +166,7 @@ __device__ __forceinline__ void mla_write_rows(const MlaRowTarget& target, int c
     __syncwarp();
 #pragma unroll 2
     for (int row = 0; row < 16; ++row) {
-      MlaRowTarget to;
-      to.row = reinterpret_cast<void*>(__shfl_sync(0xffffffffu, reinterpret_cast<unsigned long long>(target.row), row));
-      to.is_f32 = __shfl_sync(0xffffffffu, static_cast<int>(target.is_f32), row) != 0;
+      const MlaRowTarget to = mla_target_of(target, row);
       const float4 x = *reinterpret_cast<const float4*>(room + row * kMlaRoomStride + lane * 4);
       if (to.row != nullptr) mla_store_columns<T>(to, column0 + part * 128 + lane * 4, x);
     }

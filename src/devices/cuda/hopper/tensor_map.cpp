@@ -179,6 +179,21 @@ KeyMap make_latent_map(const AttentionParams& p, int32_t box_keys) {
   return map;
 }
 
+KeyMap make_latent_bytes_map(const AttentionParams& p, int32_t box_keys) {
+  KeyMap map{};
+  const int32_t tokens = std::min(box_keys, p.block_size & -p.block_size);
+  const KvAddressing& a = p.k_addr;
+  const auto make = [&](CUtensorMap* to, int32_t first, int32_t columns) {
+    return make_map<4>(to, p.cache_dtype, static_cast<const uint8_t*>(p.cache_k) + first,
+                       {columns, p.block_size, p.num_blocks, 1}, {a.token_outer_stride, a.block_stride, a.block_stride},
+                       {std::min(columns, 128), tokens, 1, 1});
+  };
+  if (tokens >= 8 && has_plain_rows(a) && make(&map.k, 0, p.head_dim_v) &&
+      make(&map.v, p.head_dim_v, p.head_dim - p.head_dim_v))
+    map.tokens = tokens;
+  return map;
+}
+
 ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile, KeySource source) {
   ForwardMaps maps{};
   maps.queries = make_query_map(&maps.q, p);

@@ -16,6 +16,8 @@ KeyMap make_cache_map(const AttentionParams& p, int32_t tile_keys);  // head siz
 // Boxes of 128 bytes of columns, or of the whole row of `row_columns`; zeros beyond the head size.
 KeyMap make_padded_cache_map(const AttentionParams& p, int32_t tile_keys, int32_t row_columns);
 KeyMap make_latent_map(const AttentionParams& p, int32_t box_keys);  // a latent cache: a box is 64 columns of keys
+// A latent cache of bytes. k: a box is 128 of the first columns, which are V; v: one is the rope columns.
+KeyMap make_latent_bytes_map(const AttentionParams& p, int32_t box_keys);
 ForwardMaps make_forward_fp8_maps(const AttentionParams& p, int32_t tile_keys);  // head sizes up to 128
 ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile, KeySource source);
 

@@ -11,6 +11,10 @@ __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+__device__ __forceinline__ void prefetch_to_l1(const void* global) {
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(global) : "memory");
+}
+
 // A box of a tensor to shared memory; `barrier` counts its bytes. Elements outside the tensor become zero.
 __device__ __forceinline__ void copy_box(uint32_t shared, const CUtensorMap* map, int32_t c0, int32_t c1, int32_t c2,
                                          int32_t c3, uint32_t barrier) {

@@ -59,7 +59,7 @@ inline bool cache_has_boxes(const AttentionParams& p) {
          p.block_size % 8 == 0;
 }
 
-// Hopper: decode of up to 16 query rows a KV head by clusters of blocks; no partial results in memory.
+// Hopper: decode in row tiles of 16 query rows a KV head by clusters of blocks; no partial results in memory.
 constexpr int32_t kClusterRows = 16;
 // Keys of a tile: 16 KiB of K, but 16 to 64 keys for each of four warps.
 constexpr int cluster_tile_keys(int element_bytes, int head_dim) {
@@ -67,14 +67,15 @@ constexpr int cluster_tile_keys(int element_bytes, int head_dim) {
   return keys < 64 ? 64 : keys > 256 ? 256 : keys;
 }
 struct ClusterPlan {
-  int32_t size = 1;              // blocks that share a request and KV head
+  int32_t size = 1;              // blocks that share a request, KV head and row tile
+  int32_t row_tiles = 1;         // of kClusterRows, at most, of a request and KV head
   bool one_a_sm = true;          // a block has an SM's shared memory for itself, or half of it
   int32_t known_blocks = 0;      // entries that each row of block_table has
   bool beside_previous = false;  // may start while the kernel before it in the stream runs
   int32_t list_blocks = 0;       // single blocks that share the balanced list; 0: clusters of requests
 };
 bool cluster_serves(const AttentionParams& p);
-bool cluster_has_maps(const AttentionParams& p);  // of the run's tensors, whose strides may be the caller's own
+bool cluster_reads(const AttentionParams& p);  // the run's tensors, whose strides may be the caller's own
 // Clusters of 2, 4, 8 and 16 that run at once on the current device (compute capability 9.0), a block an SM.
 constexpr int kMostClusterBlocks = 16;
 using ClusterLimits = std::array<int, kMostClusterBlocks + 1>;

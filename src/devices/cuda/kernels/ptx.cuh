@@ -92,6 +92,13 @@ __device__ __forceinline__ uint32_t pack_pair<__half>(float low, float high) {
   return r;
 }
 
+// Two fp16 to two e4m3, bytes 0 and 1. From sm_89 on.
+__device__ __forceinline__ uint32_t f16_pair_to_e4m3(uint32_t halves) {
+  uint16_t r;
+  asm("cvt.rn.satfinite.e4m3x2.f16x2 %0, %1;" : "=h"(r) : "r"(halves));
+  return r;
+}
+
 // Two fp8 bytes (low half of `pair`) to two fp16, exactly. Before sm_89 by bit placement and a power of two.
 __device__ __forceinline__ uint32_t e4m3_pair_to_f16(uint32_t pair) {
 #if __CUDA_ARCH__ >= 890
