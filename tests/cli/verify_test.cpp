@@ -28,10 +28,10 @@ TEST(RandomVerify, RunsOneCaseAgain) {
   EXPECT_EQ(run.json()["passed"], 1);
 }
 
-// Nothing can be right where the scores are no numbers.
+// A plan that is refused as wrong is a failure too: no case that is drawn should be.
 TEST(RandomVerify, AFailureSaysHowToRepeatIt) {
   std::string test = kCase;
-  test.replace(test.find(R"("seed")"), 0, R"("magnitude":1e300,)");
+  test.replace(test.find(R"("seed")"), 0, R"("shared_prefix_len":5,)");
   const CliRun run = run_cli("verify --device cpu --case " + test);
   EXPECT_EQ(run.exit_code, 1);
   EXPECT_NE(run.out.find("FAILED"), std::string::npos) << run.out;
