@@ -20,11 +20,24 @@ std::vector<RandomCase> drawn(int count) {
   return cases;
 }
 
+std::vector<RandomCase> drawn_ops(int count) {
+  std::vector<RandomCase> cases;
+  for (int i = 0; i < count; ++i) {
+    const Backend& backend = *all_backends()[static_cast<size_t>(i) % all_backends().size()];
+    const DrawLimits limits = DrawLimits::of(DeviceKind::kCuda, "");
+    cases.push_back(draw_op_case(static_cast<uint64_t>(i), backend, limits));
+    cases.push_back(draw_simple_op_case(static_cast<uint64_t>(i), backend.info().family, limits));
+  }
+  return cases;
+}
+
 TEST(RandomCase, TextIsReadBackAsItWas) {
-  for (const RandomCase& test : drawn(600)) {
+  std::vector<RandomCase> all = drawn(600), ops = drawn_ops(300);
+  all.insert(all.end(), ops.begin(), ops.end());
+  for (const RandomCase& test : all) {
     const std::string text = to_text(test);
     const auto read = parse_random_case(text);
-    ASSERT_OK(read);
+    ASSERT_TRUE(read.is_ok()) << read.status().message() << " in " << text;
     EXPECT_EQ(to_text(*read), text);
     EXPECT_EQ(read->requests.size(), test.requests.size());
     EXPECT_EQ(read->spec.softmax_scale, test.spec.softmax_scale);

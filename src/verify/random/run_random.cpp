@@ -279,9 +279,11 @@ Changed joined(const RandomCase& test, const std::vector<Member>& batch) {
   return changed;
 }
 
-// The lengths that a plan with bounds, or a captured graph, has just run with, planned for.
+// The lengths that a plan with bounds, or a captured graph, has just run with, planned for. A split that the caller of
+// an op prescribes is for the lengths of the plan: with others the CPU divides as it would by itself.
 Changed planned_anew(const RandomCase& test, const std::vector<Member>& batch) {
-  Changed changed{test, batch, {}, test.options.deterministic};
+  const bool free = test.op.split.kind == SplitPolicy::Kind::kAuto;
+  Changed changed{test, batch, {}, test.options.deterministic && free};
   changed.test.planned.clear();
   changed.test.options.bounds = {};
   changed.test.graph = false;
