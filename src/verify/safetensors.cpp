@@ -51,14 +51,18 @@ Result<SafetensorsFile> read_safetensors(const std::string& path) {
   const auto header = nlohmann::json::parse(bytes.substr(8, header_size), nullptr, false);
   if (!header.is_object()) return invalid_argument(fmt::format("{}: the header is not a JSON object", path));
   SafetensorsFile result;
+  const std::string_view data = std::string_view(bytes).substr(8 + header_size);
+  size_t taken = 0;  // tensors lie beside one another: a small header asks for no more memory than the file has
   try {
     for (const auto& [name, entry] : header.items()) {
       if (name == "__metadata__") {
         for (const auto& [key, value] : entry.items()) result.metadata[key] = value.get<std::string>();
         continue;
       }
-      auto tensor = read_tensor(path, name, entry, std::string_view(bytes).substr(8 + header_size));
+      auto tensor = read_tensor(path, name, entry, data);
       if (!tensor) return tensor.status();
+      taken += tensor->bytes.size();
+      if (taken > data.size()) return invalid_argument(fmt::format("{}: tensor {} lies where others lie", path, name));
       result.tensors[name] = std::move(tensor).value();
     }
   } catch (const nlohmann::json::exception& error) {

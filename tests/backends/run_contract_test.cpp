@@ -132,6 +132,34 @@ TEST_P(RunContract, RefusedMeansNothingWritten) {
   EXPECT_OK(run->launch({}));
 }
 
+// What the spec asks for is there.
+TEST_P(RunContract, FeaturesWantTheirTensors) {
+  struct Feature {
+    const char* message;
+    std::function<void(AttentionSpec&)> ask;
+  };
+  const std::vector<Feature> features = {
+      {"sinks is null", [](AttentionSpec& s) { s.has_sinks = true; }},
+      {"alibi_slopes is null", [](AttentionSpec& s) { s.has_alibi = true; }},
+      {"token_spans is null", [](AttentionSpec& s) { s.max_span_len = 8; }},
+  };
+  int asked = 0;
+  for (const Feature& feature : features) {
+    SCOPED_TRACE(feature.message);
+    AttentionSpec spec = spec_for(backend());
+    feature.ask(spec);
+    auto run = PagedRun::make(*device_, backend(), spec, mixed(), {}, true);
+    if (!run) continue;  // a backend without it
+    ++asked;
+    ASSERT_OK((*run)->load(mixed()));
+    const std::vector<uint8_t> cache = (*run)->cache_bytes().value();
+    EXPECT_ERROR((*run)->launch({}), StatusCode::kInvalidArgument, feature.message);
+    EXPECT_TRUE((*run)->cache_bytes().value() == cache);
+    EXPECT_TRUE((*run)->out_untouched().value());
+  }
+  EXPECT_GE(asked, 1);
+}
+
 // 2. Lengths are those of the run, within the plan's bounds; in deterministic mode the bits are a fresh plan's.
 TEST_P(RunContract, LengthsAreThoseOfTheRun) {
   for (bool deterministic : {false, true}) {

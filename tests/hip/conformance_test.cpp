@@ -29,18 +29,43 @@ TEST(HipConformance, EveryBackendAgreesWithTheOracle) {
   for (const std::string& message : suite.messages) ADD_FAILURE() << message;
 }
 
+void expect_passes(const std::string& text) {
+  auto device = open_device(DeviceKind::kHipEmulated);
+  ASSERT_OK(device);
+  const auto test = verify::parse_random_case(text);
+  ASSERT_OK(test);
+  const verify::RandomVerdict verdict = verify::run_random_case(**device, *test, {});
+  EXPECT_EQ(verdict.kind, verify::RandomVerdict::Kind::kPassed) << verdict.message << " in " << text;
+}
+
 // Deterministic mode: in blocks of another size the same kernel gives the same bits.
 TEST(HipConformance, TheBlockSizeChangesNoBit) {
   SKIP_UNDER_SANITIZERS();
-  auto device = open_device(DeviceKind::kHipEmulated);
-  ASSERT_OK(device);
-  const auto test = verify::parse_random_case(
+  expect_passes(
       R"({"backend":"ROCM_AITER_UNIFIED_ATTN","num_heads":3,"num_kv_heads":1,"head_dim":128,"head_dim_v":128,)"
       R"("softmax_scale":0.0883883461356163,"dtype":"fp16","cache_dtype":"fp16","requests":"q2s2","deterministic":true,)"
       R"("magnitude":0.25,"relation":"reblocked","seed":1634970156})");
-  ASSERT_OK(test);
-  const verify::RandomVerdict verdict = verify::run_random_case(**device, *test, {});
-  EXPECT_EQ(verdict.kind, verify::RandomVerdict::Kind::kPassed) << verdict.message;
+  for (const char* seed : {"1", "2", "3"})  // decodes, in blocks that 16 divides and in others
+    expect_passes(
+        R"({"op":"paged_decode","num_heads":8,"num_kv_heads":1,"head_dim":128,"head_dim_v":128,"out_f32":true,)"
+        R"("softmax_scale":0.0883883461356163,"dtype":"fp16","cache_dtype":"fp16","requests":"q1s300","writes":false,)"
+        R"("deterministic":true,"relation":"reblocked","seed":)" +
+        std::string(seed) + "}");
+}
+
+// ... and beside other requests the same partitions; fp32 shows another order of sums.
+TEST(HipConformance, TheCompanyChangesNoBit) {
+  SKIP_UNDER_SANITIZERS();
+  const std::string common =
+      R"(,"dtype":"fp32","cache_dtype":"fp32","requests":"q1s1500","deterministic":true,"relation":"joined","seed":7})";
+  const std::string mla =
+      R"(,"num_heads":2,"num_kv_heads":2,"head_dim":192,"head_dim_v":128,"kv_lora_rank":512,"qk_nope_head_dim":128,)"
+      R"("qk_rope_head_dim":64,"v_head_dim":128,"softmax_scale":0.07,"layout":"latent")";
+  for (const Backend* backend : all_backends()) {
+    const bool latents = backend->info().category == BackendCategory::kMla;
+    const std::string heads = R"(,"num_heads":2,"num_kv_heads":1,"head_dim":64,"head_dim_v":64,"softmax_scale":0.125)";
+    expect_passes(R"({"backend":")" + std::string(backend->info().name) + "\"" + (latents ? mla : heads) + common);
+  }
 }
 
 // Bits that depend on the order of the lanes show a missing barrier.

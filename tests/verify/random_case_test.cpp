@@ -20,11 +20,24 @@ std::vector<RandomCase> drawn(int count) {
   return cases;
 }
 
+std::vector<RandomCase> drawn_ops(int count) {
+  std::vector<RandomCase> cases;
+  for (int i = 0; i < count; ++i) {
+    const Backend& backend = *all_backends()[static_cast<size_t>(i) % all_backends().size()];
+    const DrawLimits limits = DrawLimits::of(DeviceKind::kCuda, "");
+    cases.push_back(draw_op_case(static_cast<uint64_t>(i), backend, limits));
+    cases.push_back(draw_simple_op_case(static_cast<uint64_t>(i), backend.info().family, limits));
+  }
+  return cases;
+}
+
 TEST(RandomCase, TextIsReadBackAsItWas) {
-  for (const RandomCase& test : drawn(600)) {
+  std::vector<RandomCase> all = drawn(600), ops = drawn_ops(300);
+  all.insert(all.end(), ops.begin(), ops.end());
+  for (const RandomCase& test : all) {
     const std::string text = to_text(test);
     const auto read = parse_random_case(text);
-    ASSERT_OK(read);
+    ASSERT_TRUE(read.is_ok()) << read.status().message() << " in " << text;
     EXPECT_EQ(to_text(*read), text);
     EXPECT_EQ(read->requests.size(), test.requests.size());
     EXPECT_EQ(read->spec.softmax_scale, test.spec.softmax_scale);
@@ -36,6 +49,10 @@ TEST(RandomCase, TheSameSeedDrawsTheSameCase) {
   const DrawLimits limits = DrawLimits::of(DeviceKind::kCpu, "");
   EXPECT_EQ(to_text(draw_case(7, *all_backends()[0], limits)), to_text(draw_case(7, *all_backends()[0], limits)));
   EXPECT_NE(to_text(draw_case(7, *all_backends()[0], limits)), to_text(draw_case(8, *all_backends()[0], limits)));
+}
+
+std::string relation_text(Relation relation, bool deterministic) {
+  return "relation " + std::to_string(static_cast<int>(relation)) + (deterministic ? ", deterministic" : "");
 }
 
 // What the sweep missed for years is drawn often: equal lengths, bounds, every format, every layout.
@@ -50,6 +67,7 @@ TEST(RandomCase, DrawsReachTheWholeSpace) {
     if (equal) seen.insert("equal lengths");
     if (c.replays()) seen.insert("bounds");
     if (c.graph) seen.insert("graph");
+    seen.insert(relation_text(c.relation, c.options.deterministic));
     if (c.shared_prefix_len > 0) seen.insert("shared prefix");
     if (c.requests.size() == 256) seen.insert("256 requests");
     for (const RequestShape& r : c.requests) {
@@ -63,6 +81,10 @@ TEST(RandomCase, DrawsReachTheWholeSpace) {
         "HND",   "split_k",       "shuffled",     "packed",        "latent",       "equal lengths", "bounds",
         "graph", "shared prefix", "256 requests", "empty request", "long request", "long prefill"})
     EXPECT_TRUE(seen.contains(what)) << what;
+  for (const Relation relation : {Relation::kNone, Relation::kTwice, Relation::kPermuted, Relation::kReblocked,
+                                  Relation::kChunked, Relation::kJoined, Relation::kPlanned})
+    for (const bool deterministic : {false, true})
+      EXPECT_TRUE(seen.contains(relation_text(relation, deterministic))) << relation_text(relation, deterministic);
   for (int dim : {8, 40, 64, 72, 96, 128, 192, 248, 256, 512}) EXPECT_TRUE(seen.contains(std::to_string(dim))) << dim;
 }
 
@@ -83,6 +105,14 @@ TEST(RandomCase, WrongTextsAreRefusedByName) {
   EXPECT_ERROR(parse_random_case(R"({"num_heads": "four"})"), StatusCode::kInvalidArgument, "num_heads is \"four\"");
   EXPECT_ERROR(parse_random_case(R"({"dtype": "bf17"})"), StatusCode::kInvalidArgument, "bf17");
   EXPECT_ERROR(parse_random_case(R"({"relation": "odd"})"), StatusCode::kInvalidArgument, "relation is \"odd\"");
+  EXPECT_ERROR(parse_random_case(R"({"backend": "FLASH"})"), StatusCode::kNotFound, "backend is \"FLASH\"");
+  EXPECT_ERROR(parse_random_case(R"({"op": "flash"})"), StatusCode::kInvalidArgument, "op is \"flash\"");
+  EXPECT_ERROR(parse_random_case(R"({"backend": "ROCM_ATTN", "num_heads": -1})"), StatusCode::kInvalidArgument,
+               "num_heads is -1");
+  const std::string heads = R"({"backend": "ROCM_ATTN", "num_heads": 1, "num_kv_heads": 1, "head_dim": 64, )"
+                            R"("head_dim_v": 64, "softmax_scale": 0.125, )";
+  EXPECT_OK(parse_random_case(heads + R"("requests": "q1s1"})"));
+  EXPECT_ERROR(parse_random_case(heads + R"("block_size": 0})"), StatusCode::kInvalidArgument, "block_size is 0");
   for (const char* batch : {"q", "q1", "q1s", "3s4", "q1s2_", "q1s2__q1s2", "q1s2x", "-1q1s2", "99999999q1s1"})
     EXPECT_ERROR(parse_batch_text(batch), StatusCode::kInvalidArgument, "batch segment");
   const auto batch = parse_batch_text("3q0s5_q7s7");

@@ -56,6 +56,15 @@ TEST(Safetensors, TruncatedAndBrokenFiles) {
                StatusCode::kInvalidArgument, "not a JSON object");
 }
 
+TEST(Safetensors, TensorsThatShareTheirBytesAreRefused) {
+  const std::string entry = R"({"dtype": "F32", "shape": [2], "data_offsets": [0, 8]})";
+  const std::string header = R"({"x": )" + entry + R"(, "y": )" + entry + "}";
+  std::string bytes(8, '\0');
+  bytes[0] = static_cast<char>(header.size());
+  EXPECT_ERROR(read_safetensors(temporary_file("shared.safetensors", bytes + header + "12345678")),
+               StatusCode::kInvalidArgument, "tensor y lies where others lie");
+}
+
 TEST(OnnxTensor, TruncatedFile) {
   EXPECT_ERROR(read_onnx_tensor(temporary_file("cut.pb", std::string("\x08\x04\x10\x01\x4a\x10zz", 8))),
                StatusCode::kInvalidArgument, "ends in the middle of a field");

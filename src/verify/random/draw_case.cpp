@@ -327,7 +327,8 @@ RandomCase draw_case(uint64_t seed, const Backend& backend, const DrawLimits& li
   }
   if (c.options.chunk_workspace_rows > 0)
     c.options.chunk_workspace_rows = std::max(c.options.chunk_workspace_rows, least_chunk_rows(c));
-  if (c.replays() && dice.one_in(4)) c.relation = Relation::kTwice;
+  if (c.replays() && dice.one_in(3))
+    c.relation = dice.one_of({Relation::kTwice, Relation::kPlanned, Relation::kPlanned});
   if (!c.replays() && c.relation == Relation::kNone && c.shared_prefix_len == 0 && dice.one_in(4))
     for (RequestShape& r : c.requests)  // fewer keys than queries
       if (dice.one_in(3)) r.seq_len = dice.between(0, std::min(r.query_len, r.seq_len));

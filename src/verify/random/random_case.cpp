@@ -5,6 +5,9 @@
 
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <tuple>
+
+#include "verify/random/simple_ops.h"
 
 namespace sextant::verify {
 namespace {
@@ -13,7 +16,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::pair<Relation, const char*> kRelations[] = {
     {Relation::kNone, "none"},           {Relation::kTwice, "twice"},     {Relation::kPermuted, "permuted"},
-    {Relation::kReblocked, "reblocked"}, {Relation::kChunked, "chunked"}, {Relation::kJoined, "joined"}};
+    {Relation::kReblocked, "reblocked"}, {Relation::kChunked, "chunked"}, {Relation::kJoined, "joined"},
+    {Relation::kPlanned, "planned"}};
 
 constexpr std::pair<KernelFamily, const char*> kFamilies[] = {{KernelFamily::kPortable, "portable"},
                                                               {KernelFamily::kTuned, "tuned"}};
@@ -214,6 +218,26 @@ std::string to_text(const RandomCase& test) {
   return json.dump();
 }
 
+namespace {
+
+// What runs has a name that there is, and sizes that memory can be made for: a text may be written by hand.
+Status check_case(const RandomCase& test) {
+  if (test.is_op() && is_simple_op(test.op.name)) return Status::ok();
+  SEXTANT_RETURN_IF_ERROR(test.is_op() ? parse_attention_op(test.op.name).status()
+                                       : find_backend(test.backend).status());
+  if (!test.is_op()) SEXTANT_RETURN_IF_ERROR(validate(test.spec));  // an op's are wider: 576 for latents
+  for (const auto& [name, value, least] :
+       {std::tuple{"num_heads", test.spec.num_heads, 1}, std::tuple{"num_kv_heads", test.spec.num_kv_heads, 1},
+        std::tuple{"head_dim", test.spec.head_dim, 1}, std::tuple{"head_dim_v", test.spec.head_dim_v, 0},
+        std::tuple{"block_size", test.block_size, 1}, std::tuple{"num_scales", test.num_scales, 1},
+        std::tuple{"shared_prefix_len", test.shared_prefix_len, 0},
+        std::tuple{"padding_tokens", test.padding_tokens, 0}, std::tuple{"row_padding", test.row_padding, 0}})
+    if (value < least) return invalid_argument(fmt::format("--case: {} is {}; allowed: >= {}", name, value, least));
+  return Status::ok();
+}
+
+}  // namespace
+
 Result<RandomCase> parse_random_case(const std::string& text) {
   RandomCase test;
   const Json json = Json::parse(text, nullptr, false);
@@ -233,7 +257,10 @@ Result<RandomCase> parse_random_case(const std::string& text) {
     }
   });
   if (!status.is_ok()) return status;
-  if (known == json.size()) return test;
+  if (known == json.size()) {
+    SEXTANT_RETURN_IF_ERROR(check_case(test));
+    return test;
+  }
   Json unknown = json;
   visit_fields(test, [&](const char* name, auto&) { unknown.erase(name); });
   return invalid_argument(

@@ -20,6 +20,7 @@ enum class Relation : uint8_t {
   kReblocked,  // another block size, other block ids
   kChunked,    // long queries cut in two steps
   kJoined,     // other requests in the batch
+  kPlanned,    // what a plan for other lengths gave, by a plan for these
 };
 
 // One attention op instead of a whole backend.

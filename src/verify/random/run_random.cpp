@@ -279,6 +279,19 @@ Changed joined(const RandomCase& test, const std::vector<Member>& batch) {
   return changed;
 }
 
+// The lengths that a plan with bounds, or a captured graph, has just run with, planned for. A split that the caller of
+// an op prescribes is for the lengths of the plan: with others the CPU divides as it would by itself.
+Changed planned_anew(const RandomCase& test, const std::vector<Member>& batch) {
+  const bool free = test.op.split.kind == SplitPolicy::Kind::kAuto;
+  Changed changed{test, batch, {}, test.options.deterministic && free};
+  changed.test.planned.clear();
+  changed.test.options.bounds = {};
+  changed.test.graph = false;
+  const auto from = starts_of(batch);
+  for (size_t b = 0; b < batch.size(); ++b) pair_request(from, b, from, b, 0, changed);
+  return changed;
+}
+
 // The first or the last part of every request's new tokens.
 Changed part(const RandomCase& test, const std::vector<Member>& batch, bool last) {
   Changed changed{test, {}, {}, false};
@@ -310,6 +323,9 @@ std::vector<Changed> changes_of(const RandomCase& test, const std::vector<Member
     case Relation::kChunked:  // where a query sees no key after it; ALiBi counts from the context's end, which moves
       if (!alone && test.spec.causal && !test.spec.has_alibi && !test.spec.has_spans())
         return {part(test, batch, false), part(test, batch, true)};
+      break;
+    case Relation::kPlanned:
+      if (test.replays()) return {planned_anew(test, batch)};
       break;
     case Relation::kNone:
     case Relation::kTwice:

@@ -1,5 +1,4 @@
-// What the planner chooses for an H100. Planning is host work: these run on every machine that compiled the CUDA
-// device.
+// What the planner chooses for an H100. Planning is host work: these run on every machine.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -301,6 +300,111 @@ TEST(CudaPlan, GroupedKernelsKnowTheirDivision) {
           expect_known_divisions_of_all_splits(args, batch);
         }
       }
+}
+
+// Batches with bounds are those of captured graphs.
+constexpr PlanBounds kToCome{.max_query_len = 600, .max_seq_len = 131072};
+
+std::vector<AttentionPlanArgs> problems_of_all_kernels(const Batch& batch) {
+  std::vector<AttentionPlanArgs> all;
+  for (const DType cache : {DType::kBF16, DType::kF8E4M3FN}) {
+    for (const int32_t heads : {16, 64, 128}) {
+      all.push_back(mla_args(batch, heads));
+      all.back().cache.dtype = cache;
+    }
+    for (const int32_t dim : {64, 128, 256}) {
+      all.push_back(decode_args(batch));
+      all.back().cache.dtype = cache;
+      all.back().spec.head_dim = all.back().spec.head_dim_v = all.back().cache.head_dim = all.back().cache.head_dim_v =
+          dim;
+    }
+  }
+  return all;
+}
+
+// How many parts of a plan take requests of so many new tokens.
+int64_t takers(const std::vector<cuda::PlanPart>& parts, int32_t query_len) {
+  return std::count_if(parts.begin(), parts.end(), [&](const cuda::PlanPart& part) {
+    return query_len >= part.min_query_len && query_len <= part.max_query_len;
+  });
+}
+
+TEST(CudaPlan, EveryQueryLengthWithinTheBoundsHasOnePart) {
+  for (const bool deterministic : {false, true}) {
+    const Batch batch = {.seq_lens = requests(33, 8192), .deterministic = deterministic};
+    for (AttentionPlanArgs args : problems_of_all_kernels(batch)) {
+      args.bounds = kToCome;
+      const auto made = std::dynamic_pointer_cast<const cuda::CudaAttentionPlan>(plan(args, batch));
+      ASSERT_NE(made, nullptr);
+      for (const int32_t query_len : {1, 2, 3, 4, 8, 9, 16, 64, 599, 600}) {
+        EXPECT_EQ(takers(made->parts, query_len), 1) << query_len << " tokens: " << made->describe();
+        EXPECT_EQ(takers(made->unaligned_parts, query_len), 1) << query_len << " tokens: " << made->describe();
+      }
+    }
+  }
+}
+
+// Rows of partial results that a part's kernel may write.
+int64_t partial_rows(const cuda::PlanPart& part, int32_t num_heads) {
+  if (const auto* list = std::get_if<cuda::BalancedList>(&part.division)) return int64_t{2} * list->blocks * part.rows;
+  if (const auto* clusters = std::get_if<cuda::Clusters>(&part.division))
+    return clusters->num_slots * num_heads * clusters->split.max_partitions;
+  const auto& tiles = std::get<cuda::RowTiles>(part.division);
+  return tiles.num_slots * num_heads * tiles.split.max_partitions;
+}
+
+TEST(CudaPlan, PartialResultsHaveTheirRoom) {
+  int reducing = 0;
+  for (const bool deterministic : {false, true})
+    for (const auto& lens : many_lengths()) {
+      const Batch batch = {.seq_lens = lens, .deterministic = deterministic};
+      for (const AttentionPlanArgs& args : problems_of_all_kernels(batch)) {
+        const auto made = std::dynamic_pointer_cast<const cuda::CudaAttentionPlan>(plan(args, batch));
+        ASSERT_NE(made, nullptr);
+        for (const auto* parts : {&made->parts, &made->unaligned_parts})
+          for (const cuda::PlanPart& part : *parts) {
+            EXPECT_LE(part.workspace_bytes, made->workspace_bytes()) << made->describe();
+            if (!part.reduces) continue;
+            ++reducing;
+            const auto rows = static_cast<size_t>(partial_rows(part, args.spec.num_heads));
+            const auto row_bytes = static_cast<size_t>(args.spec.head_dim_v) * sizeof(float);
+            EXPECT_GT(rows, 0U) << made->describe();
+            EXPECT_GE(part.partial_lse_offset, rows * row_bytes) << made->describe();
+            EXPECT_GE(part.workspace_bytes, part.partial_lse_offset + rows * sizeof(float)) << made->describe();
+          }
+      }
+    }
+  EXPECT_GT(reducing, 100);
+}
+
+TEST(CudaPlan, DecodeKernelsGetNoLongQueriesOfAGraphToCome) {
+  const Batch batch = {requests(33, 8192)};
+  for (AttentionPlanArgs args : problems_of_all_kernels(batch)) {
+    args.bounds = kToCome;
+    const auto made = std::dynamic_pointer_cast<const cuda::CudaAttentionPlan>(plan(args, batch));
+    ASSERT_NE(made, nullptr);
+    for (const cuda::PlanPart& part : made->parts)
+      if (part.kernel == &cuda::kClusterKernel || part.kernel == &cuda::kStreamKernel) {
+        EXPECT_LE(part.max_query_len, 8) << made->describe();
+      }
+  }
+}
+
+TEST(CudaPlan, LengthsOfNowSayNothingAboutThoseToCome) {
+  for (const PlanBounds bounds : {kToCome, PlanBounds{1, 131072}}) {
+    const size_t problems = problems_of_all_kernels({}).size();
+    for (size_t i = 0; i < problems; ++i) {
+      const auto bounded = [&](int32_t len) {
+        const Batch batch = {requests(33, len)};
+        AttentionPlanArgs args = problems_of_all_kernels(batch)[i];
+        args.bounds = bounds;
+        return plan(args, batch);
+      };
+      const auto few = bounded(90), many = bounded(70000);
+      EXPECT_EQ(few->describe(), many->describe());
+      EXPECT_EQ(few->workspace_bytes(), many->workspace_bytes()) << few->describe();
+    }
+  }
 }
 
 TEST(CudaPlan, Fp8QueriesGoToTheFp8KernelWhereTheyCan) {
