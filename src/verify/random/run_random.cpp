@@ -129,6 +129,11 @@ class Runner {
 
   Status run(uint8_t workspace_poison) {
     const RandomCase& test = memory_->test();
+    // (Partitions of four keys, asked for over a long prompt, want 160 GB.)
+    const int64_t memory = memory_->device().info().memory_bytes;
+    if (const auto bytes = static_cast<int64_t>(subject_.workspace_bytes()); memory > 0 && bytes > memory / 4)
+      return {StatusCode::kUnsupported,
+              fmt::format("a workspace of {} bytes is more than a quarter of the device's memory", bytes)};
     SEXTANT_RETURN_IF_ERROR(memory_->take_workspace(subject_.workspace_bytes(), workspace_poison));
     const auto launch = [this](Stream stream) { return subject_.run(memory_->tensors(), stream); };
     if (test.graph && graph_ == nullptr) {
