@@ -14,7 +14,9 @@ namespace sextant::hip {
 namespace {
 
 // Numbers of which the other 16-bit type cannot hold all: some round, some are subnormal in fp16.
-double number(int64_t i) { return std::ldexp(std::sin(0.7 * static_cast<double>(i) + 0.3), static_cast<int>(i % 23) - 18); }
+double number(int64_t i) {
+  return std::ldexp(std::sin(0.7 * static_cast<double>(i) + 0.3), static_cast<int>(i % 23) - 18);
+}
 
 void expect_gathered(const Ops& ops, DType cached, DType rows, int32_t dim) {
   KvCacheSpec spec;

@@ -1,5 +1,5 @@
-// MLA decode on both kinds of chip: tiles that come ahead, on gfx950 straight to shared memory in four places, with keys
-// enough that every place comes around; and latents wider than the kernels for latents hold.
+// MLA decode on both kinds of chip: tiles that come ahead, on gfx950 straight to shared memory in four places, with
+// keys enough that every place comes around; and latents wider than the kernels for latents hold.
 #include <gtest/gtest.h>
 
 #include "devices/hip/emulator/emulated_device.h"

@@ -501,7 +501,7 @@ SEXTANT_DEVICE void forward_attention(const AttentionParams& p) {
   for (int m = 0; m < S::DV / 32; ++m) f.o[m] = f32x16{};
   if (tiles.tiles > 0) {
     if (rule.has_cap) {
-      forward_loop<S, CappedRule<2>>(p, item, rule, tiles, reach, f);
+      forward_loop<S, CappedRule<S::kCurves ? 2 : 0>>(p, item, rule, tiles, reach, f);
     } else {
       forward_loop<S, PlainRule>(p, item, rule, tiles, reach, f);
     }

@@ -19,9 +19,15 @@ struct ForwardShape {
   static constexpr int DK = kDk, DV = kDv, kKeys = kKeys_, kSubtiles = kKeys / 32, kWaves = kWaves_;
   static constexpr int kRows = 32 * kWaves, kThreads = 64 * kWaves;
   static constexpr bool kFp8 = kFp8_, kWide = kWide_;
-  static constexpr bool kDirect = kWide && !kFp8;   // from memory straight to shared memory
-  static constexpr int kElement = kFp8 ? 1 : 2;     // bytes in the cache
-  static constexpr bool kHasPacked = !kFp8;         // packed keys may follow, or be all: they have 16 bits
+  static constexpr bool kDirect = kWide && !kFp8;  // from memory straight to shared memory
+  static constexpr int kElement = kFp8 ? 1 : 2;    // bytes in the cache
+  static constexpr bool kHasPacked = !kFp8;        // packed keys may follow, or be all: they have 16 bits
+  // Small scores under a cap by softcap_curve.h; not where widening fp8 without instructions for it has the registers.
+#if defined(__gfx90a__)
+  static constexpr bool kCurves = !kFp8 || DK != 128;
+#else
+  static constexpr bool kCurves = true;
+#endif
   static constexpr int kWaveKeys = kKeys / kWaves;  // keys of a tile that a wave brings: consecutive, in one block
   // 16-byte chunks of a row in shared memory, a power of two.
   static constexpr int kKeyChunks = power_of_two_from(DK / 8), kValueChunks = power_of_two_from(DV / 8);

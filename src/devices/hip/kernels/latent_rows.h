@@ -40,7 +40,8 @@ struct LatentRows {
   SEXTANT_DEVICE_MEMBER Window window(const AttentionParams& p) const {
     const uint32_t block = min(static_cast<uint32_t>(uniform(id)), static_cast<uint32_t>(p.num_blocks - 1));
     const auto token = static_cast<uint32_t>(position) - block_of(p.block_divisor, position) * p.block_size;
-    const int32_t count = uniform(max(min(end - position, kShareRows), 0));  // the compiler makes it in vector registers
+    const int32_t count =
+        uniform(max(min(end - position, kShareRows), 0));  // the compiler makes it in vector registers
     return make_window(rows + (static_cast<uint64_t>(block) * block_bytes + static_cast<uint64_t>(token) * token_bytes),
                        static_cast<uint32_t>(count) * token_bytes);
   }

@@ -11,8 +11,8 @@ struct LatentTile {
   static constexpr int kDim = 576, kKeys = 32, kChunks = kDim / 8, kRowBytes = kDim * 2;
   static constexpr int kBytes = kKeys * kRowBytes, kShareBytes = kShareRows * kRowBytes, kLoads = kShareBytes / 1024;
 
-  // Rows are 1152 bytes apart, so that two in a row differ by half of the 64 banks. Eight rows in a row move by pairs of
-  // chunks, which a transposed read takes; rows 0 to 3 and 12 to 15 fill the pairs that the others leave.
+  // Rows are 1152 bytes apart, so that two in a row differ by half of the 64 banks. Eight rows in a row move by pairs
+  // of chunks, which a transposed read takes; rows 0 to 3 and 12 to 15 fill the pairs that the others leave.
   static SEXTANT_DEVICE_MEMBER int swizzle(int row) {
     const int pair = row >> 1 & 7;
     return 2 * ((pair ^ (pair >> 1 & 2)) & 3) + (pair >> 2);

@@ -1,6 +1,8 @@
-// MLA decode over latents of 16 bits on chips whose loads go straight to shared memory (gfx950): as mla_attention.h, but
+// MLA decode over latents of 16 bits on chips whose loads go straight to shared memory (gfx950): as mla_attention.h,
+// but
 //
-//   places      four tiles of 32 latent rows, 144 KiB: one meets its probabilities, the next one the queries, two are on
+//   places      four tiles of 32 latent rows, 144 KiB: one meets its probabilities, the next one the queries, two are
+//   on
 //               their way. So 72 KiB a CU are asked for at once, and a wait leaves the later half on its way
 //   order       S^T of the next tile comes before the softmax of this one, so that the parts of its scores have met in
 //               shared memory by the one barrier of the tile; products of the one lie among the softmax of the other
@@ -20,8 +22,8 @@ struct MlaDirectShape {
   static constexpr int kSharedBytes = kPlaces * LatentTile::kBytes + 2 * kScoreBytes;
 };
 
-// A lane's place among the scores of a part: keys 4 (lane / 16) to + 4 of row lane % 16; keys 16 further on are 64 bytes
-// away, up or down. Rows of 128 bytes, permuted by row.
+// A lane's place among the scores of a part: keys 4 (lane / 16) to + 4 of row lane % 16; keys 16 further on are 64
+// bytes away, up or down. Rows of 128 bytes, permuted by row.
 SEXTANT_DEVICE int score_place() {
   const int row = lane_index() % 16;
   return row * 128 + (lane_index() / 16 ^ row >> 1) * 16;
@@ -78,7 +80,7 @@ SEXTANT_DEVICE void mla_direct(const AttentionParams& p) {
     for (int m = 0; m < kRowTiles; ++m) *reinterpret_cast<f32x4*>(to + 2048 * m) = s[m];
   };
   // The row tile's scores of tile t, the parts summed.
-  const auto read_scores = [&](int32_t t, int m, f32x4 (&s)[2]) {
+  const auto read_scores = [&](int32_t t, int m, f32x4(&s)[2]) {
     const char* from = scores_at(t) + 2048 * m;
     SEXTANT_UNROLL
     for (int i = 0; i < 2; ++i)
