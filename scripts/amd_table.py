@@ -55,7 +55,8 @@ def mfma_q(text, arch):
 
 
 def find_tool(name, arch):
-    for version in ("22", "19") if arch == "gfx950" else ("19", "22"):
+    newer = arch == "gfx950" or name == "llvm-mca"  # 19's model crashes on loops with 32x32 products
+    for version in ("22", "19") if newer else ("19", "22"):
         tool = shutil.which(f"{name}-{version}")
         if tool:
             return tool

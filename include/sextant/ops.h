@@ -121,6 +121,8 @@ class AttentionPlan {
  public:
   virtual ~AttentionPlan() = default;
   virtual size_t workspace_bytes() const = 0;
+  // The first of them, which a run with next_layer finds as the run before left them.
+  virtual size_t kept_bytes() const { return 0; }
   virtual std::string describe() const = 0;  // one line: work items, splits, kernel
 };
 using AttentionPlanPtr = std::shared_ptr<const AttentionPlan>;
@@ -149,7 +151,10 @@ struct AttentionArgs {
   // [T, 2]: (begin, end) of each token's span in its request's positions; begin >= end: none.
   const int32_t* token_spans = nullptr;
   void* workspace = nullptr;  // at least plan.workspace_bytes(), 256-byte aligned
-  bool next_layer = false;    // lengths, spans and workspace are as this plan's run before left them (RunTensors)
+  // Where plan.kept_bytes() lie instead of at the workspace's begin, 256-byte aligned; null: there. So ops that use a
+  // workspace in turn leave one another's alone.
+  void* kept = nullptr;
+  bool next_layer = false;  // lengths, spans and what is kept are as this plan's run before left them (RunTensors)
   // With merge_state: over other keys than this op's. state_out may be `out`; state_lse is not `lse`.
   TensorView state_out;  // fp32 [T, Hq, Dv], last stride 1
   TensorView state_lse;  // fp32 [Hq, T], natural logarithm

@@ -312,7 +312,7 @@ int64_t mla_decode_workspace_bytes(int64_t handle) {
 
 void mla_decode_run(int64_t handle, OptionalTensor q, OptionalTensor kv_cache, OptionalTensor out, OptionalTensor lse,
                     OptionalTensor kv_scale, OptionalTensor query_start_loc, OptionalTensor seq_lens,
-                    OptionalTensor block_table, OptionalTensor workspace, int64_t stream) {
+                    OptionalTensor block_table, OptionalTensor workspace, int64_t stream, bool next_layer) {
   const auto plan = mla_decode_plans().get(handle);
   const DeviceInfo& device = plan->device->info();
   AttentionArgs args;
@@ -336,6 +336,7 @@ void mla_decode_run(int64_t handle, OptionalTensor q, OptionalTensor kv_cache, O
   const sextant::TensorView scratch = view_from("workspace", workspace, device);
   check_workspace(scratch, plan->plan->workspace_bytes());
   args.workspace = scratch.data;
+  args.next_layer = next_layer;
   raise_unless_ok(plan->ops->run_attention(*plan->plan, args, {reinterpret_cast<void*>(stream)}));
 }
 

@@ -151,7 +151,7 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
               OptionalTensor k_cache, OptionalTensor v_cache, OptionalTensor k_scale, OptionalTensor v_scale,
               OptionalTensor query_start_loc, OptionalTensor seq_lens, OptionalTensor block_table,
               OptionalTensor slot_mapping, OptionalTensor sinks, OptionalTensor alibi_slopes, OptionalTensor q_scale,
-              OptionalTensor token_spans, OptionalTensor workspace, int64_t stream) {
+              OptionalTensor token_spans, OptionalTensor workspace, int64_t stream, bool next_layer) {
   const auto plan = plans().get(handle);
   const DeviceInfo& device = plan->device->info();
   const KvCacheSpec& cache = plan->plan->request().cache;
@@ -199,6 +199,7 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
   const sextant::TensorView scratch = view_from("workspace", workspace, device);
   t.workspace = scratch.data;
   t.workspace_bytes = workspace.has_value() ? static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) : 0;
+  t.next_layer = next_layer;
   const Stream on{reinterpret_cast<void*>(stream)};
   const bool from_cache = plan->stored_keys && t.slot_mapping != nullptr && planned.batch.num_tokens() > 0;
   raise_unless_ok(from_cache ? run_from_cache(*plan, t, on) : plan->plan->run(t, on));

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from sextant import api
 from sextant._dlpack import current_stream, workspace_beside
+from sextant._layer_turns import LayerTurns, Memory
 from sextant._paged_layer import Layer, Step
 from sextant.errors import (
     SextantInvalidArgument,
@@ -66,7 +67,7 @@ class PagedCache(Cache):  # type: ignore[misc]
         for layer, usual in zip(self.layers, DynamicCache(config=text).layers):
             layer.window = int(getattr(usual, "sliding_window", 0) or 0)
         self._config, self.block_size, self.max_tokens, self._reuse = text, block_size, max_tokens, reuse_plans
-        self._kept_plans: "dict[Any, tuple[api.Plan, Any]]" = {}
+        self._kept_plans: "dict[Any, LayerTurns]" = {}
         self._buffers: "dict[Any, tuple[Any, torch.Tensor]]" = {}
         self.graphs: "dict[Any, Any]" = {}  # of use_cuda_graphs; none that is older than the memory
         self.num_blocks = 0
@@ -356,8 +357,9 @@ class PagedCache(Cache):  # type: ignore[misc]
         out = q.new_empty(q.shape[0], q.shape[1], v.shape[2])
         if q.shape[0]:
             shape = (q.shape[1], k.shape[1], q.shape[2], v.shape[2], scale, window, softcap, sinks is not None)
-            plan, workspace = step.plans.get(shape) or self._planned(backend, layer, step, shape, q)
+            plan = step.plans.get(shape) or self._planned(backend, layer, step, shape, q)
             plan.run(
+                layer,
                 q=q,
                 k=k,
                 v=v,
@@ -365,7 +367,6 @@ class PagedCache(Cache):  # type: ignore[misc]
                 k_cache=layer.k_cache,
                 v_cache=layer.v_cache,
                 sinks=sinks,
-                workspace=workspace,
                 **step.tensors,
             )
         if step.rows is not None:
@@ -393,7 +394,7 @@ class PagedCache(Cache):  # type: ignore[misc]
         layer.backend, layer.spec = backend, api.KvCacheSpec(**{**wanted.__dict__, "layout": layout})
         layer.make(self.num_blocks)
 
-    def _planned(self, backend: str, layer: Any, step: Step, shape: Any, q: torch.Tensor) -> "tuple[api.Plan, Any]":
+    def _planned(self, backend: str, layer: Any, step: Step, shape: Any, q: torch.Tensor) -> LayerTurns:
         """The step's plan for layers of one shape; of decode steps the one that earlier steps had, where plans are
         kept.
         """
@@ -424,9 +425,10 @@ class PagedCache(Cache):  # type: ignore[misc]
                 device=self.device_name,
                 **bounds,
             )
-            found = plan, workspace_beside(q, plan.workspace_bytes, current_stream(q))
+            found = LayerTurns(plan, Memory(workspace_beside(q, plan.workspace_bytes, current_stream(q))))
             if kept:
                 self._kept_plans[key] = found
+        found.begin()
         step.plans[shape] = found
         return found
 

@@ -8,6 +8,7 @@ import torch
 from transformers.cache_utils import CacheLayerMixin
 
 from sextant import api
+from sextant._layer_turns import LayerTurns
 
 if TYPE_CHECKING:
     from sextant._paged_cache import PagedCache
@@ -83,7 +84,7 @@ class Step:
     def __init__(self, start: int, queries: int, rows: "Optional[torch.Tensor]") -> None:
         self.start, self.queries = start, queries
         self.rows = rows  # of [B * queries], those that are no padding; None: all
-        self.plans: "dict[Any, tuple[api.Plan, Any]]" = {}
+        self.plans: "dict[Any, LayerTurns]" = {}
         self.tensors: "dict[str, Any]" = {}
         self.lens: Any = None
         self.starts: Any = None

@@ -14,6 +14,7 @@ import torch
 
 from sextant import api
 from sextant._dlpack import current_stream, workspace_beside
+from sextant._layer_turns import LayerTurns, Memory
 from sextant.errors import SextantUnsupported
 from sextant.torch import device_name, dtype_name
 
@@ -27,16 +28,17 @@ class Step:
     block_table: torch.Tensor  # int32 [B, max_blocks]
     host_starts: list[int]
     host_lens: list[int]
-    plans: dict[Any, tuple[api.Plan, Any]] = field(default_factory=dict)
+    plans: dict[Any, LayerTurns] = field(default_factory=dict)
 
-    def plan(self, backend: str, spec: api.AttentionSpec, cache: api.KvCacheSpec) -> tuple[api.Plan, Any]:
-        """The plan and its workspace. Layers run one after another, so those of a kind share both."""
+    def plan(self, backend: str, spec: api.AttentionSpec, cache: api.KvCacheSpec) -> LayerTurns:
+        """Layers run one after another, so those of a kind share plan and memory."""
         if (spec, cache) not in self.plans:
             made = api.plan(
                 backend, spec, cache, query_start_loc=self.host_starts, seq_lens=self.host_lens, max_blocks_per_request=self.block_table.shape[1],
                 device=device_name(self.seq_lens.device),
             )  # fmt: skip
-            self.plans[spec, cache] = made, workspace_beside(self.seq_lens, made.workspace_bytes, current_stream(self.seq_lens))
+            memory = Memory(workspace_beside(self.seq_lens, made.workspace_bytes, current_stream(self.seq_lens)))
+            self.plans[spec, cache] = LayerTurns(made, memory)
         return self.plans[spec, cache]
 
 
@@ -134,15 +136,15 @@ def backend_class() -> type:
             cache = api.KvCacheSpec(
                 k_cache.shape[0], self.page_size, spec.num_kv_heads, spec.head_dim, spec.dtype, head_dim_v=spec.head_dim_v, layout="NHD"
             )
-            plan, workspace = step.plan(self.name, spec, cache)
+            plan = step.plan(self.name, spec, cache)
             out = q.new_empty(q.shape[0], spec.num_heads, layer.v_head_dim)
             new = {}
             if save_kv_cache and k is not None:  # else the cache already holds them, and every key is read from there
                 new = dict(k=k.view(-1, spec.num_kv_heads, layer.qk_head_dim), v=v.view(-1, spec.num_kv_heads, layer.v_head_dim),
                            slot_mapping=forward_batch.out_cache_loc.to(torch.int64))  # fmt: skip
             plan.run(
-                q=q, out=out, k_cache=k_cache, v_cache=v_cache, query_start_loc=step.query_start_loc, seq_lens=step.seq_lens,
-                block_table=step.block_table, sinks=None if sinks is None else sinks.float(), workspace=workspace, **new,
+                layer.layer_id, q=q, out=out, k_cache=k_cache, v_cache=v_cache, query_start_loc=step.query_start_loc, seq_lens=step.seq_lens,
+                block_table=step.block_table, sinks=None if sinks is None else sinks.float(), **new,
             )  # fmt: skip
             return out.view(out.shape[0], -1)
 

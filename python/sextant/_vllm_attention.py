@@ -12,7 +12,7 @@ from vllm.platforms import current_platform
 from vllm.v1.attention.backend import AttentionBackend, AttentionCGSupport, AttentionImpl, AttentionMetadataBuilder, AttentionType
 
 from sextant import api
-from sextant._dlpack import Tensor
+from sextant._layer_turns import LayerTurns
 from sextant._vllm_step import Features, Workspace, host_batch, plan_step
 from sextant.torch import dtype_name
 
@@ -49,10 +49,10 @@ class SextantMetadata:
     host: Any = None  # query_start_loc and seq_lens on the host; None: read from the tensors
     options: dict[str, Any] = field(default_factory=dict)  # of every plan
     workspace: Optional[Workspace] = None  # shared by the builder's steps
-    plans: dict[Any, tuple[api.Plan, Optional[Tensor]]] = field(default_factory=dict)
+    plans: dict[Features, LayerTurns] = field(default_factory=dict)
 
-    def plan(self, backend: str, features: Features) -> tuple[api.Plan, Optional[Tensor]]:
-        """The plan and its workspace. Layers run one after another, so those with equal features take the same."""
+    def plan(self, backend: str, features: Features) -> LayerTurns:
+        """Layers run one after another, so those with equal features take the same plan and memory."""
         if features not in self.plans:
             self.plans[features] = plan_step(self, backend, features)
         return self.plans[features]
@@ -210,10 +210,11 @@ class Impl(AttentionImpl):
         tokens = attn_metadata.num_actual_tokens
         k_cache, v_cache, layout = self.caches(kv_cache)
         features = self.features(query.dtype, attn_metadata.causal, attn_metadata.max_span_len, k_cache, layout)
-        plan, workspace = attn_metadata.plan(self.backend, features)
+        plan = attn_metadata.plan(self.backend, features)
         if self.sinks is not None and self._sinks is None:
             self.process_weights_after_loading(query.dtype)
         plan.run(
+            self,
             q=query.view(-1, self.num_heads, self.head_size)[:tokens],
             # None in layers that attend to another layer's cache.
             k=None if key is None else key.view(-1, self.num_kv_heads, self.head_size)[:tokens],
@@ -227,7 +228,6 @@ class Impl(AttentionImpl):
             slot_mapping=None if key is None or self.kv_sharing_target_layer_name else attn_metadata.slot_mapping,
             sinks=self._sinks,
             alibi_slopes=None if self.alibi_slopes is None else self.alibi_slopes.to(query.device),
-            workspace=workspace,
             **attn_metadata.tensors(),
         )
         return output

@@ -22,7 +22,7 @@ from vllm.v1.attention.backend import AttentionCGSupport
 
 from sextant import api, ops
 from sextant import _vllm_attention as mha
-from sextant._dlpack import Tensor
+from sextant._layer_turns import LayerTurns
 from sextant._vllm_step import Features, Workspace, dcp_ranks, host_batch
 from sextant.torch import device_name, dtype_name
 
@@ -45,14 +45,14 @@ class DecodeStep:
     host: "tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]"  # query_start_loc and seq_lens
     options: dict[str, Any]
     workspace: Workspace
-    plans: dict[Any, "tuple[ops.MlaDecodePlan, Optional[Tensor]]"] = field(default_factory=dict)
+    plans: dict[Features, LayerTurns] = field(default_factory=dict)
 
-    def plan(self, family: api.Family, features: Features) -> "tuple[ops.MlaDecodePlan, Optional[Tensor]]":
+    def plan(self, family: api.Family, features: Features) -> LayerTurns:
         if features not in self.plans:
             starts, lens = self.host
             plan = ops.mla_decode_plan(features.spec, features.cache, query_start_loc=starts, seq_lens=lens, family=family,
                                        device=device_name(self.seq_lens.device), lse_out=True, **self.options)  # fmt: skip
-            self.plans[features] = plan, self.workspace.at_least(plan.workspace_bytes, self.seq_lens)
+            self.plans[features] = self.workspace.turns(plan, features, self.seq_lens)
         return self.plans[features]
 
 
@@ -141,11 +141,11 @@ class Impl(MLACommonImpl):
             q = torch.cat(q, dim=-1)
         tokens, heads, _ = q.shape
         step: DecodeStep = attn_metadata.sextant_decode
-        plan, workspace = step.plan(_FAMILIES[self.backend], self.decode_features(q.dtype, heads, kv_c_and_k_pe_cache))
+        plan = step.plan(_FAMILIES[self.backend], self.decode_features(q.dtype, heads, kv_c_and_k_pe_cache))
         out = q.new_empty(tokens, heads, self.kv_lora_rank)
         lse = torch.empty(tokens, heads, dtype=torch.float32, device=q.device)
-        plan.run(q=q, kv_cache=kv_c_and_k_pe_cache, out=out, lse=lse.t(), query_start_loc=step.query_start_loc, seq_lens=step.seq_lens,
-                 block_table=step.block_table, kv_scale=layer._k_scale.view(1) if self.cache_format else None, workspace=workspace)  # fmt: skip
+        plan.run(self, q=q, kv_cache=kv_c_and_k_pe_cache, out=out, lse=lse.t(), query_start_loc=step.query_start_loc, seq_lens=step.seq_lens,
+                 block_table=step.block_table, kv_scale=layer._k_scale.view(1) if self.cache_format else None)  # fmt: skip
         return out, (lse if self.need_to_return_lse_for_decode else None)
 
 

@@ -90,9 +90,10 @@ class Impl(MLAAttentionImpl):
         if self.kv_b_proj_weight is None:
             self.process_weights_after_loading(q.dtype)
         features = self.features(q.dtype, attn_metadata.causal, attn_metadata.max_span_len, kv_c_and_k_pe_cache)
-        plan, workspace = attn_metadata.plan(self.backend, features)
+        plan = attn_metadata.plan(self.backend, features)
         scale = k_scale.view(1) if self.cache_format else None
         plan.run(
+            self,
             q=q,
             kv_c=kv_c_normed,
             k_pe=k_pe.squeeze(1),
@@ -102,7 +103,6 @@ class Impl(MLAAttentionImpl):
             k_scale=scale,
             v_scale=scale,
             slot_mapping=attn_metadata.slot_mapping,
-            workspace=workspace,
             **attn_metadata.tensors(),
         )
 

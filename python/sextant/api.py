@@ -284,6 +284,7 @@ class Plan:
         token_spans: Optional[Tensor] = None,
         workspace: Optional[Tensor] = None,
         stream: Optional[int] = None,
+        next_layer: bool = False,
     ) -> None:
         """Launches the step on the caller's current stream (`stream`: another one, as the driver's pointer), and waits only for JAX on a GPU.
 
@@ -294,6 +295,8 @@ class Plan:
         k_scale, v_scale: fp32 [1] or [Hkv] of an fp8 cache. q_scale: fp32 [1] or [Hkv] of fp8 queries. sinks, alibi_slopes: fp32 [Hq].
         token_spans: int32 [T, 2] with spec.max_span_len: (begin, end) of each token's span in its request's positions, begin >= end: none.
         workspace: at least workspace_bytes, 256-byte aligned; None: allocated with q's library.
+        next_layer: lengths and spans hold what they held in this plan's run before, which had the same workspace and the same tensors present,
+        and nothing else has used the workspace since. Work is then not divided anew: on HIP one launch less for every layer but a step's first.
 
         Raises SextantInvalidArgument (dtype, shape, stride, device or a missing tensor; on the CPU also a batch that is not the planned
         one) and SextantResourceExhausted (small workspace), before anything is written.
@@ -305,12 +308,19 @@ class Plan:
         )  # fmt: skip
         stream = chosen_stream(stream, q) if self._on_gpu or stream is not None else 0
         if workspace is None:
+            refuse_without_workspace(next_layer, self.workspace_bytes)
             workspace = workspace_beside(q, self.workspace_bytes, stream)
         if workspace is not None:
             workspace = passed(workspace=workspace)[0]
-        _plan_run(self._handle, *tensors, workspace, stream)
+        _plan_run(self._handle, *tensors, workspace, stream, bool(next_layer))
         if self._on_gpu:
             _wait(self._device, stream, tensors)
+
+
+def refuse_without_workspace(next_layer: bool, needed: int) -> None:
+    """The work that the layer before has divided lies in its workspace."""
+    if next_layer and needed:
+        raise SextantInvalidArgument("workspace is None with next_layer; allowed: the workspace of the run before")
 
 
 # In the order in which the library takes them.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sextant._describe import device_of, dtype_text, dump, fields, host_integers
 from sextant._dlpack import Tensor, chosen_stream, current_stream, device_beside, library_of, passed, required, workspace_beside
 from sextant._library import library
-from sextant.api import AttentionSpec, Family, HostIntegers, HostTable, KvCacheSpec, _on_gpu, _wait
+from sextant.api import AttentionSpec, Family, HostIntegers, HostTable, KvCacheSpec, _on_gpu, _wait, refuse_without_workspace
 from sextant.errors import SextantInvalidArgument
 
 _LARGEST = {"fp8_e4m3fn": 448.0, "fp8_e4m3fnuz": 240.0, "fp8_e5m2": 57344.0}
@@ -72,20 +72,22 @@ class MlaDecodePlan:
 
     def run(
         self, *, q: Tensor, kv_cache: Tensor, out: Tensor, query_start_loc: Tensor, seq_lens: Tensor, block_table: Tensor, lse: Optional[Tensor] = None,
-        kv_scale: Optional[Tensor] = None, workspace: Optional[Tensor] = None, stream: Optional[int] = None,
+        kv_scale: Optional[Tensor] = None, workspace: Optional[Tensor] = None, stream: Optional[int] = None, next_layer: bool = False,
     ) -> None:  # fmt: skip
         """Launches on the caller's current stream.
 
         q [T, N, rank + rope], kv_cache [num_blocks, block_size, rank + rope], out [T, N, rank] (written); lse fp32 [N, T] (written) with
         lse_out: natural logarithm, any strides, -inf where a query sees no key (out is 0 there). query_start_loc int32 [B + 1], seq_lens
-        int32 [B], block_table int32 [B, max_blocks]. kv_scale: fp32 [1] of an fp8 cache. All on the plan's device. Raises as Plan.run does.
+        int32 [B], block_table int32 [B, max_blocks]. kv_scale: fp32 [1] of an fp8 cache. All on the plan's device. next_layer as in Plan.run. Raises
+        as Plan.run does.
         """
         tensors = passed(q=q, kv_cache=kv_cache, out=out, lse=lse, kv_scale=kv_scale, query_start_loc=query_start_loc, seq_lens=seq_lens,
                          block_table=block_table)  # fmt: skip
         stream = chosen_stream(stream, q) if self._gpu or stream is not None else 0
         if workspace is None:
+            refuse_without_workspace(next_layer, self.workspace_bytes)
             workspace = workspace_beside(q, self.workspace_bytes, stream)
-        _mla_decode_run(self._handle, *tensors, *passed(workspace=workspace), stream)
+        _mla_decode_run(self._handle, *tensors, *passed(workspace=workspace), stream, bool(next_layer))
         if self._gpu:
             _wait(self._device, stream, tensors)
 

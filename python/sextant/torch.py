@@ -456,12 +456,12 @@ def _paged_op(
     v_cache: torch.Tensor, query_start_loc: torch.Tensor, seq_lens: torch.Tensor, block_table: torch.Tensor, slot_mapping: Optional[torch.Tensor],
     sinks: Optional[torch.Tensor], alibi_slopes: Optional[torch.Tensor], k_scale: Optional[torch.Tensor], v_scale: Optional[torch.Tensor],
     workspace: Optional[torch.Tensor], q_scale: Optional[torch.Tensor] = None,
-    token_spans: Optional[torch.Tensor] = None,
+    token_spans: Optional[torch.Tensor] = None, next_layer: bool = False,
 ) -> None:  # fmt: skip
     _kept(plan_handle).run(
         q=q, k=k, v=v, out=out, lse=lse, k_cache=k_cache, v_cache=v_cache, query_start_loc=query_start_loc, seq_lens=seq_lens,
         block_table=block_table, slot_mapping=slot_mapping, sinks=sinks, alibi_slopes=alibi_slopes, k_scale=k_scale, v_scale=v_scale,
-        q_scale=q_scale, token_spans=token_spans, workspace=workspace,
+        q_scale=q_scale, token_spans=token_spans, workspace=workspace, next_layer=next_layer,
     )  # fmt: skip
     _written(out, lse, k_cache, v_cache)
 
@@ -473,7 +473,7 @@ def _nothing(*_: Any) -> None:
 _paged_overload = _op(
     "paged_attention(SymInt plan_handle, Tensor q, Tensor? k, Tensor? v, Tensor(a!) out, Tensor(b!)? lse, Tensor(c!) k_cache, Tensor(d!) v_cache, "
     "Tensor query_start_loc, Tensor seq_lens, Tensor block_table, Tensor? slot_mapping, Tensor? sinks, Tensor? alibi_slopes, Tensor? k_scale, "
-    "Tensor? v_scale, Tensor? workspace, Tensor? q_scale=None, Tensor? token_spans=None) -> ()",
+    "Tensor? v_scale, Tensor? workspace, Tensor? q_scale=None, Tensor? token_spans=None, bool next_layer=False) -> ()",
     _paged_op,
     _nothing,
 )
@@ -483,12 +483,12 @@ def _paged_mla_op(
     plan_handle: int, q: torch.Tensor, kv_c: Optional[torch.Tensor], k_pe: Optional[torch.Tensor], kv_b_proj: torch.Tensor, out: torch.Tensor, lse: Optional[torch.Tensor],
     kv_cache: torch.Tensor, query_start_loc: torch.Tensor, seq_lens: torch.Tensor, block_table: torch.Tensor, slot_mapping: Optional[torch.Tensor],
     sinks: Optional[torch.Tensor], kv_scale: Optional[torch.Tensor], workspace: Optional[torch.Tensor],
-    token_spans: Optional[torch.Tensor] = None,
+    token_spans: Optional[torch.Tensor] = None, next_layer: bool = False,
 ) -> None:  # fmt: skip
     _kept(plan_handle).run(
         q=q, kv_c=kv_c, k_pe=k_pe, kv_b_proj=kv_b_proj, out=out, lse=lse, k_cache=kv_cache, query_start_loc=query_start_loc, seq_lens=seq_lens,
         block_table=block_table, slot_mapping=slot_mapping, sinks=sinks, k_scale=kv_scale, v_scale=kv_scale,
-        token_spans=token_spans, workspace=workspace,
+        token_spans=token_spans, workspace=workspace, next_layer=next_layer,
     )  # fmt: skip
     _written(out, lse, kv_cache)
 
@@ -496,7 +496,7 @@ def _paged_mla_op(
 _paged_mla_overload = _op(
     "paged_mla_attention(SymInt plan_handle, Tensor q, Tensor? kv_c, Tensor? k_pe, Tensor kv_b_proj, Tensor(a!) out, Tensor(b!)? lse, Tensor(c!) kv_cache, "
     "Tensor query_start_loc, Tensor seq_lens, Tensor block_table, Tensor? slot_mapping, Tensor? sinks, Tensor? kv_scale, Tensor? workspace, "
-    "Tensor? token_spans=None) -> ()",
+    "Tensor? token_spans=None, bool next_layer=False) -> ()",
     _paged_mla_op,
     _nothing,
 )
@@ -523,11 +523,12 @@ def run(
     out: Optional[torch.Tensor] = None,
     lse: Optional[torch.Tensor] = None,
     workspace: Optional[torch.Tensor] = None,
+    next_layer: bool = False,
 ) -> torch.Tensor:
     """Runs a plan of `plan` as a custom op: writes k [T, Hkv, D] and v [T, Hkv, Dv] to the cache, gives out [T, Hq, Dv].
 
     k and v may be None without a slot_mapping: all keys come from the cache. Give `out` then.
-    Tensors and errors as in sextant.Plan.run; lse fp32 [Hq, T] is written when given (plan with lse_out=True).
+    Tensors, next_layer and errors as in sextant.Plan.run; lse fp32 [Hq, T] is written when given (plan with lse_out=True).
     q may be torch.float8_* where spec.query_dtype says so, with q_scale fp32 [1] or [Hkv].
     """
     if out is None:
@@ -536,7 +537,7 @@ def run(
         out = v.new_empty(q.shape[0], q.shape[1], v.shape[2])  # v's type: q may be fp8
     (_paged_op if _at_once(q, k_cache) else _paged_overload)(
         made._handle, q, k, v, out, lse, k_cache, v_cache, query_start_loc, seq_lens, block_table, slot_mapping, sinks, alibi_slopes, k_scale,
-        v_scale, workspace, q_scale, token_spans,
+        v_scale, workspace, q_scale, token_spans, next_layer,
     )  # fmt: skip
     return without_gradient(out, *(x for x in (q, k, v) if x is not None))
 
@@ -559,11 +560,12 @@ def run_mla(
     out: Optional[torch.Tensor] = None,
     lse: Optional[torch.Tensor] = None,
     workspace: Optional[torch.Tensor] = None,
+    next_layer: bool = False,
 ) -> torch.Tensor:
     """Runs an MLA plan of `plan` as a custom op: writes kv_c and k_pe to the latent cache, gives out [T, N, v_head_dim].
 
     q [T, N, nope + rope], kv_c [T, rank], k_pe [T, rope], kv_b_proj [N * (nope + v), rank], kv_cache [num_blocks, block_size, rank + rope].
-    Errors as in sextant.Plan.run; lse fp32 [N, T] is written when given (plan with lse_out=True). Without slot_mapping the cache holds
+    next_layer and errors as in sextant.Plan.run; lse fp32 [N, T] is written when given (plan with lse_out=True). Without slot_mapping the cache holds
     every key: kv_c and k_pe may be None.
     """
     if out is None:
@@ -575,7 +577,7 @@ def run_mla(
         out = q.new_empty(q.shape[0], q.shape[1], kv_b_proj.shape[0] // q.shape[1] - nope)
     (_paged_mla_op if _at_once(q, kv_cache) else _paged_mla_overload)(
         made._handle, q, kv_c, k_pe, kv_b_proj, out, lse, kv_cache, query_start_loc, seq_lens, block_table, slot_mapping, sinks, kv_scale, workspace,
-        token_spans,
+        token_spans, next_layer,
     )  # fmt: skip
     return without_gradient(out, q, kv_c, k_pe)
 

@@ -68,9 +68,13 @@ Result<ChunkedPrefill> ChunkedPrefill::make(const Ops& ops, const PlanRequest& r
   SEXTANT_RETURN_IF_ERROR(p.plan_new_tokens(request, config));
 
   size_t op_bytes = 0;
-  for (const AttentionPlanPtr& plan : {p.direct_, p.new_tokens_})
-    if (plan) op_bytes = std::max(op_bytes, plan->workspace_bytes());
-  for (const Chunk& chunk : p.chunks_) op_bytes = std::max(op_bytes, chunk.plan->workspace_bytes());
+  const auto add = [&](TurnOp& op) {
+    op.take_kept(layout);
+    op_bytes = std::max(op_bytes, op.workspace_bytes());
+  };
+  add(p.direct_);
+  add(p.new_tokens_);
+  for (Chunk& chunk : p.chunks_) add(chunk.op);
   p.op_workspace_ = layout.take(op_bytes);
   if (!p.chunks_.empty()) {
     const TokenRun tokens = cover(token_runs(request.batch, p.extend_filter_));
@@ -98,8 +102,8 @@ Status ChunkedPrefill::plan_new_tokens(const PlanRequest& request, const Chunked
     args.out_dtype = config.out_dtype;
     auto plan = ops_->plan_attention(args);
     if (!plan) return plan.status();
-    direct_ = std::move(plan).value();
-    steps_.insert(steps_.begin(), "prefill: " + direct_->describe());
+    direct_.plan = std::move(plan).value();
+    steps_.insert(steps_.begin(), "prefill: " + direct_.plan->describe());
   }
   if (chunks_.empty()) return Status::ok();
   args.filter = extend_filter_;
@@ -107,8 +111,8 @@ Status ChunkedPrefill::plan_new_tokens(const PlanRequest& request, const Chunked
   args.out_dtype = DType::kF32;
   auto plan = ops_->plan_attention(args);
   if (!plan) return plan.status();
-  new_tokens_ = std::move(plan).value();
-  steps_.insert(steps_.begin(), "extend, new tokens: " + new_tokens_->describe());
+  new_tokens_.plan = std::move(plan).value();
+  steps_.insert(steps_.begin(), "extend, new tokens: " + new_tokens_.plan->describe());
   return Status::ok();
 }
 
@@ -177,14 +181,14 @@ Status ChunkedPrefill::plan_chunks(const PlanRequest& request, const ChunkedPref
     }
     auto plan = ops_->plan_attention(args);
     if (!plan) return plan.status();
-    chunks_.push_back({args.key_begin, len, rows, std::move(plan).value()});
+    chunks_.push_back({args.key_begin, len, rows, {std::move(plan).value(), {}}});
     chunk_rows_ = std::max(chunk_rows_, rows);
   }
   if (!chunks_.empty())
     steps_.push_back(
         fmt::format("extend, context: {} chunks of {} keys a request or more, {} rows at most, {}; each: load, {}, {}",
                     chunks_.size(), chunks_.front().len, chunk_rows_, buffers_ == 2 ? "two buffers" : "one buffer",
-                    chunks_.front().plan->describe(), merges_ ? "merged in its epilogue" : "merge_attn_states"));
+                    chunks_.front().op.plan->describe(), merges_ ? "merged in its epilogue" : "merge_attn_states"));
   return Status::ok();
 }
 
@@ -223,7 +227,6 @@ Status ChunkedPrefill::attend_chunk(size_t index, const RunTensors& tensors, con
   args.v = keys->v;
   args.key_start_loc = chunk.key_start_loc;
   args.workspace = op_workspace_.at(tensors.workspace);
-  args.next_layer = false;  // the ops use it in turn
   const StateRegion& to = merges_ && index % 2 == 1 ? state_ : chunk_state_;
   if (merges_) {
     const StateRegion& from = index % 2 == 0 ? state_ : chunk_state_;
@@ -232,7 +235,7 @@ Status ChunkedPrefill::attend_chunk(size_t index, const RunTensors& tensors, con
   }
   args.out = merges_ && last ? final_out(tensors) : to.out_view(tensors.workspace);
   args.lse = merges_ && last ? final_lse(tensors) : to.lse_view(tensors.workspace);
-  return ops_->run_attention(*chunks_[index].plan, args, stream);
+  return chunks_[index].op.run(*ops_, args, tensors.workspace, stream);
 }
 
 Status ChunkedPrefill::merge(const StateRegion& chunk, bool last, const RunTensors& tensors, Stream stream) const {
@@ -257,14 +260,13 @@ Status ChunkedPrefill::run(const RunTensors& tensors, const PackedKeys& new_keys
   args.v = new_keys.v;
   args.key_start_loc = tensors.query_start_loc;  // the new tokens' keys are packed as the queries are
   args.workspace = op_workspace_.at(tensors.workspace);
-  args.next_layer = tensors.next_layer && chunks_.empty();  // else the ops use it in turn
-  if (direct_) SEXTANT_RETURN_IF_ERROR(ops_->run_attention(*direct_, args, stream));
+  if (direct_) SEXTANT_RETURN_IF_ERROR(direct_.run(*ops_, args, tensors.workspace, stream));
   if (chunks_.empty()) return Status::ok();
 
-  SEXTANT_RETURN_IF_ERROR(find_offsets(tensors, stream));
+  if (!tensors.next_layer) SEXTANT_RETURN_IF_ERROR(find_offsets(tensors, stream));  // they hang on lengths alone
   args.out = state_.out_view(tensors.workspace);
   args.lse = state_.lse_view(tensors.workspace);
-  SEXTANT_RETURN_IF_ERROR(ops_->run_attention(*new_tokens_, args, stream));
+  SEXTANT_RETURN_IF_ERROR(new_tokens_.run(*ops_, args, tensors.workspace, stream));
   SEXTANT_RETURN_IF_ERROR(loader.gather(context_chunk(0, tensors)));
   for (size_t c = 0; c < chunks_.size(); ++c) {
     SEXTANT_RETURN_IF_ERROR(attend_chunk(c, tensors, loader, stream));

@@ -70,7 +70,7 @@ class ChunkedPrefill {
     int64_t begin;
     int64_t len;   // keys of a request, at most
     int64_t rows;  // of all requests, at most
-    AttentionPlanPtr plan;
+    TurnOp op;
   };
   Status plan_new_tokens(const PlanRequest& request, const ChunkedPrefillConfig& config);
   Status plan_chunks(const PlanRequest& request, const ChunkedPrefillConfig& config);
@@ -85,8 +85,8 @@ class ChunkedPrefill {
   int32_t num_requests_ = 0;
   bool lse_out_ = false;
   RequestFilter extend_filter_;
-  AttentionPlanPtr direct_;      // requests whose new tokens are all they see
-  AttentionPlanPtr new_tokens_;  // new tokens of requests with context
+  TurnOp direct_;      // requests whose new tokens are all they see
+  TurnOp new_tokens_;  // new tokens of requests with context
   std::vector<Chunk> chunks_;
   int64_t chunk_rows_ = 0;
   int buffers_ = 1;

@@ -69,9 +69,9 @@ Status MlaDecodePath::plan_attention(const PlanRequest& request, SplitPolicy spl
   }
   auto plan = ops_->plan_attention(args);
   if (!plan) return plan.status();
-  attention_ = std::move(plan).value();
-  size_t bytes = attention_->workspace_bytes();
-  steps.push_back("decode: gemm q_nope x W_UK, " + attention_->describe() + ", gemm o_latent x W_UV");
+  attention_.plan = std::move(plan).value();
+  size_t bytes = attention_.workspace_bytes();
+  steps.push_back("decode: gemm q_nope x W_UK, " + attention_.plan->describe() + ", gemm o_latent x W_UV");
   if (shared > 0) {
     args.spec.has_sinks = false;
     args.key_begin = 0;
@@ -79,12 +79,14 @@ Status MlaDecodePath::plan_attention(const PlanRequest& request, SplitPolicy spl
     args.shared_prefix = true;
     auto prefix = ops_->plan_attention(args);
     if (!prefix) return prefix.status();
-    prefix_attention_ = std::move(prefix).value();
-    bytes = std::max(bytes, prefix_attention_->workspace_bytes());
+    prefix_attention_.plan = std::move(prefix).value();
+    bytes = std::max(bytes, prefix_attention_.workspace_bytes());
     prefix_state_ = take_state(layout, tokens_, num_tokens_, spec_.num_heads, spec_.mla.kv_lora_rank);
     suffix_state_ = take_state(layout, tokens_, num_tokens_, spec_.num_heads, spec_.mla.kv_lora_rank);
-    steps.push_back("decode, shared prefix: " + prefix_attention_->describe() + ", merge_attn_states");
+    steps.push_back("decode, shared prefix: " + prefix_attention_.plan->describe() + ", merge_attn_states");
   }
+  attention_.take_kept(layout);
+  prefix_attention_.take_kept(layout);
   op_workspace_ = layout.take(bytes);
   return Status::ok();
 }
@@ -127,15 +129,14 @@ Status MlaDecodePath::attend(const TensorView& q_latent, const TensorView& o_lat
   args.q = q_latent;
   args.out = o_latent;
   args.workspace = op_workspace_.at(tensors.workspace);
-  args.next_layer = tensors.next_layer && !prefix_attention_;  // else both use it in turn
-  if (!prefix_attention_) return ops_->run_attention(*attention_, args, stream);
+  if (!prefix_attention_) return attention_.run(*ops_, args, tensors.workspace, stream);
 
   args.out = suffix_state_.out_view(tensors.workspace);
   args.lse = suffix_state_.lse_view(tensors.workspace);
-  SEXTANT_RETURN_IF_ERROR(ops_->run_attention(*attention_, args, stream));
+  SEXTANT_RETURN_IF_ERROR(attention_.run(*ops_, args, tensors.workspace, stream));
   args.out = prefix_state_.out_view(tensors.workspace);
   args.lse = prefix_state_.lse_view(tensors.workspace);
-  SEXTANT_RETURN_IF_ERROR(ops_->run_attention(*prefix_attention_, args, stream));
+  SEXTANT_RETURN_IF_ERROR(prefix_attention_.run(*ops_, args, tensors.workspace, stream));
   MergeAttnStatesArgs merge;
   merge.prefix_out = args.out;
   merge.prefix_lse = args.lse;

@@ -30,7 +30,7 @@ class MlaDecodePath {
   RequestFilter filter_;
   std::vector<TokenRun> runs_;
   TokenRun tokens_;
-  AttentionPlanPtr attention_, prefix_attention_;  // the second for a shared prefix
+  TurnOp attention_, prefix_attention_;  // the second for a shared prefix
   Region q_latent_, o_latent_, op_workspace_, gemm_workspace_;
   StateRegion prefix_state_, suffix_state_;
 };

@@ -26,6 +26,21 @@ class WorkspaceLayout {
   size_t total_ = 0;
 };
 
+// An op that uses a workspace in turn with others. What its next layer takes over lies apart.
+struct TurnOp {
+  AttentionPlanPtr plan;
+  Region kept;
+  explicit operator bool() const { return plan != nullptr; }
+  size_t workspace_bytes() const { return plan == nullptr ? 0 : plan->workspace_bytes(); }
+  void take_kept(WorkspaceLayout& layout) {
+    if (plan != nullptr) kept = layout.take(plan->kept_bytes());
+  }
+  Status run(const Ops& ops, AttentionArgs args, void* workspace, Stream stream) const {
+    if (kept.bytes > 0) args.kept = kept.at(workspace);
+    return ops.run_attention(*plan, args, stream);
+  }
+};
+
 // Tokens [begin, end) of consecutive requests that pass a filter.
 struct TokenRun {
   int64_t begin = 0;

@@ -19,16 +19,15 @@ class TwoPaths final : public MainPath {
   Status launch(const RunTensors& tensors, Stream stream) const override {
     AttentionArgs args = run_args(tensors);
     args.workspace = workspace.at(tensors.workspace);
-    const AttentionPlanPtr& long_queries = tensors.k.present() ? prefill : cached_prefill;
-    args.next_layer = tensors.next_layer && !(long_queries && decode);
-    if (long_queries) SEXTANT_RETURN_IF_ERROR(ops->run_attention(*long_queries, args, stream));
-    if (decode) SEXTANT_RETURN_IF_ERROR(ops->run_attention(*decode, args, stream));
+    const TurnOp& long_queries = tensors.k.present() ? prefill : cached_prefill;
+    if (long_queries) SEXTANT_RETURN_IF_ERROR(long_queries.run(*ops, args, tensors.workspace, stream));
+    if (decode) SEXTANT_RETURN_IF_ERROR(decode.run(*ops, args, tensors.workspace, stream));
     return Status::ok();
   }
 
   const Ops* ops = nullptr;
-  AttentionPlanPtr prefill, cached_prefill, decode;  // the second where a run brings no new keys
-  Region workspace;                                  // the paths run one after the other and share it
+  TurnOp prefill, cached_prefill, decode;  // the second where a run brings no new keys
+  Region workspace;                        // the paths run one after the other and share it
 };
 
 class RocmAttn final : public MhaBackend {
@@ -52,9 +51,7 @@ class RocmAttn final : public MhaBackend {
                                                    WorkspaceLayout& layout) const override {
     auto paths = std::make_unique<TwoPaths>();
     paths->ops = &ops;
-    size_t workspace_bytes = 0;
-    const auto add = [&](AttentionOp op, const RequestFilter& filter, SplitPolicy split,
-                         AttentionPlanPtr& slot) -> Status {
+    const auto add = [&](AttentionOp op, const RequestFilter& filter, SplitPolicy split, TurnOp& slot) -> Status {
       if (count_requests(request.batch, filter) == 0) return Status::ok();
       AttentionPlanArgs args = plan_args(op, request);
       args.filter = filter;
@@ -64,9 +61,8 @@ class RocmAttn final : public MhaBackend {
       args.out_dtype = main.out_dtype;
       auto plan = ops.plan_attention(args);
       if (!plan) return plan.status();
-      slot = std::move(plan).value();
-      workspace_bytes = std::max(workspace_bytes, slot->workspace_bytes());
-      paths->steps.push_back(slot->describe());
+      slot.plan = std::move(plan).value();
+      paths->steps.push_back(slot.plan->describe());
       return Status::ok();
     };
     SEXTANT_RETURN_IF_ERROR(add(AttentionOp::kPrefixPrefill, prefill_filter(request.options),
@@ -75,8 +71,12 @@ class RocmAttn final : public MhaBackend {
                                 {.kind = SplitPolicy::Kind::kPartition, .value = kPartitionKeys}, paths->decode));
     auto cached = plan_cached_prefill(ops, request, main);
     if (!cached) return cached.status();
-    paths->cached_prefill = std::move(cached).value();
-    if (paths->cached_prefill) workspace_bytes = std::max(workspace_bytes, paths->cached_prefill->workspace_bytes());
+    paths->cached_prefill.plan = std::move(cached).value();
+    size_t workspace_bytes = 0;
+    for (TurnOp* op : {&paths->prefill, &paths->decode, &paths->cached_prefill}) {
+      op->take_kept(layout);
+      workspace_bytes = std::max(workspace_bytes, op->workspace_bytes());
+    }
     paths->workspace = layout.take(workspace_bytes);
     return std::unique_ptr<MainPath>(std::move(paths));
   }

@@ -36,6 +36,7 @@ class CheckedPlan final : public AttentionPlan {
   size_t workspace_bytes() const override {
     return converts_ ? queries_at() + query_bytes() : inner_->workspace_bytes();
   }
+  size_t kept_bytes() const override { return inner_->kept_bytes(); }
   std::string describe() const override {
     return converts_ ? fmt::format("queries to {}; {}", to_string(args_.spec.dtype), inner_->describe())
                      : inner_->describe();

@@ -70,6 +70,18 @@ INSTANTIATE_TEST_SUITE_P(Heads, ForwardSizes,
                                            Size{128, "128_128"}, Size{104, "128_128"}, Size{192, "256_256"},
                                            Size{256, "256_256"}));
 
+// Scores of 4 to 5 at most: each way of softcap_curve.h, and the exact one, by how far below the cap that is.
+TEST(Forward, Softcaps) {
+  SKIP_UNDER_SANITIZERS();
+  for (float cap : {4.0f, 13.0f, 30.0f, 60.0f, 200.0f}) {
+    verify::Case test = make_case(mha_spec(2, 1, 64), {{40, 450}});
+    test.spec.logits_soft_cap = cap;
+    expect_right(test, "ROCM_AITER_UNIFIED_ATTN", "forward_bf16_64_64_kv16");
+    test.spec.dtype = test.cache_dtype = DType::kF16;
+    expect_right(test, "ROCM_AITER_UNIFIED_ATTN", "forward_f16_64_64_kv16");
+  }
+}
+
 TEST(Forward, PackedKeys) {
   SKIP_UNDER_SANITIZERS();
   expect_right(make_case(sextant::testing::mla_spec(2), {{90, 140}, {70, 70}}), "ROCM_AITER_MLA",

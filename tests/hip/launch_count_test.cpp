@@ -1,5 +1,8 @@
 // What one layer launches, kernel by kernel, as a stream capture on the stand-in runtime records it: no launch more
 // than is meant, one planner a call whatever the parts, no synchronisation, and nothing that a capture refuses.
+#include <algorithm>
+#include <utility>
+
 #include "devices/hip/kernels/kernel_set.h"
 #include "devices/hip/runtime/hip_device.h"
 #include "hip/fake_runtime.h"
@@ -58,6 +61,22 @@ TEST_F(HipLaunches, TheNextLayerPlansNothing) {
             (Names{"sextant_cache_write", "tile_attention_bf16_128_128"}));
   EXPECT_EQ(launches("ROCM_AITER_FA", spec, {{1, 3}, {1, 9}, {1, 40}, {1, 20}, {1, 3}}, true),
             (Names{"sextant_cache_write", "decode_bf16_128_kv16_dims", "sextant_reduce_partials"}));
+}
+
+// Neither do ops that use a workspace in turn: the two paths of ROCM_ATTN in a mixed batch, new tokens and chunks of
+// context, of latents too.
+TEST_F(HipLaunches, TheNextLayerPlansNothingForOpsInTurn) {
+  const std::vector<sextant::testing::StepRequest> mixed = {{1, 30}, {20, 90}, {12, 12}, {1, 70}};
+  const AttentionSpec mha = sextant::testing::mha_spec(8, 2, 128), mla = sextant::testing::mla_spec(4);
+  for (const auto& [backend, spec] : {std::pair{"ROCM_ATTN", mha}, std::pair{"ROCM_AITER_FA", mha},
+                                      std::pair{"TRITON_MLA", mla}, std::pair{"ROCM_AITER_MLA", mla}}) {
+    const Names first = launches(backend, spec, mixed);
+    EXPECT_GE(std::count(first.begin(), first.end(), "sextant_plan_work"), 2) << backend;
+    Names expected;
+    for (const std::string& name : first)
+      if (name != "sextant_plan_work" && name != "sextant_chunk_offsets") expected.push_back(name);
+    EXPECT_EQ(launches(backend, spec, mixed, true), expected) << backend;
+  }
 }
 
 }  // namespace

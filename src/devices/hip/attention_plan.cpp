@@ -11,7 +11,7 @@ namespace sextant::hip {
 namespace {
 
 constexpr int32_t kTileRows = 64, kMlaRows = 16, kMlaTunedRows = 32;
-constexpr int32_t kMaxHeadDim = 512, kMaxLatentDim = 576, kMaxLatentValueDim = 512;
+constexpr int32_t kLatentDim = 576, kLatentValueDim = 512;  // of the kernels for latents
 constexpr int32_t kDeterministicKeys = 1024;  // keys of a partition when bits must not depend on the machine
 constexpr int32_t kGranule = 32;              // keys of a tile
 
@@ -32,6 +32,11 @@ bool is_latent(const AttentionPlanArgs& a) { return a.op == AttentionOp::kMlaDec
 // Wide latents have kernels of their own (mla_attention.h); narrow ones are keys and values like any.
 bool runs_as_latent(const AttentionPlanArgs& a) {
   return is_latent(a) && std::max(a.spec.head_dim, a.spec.value_head_dim()) > 256;
+}
+
+// Wider than those kernels hold: slices of keys, and of values launch by launch.
+bool is_wide(const AttentionPlanArgs& a) {
+  return runs_as_latent(a) && (a.spec.head_dim > kLatentDim || a.spec.value_head_dim() > kLatentValueDim);
 }
 
 // Bytes of the work list of a part.
@@ -83,8 +88,9 @@ PlanPart portable_part(const AttentionPlanArgs& a, const ChipLimits& chip, Kerne
   PlanPart part;
   part.min_query_len = a.filter.min_query_len;
   part.max_query_len = a.filter.max_query_len;
-  if (!runs_as_latent(a)) {
-    part.kernel = portable_kernel(a);
+  if (!runs_as_latent(a) || is_wide(a)) {
+    part.kernel = is_wide(a) ? fmt::format("tile_attention_{}_wide", type_name(a.spec.dtype)) : portable_kernel(a);
+    if (is_wide(a)) part.value_dims = a.spec.dtype == DType::kF32 ? kWideValueDims<4> : kWideValueDims<2>;
     part.rows = kTileRows;
     return part;
   }
@@ -213,17 +219,7 @@ AttentionParams planned_params(const AttentionPlanArgs& a) {
   return p;
 }
 
-Status supports_attention(const AttentionPlanArgs& a) {
-  const int32_t most_k = runs_as_latent(a) ? kMaxLatentDim : kMaxHeadDim;
-  const int32_t most_v = runs_as_latent(a) ? kMaxLatentValueDim : kMaxHeadDim;
-  if (a.spec.head_dim <= most_k && a.spec.value_head_dim() <= most_v) return Status::ok();
-  return unsupported(
-      fmt::format("head_dim {} and head_dim_v {} do not fit the kernels of the HIP device; {} allows {} and {}",
-                  a.spec.head_dim, a.spec.value_head_dim(), to_string(a.op), most_k, most_v));
-}
-
 Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family) {
-  SEXTANT_RETURN_IF_ERROR(supports_attention(args));
   auto plan = std::make_shared<HipAttentionPlan>();
   plan->args = args;
   plan->num_requests = static_cast<int32_t>(args.seq_lens.size());
@@ -234,10 +230,11 @@ Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const Chi
     plan->unaligned_parts = plan_parts(args, chip, family, n, false);
     plan->parts_are_alike = are_alike(plan->parts, plan->unaligned_parts);
     const size_t lists = plan->parts.size() + (plan->parts_are_alike ? 0 : plan->unaligned_parts.size());
+    plan->kept = lists * list_bytes(n);
     const auto lay_out = [&](std::vector<PlanPart>& parts, size_t first) {
       for (size_t i = 0; i < parts.size(); ++i) {
         parts[i].list_offset = (first + i) * list_bytes(n);
-        set_part_split(parts[i], args, n, chip, lists * list_bytes(n));
+        set_part_split(parts[i], args, n, chip, plan->kept);
       }
     };
     lay_out(plan->parts, 0);

@@ -18,6 +18,7 @@ struct PlanPart {
   int32_t rows = 0;  // query rows a tile
   SplitRule split{};
   int64_t max_items = 0;
+  int32_t value_dims = 0;  // of V in a launch; 0: all
   bool reduces = false;
   // In the workspace: work lists of all parts of both kinds, then partial results, whose place the parts use in turn.
   size_t list_offset = 0, partial_out_offset = 0, partial_lse_offset = 0, workspace_bytes = 0;
@@ -26,6 +27,7 @@ struct PlanPart {
 class HipAttentionPlan final : public AttentionPlan {
  public:
   size_t workspace_bytes() const override { return workspace; }
+  size_t kept_bytes() const override { return kept; }
   std::string describe() const override { return text; }
 
   AttentionPlanArgs args;  // without its spans
@@ -34,11 +36,10 @@ class HipAttentionPlan final : public AttentionPlan {
   // When tensors turn out not to be aligned for the vector loads of `parts`. Where they are the same their lists are.
   std::vector<PlanPart> unaligned_parts;
   bool parts_are_alike = false;
-  size_t workspace = 0;
+  size_t workspace = 0, kept = 0;
   std::string text;
 };
 
-Status supports_attention(const AttentionPlanArgs& args);
 Result<AttentionPlanPtr> plan_attention(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family);
 Status run_attention(const HipAttentionPlan& plan, const AttentionArgs& args, const ChipLimits& chip,
                      Launcher& launcher, Stream stream);

@@ -61,9 +61,9 @@ void set_tensors(AttentionParams& p, const HipAttentionPlan& plan, const Attenti
   }
 }
 
-PlanWorkParams::Part list_of(const PlanPart& part, const AttentionParams& p, char* workspace, const ChipLimits& chip) {
+PlanWorkParams::Part list_of(const PlanPart& part, const AttentionParams& p, char* kept, const ChipLimits& chip) {
   PlanWorkParams::Part list{part.min_query_len, part.max_query_len, part.split, {}};
-  list.work.first_item = reinterpret_cast<int32_t*>(workspace + part.list_offset);
+  list.work.first_item = reinterpret_cast<int32_t*>(kept + part.list_offset);
   list.work.partition = list.work.first_item + p.num_requests + 1;
   list.work.rows = part.rows;
   list.work.max_items = static_cast<int32_t>(part.max_items);
@@ -72,14 +72,14 @@ PlanWorkParams::Part list_of(const PlanPart& part, const AttentionParams& p, cha
 }
 
 // The lists of all parts, of both kinds: the next layer's tensors may be of the other.
-Status plan_lists(const HipAttentionPlan& plan, const AttentionParams& p, char* workspace, const ChipLimits& chip,
+Status plan_lists(const HipAttentionPlan& plan, const AttentionParams& p, char* kept, const ChipLimits& chip,
                   Launcher& launcher, Stream stream) {
   PlanWorkParams lists{};
   lists.attention = p;
   int64_t count = 0;
-  for (const PlanPart& part : plan.parts) lists.parts[count++] = list_of(part, p, workspace, chip);
+  for (const PlanPart& part : plan.parts) lists.parts[count++] = list_of(part, p, kept, chip);
   if (!plan.parts_are_alike)
-    for (const PlanPart& part : plan.unaligned_parts) lists.parts[count++] = list_of(part, p, workspace, chip);
+    for (const PlanPart& part : plan.unaligned_parts) lists.parts[count++] = list_of(part, p, kept, chip);
   return launcher.launch("sextant_plan_work", count, lists, stream);
 }
 
@@ -97,15 +97,18 @@ Status run_attention(const HipAttentionPlan& plan, const AttentionArgs& args, co
   for (const PlanPart& part : plan.parts)
     if (!suits_tuned(part, p)) parts = &plan.unaligned_parts;
   auto* workspace = static_cast<char*>(args.workspace);
-  if (!args.next_layer) SEXTANT_RETURN_IF_ERROR(plan_lists(plan, p, workspace, chip, launcher, stream));
+  char* kept = args.kept != nullptr ? static_cast<char*>(args.kept) : workspace;
+  if (!args.next_layer) SEXTANT_RETURN_IF_ERROR(plan_lists(plan, p, kept, chip, launcher, stream));
   for (const PlanPart& part : *parts) {
     p.min_query_len = part.min_query_len;
     p.max_query_len = part.max_query_len;
     p.split = part.split;
-    p.work = list_of(part, p, workspace, chip).work;
+    p.work = list_of(part, p, kept, chip).work;
     p.partial_out = reinterpret_cast<float*>(workspace + part.partial_out_offset);
     p.partial_lse = reinterpret_cast<float*>(workspace + part.partial_lse_offset);
-    SEXTANT_RETURN_IF_ERROR(launcher.launch(part.kernel, part.max_items, p, stream, part.threads));
+    const int32_t value_dims = part.value_dims > 0 ? part.value_dims : p.head_dim_v;
+    for (p.value_begin = 0; p.value_begin < p.head_dim_v; p.value_begin += value_dims)
+      SEXTANT_RETURN_IF_ERROR(launcher.launch(part.kernel, part.max_items, p, stream, part.threads));
     if (part.reduces) SEXTANT_RETURN_IF_ERROR(launcher.launch("sextant_reduce_partials", part.max_items, p, stream));
   }
   return Status::ok();

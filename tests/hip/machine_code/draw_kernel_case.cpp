@@ -168,6 +168,24 @@ void draw_mla(Dice& dice, RandomCase& c, const std::vector<std::string>& words, 
   draw_requests(dice, c, 1, tall || c.spec.num_heads == 16 ? 1 : 16 / c.spec.num_heads, 200);
 }
 
+// Latents wider than the kernels for latents hold.
+void draw_wide(Dice& dice, RandomCase& c, const std::vector<std::string>& words) {
+  c.op.name = "mla_decode";
+  c.op.family = dice.one_of({KernelFamily::kTuned, KernelFamily::kPortable});
+  c.spec.dtype = type_of(words[2]);
+  c.layout = KvLayout::kLatent;
+  c.spec.num_kv_heads = 1;
+  c.spec.num_heads = dice.one_of<int32_t>({1, 5, 17});
+  c.spec.head_dim = dice.one_of<int32_t>({584, 640, 768, 1088});
+  c.spec.head_dim_v = std::min(dice.one_of<int32_t>({128, 512, 520, 1024}), c.spec.head_dim);
+  c.block_size = dice.one_of<int32_t>({1, 8, 16, 64});
+  c.cache_dtype = c.spec.dtype;
+  if (dice.one_in(3)) c.cache_dtype = dice.one_of({DType::kF8E4M3FN, DType::kF8E4M3FNUZ, DType::kF8E5M2});
+  draw_features(dice, c);
+  if (dice.one_in(3)) c.row_padding = 1;
+  draw_requests(dice, c, 1, 4, 70);
+}
+
 void draw_tiles(Dice& dice, RandomCase& c, const std::vector<std::string>& words) {
   c.op.family = KernelFamily::kPortable;
   c.spec.dtype = type_of(words[2]);
@@ -264,7 +282,11 @@ std::optional<RandomCase> draw_kernel_case(const std::string& kernel, const std:
   } else if (words[0] == "mla") {
     draw_mla(dice, c, words, native);
   } else if (words[0] == "tile") {
-    draw_tiles(dice, c, words);
+    if (words[3] == "wide") {
+      draw_wide(dice, c, words);
+    } else {
+      draw_tiles(dice, c, words);
+    }
   } else if (kernel == "sextant_plan_work" || kernel == "sextant_reduce_partials") {
     return std::nullopt;
   } else {

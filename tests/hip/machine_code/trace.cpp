@@ -77,7 +77,12 @@ std::vector<TracedCase> cases(const std::string& architecture) {
     }
     runs.push_back({make_case(mla_spec(12, dtype), {{64, 500}}), "ROCM_AITER_MLA"});
     for (const char* backend : {"TRITON_MLA", "ROCM_AITER_MLA"})
-      runs.push_back({make_case(mla_spec(32, dtype, 512), {{1, 500}}), backend});
+      for (int32_t heads : {16, 32})
+        for (bool narrow : {false, true}) {
+          verify::Case latents = make_case(mla_spec(heads, dtype, 512), {{1, 500}});
+          if (narrow) latents.cache_dtype = fp8;
+          runs.push_back({latents, backend});
+        }
   }
   for (DType dtype : {DType::kBF16, DType::kF16, DType::kF32})
     for (int32_t dim : {64, 128, 256})

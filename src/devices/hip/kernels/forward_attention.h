@@ -22,19 +22,26 @@
 
 namespace sextant::hip {
 
-// How scores become exponents. `kCurved`: they stay raw where all are small, and a SoftcapCurve makes them exponents.
+// How scores become exponents. `kTerms`: they stay raw where all are small, and a SoftcapCurve of so many terms makes
+// them exponents; 0: none does.
 struct PlainRule {
-  static constexpr bool kCapped = false, kMasked = false, kCurved = false;
+  static constexpr bool kCapped = false, kMasked = false;
+  static constexpr int kTerms = 0;
 };
-template <bool kCurves>
+template <int kTerms_>
 struct CappedRule {
-  static constexpr bool kCapped = true, kMasked = false, kCurved = kCurves;
+  static constexpr bool kCapped = true, kMasked = false;
+  static constexpr int kTerms = kTerms_;
 };
 // Masks and ALiBi besides.
 template <class Rule>
 struct Masked : Rule {
-  static constexpr bool kMasked = true, kCurved = false;
+  static constexpr bool kMasked = true;
+  static constexpr int kTerms = 0;
 };
+// The curve of a rule, of any where it has none.
+template <class Rule>
+using CurveOf = SoftcapCurve<Rule::kTerms == 0 ? 2 : Rule::kTerms>;
 
 // One query row as its two lanes l and l + 32 see it; they hold different keys.
 struct ForwardRow {
@@ -235,9 +242,9 @@ SEXTANT_DEVICE void raise_maximum(ForwardRow& row, float top, f32x16 (&o)[S::DV 
 
 // The same for raw scores under a cap; false: one is too large for the curve. Mostly one comparison of the largest
 // |score| says that the curve holds and that the maximum stays.
-template <class S>
-SEXTANT_DEVICE bool raise_curved_maximum(const SmallScores& small, ForwardRow& row, const f32x16 (&s)[S::kSubtiles],
-                                         f32x16 (&o)[S::DV / 32]) {
+template <class S, int kTerms>
+SEXTANT_DEVICE bool raise_curved_maximum(const SmallScores<kTerms>& small, ForwardRow& row,
+                                         const f32x16 (&s)[S::kSubtiles], f32x16 (&o)[S::DV / 32]) {
   float most = 0.0f;
   SEXTANT_UNROLL
   for (int t = 0; t < S::kSubtiles; ++t) {
@@ -255,12 +262,12 @@ SEXTANT_DEVICE bool raise_curved_maximum(const SmallScores& small, ForwardRow& r
 
 // Probabilities of 16 keys as operand.
 template <class S, class Rule>
-SEXTANT_DEVICE Fragment<typename S::T> forward_weights(ForwardRow& row, const SoftcapCurve& curve, const f32x16& s,
+SEXTANT_DEVICE Fragment<typename S::T> forward_weights(ForwardRow& row, const CurveOf<Rule>& curve, const f32x16& s,
                                                        int i) {
   f32x2 x[4];
   SEXTANT_UNROLL
   for (int e = 0; e < 4; ++e) x[e] = f32x2{s[8 * i + 2 * e], s[8 * i + 2 * e + 1]};
-  if constexpr (Rule::kCurved) {
+  if constexpr (Rule::kTerms > 0) {
     on_curve(curve, row.base, x);
   } else {
     SEXTANT_UNROLL
@@ -288,12 +295,12 @@ struct ForwardState {
 // `at_end`: scalar work for among the last products.
 template <class S, class Rule, class Between, class AtEnd>
 SEXTANT_DEVICE void forward_tile(const AttentionParams& p, const WorkItem& item, const ScoreRule& rule,
-                                 const SoftcapCurve& curve, const ForwardTile& tile, const char* values,
+                                 const CurveOf<Rule>& curve, const ForwardTile& tile, const char* values,
                                  f32x16 (&s)[S::kSubtiles], ForwardState<S>& f, const Between& between,
                                  const AtEnd& at_end) {
   using T = typename S::T;
   constexpr int kColumns = S::DV / 32, kSteps = S::kKeys / 16;
-  if constexpr (!Rule::kCurved) {
+  if constexpr (Rule::kTerms == 0) {
     finish_forward_scores<S, Rule>(p, item, rule, f.row, tile, s);
     raise_maximum<S>(f.row, largest<S>(s), f.o);
   }
@@ -302,7 +309,7 @@ SEXTANT_DEVICE void forward_tile(const AttentionParams& p, const WorkItem& item,
   SEXTANT_UNROLL
   for (int m = 0; m < kColumns; ++m) v[0][m] = forward_value<S>(values, m, 0);
   constexpr int kProducts = kColumns * (S::kWide ? 1 : 2);
-  constexpr int kVectors = Rule::kCurved ? 32 : 20;  // of a step's probabilities
+  constexpr int kVectors = 20 + 4 * Rule::kTerms;  // of a step's probabilities
   order_fence();
   Fragment<T> weights = forward_weights<S, Rule>(f.row, curve, s[0], 0);
   SEXTANT_UNROLL
@@ -393,8 +400,9 @@ SEXTANT_DEVICE void forward_loop(const AttentionParams& p, const WorkItem& item,
   using Yes = std::true_type;
   using No = std::false_type;
 
-  SmallScores small{};
-  if constexpr (Rule::kCurved) small = small_scores(rule.scale_log2, rule.cap_log2);
+  constexpr bool kCurved = Rule::kTerms > 0;
+  SmallScores<kCurved ? Rule::kTerms : 2> small{};
+  if constexpr (kCurved) small = small_scores<Rule::kTerms>(rule.scale_log2, rule.cap_log2);
   find_source();
   fetch(Yes{}, No{}, 0);
   receive_keys(0);
@@ -422,7 +430,7 @@ SEXTANT_DEVICE void forward_loop(const AttentionParams& p, const WorkItem& item,
       const KeyGroup<S> first = first_keys<S>(keys_at(t));
       fetch(No{}, No{}, t + S::kAhead);
       forward_scores<S>(keys_at(t), first, f.q, s);
-      if constexpr (Rule::kCurved) {
+      if constexpr (kCurved) {
         scored = !raise_curved_maximum<S>(small, f.row, s, f.o);
         if (scored) break;
       }
@@ -433,6 +441,16 @@ SEXTANT_DEVICE void forward_loop(const AttentionParams& p, const WorkItem& item,
     if (t >= tiles.tiles) return;
     tile = tile_at<S>(tiles, t);
     if (!scored) fetch(No{}, Yes{}, t + S::kAhead);
+    if constexpr (kCurved) {
+      // A tile without masks whose scores the curve is too short for: the longer one may do.
+      const auto longer = small_scores<3>(made_here_by_lane(rule.scale_log2), made_here_by_lane(rule.cap_log2));
+      if (scored && raise_curved_maximum<S>(longer, f.row, s, f.o)) {
+        forward_tile<S, CappedRule<3>>(
+            p, item, rule, longer.curve, tile, values_at(t), s, f, [&] { receive_keys(t + 1); }, find_source);
+        receive_rest(t + 1);
+        continue;
+      }
+    }
     if (tile.key0 <= reach.last && tile.key0 + S::kKeys > reach.first) {
       if (!scored) forward_scores<S>(keys_at(t), first_keys<S>(keys_at(t)), f.q, s);
       forward_tile<S, Masked<Rule>>(
@@ -483,7 +501,7 @@ SEXTANT_DEVICE void forward_attention(const AttentionParams& p) {
   for (int m = 0; m < S::DV / 32; ++m) f.o[m] = f32x16{};
   if (tiles.tiles > 0) {
     if (rule.has_cap) {
-      forward_loop<S, CappedRule<S::kCurves>>(p, item, rule, tiles, reach, f);
+      forward_loop<S, CappedRule<S::kCurves ? 2 : 0>>(p, item, rule, tiles, reach, f);
     } else {
       forward_loop<S, PlainRule>(p, item, rule, tiles, reach, f);
     }

@@ -22,10 +22,9 @@ struct ForwardShape {
   static constexpr bool kDirect = kWide && !kFp8;  // from memory straight to shared memory
   static constexpr int kElement = kFp8 ? 1 : 2;    // bytes in the cache
   static constexpr bool kHasPacked = !kFp8;        // packed keys may follow, or be all: they have 16 bits
-  // Small scores under a cap by softcap_curve.h; not where registers are needed to widen fp8 without instructions for
-  // it.
+  // Small scores under a cap by softcap_curve.h; not where widening fp8 without instructions for it has the registers.
 #if defined(__gfx90a__)
-  static constexpr bool kCurves = !kFp8;
+  static constexpr bool kCurves = !kFp8 || DK != 128;
 #else
   static constexpr bool kCurves = true;
 #endif

@@ -81,7 +81,9 @@ SEXTANT_DEVICE void stage_tile(const AttentionParams& p, const Request& r, int32
   // Turns in which all threads have a chunk are counted, so that no path goes past them.
   SEXTANT_KEEP_LOOP
   for (int turn = 0; turn < kTurns + (kLeft > 0 ? 1 : 0); ++turn) {
-    const int i = thread_index() + turn * kThreads, row = i / kChunks, d = i % kChunks * 8;
+    const int i = thread_index() + turn * kThreads, d = i % kChunks * 8;
+    const int row =
+        kChunks % kWaveSize == 0 ? uniform(i / kChunks) : i / kChunks;  // a wave has one, on one of the ways
     if (kLeft > 0 && i >= kKeys * kChunks) break;
     Fragment<T> x = zero_fragment<T>();
     if (key0 + row < end && dim0 + d < head_dim) {

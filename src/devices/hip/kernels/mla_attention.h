@@ -4,8 +4,9 @@
 //   workgroup   4 waves; kRowTiles x 16 query rows, the same for all waves
 //   key tile    32 latent rows (16 in fp32) in shared memory, loaded once for both products. Tuned: a tile comes to
 //               registers, all of it at once, while the tile before is multiplied (latent_share.h): 36 KiB a CU in
-//               flight, one wait and one block id a wave. With the 160 KiB of gfx950 tiles have two places in turn,
-//               which saves the barrier between reading one and writing the next
+//               flight, one wait and one block id a wave. On gfx950 rows of 16 bits go straight to shared memory
+//               (mla_direct.h), and fp8's, which are widened on their way, have two places in turn there, which saves
+//               the barrier between reading one and writing the next
 //   S^T         divided among the waves by keys (16 each) and by k; the parts meet in shared memory
 //   softmax     every wave does all of it: 4 + 4 exponentials a lane and row tile, less than a third barrier would cost
 //   O^T         divided among the waves by columns: 128 of the 512 each
@@ -74,25 +75,56 @@ SEXTANT_DEVICE void mla_values(const T* tile, int column, const Fragment<T> (&we
   }
 }
 
-// One row tile's sums over the parts, then its softmax. Gives the weights of the second product.
-template <class T, class S>
-SEXTANT_DEVICE Fragment<T> mla_softmax(const WorkItem& item, const ScoreRule& rule, int m, const float* scores,
-                                       int32_t key0, bool masked, RowState& row, f32x4 (&o)[2][4]) {
+// One row tile's scores, summed over the parts.
+template <class S>
+SEXTANT_DEVICE void mla_sum_scores(const float* scores, int m, f32x4 (&s)[S::kSubtiles]) {
   const int lane = lane_index();
-  f32x4 s[S::kSubtiles] = {};
   SEXTANT_UNROLL
   for (int t = 0; t < S::kSubtiles; ++t) {
+    s[t] = f32x4{};
     SEXTANT_UNROLL
     for (int part = 0; part < S::kParts; ++part)
       s[t] += *reinterpret_cast<const f32x4*>(scores + ((part * S::kRowTiles + m) * 16 + lane % 16) * S::kScoreStride +
                                               16 * t + 4 * (lane / 16));
   }
-  finish_scores<S::kSubtiles>(item, rule, row, key0, item.key_hi, masked, s);
-  exponentiate_seldom_raised<T, S::kSubtiles>(row, s, o);
+}
+
+// Gives the weights of the second product.
+template <class T, int kSubtiles>
+SEXTANT_DEVICE Fragment<T> mla_softmax(const WorkItem& item, const ScoreRule& rule, int32_t key0, bool masked,
+                                       RowState& row, f32x4 (&s)[kSubtiles], f32x4 (&o)[2][4]) {
+  finish_scores<kSubtiles>(item, rule, row, key0, item.key_hi, masked, s);
+  exponentiate_seldom_raised<T, kSubtiles>(row, s, o);
   Floats8 weights = {};
   SEXTANT_UNROLL
-  for (int e = 0; e < 4 * S::kSubtiles; ++e) weights.x[e] = s[e / 4][e % 4];
+  for (int e = 0; e < 4 * kSubtiles; ++e) weights.x[e] = s[e / 4][e % 4];
   return make_weights<T>(weights);
+}
+
+// A lane's row of Q from step `first` of 32 dims on; zeros where there is none.
+template <class T, int kSteps>
+SEXTANT_DEVICE void load_mla_query(const AttentionParams& p, const WorkItem& item, const RowState& row, int first,
+                                   Fragment<T> (&q)[kSteps]) {
+  const T* from = query_row<T>(p, item, row.row);
+  SEXTANT_UNROLL
+  for (int i = 0; i < kSteps; ++i) {
+    const int d = 32 * (first + i) + 8 * (lane_index() / 16);
+    q[i] = zero_fragment<T>();
+    if (!row.valid || d >= p.head_dim) continue;
+    q[i] = p.q_aligned != 0 ? load_fragment<T>(from + d)
+                            : make_fragment<T>(load_wide8_by_element(TypeTraits<T>::kFormat, from + d));
+  }
+}
+
+// Keys [first, end) that all rows of the tile see.
+struct MlaReach {
+  int32_t first, end;
+};
+template <class S>
+SEXTANT_DEVICE MlaReach seen_by_all(const AttentionParams& p, const WorkItem& item, int32_t row0) {
+  const Request& r = item.request;
+  return {first_seen(p.reach, r.context_len + query_of(p, row0 + S::kRows - 1), item.key_lo),
+          end_seen(p.reach, r.context_len + query_of(p, row0), item.key_hi)};
 }
 
 template <class T, class S>
@@ -114,32 +146,26 @@ SEXTANT_DEVICE void mla_attention(const AttentionParams& p) {
   SEXTANT_UNROLL
   for (int m = 0; m < kRowTiles; ++m) {
     rows[m] = make_row(p, item, row0 + 16 * m + lane % 16);
-    const T* from = query_row<T>(p, item, rows[m].row);
-    SEXTANT_UNROLL
-    for (int i = 0; i < S::kStepsAPart; ++i) {
-      const int d = 32 * (first_step + i) + 8 * (lane / 16);
-      q[m][i] = zero_fragment<T>();
-      if (!rows[m].valid || d >= p.head_dim) continue;
-      q[m][i] = p.q_aligned != 0 ? load_fragment<T>(from + d)
-                                 : make_fragment<T>(load_wide8_by_element(TypeTraits<T>::kFormat, from + d));
-    }
+    load_mla_query<T>(p, item, rows[m], first_step, q[m]);
   }
+  // Here and not where Q is multiplied, in the loop: each step there is behind a branch, and each would wait.
+  wait_for_loads<0>();
 
   const float scale = key_scale(p, 0);
   const ScoreRule rule = make_score_rule(p, scale);
   f32x4 o[kRowTiles][2][4] = {};
-  // Keys that all rows see.
-  const Request& r = item.request;
-  const int32_t all_first = first_seen(p.reach, r.context_len + query_of(p, row0 + S::kRows - 1), item.key_lo);
-  const int32_t all_end = end_seen(p.reach, r.context_len + query_of(p, row0), item.key_hi);
+  const MlaReach all = seen_by_all<S>(p, item, row0);
   const auto multiply_tile = [&](int32_t key0, const T* tile) {
     mla_scores<T, S>(tile, q, steps, scores);
     barrier();
-    const bool masked = key0 < all_first || key0 + S::kKeys > all_end;
+    const bool masked = key0 < all.first || key0 + S::kKeys > all.end;
     Fragment<T> weights[kRowTiles];
     SEXTANT_UNROLL
-    for (int m = 0; m < kRowTiles; ++m)
-      weights[m] = mla_softmax<T, S>(item, rule, m, scores, key0, masked, rows[m], o[m]);
+    for (int m = 0; m < kRowTiles; ++m) {
+      f32x4 s[S::kSubtiles];
+      mla_sum_scores<S>(scores, m, s);
+      weights[m] = mla_softmax<T, S::kSubtiles>(item, rule, key0, masked, rows[m], s, o[m]);
+    }
     SEXTANT_UNROLL
     for (int c = 0; c < 2; ++c)
       if (128 * wave + 64 * c < p.head_dim_v) mla_values<T, S>(tile, 128 * wave + 64 * c, weights, o, c);

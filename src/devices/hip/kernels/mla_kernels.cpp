@@ -3,6 +3,12 @@
 #include "devices/hip/kernels/kernel_set.h"
 #include "devices/hip/kernels/mla_attention.h"
 
+// gfx950, and the emulator, which may be any chip.
+#if defined(__gfx950__) || !defined(__AMDGCN__)
+#define SEXTANT_LOADS_TO_SHARED
+#include "devices/hip/kernels/mla_direct.h"
+#endif
+
 namespace sextant::hip {
 
 #define SEXTANT_MLA(type, T, rows)                                                \
@@ -15,15 +21,27 @@ SEXTANT_MLA(f32, float, 16)
 SEXTANT_MLA(bf16, bf16, 32)
 SEXTANT_MLA(f16, f16, 32)
 
+#ifdef SEXTANT_LOADS_TO_SHARED
+template <class T, int kRowTiles, MlaTiles kTiles>
+SEXTANT_DEVICE void mla_ahead_wide(const AttentionParams& p) {
+  if constexpr (kTiles == MlaTiles::k16Ahead) {
+    mla_direct<T, MlaDirectShape<kRowTiles>>(p);
+  } else {
+    mla_attention<T, MlaShape<T, kRowTiles, kTiles, true>>(p);
+  }
+}
+#endif
 template <class T, int kRowTiles, MlaTiles kTiles>
 SEXTANT_DEVICE void mla_ahead_by_chip(const AttentionParams& p) {
-#ifdef __AMDGCN__
-  mla_attention<T, MlaShape<T, kRowTiles, kTiles, kHasWideMfma>>(p);
+#ifdef __gfx950__
+  mla_ahead_wide<T, kRowTiles, kTiles>(p);
+#elif defined(__AMDGCN__)
+  mla_attention<T, MlaShape<T, kRowTiles, kTiles>>(p);
 #else
   if (kHasWideMfma) {
-    mla_attention<T, MlaShape<T, kRowTiles, kTiles, true>>(p);
+    mla_ahead_wide<T, kRowTiles, kTiles>(p);
   } else {
-    mla_attention<T, MlaShape<T, kRowTiles, kTiles, false>>(p);
+    mla_attention<T, MlaShape<T, kRowTiles, kTiles>>(p);
   }
 #endif
 }

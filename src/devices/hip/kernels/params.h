@@ -59,6 +59,10 @@ struct KeyReach {
   int32_t chunk;  // > 0: only the query's own chunk of so many positions
 };
 
+// Dims of V that one launch over wide latents makes, by the size of an element: what the registers hold.
+template <int kElement>
+constexpr int32_t kWideValueDims = kElement == 4 ? 256 : 512;
+
 struct AttentionParams {
   const void* q;  // [T, Hq, D]
   void* out;      // [T, Hq, Dv]
@@ -103,6 +107,7 @@ struct AttentionParams {
   KeyReach reach;              // of a query without a span
   const int32_t* token_spans;  // [T, 2]; null: none
   int32_t out_f32, values_in_keys;
+  int32_t value_begin;  // the first dim of V that a launch makes, where several share them (wide latents)
   KeyOrigin origin;
   int64_t key_begin, key_end;
 

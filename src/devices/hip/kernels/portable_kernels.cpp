@@ -25,6 +25,14 @@ SEXTANT_TILE_ATTENTION(f32, 192, 128)
 SEXTANT_TILE_ATTENTION(f32, 256, 256)
 SEXTANT_TILE_ATTENTION(f32, 512, 512)
 
+#define SEXTANT_WIDE_ATTENTION(type)                                                  \
+  SEXTANT_KERNEL(256, 1) tile_attention_##type##_wide(const AttentionParams params) { \
+    tile_attention<type, 256, kWideValueDims<sizeof(type)>, true>(params);            \
+  }
+SEXTANT_WIDE_ATTENTION(bf16)
+SEXTANT_WIDE_ATTENTION(f16)
+SEXTANT_WIDE_ATTENTION(f32)
+
 SEXTANT_KERNEL_SET(portable_kernels, SEXTANT_ENTRY(tile_attention_bf16_64_64, 256),
                    SEXTANT_ENTRY(tile_attention_bf16_128_128, 256), SEXTANT_ENTRY(tile_attention_bf16_192_128, 256),
                    SEXTANT_ENTRY(tile_attention_bf16_256_256, 256), SEXTANT_ENTRY(tile_attention_f16_64_64, 256),
@@ -32,6 +40,8 @@ SEXTANT_KERNEL_SET(portable_kernels, SEXTANT_ENTRY(tile_attention_bf16_64_64, 25
                    SEXTANT_ENTRY(tile_attention_f16_256_256, 256), SEXTANT_ENTRY(tile_attention_f32_64_64, 256),
                    SEXTANT_ENTRY(tile_attention_f32_128_128, 256), SEXTANT_ENTRY(tile_attention_f32_192_128, 256),
                    SEXTANT_ENTRY(tile_attention_f32_256_256, 256), SEXTANT_ENTRY(tile_attention_bf16_512_512, 256),
-                   SEXTANT_ENTRY(tile_attention_f16_512_512, 256), SEXTANT_ENTRY(tile_attention_f32_512_512, 256))
+                   SEXTANT_ENTRY(tile_attention_f16_512_512, 256), SEXTANT_ENTRY(tile_attention_f32_512_512, 256),
+                   SEXTANT_ENTRY(tile_attention_bf16_wide, 256), SEXTANT_ENTRY(tile_attention_f16_wide, 256),
+                   SEXTANT_ENTRY(tile_attention_f32_wide, 256))
 
 }  // namespace sextant::hip

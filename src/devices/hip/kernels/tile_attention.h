@@ -8,17 +8,20 @@
 //               V^T comes from V's own rows: a lane reads 4 dims of 4 + 4 keys and transposes them in registers; which
 //               dims a lane takes is free, so it takes 4 neighbours.
 //
-// Q stays in registers where O leaves room for it.
+// Q stays in registers where O leaves room for it. `Wide`: latents of any width, whose keys come in slices as many as
+// it takes, and some of O's dims in a launch.
 #pragma once
 
 #include "devices/hip/kernels/key_tile.h"
+#include "devices/hip/kernels/lane_memory.h"
 
 namespace sextant::hip {
 
 constexpr int kTileRows = 64, kTileKeys = 32, kTileThreads = 256;
 
-template <class T, int DK, int DV>
+template <class T, int DK, int DV, bool kWide_ = false>
 struct TileShape {
+  static constexpr bool kWide = kWide_;
   static constexpr int kPad = 16 / sizeof(T);
   static constexpr int bytes(int dims) { return kTileKeys * (dims + kPad) * static_cast<int>(sizeof(T)); }
   // Dims of a row that are staged at once: all, or a half or a third where shared memory does not hold them.
@@ -28,11 +31,12 @@ struct TileShape {
     return dims / parts;
   }
   static constexpr int kKeyDims = slice(DK), kValueDims = slice(DV);
-  static constexpr bool kKeepsQuery = kKeyDims == DK;  // else each slice of keys is met by its slice of Q, loaded anew
+  static constexpr bool kKeepsQuery =
+      kKeyDims == DK && !kWide;  // else each slice of keys is met by its slice of Q, loaded anew
   static constexpr int kKeyStride = kKeyDims + kPad, kValueStride = kValueDims + kPad;
   static constexpr int kKeyBytes = bytes(kKeyDims), kValueBytes = bytes(kValueDims);
   // Keys and values, or slices of them, take turns in one buffer where two do not fit.
-  static constexpr bool kTakeTurns = kKeyDims < DK || kValueDims < DV || kKeyBytes + kValueBytes > 64 * 1024;
+  static constexpr bool kTakeTurns = kWide || kKeyDims < DK || kValueDims < DV || kKeyBytes + kValueBytes > 64 * 1024;
   static constexpr int kSharedBytes =
       kTakeTurns ? (kKeyBytes > kValueBytes ? kKeyBytes : kValueBytes) : kKeyBytes + kValueBytes;
 };
@@ -76,9 +80,9 @@ SEXTANT_DEVICE void scale_output(float factor, f32x4 (&o)[kColumns][4]) {
   }
 }
 
-template <class T, int DK, int DV>
+template <class T, int DK, int DV, bool kWide = false>
 SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
-  using Shape = TileShape<T, DK, DV>;
+  using Shape = TileShape<T, DK, DV, kWide>;
   WorkItem item;
   if (!find_item(p, block_index(), &item)) return;
   const Request& r = item.request;
@@ -102,11 +106,12 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
   T* keys = reinterpret_cast<T*>(shared);
   T* values = reinterpret_cast<T*>(shared + (Shape::kTakeTurns ? 0 : Shape::kKeyBytes));
   const bool has_rows = wave_row0 < num_rows;  // the same in all lanes of the wave
+  wait_for_loads<0>();                         // for Q and scales: here, and not where they are used, in the loop
+  const int first_value = kWide ? p.value_begin : 0;
   f32x4 o[DV / 64][4] = {};
   for (int32_t key0 = begin; key0 < end; key0 += kTileKeys) {
     f32x4 s[2] = {};
-    SEXTANT_UNROLL
-    for (int d = 0; d < DK; d += Shape::kKeyDims) {
+    const auto multiply_slice = [&](int d) {
       barrier();  // what was staged before has been read
       stage_tile<T, Staged::kKeys, kTileKeys, Shape::kKeyDims, Shape::kKeyStride, kTileThreads>(
           p, r, item.kv_head, key0, end, d, k_staged, keys);
@@ -116,6 +121,13 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
       barrier();
       if (!Shape::kKeepsQuery) load_query<T, false>(p, item, row.row, row.valid, d, q);
       if (has_rows) multiply_keys<T, Shape::kKeyDims, Shape::kKeyStride>(keys, q, s);
+    };
+    if constexpr (kWide) {
+      SEXTANT_KEEP_LOOP
+      for (int d = 0; d < p.head_dim; d += Shape::kKeyDims) multiply_slice(d);
+    } else {
+      SEXTANT_UNROLL
+      for (int d = 0; d < DK; d += Shape::kKeyDims) multiply_slice(d);
     }
     if (has_rows) {
       finish_scores<2>(item, rule, row, key0, end, true, s);
@@ -126,7 +138,7 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
       if (Shape::kTakeTurns) {
         barrier();
         stage_tile<T, Staged::kValues, kTileKeys, Shape::kValueDims, Shape::kValueStride, kTileThreads>(
-            p, r, item.kv_head, key0, end, d, v_staged, values);
+            p, r, item.kv_head, key0, end, first_value + d, v_staged, values);
         barrier();
       }
       if (has_rows) multiply_values<T, Shape::kValueDims / 64, Shape::kValueStride>(values, s, o + d / 64);
@@ -138,7 +150,8 @@ SEXTANT_DEVICE void tile_attention(const AttentionParams& p) {
   const int group = lane_index() / 16;
   const RowTarget target = end_row(p, item, row.row, row.row - row0, row.max, sum, fold ? v_scale : 1.0f, group == 0);
   SEXTANT_UNROLL
-  for (int c = 0; c < DV / 64; ++c) store_output16<T, false>(target, 64 * c + 16 * group, p.head_dim_v, o[c]);
+  for (int c = 0; c < DV / 64; ++c)
+    store_output16<T, false>(target, first_value + 64 * c + 16 * group, p.head_dim_v, o[c]);
 }
 
 }  // namespace sextant::hip
