@@ -60,6 +60,19 @@ def test_decode_steps_copy_nothing(implementation, monkeypatch):
 
 
 @pytest.mark.skipif(initialization is None, reason="needs a transformers with continuous batching")
+def test_padded_batches_of_transformers():
+    """As a graph has them: a compiled step is padded to a power of two requests."""
+    if not hasattr(initialization, "ensure_decode_fast_path_is_available"):
+        pytest.skip(f"transformers {transformers.__version__} hands no blocks over")
+    model = random_model(transformers.LlamaConfig(**SMALL))
+    prompts = [[5, 9, 7], list(range(10, 41)), [3, 4, 5, 6, 7, 8, 9, 10]]
+    expected = eager(model, prompts, 12)
+    model.set_attn_implementation(MHA[3])
+    compiled = transformers.CompileConfig(backend="eager", mode=None, dynamic=False)
+    assert batched(model, prompts, 12, settings(decode_compile_config=compiled)) == expected
+
+
+@pytest.mark.skipif(initialization is None, reason="needs a transformers with continuous batching")
 def test_graphs_are_for_decode_steps_alone(monkeypatch):
     if not hasattr(initialization, "ensure_decode_fast_path_is_available"):
         pytest.skip(f"transformers {transformers.__version__} hands no blocks over")
