@@ -9,8 +9,11 @@
 //   consumer 1               odd tiles: the same
 //   both, all tiles          O^T [256 columns][64 rows] += V^T P^T, of columns 0..255 and 256..511
 //
-//   consumer 0:  S_a | softmax_a       | O^T += a | O^T += b | S_c ...
-//   consumer 1:  S_b | . . . softmax_b | O^T += a | O^T += b | S_d ...
+//   consumer 0:  S_a | softmax_a | O^T += a | S_c | softmax_c | O^T += b | O^T += c | S_e ...
+//   consumer 1:  S_b | .  .  .     softmax_b | O^T += a | O^T += b | S_d | softmax_d ...
+//
+// Each consumer adds the tile before its own only when its own maximum is known, which the other waits for. O is scaled
+// only where a maximum has grown by more than 2^2.8, so that most tiles are an addition.
 //
 // 8-bit wgmma wants both operands with k contiguous. V has its columns contiguous: a thread's A operand is made from
 // ldmatrix.trans, which transposes pairs of bytes, and a byte permutation. What comes of it has pairs of columns in a
