@@ -441,7 +441,7 @@ SEXTANT_DEVICE void forward_loop(const AttentionParams& p, const WorkItem& item,
     if (t >= tiles.tiles) return;
     tile = tile_at<S>(tiles, t);
     if (!scored) fetch(No{}, Yes{}, t + S::kAhead);
-    if constexpr (kCurved) {
+    if constexpr (kCurved && S::kLongCurve) {
       // A tile without masks whose scores the curve is too short for: the longer one may do.
       const auto longer = small_scores<3>(made_here_by_lane(rule.scale_log2), made_here_by_lane(rule.cap_log2));
       if (scored && raise_curved_maximum<S>(longer, f.row, s, f.o)) {

@@ -23,10 +23,12 @@ struct ForwardShape {
   static constexpr int kElement = kFp8 ? 1 : 2;    // bytes in the cache
   static constexpr bool kHasPacked = !kFp8;        // packed keys may follow, or be all: they have 16 bits
   // Small scores under a cap by softcap_curve.h; not where widening fp8 without instructions for it has the registers.
+  // Larger ones by the longer curve; not where scalar registers would come and go in every tile for it.
 #if defined(__gfx90a__)
   static constexpr bool kCurves = !kFp8 || DK != 128;
+  static constexpr bool kLongCurve = kFp8 || DK > 128 || TypeTraits<T>::kFormat == Format::kF16;
 #else
-  static constexpr bool kCurves = true;
+  static constexpr bool kCurves = true, kLongCurve = true;
 #endif
   static constexpr int kWaveKeys = kKeys / kWaves;  // keys of a tile that a wave brings: consecutive, in one block
   // 16-byte chunks of a row in shared memory, a power of two.
