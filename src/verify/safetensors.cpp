@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -24,6 +25,11 @@ Result<HostTensor> read_tensor(const std::string& path, const std::string& name,
     tensor.dtype = DType::kBF16;
   else
     return invalid_argument(fmt::format("{}: tensor {} has dtype {}; allowed: F32, F16, BF16", path, name, type));
+  for (const char* field : {"shape", "data_offsets"})
+    for (const nlohmann::json& number : entry.at(field))
+      if (!number.is_number_unsigned() || number.get<uint64_t>() > INT64_MAX)
+        return invalid_argument(fmt::format("{}: tensor {} has {} {}; allowed: numbers from 0 to {}", path, name, field,
+                                            entry.at(field).dump(), INT64_MAX));
   tensor.shape = entry.at("shape").get<std::vector<int64_t>>();
   const auto offsets = entry.at("data_offsets").get<std::vector<uint64_t>>();
   const auto elements = checked_elements(tensor.shape);

@@ -100,6 +100,11 @@ TEST(RandomCase, DrawsKeepTheirLimits) {
 
 TEST(RandomCase, WrongTextsAreRefusedByName) {
   EXPECT_ERROR(parse_random_case("hello"), StatusCode::kInvalidArgument, "allowed: the JSON object");
+  // No integer: to convert it would be undefined.
+  EXPECT_ERROR(parse_random_case(R"({"backend":"TRITON_ATTN","seed":1e38})"), StatusCode::kInvalidArgument,
+               "seed is 1e+38");
+  EXPECT_ERROR(parse_random_case(R"({"backend":"TRITON_ATTN","block_size":4294967312})"), StatusCode::kInvalidArgument,
+               "block_size is 4294967312");
   EXPECT_ERROR(parse_random_case("[1]"), StatusCode::kInvalidArgument, "allowed: the JSON object");
   EXPECT_ERROR(parse_random_case(R"({"backnd": "ROCM_ATTN"})"), StatusCode::kInvalidArgument, "the field \"backnd\"");
   EXPECT_ERROR(parse_random_case(R"({"num_heads": "four"})"), StatusCode::kInvalidArgument, "num_heads is \"four\"");

@@ -6,6 +6,8 @@
 #include <charconv>
 #include <nlohmann/json.hpp>
 #include <tuple>
+#include <type_traits>
+#include <utility>
 
 #include "verify/random/simple_ops.h"
 
@@ -123,6 +125,15 @@ Status assign(T& value, Result<T> parsed) {
   if (!parsed) return parsed.status();
   value = std::move(*parsed);
   return Status::ok();
+}
+
+// False for a number that the field's integer type cannot hold: converting it would be undefined.
+template <class T>
+bool holds(const Json& json, const T&) {
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
+    return json.is_number_unsigned() ? std::in_range<T>(json.get<uint64_t>())
+                                     : json.is_number_integer() && std::in_range<T>(json.get<int64_t>());
+  return true;
 }
 
 template <class T>
@@ -249,11 +260,14 @@ Result<RandomCase> parse_random_case(const std::string& text) {
     const auto field = json.find(name);
     if (field == json.end() || !status.is_ok()) return;
     ++known;
-    try {
-      status = from_json(*field, value);
-    } catch (const Json::exception&) {
-      status = invalid_argument(
+    const auto refused = [&] {
+      return invalid_argument(
           fmt::format("--case: {} is {}; allowed: the kind of value that a failure prints", name, field->dump()));
+    };
+    try {
+      status = holds(*field, value) ? from_json(*field, value) : refused();
+    } catch (const Json::exception&) {
+      status = refused();
     }
   });
   if (!status.is_ok()) return status;
