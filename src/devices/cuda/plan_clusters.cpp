@@ -12,12 +12,9 @@ namespace {
 
 constexpr int64_t kMostBlocks = 65535;  // of a grid's third extent
 
-// Where 8 does not divide a page's tokens, keys are copied row by row.
-bool has_boxes(const AttentionParams& p) { return p.block_size % 8 == 0; }
-
-// Bytes/s that one SM takes.
+// Bytes/s that one SM takes: by boxes, or row by row.
 double sm_rate_of(const AttentionParams& p, const ChipRates::Cluster& rates) {
-  return !has_boxes(p) ? rates.sm_rows : size_of(p.cache_dtype) == 1 ? rates.sm_fp8 : rates.sm;
+  return !cache_has_boxes(p) ? rates.sm_rows : size_of(p.cache_dtype) == 1 ? rates.sm_fp8 : rates.sm;
 }
 
 // Seconds of single blocks that share the balanced list; `slots` run at once. A block ends and begins anew at each
@@ -117,7 +114,7 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   // Lengths to come may be of any shape: the list, where there is enough to share.
   const bool one_a_sm = p.head_dim > 128;
   const double slots = chip.sms * (one_a_sm ? 1.0 : 2.0), by_list = time_by_list(keys, p, slots, sm_rate, chip);
-  if (n.open ? pairs >= chip.sms && has_boxes(p) : by_list < best) {
+  if (n.open ? pairs >= chip.sms && cache_has_boxes(p) : by_list < best) {
     part.seconds = by_list;
     part.rows = kClusterRows;
     part.tile_keys = cluster_tile_keys(p);

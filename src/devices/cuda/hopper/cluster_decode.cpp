@@ -9,12 +9,11 @@ bool is_padded(const AttentionParams& p) { return p.head_dim != cluster_dim(p.he
 
 // Where 8 does not divide a page's tokens there are no boxes: rows of 16 bytes are copied one by one.
 bool has_rows(const AttentionParams& p) {
-  return p.block_size % 8 != 0 && p.k_addr.token_tile == 1 && p.v_addr.token_tile == 1 && p.k_chunk_stride == 8 &&
-         p.v_chunk_stride == 8 && p.head_dim * static_cast<int32_t>(size_of(p.cache_dtype)) % 16 == 0;
+  return cache_has_plain_rows(p) && !cache_has_boxes(p) &&
+         p.head_dim * static_cast<int32_t>(size_of(p.cache_dtype)) % 16 == 0;
 }
 
 KeyMap make_map(const AttentionParams& p) {
-  if (has_rows(p)) return {};
   const int32_t keys = cluster_tile_keys(p);
   return is_padded(p) ? make_padded_cache_map(p, keys, cluster_dim(p.head_dim)) : make_cache_map(p, keys);
 }

@@ -142,7 +142,7 @@ struct MlaFp8Consumer {
       const int at = k < 16 ? k / 4 * S::kBlockBytes + k % 4 * 32 : S::kRopeAt + k % 4 * 32;
       const uint64_t q = k < 16 ? wide_rows(queries, part_bytes + at) : narrow_rows(queries, part_bytes + at),
                      key = k < 16 ? wide_rows(keys, at) : narrow_rows(keys, at);
-      wgmma_m64n64k32(s, q, key, kAdds || k > kFirst);
+      wgmma_fp8_scores(s, q, key, kAdds || k > kFirst);
     }
   }
   // The small products first; large ones in two sums.

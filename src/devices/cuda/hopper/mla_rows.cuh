@@ -114,25 +114,6 @@ __device__ __forceinline__ void mla_store_columns(const MlaRowTarget& target, in
   }
 }
 
-template <class T>
-__device__ __forceinline__ void mla_store_pair(const MlaRowTarget& target, int column, float x, float y) {
-  if (target.is_f32) {
-    float* to = static_cast<float*>(target.row) + column;
-    if ((reinterpret_cast<uintptr_t>(to) & 7) == 0) {
-      *reinterpret_cast<float2*>(to) = make_float2(x, y);
-    } else {
-      to[0] = x, to[1] = y;
-    }
-  } else {
-    T* to = static_cast<T*>(target.row) + column;
-    if ((reinterpret_cast<uintptr_t>(to) & 3) == 0) {
-      *reinterpret_cast<uint32_t*>(to) = pack_pair<T>(x, y);
-    } else {
-      to[0] = from_float<T>(x), to[1] = from_float<T>(y);
-    }
-  }
-}
-
 // What lane `lane` has.
 __device__ __forceinline__ MlaRowTarget mla_target_of(const MlaRowTarget& target, int lane) {
   MlaRowTarget to;

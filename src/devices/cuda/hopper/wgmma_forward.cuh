@@ -136,6 +136,13 @@ __device__ __forceinline__ void wgmma_fp8_scores(float (&d)[64], uint64_t a, uin
       : SEXTANT_ACCUMULATORS_64
       : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));
 }
+__device__ __forceinline__ void wgmma_fp8_scores(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" SEXTANT_REGISTERS_32 "}, %32, %33, p, 1, 1;\n}\n"
+      : SEXTANT_ACCUMULATORS_32
+      : "l"(a), "l"(b), "r"(accumulate ? 1 : 0));
+}
 // d (+)= a b^T; a in registers, b in shared memory.
 __device__ __forceinline__ void wgmma_fp8_values(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
   asm volatile(

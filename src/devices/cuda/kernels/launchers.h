@@ -52,12 +52,13 @@ cudaError_t launch_stream_attention(const AttentionParams& p, const StreamPlan& 
 cudaError_t launch_reduce_balanced(const AttentionParams& p, int32_t blocks, int32_t rows, int32_t tile_keys,
                                    bool overlap, cudaStream_t stream);
 
-// Hopper: whether tensor-map boxes can bring a cache's tokens. Dims of a token lie together, 8 after 8, and a power of
-// two of at least 8 tokens, a swizzle pattern's rows, divides the block size.
-inline bool cache_has_boxes(const AttentionParams& p) {
-  return p.k_addr.token_tile == 1 && p.v_addr.token_tile == 1 && p.k_chunk_stride == 8 && p.v_chunk_stride == 8 &&
-         p.block_size % 8 == 0;
+// Whether the dims of a cache's token lie together, 8 after 8.
+inline bool cache_has_plain_rows(const AttentionParams& p) {
+  return p.k_addr.token_tile == 1 && p.v_addr.token_tile == 1 && p.k_chunk_stride == 8 && p.v_chunk_stride == 8;
 }
+// Hopper: whether tensor-map boxes can bring a cache's tokens: plain rows, and a power of two of at least 8 tokens, a
+// swizzle pattern's rows, divides the block size.
+inline bool cache_has_boxes(const AttentionParams& p) { return cache_has_plain_rows(p) && p.block_size % 8 == 0; }
 
 // Hopper: decode in row tiles of 16 query rows a KV head by clusters of blocks; no partial results in memory.
 constexpr int32_t kClusterRows = 16;
