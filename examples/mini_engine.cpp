@@ -237,7 +237,7 @@ Status Engine::prepare_attention() {
   PlanRequest request;
   request.spec = spec_;
   request.cache = cache_;
-  request.batch = {query_start_loc, seq_lens, block_table, max_blocks_, slot_mapping};
+  request.batch = {query_start_loc, seq_lens, block_table, max_blocks_, slot_mapping, {}};
   auto plan = selection_.backend->plan(*device_, request);
   if (!plan) return plan.status();
   plan_ = *plan;

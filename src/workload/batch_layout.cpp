@@ -55,12 +55,23 @@ Result<BatchArrays> lay_out_batch(const std::vector<RequestLengths>& requests, i
   if (num_blocks < needed || num_blocks > INT32_MAX)
     return Status(StatusCode::kResourceExhausted,
                   fmt::format("num_blocks is {}; allowed: {}..{} for this batch", num_blocks, needed, INT32_MAX));
+  int64_t tokens = 0, widest = 0;
+  for (const RequestLengths& request : requests) {
+    tokens += request.query_len;
+    widest = std::max(widest, blocks_of(request.seq_len, block_size));
+  }
+  if (tokens > INT32_MAX)
+    return invalid_argument(fmt::format("the batch has {} query tokens; allowed: at most {}", tokens, INT32_MAX));
+  if (static_cast<int64_t>(requests.size()) * widest > INT32_MAX)
+    return Status(StatusCode::kResourceExhausted,
+                  fmt::format("the block_table of {} requests is {} blocks wide; allowed: at most {} entries",
+                              requests.size(), widest, INT32_MAX));
   BatchArrays batch;
+  batch.max_blocks_per_request = widest;
   batch.query_start_loc.push_back(0);
   for (const RequestLengths& request : requests) {
     batch.query_start_loc.push_back(batch.query_start_loc.back() + request.query_len);
     batch.seq_lens.push_back(request.seq_len);
-    batch.max_blocks_per_request = std::max(batch.max_blocks_per_request, blocks_of(request.seq_len, block_size));
   }
   batch.block_table.resize(requests.size() * static_cast<size_t>(batch.max_blocks_per_request));
   batch.slot_mapping.reserve(static_cast<size_t>(batch.query_start_loc.back()));

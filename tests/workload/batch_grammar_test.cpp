@@ -73,6 +73,12 @@ TEST(BatchLayout, GivesEveryRequestItsOwnBlocks) {
 TEST(BatchLayout, RefusesWhatCannotFit) {
   EXPECT_EQ(lay_out_batch({{1, 100}}, 16, 6).status().message(),
             "num_blocks is 6; allowed: 7..2147483647 for this batch");
+  EXPECT_EQ(lay_out_batch(Lengths(1 << 12, {1 << 20, 1 << 20}), 128, 1 << 25).status().message(),
+            "the batch has 4294967296 query tokens; allowed: at most 2147483647");
+  Lengths short_ones(1 << 20, {1, 1});
+  short_ones.push_back({1, 1 << 20});
+  EXPECT_EQ(lay_out_batch(short_ones, 16, 1 << 21).status().message(),
+            "the block_table of 1048577 requests is 65536 blocks wide; allowed: at most 2147483647 entries");
   EXPECT_FALSE(lay_out_batch({{1, 1}}, 0, 6).is_ok());
 }
 
