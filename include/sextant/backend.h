@@ -55,7 +55,8 @@ struct PlanRequest {
 };
 
 // Everything `run` touches; device memory. T = batch.num_tokens(); tensors may have more rows (padding), which
-// are neither read nor written.
+// are neither read nor written. What is written (out, lse, workspace, and the cache where there are slots) overlaps
+// nothing else.
 struct RunTensors {
   TensorView q;    // [T, Hq, D] of spec.query_type(); MLA: [T, N, nope + rope], rope applied to the last part
   TensorView k;    // [T, Hkv, D]   MHA only; where slot_mapping is given

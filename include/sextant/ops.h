@@ -87,6 +87,8 @@ struct SplitPolicy {
 struct PlanBounds {
   int32_t max_query_len = 0;
   int32_t max_seq_len = 0;
+  // Either of them makes a plan that takes other lengths, of both kinds.
+  bool open() const { return max_query_len > 0 || max_seq_len > 0; }
 };
 
 struct AttentionPlanArgs {

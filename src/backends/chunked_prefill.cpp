@@ -14,25 +14,54 @@ using Context = RequestFilter::Context;
 // them would take seconds and gigabytes.
 constexpr int64_t kMaxChunks = 4096;
 
-// Contexts of the requests that pass the filter, seen from key_begin on. With bounds every context may grow to the
-// bound.
-std::vector<int64_t> context_lens(const PlanRequest& request, const RequestFilter& filter, int64_t key_begin) {
+// Contexts of the requests that pass the filter, seen from key_begin on.
+std::vector<int64_t> planned_contexts(const BatchMetadata& batch, const RequestFilter& filter, int64_t key_begin) {
   std::vector<int64_t> lens;
-  const BatchMetadata& batch = request.batch;
   for (size_t b = 0; b < batch.seq_lens.size(); ++b) {
     const int32_t query_len = batch.query_start_loc[b + 1] - batch.query_start_loc[b];
-    int64_t seq_len = batch.seq_lens[b];
-    if (!filter.matches(query_len, batch.seq_lens[b])) continue;
-    seq_len = std::max<int64_t>(seq_len, request.options.bounds.max_seq_len);
-    lens.push_back(std::max<int64_t>(0, seq_len - query_len - key_begin));
+    if (filter.matches(query_len, batch.seq_lens[b]))
+      lens.push_back(std::max<int64_t>(0, int64_t{batch.seq_lens[b]} - query_len - key_begin));
   }
   return lens;
+}
+
+// With bounds the rows of long queries may be divided among requests in other ways, and any request may be the longest:
+// as many contexts as there can be, each as long as one can be. Rows of short queries stay theirs (backend.h).
+std::vector<int64_t> possible_contexts(const PlanRequest& request, const RequestFilter& filter, int64_t key_begin) {
+  const BatchMetadata& batch = request.batch;
+  const PlanBounds& bounds = request.options.bounds;
+  const int64_t shortest = filter.min_query_len, short_len = shortest - 1;
+  int64_t rows = 0, longest_query = bounds.max_query_len, longest_seq = bounds.max_seq_len;
+  for (size_t b = 0; b < batch.seq_lens.size(); ++b) {
+    const int64_t query_len = batch.query_start_loc[b + 1] - batch.query_start_loc[b];
+    if (query_len >= shortest) rows += query_len;
+    longest_query = std::max(longest_query, query_len);
+    longest_seq = std::max<int64_t>(longest_seq, batch.seq_lens[b]);
+  }
+  if (rows == 0) return {};
+  const int64_t short_rows = batch.num_tokens() - rows;
+  const int64_t others = short_rows == 0 ? 0 : (short_rows + short_len - 1) / short_len;  // requests, at least
+  const int64_t count = std::min(batch.num_requests() - others, rows / shortest);
+  const int64_t query_len = std::max(shortest, rows - (count - 1) * longest_query);
+  return std::vector<int64_t>(static_cast<size_t>(count), std::max<int64_t>(0, longest_seq - query_len - key_begin));
+}
+
+std::vector<int64_t> context_lens(const PlanRequest& request, const RequestFilter& filter, int64_t key_begin) {
+  return request.options.bounds.open() ? possible_contexts(request, filter, key_begin)
+                                       : planned_contexts(request.batch, filter, key_begin);
+}
+
+// Keys of a chunk, all requests together.
+int64_t chunk_keys(const std::vector<int64_t>& lens, int64_t begin, int64_t len) {
+  int64_t rows = 0;
+  for (const int64_t context : lens) rows += std::clamp<int64_t>(context - begin, 0, len);
+  return rows;
 }
 
 // First context position that some query's window still reaches.
 int64_t first_visible_key(const PlanRequest& request, const RequestFilter& filter) {
   const AttentionMask mask = request.spec.mask();
-  if (request.options.bounds.max_seq_len > 0) return 0;
+  if (request.options.bounds.open()) return 0;
   int64_t first = std::numeric_limits<int64_t>::max();
   for (int64_t context_len : context_lens(request, filter, 0))
     first = std::min(first, mask.widest().first_key(context_len));
@@ -62,8 +91,7 @@ Result<ChunkedPrefill> ChunkedPrefill::make(const Ops& ops, const PlanRequest& r
   p.ops_ = &ops;
   p.num_requests_ = request.batch.num_requests();
   p.lse_out_ = config.lse_out;
-  p.extend_filter_ =
-      prefill_filter(request.options, request.options.bounds.max_seq_len > 0 ? Context::kAny : Context::kSome);
+  p.extend_filter_ = prefill_filter(request.options, request.options.bounds.open() ? Context::kAny : Context::kSome);
   SEXTANT_RETURN_IF_ERROR(p.plan_chunks(request, config));
   SEXTANT_RETURN_IF_ERROR(p.plan_new_tokens(request, config));
 
@@ -157,21 +185,23 @@ Status ChunkedPrefill::plan_chunks(const PlanRequest& request, const ChunkedPref
   merges_ = ops_->merges_state(args);
   args.merge_state = merges_;
   const int64_t first_visible = first_visible_key(request, extend_filter_);
+  const std::vector<int64_t> planned = planned_contexts(request.batch, extend_filter_, config.key_begin);
   std::vector<int32_t> key_start_loc(request.batch.query_start_loc.size());
   int64_t end = 0;
   for (const int64_t len : chunk_lens) {
     const int64_t begin = end;
     end += len;
     if (config.key_begin + begin + len <= first_visible) continue;
-    int64_t rows = 0;
+    const int64_t rows = chunk_keys(lens, begin, len);
+    int64_t row = 0;
     size_t next = 0;
     for (size_t b = 0; b + 1 < key_start_loc.size(); ++b) {
-      key_start_loc[b] = static_cast<int32_t>(rows);
+      key_start_loc[b] = static_cast<int32_t>(row);
       const int32_t query_len = request.batch.query_start_loc[b + 1] - request.batch.query_start_loc[b];
       if (extend_filter_.matches(query_len, request.batch.seq_lens[b]))
-        rows += std::clamp<int64_t>(lens[next++] - begin, 0, len);
+        row += std::clamp<int64_t>(planned[next++] - begin, 0, len);
     }
-    key_start_loc.back() = static_cast<int32_t>(rows);
+    key_start_loc.back() = static_cast<int32_t>(row);
     args.key_begin = config.key_begin + begin;
     args.max_packed_keys = rows;
     args.key_start_loc = key_start_loc;

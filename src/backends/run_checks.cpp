@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <utility>
+#include <iterator>
 
 #include "ops/array_checks.h"
 #include "ops/checks.h"
@@ -17,7 +17,6 @@ Status check_rows_of(const char* field, const TensorView& view, std::initializer
   SEXTANT_RETURN_IF_ERROR(check_shape(field, view, shape));
   SEXTANT_RETURN_IF_ERROR(check_rows(field, view, tokens));
   SEXTANT_RETURN_IF_ERROR(check_dtype(field, view, {dtype}));
-  SEXTANT_RETURN_IF_ERROR(check_alignment(field, view));
   return check_last_stride(field, view);
 }
 
@@ -42,8 +41,38 @@ Status check_workspace(size_t needed, const RunTensors& t) {
     return {StatusCode::kResourceExhausted,
             fmt::format("workspace_bytes is {}; allowed: >= {} (plan.workspace_bytes())", t.workspace_bytes, needed)};
   if (needed > 0) SEXTANT_RETURN_IF_ERROR(check_pointer("workspace", t.workspace));
-  if (reinterpret_cast<uintptr_t>(t.workspace) % 256 != 0)
-    return invalid_argument("workspace is not aligned; allowed: a multiple of 256 bytes");
+  return check_alignment("workspace", t.workspace, kWorkspaceAlignment);
+}
+
+TensorView first(TensorView view, size_t dim, int64_t count) {
+  if (view.present()) view.shape[dim] = std::min(view.shape[dim], count);
+  return view;
+}
+
+// What a run writes lies apart from all else that it touches, as far as memory without gaps tells.
+Status check_memory(const PlanRequest& planned, size_t workspace_bytes, const RunTensors& t) {
+  const int64_t tokens = planned.batch.num_tokens();
+  const bool writes = t.slot_mapping != nullptr, latent = t.cache.spec.is_latent();
+  const KvCacheSpec& c = t.cache.spec;
+  const auto workspace = reinterpret_cast<uintptr_t>(t.workspace);
+  const Memory all[] = {
+      memory_of("out", first(t.out, 0, tokens)),
+      planned.options.lse_out ? memory_of("lse", first(t.lse, 1, tokens)) : Memory{},
+      {"workspace", workspace, workspace + workspace_bytes},
+      memory_of("cache.k", t.cache.k, t.cache.k_addr.block_stride, k_addressing(c).block_stride, c),
+      latent ? Memory{} : memory_of("cache.v", t.cache.v, t.cache.v_addr.block_stride, v_addressing(c).block_stride, c),
+      memory_of("q", first(t.q, 0, tokens)),
+      writes ? memory_of("k", first(t.k, 0, tokens)) : Memory{},
+      writes ? memory_of("v", first(t.v, 0, tokens)) : Memory{},
+      writes ? memory_of("kv_c", first(t.kv_c, 0, tokens)) : Memory{},
+      writes ? memory_of("k_pe", first(t.k_pe, 0, tokens)) : Memory{},
+      memory_of("kv_b_proj", t.kv_b_proj)};
+  const size_t written = writes ? 5 : 3;
+  for (size_t i = 0; i < written; ++i)
+    for (size_t j = i + 1; j < std::size(all); ++j)
+      if (all[i].meets(all[j]))
+        return invalid_argument(fmt::format("{} overlaps {}; allowed: memory apart from all else that a run touches",
+                                            all[i].field, all[j].field));
   return Status::ok();
 }
 
@@ -78,7 +107,7 @@ Status check_arrays(const PlanRequest& planned, const RunTensors& t) {
                      batch.shared_prefix_len,
                      planned.spec.has_spans() ? t.token_spans : nullptr};
   SEXTANT_RETURN_IF_ERROR(check_run_lengths(
-      {batch.query_start_loc, batch.seq_lens, planned.options.bounds, t.block_table_stride, t.cache.spec},
+      {batch.query_start_loc, batch.seq_lens, planned.options.bounds, t.block_table_stride, &t.cache.spec},
       use.query_start_loc, use.seq_lens));
   SEXTANT_RETURN_IF_ERROR(check_paths(planned, use.query_start_loc));
   SEXTANT_RETURN_IF_ERROR(check_token_spans(use, planned.spec));
@@ -101,20 +130,26 @@ Status check_run(const PlanRequest& planned, size_t workspace_bytes, bool host_r
     return invalid_argument(
         fmt::format("num_q_scales is {}; allowed: 1 or {} (num_kv_heads)", t.num_q_scales, s.num_kv_heads));
   SEXTANT_RETURN_IF_ERROR(check_rows_of("out", t.out, {kAnyExtent, s.num_heads, s.value_head_dim()}, tokens, s.dtype));
+  SEXTANT_RETURN_IF_ERROR(check_apart("out", t.out));
+  SEXTANT_RETURN_IF_ERROR(check_alignment("q_scale", t.q_scale, sizeof(float)));
   SEXTANT_RETURN_IF_ERROR(s.mla.enabled() ? check_mla_tensors(s, t, tokens) : check_mha_tensors(s, t, tokens));
   if (planned.options.lse_out) SEXTANT_RETURN_IF_ERROR(check_lse("lse", t.lse, s.num_heads, tokens));
   SEXTANT_RETURN_IF_ERROR(check_cache_as_planned(planned.cache, t.cache));
-  for (const auto& [field, pointer] : {std::pair<const char*, const void*>{"query_start_loc", t.query_start_loc},
-                                       {"seq_lens", t.seq_lens},
-                                       {"block_table", t.block_table}})
-    SEXTANT_RETURN_IF_ERROR(check_pointer(field, pointer));
+  if (t.slot_mapping != nullptr) {
+    SEXTANT_RETURN_IF_ERROR(check_array("slot_mapping", t.slot_mapping));
+    SEXTANT_RETURN_IF_ERROR(check_cache_apart(t.cache));
+  }
+  SEXTANT_RETURN_IF_ERROR(check_array("query_start_loc", t.query_start_loc));
+  SEXTANT_RETURN_IF_ERROR(check_array("seq_lens", t.seq_lens));
+  SEXTANT_RETURN_IF_ERROR(check_array("block_table", t.block_table));
   if (t.block_table_stride < planned.batch.max_blocks_per_request)
     return invalid_argument(fmt::format("block_table_stride is {}; allowed: >= {} (max_blocks_per_request)",
                                         t.block_table_stride, planned.batch.max_blocks_per_request));
-  if (s.has_sinks) SEXTANT_RETURN_IF_ERROR(check_pointer("sinks", t.sinks));
-  if (s.has_alibi) SEXTANT_RETURN_IF_ERROR(check_pointer("alibi_slopes", t.alibi_slopes));
-  if (s.has_spans()) SEXTANT_RETURN_IF_ERROR(check_pointer("token_spans", t.token_spans));
+  if (s.has_sinks) SEXTANT_RETURN_IF_ERROR(check_array("sinks", t.sinks));
+  if (s.has_alibi) SEXTANT_RETURN_IF_ERROR(check_array("alibi_slopes", t.alibi_slopes));
+  if (s.has_spans()) SEXTANT_RETURN_IF_ERROR(check_array("token_spans", t.token_spans));
   SEXTANT_RETURN_IF_ERROR(check_workspace(workspace_bytes, t));
+  SEXTANT_RETURN_IF_ERROR(check_memory(planned, workspace_bytes, t));
   return host_readable ? check_arrays(planned, t) : Status::ok();
 }
 

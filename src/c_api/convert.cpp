@@ -124,6 +124,8 @@ Result<KvCacheView> to_cache_view(const sextant_kv_cache* cache, const Device& d
   if (!own) return own.status();
   auto spec = to_cache_spec(&own->spec, device, backend);
   if (!spec) return spec.status();
+  if (own->num_scales < 0)
+    return invalid_argument(fmt::format("cache.num_scales is {}; allowed: >= 0", own->num_scales));
   KvCacheView view = make_kv_cache_view(*spec, own->k, own->v);
   view.k_scale = own->k_scale;
   view.v_scale = own->v_scale;

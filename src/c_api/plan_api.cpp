@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cstddef>
+#include <limits>
 
 #include "c_api/convert.h"
 #include "c_api/fields.h"
@@ -29,9 +30,9 @@ Status to_batch(const sextant_batch* from, BatchMetadata& to) {
   to.query_start_loc = {batch->query_start_loc, requests + 1};
   to.seq_lens = {batch->seq_lens, requests};
   to.max_blocks_per_request = batch->max_blocks_per_request;
-  if (batch->max_blocks_per_request < 0)
-    return invalid_argument(
-        fmt::format("batch.max_blocks_per_request is {}; allowed: >= 0", batch->max_blocks_per_request));
+  if (batch->max_blocks_per_request < 0 || batch->max_blocks_per_request > std::numeric_limits<int32_t>::max())
+    return invalid_argument(fmt::format("batch.max_blocks_per_request is {}; allowed: 0..{}",
+                                        batch->max_blocks_per_request, std::numeric_limits<int32_t>::max()));
   if (batch->block_table != nullptr)
     to.block_table = {batch->block_table, requests * static_cast<size_t>(batch->max_blocks_per_request)};
   const int32_t tokens = batch->query_start_loc[requests];
@@ -84,6 +85,8 @@ Status to_tensors(const sextant_run_tensors* tensors, const sextant_plan& plan, 
   to.alibi_slopes = from->alibi_slopes;
   to.workspace = from->workspace;
   to.workspace_bytes = from->workspace_bytes;
+  if (from->num_q_scales < 0)
+    return invalid_argument(fmt::format("num_q_scales is {}; allowed: >= 0", from->num_q_scales));
   to.q_scale = from->q_scale;
   to.num_q_scales = from->num_q_scales > 0 ? from->num_q_scales : 1;
   to.token_spans = from->token_spans;

@@ -34,6 +34,10 @@ class SlotSet {
       return Added::kNew;
     }
   }
+  bool holds(int64_t slot) const {
+    for (size_t at = hash(slot) & mask_;; at = (at + 1) & mask_)
+      if (places_[at] == slot || places_[at] < 0) return places_[at] == slot;
+  }
   static uint64_t hash(int64_t slot) {
     const uint64_t x = static_cast<uint64_t>(slot) * 0x9e3779b97f4a7c15u;
     return x ^ (x >> 29);
@@ -45,23 +49,35 @@ class SlotSet {
   size_t mask_ = 15, size_ = 0;
 };
 
-// The second place of a slot that stands in the mapping twice; its size when there is none.
-size_t find_repeated(std::span<const int64_t> slots) {
-  SlotSet seen(slots.size());
-  uint64_t rounds = (slots.size() + SlotSet::kMost / 2 - 1) / (SlotSet::kMost / 2);
+// The second place of a slot that stands there twice; `count` when there is none. `look(set, in_round)` sees the slots
+// of each round, and which slots belong to it.
+template <class SlotAt, class Look>
+size_t find_repeated(size_t count, const SlotAt& slot_at, const Look& look) {
+  SlotSet seen(count);
+  uint64_t rounds = (count + SlotSet::kMost / 2 - 1) / (SlotSet::kMost / 2);
   for (uint64_t round = 0; round < rounds; ++round) {
     seen.clear();
-    for (size_t t = 0; t < slots.size(); ++t) {
-      if (slots[t] < 0 || (rounds > 1 && SlotSet::round_of(slots[t], rounds) != round)) continue;
-      const SlotSet::Added added = seen.add(slots[t]);
+    const auto in_round = [&](int64_t slot) { return rounds == 1 || SlotSet::round_of(slot, rounds) == round; };
+    bool full = false;
+    for (size_t t = 0; t < count && !full; ++t) {
+      const int64_t slot = slot_at(t);
+      if (slot < 0 || !in_round(slot)) continue;
+      const SlotSet::Added added = seen.add(slot);
       if (added == SlotSet::Added::kTwice) return t;
-      if (added == SlotSet::Added::kNew) continue;
-      rounds *= 2;  // an uneven share: start again with more rounds
-      round = std::numeric_limits<uint64_t>::max();
-      break;
+      full = added == SlotSet::Added::kFull;
     }
+    if (!full) {
+      look(seen, in_round);
+      continue;
+    }
+    rounds *= 2;  // an uneven share: start again with more rounds
+    round = std::numeric_limits<uint64_t>::max();
   }
-  return slots.size();
+  return count;
+}
+
+size_t find_repeated(std::span<const int64_t> slots) {
+  return find_repeated(slots.size(), [&](size_t t) { return slots[t]; }, [](const SlotSet&, const auto&) {});
 }
 
 int64_t context_len(const TableUse& use, size_t b) {
@@ -102,7 +118,8 @@ Status check_lengths(std::span<const int32_t> query_start_loc, std::span<const i
 
 Status check_capacity(std::span<const int32_t> seq_lens, int64_t columns, const char* columns_name,
                       const KvCacheSpec& cache) {
-  const int64_t capacity = columns * cache.block_size;
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  const int64_t capacity = columns > kMost / cache.block_size ? kMost : columns * cache.block_size;
   for (size_t b = 0; b < seq_lens.size(); ++b)
     if (seq_lens[b] > capacity)
       return invalid_argument(fmt::format("seq_lens[{}] is {}; allowed: <= {} ({} {} x block_size {})", b, seq_lens[b],
@@ -175,6 +192,56 @@ Status check_shared_prefix(const TableUse& use, const KvCacheSpec& cache) {
   return Status::ok();
 }
 
+Status check_packed_keys(const AttentionPlanArgs& planned, const AttentionArgs& a) {
+  const int64_t rows = std::min(a.k.shape[0], a.v.shape[0]);
+  int32_t before = 0;
+  for (size_t b = 0; b < planned.query_start_loc.size(); ++b) {
+    const int32_t start = a.key_start_loc[b];
+    if (start < before || start > rows)
+      return invalid_argument(
+          fmt::format("key_start_loc[{}] is {}; allowed: {}..{} (the rows of k and v)", b, start, before, rows));
+    if (!planned.bounds.open() && !planned.key_start_loc.empty() && start != planned.key_start_loc[b])
+      return invalid_argument(
+          fmt::format("key_start_loc[{}] is {}; allowed: {}, as planned (a plan with bounds takes "
+                      "others)",
+                      b, start, planned.key_start_loc[b]));
+    before = start;
+  }
+  return Status::ok();
+}
+
+Status check_merged(const MergeAttnStatesArgs& a) {
+  if (a.query_start_loc == nullptr || a.num_requests <= 0) return Status::ok();
+  const auto requests = static_cast<size_t>(a.num_requests);
+  SEXTANT_RETURN_IF_ERROR(check_lengths({a.query_start_loc, requests + 1}, {a.seq_lens, requests}));
+  if (a.query_start_loc[requests] <= a.out.shape[0]) return Status::ok();
+  return invalid_argument(fmt::format("query_start_loc[{}] is {}; allowed: at most {} (the rows of out)", requests,
+                                      a.query_start_loc[requests], a.out.shape[0]));
+}
+
+Status check_block_mapping(const CopyBlocksArgs& a) {
+  const int64_t num_blocks = a.cache.spec.num_blocks;
+  for (int64_t i = 0; i < 2 * a.num_pairs; ++i)
+    if (a.mapping[i] < 0 || a.mapping[i] >= num_blocks)
+      return invalid_argument(fmt::format("mapping[{}][{}] is {}; allowed: 0..{} (num_blocks {})", i / 2, i % 2,
+                                          a.mapping[i], num_blocks - 1, num_blocks));
+  // Pairs are copied in any order.
+  const auto pairs = static_cast<size_t>(a.num_pairs);
+  const auto target = [&](size_t i) { return a.mapping[2 * i + 1]; };
+  size_t read = pairs;
+  const size_t twice = find_repeated(pairs, target, [&](const SlotSet& targets, auto&& in_round) {
+    for (size_t i = 0; i < pairs; ++i)
+      if (in_round(a.mapping[2 * i]) && targets.holds(a.mapping[2 * i])) read = std::min(read, i);
+  });
+  if (twice < pairs)
+    return invalid_argument(
+        fmt::format("mapping[{}][1] is {}; allowed: a block that no other pair writes", twice, target(twice)));
+  if (read < pairs)
+    return invalid_argument(
+        fmt::format("mapping[{}][0] is {}; allowed: a block that no pair writes", read, a.mapping[2 * read]));
+  return Status::ok();
+}
+
 Status check_gathered(const GatherCacheArgs& a) {
   const KvCacheSpec& cache = a.cache.spec;
   if (a.key_start_loc[0] != 0)
@@ -185,12 +252,17 @@ Status check_gathered(const GatherCacheArgs& a) {
       return invalid_argument(
           fmt::format("key_start_loc[{}] is {}; allowed: {}..{} (the rows of k)", b + 1, last, first, a.max_rows));
     if (first == last) continue;
-    const int64_t end = a.seq_lens != nullptr ? a.seq_lens[b] : a.chunk_begin + last - first;
-    const int64_t begin = std::max<int64_t>(0, end - (last - first)),
-                  capacity = a.block_table_stride * cache.block_size;
-    if (end > capacity)
+    if (a.seq_lens != nullptr && a.seq_lens[b] < 0)
+      return invalid_argument(fmt::format("seq_lens[{}] is {}; allowed: >= 0", b, a.seq_lens[b]));
+    const int64_t count = last - first, columns = std::min<int64_t>(a.block_table_stride, 0x7fffffff),
+                  capacity = columns * cache.block_size;
+    const int64_t most_begin = capacity - count, asked = a.seq_lens != nullptr ? a.seq_lens[b] - count : a.chunk_begin;
+    if (asked > most_begin)
       return invalid_argument(
-          fmt::format("request {} ends at token {}; allowed: at most {} (the row of block_table)", b, end, capacity));
+          fmt::format("request {} begins at token {}; allowed: at most {} ({} tokens in a row of "
+                      "block_table, which holds {})",
+                      b, asked, most_begin, count, capacity));
+    const int64_t begin = std::max<int64_t>(0, asked), end = asked + count;
     SEXTANT_RETURN_IF_ERROR(check_ids({{}, {}, a.block_table, a.block_table_stride, 0}, static_cast<size_t>(b),
                                       begin / cache.block_size, (end + cache.block_size - 1) / cache.block_size,
                                       cache));
@@ -229,7 +301,6 @@ Status check_run_lengths(const PlannedLengths& planned, std::span<const int32_t>
       return invalid_argument(fmt::format("query_start_loc ends with {}; allowed: {}, as planned",
                                           query_start_loc.back(), planned.query_start_loc.back()));
     const PlanBounds& bounds = planned.bounds;
-    const bool open = bounds.max_query_len > 0 || bounds.max_seq_len > 0;
     int32_t max_query_len = bounds.max_query_len, max_seq_len = bounds.max_seq_len;
     for (size_t b = 0; b < seq_lens.size(); ++b) {
       max_seq_len = std::max(max_seq_len, planned.seq_lens[b]);
@@ -238,7 +309,7 @@ Status check_run_lengths(const PlannedLengths& planned, std::span<const int32_t>
     for (size_t b = 0; b < seq_lens.size(); ++b) {
       const int32_t query_len = query_start_loc[b + 1] - query_start_loc[b],
                     planned_len = planned.query_start_loc[b + 1] - planned.query_start_loc[b];
-      if (!open && (seq_lens[b] != planned.seq_lens[b] || query_len != planned_len))
+      if (!bounds.open() && (seq_lens[b] != planned.seq_lens[b] || query_len != planned_len))
         return invalid_argument(
             fmt::format("seq_lens[{}] is {} with {} query tokens; allowed: {} with {}, as planned (a plan with bounds "
                         "takes others)",
@@ -254,7 +325,8 @@ Status check_run_lengths(const PlannedLengths& planned, std::span<const int32_t>
                         b + 1, query_len, max_query_len));
     }
   }
-  return check_capacity(seq_lens, planned.block_table_stride, "block_table_stride", planned.cache);
+  if (planned.cache == nullptr) return Status::ok();
+  return check_capacity(seq_lens, planned.block_table_stride, "block_table_stride", *planned.cache);
 }
 
 Status check_scales(const char* field, const float* scales, int64_t count) {

@@ -36,11 +36,17 @@ struct PlannedLengths {
   std::span<const int32_t> query_start_loc, seq_lens;
   PlanBounds bounds;
   int64_t block_table_stride = 0;
-  const KvCacheSpec& cache;
+  const KvCacheSpec* cache = nullptr;  // null: keys are not paged
 };
 Status check_run_lengths(const PlannedLengths& planned, std::span<const int32_t> query_start_loc,
                          std::span<const int32_t> seq_lens);
 
+// Packed keys: each request's rows lie in k and v; planned ones are those of the plan.
+Status check_packed_keys(const AttentionPlanArgs& planned, const AttentionArgs& args);
+// The filter's requests are rows of the states.
+Status check_merged(const MergeAttnStatesArgs& args);
+// Blocks of the cache; none is written twice, or read and written.
+Status check_block_mapping(const CopyBlocksArgs& args);
 // Each request's rows lie in k, and its tokens in the table and in the cache.
 Status check_gathered(const GatherCacheArgs& args);
 

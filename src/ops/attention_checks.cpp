@@ -66,6 +66,8 @@ Status check_op_batch(const AttentionPlanArgs& a) {
   if (a.op == AttentionOp::kVarlen && !a.key_start_loc.empty() && a.key_start_loc.size() != requests + 1)
     return invalid_argument(fmt::format("key_start_loc has {} entries; allowed: {} (len(seq_lens) + 1)",
                                         a.key_start_loc.size(), requests + 1));
+  if (!a.key_start_loc.empty() && a.key_start_loc[0] < 0)
+    return invalid_argument(fmt::format("key_start_loc[0] is {}; allowed: >= 0", a.key_start_loc[0]));
   for (size_t b = 0; b + 1 < a.key_start_loc.size(); ++b)
     if (a.key_start_loc[b + 1] < a.key_start_loc[b])
       return invalid_argument(
@@ -87,6 +89,9 @@ Status check(const AttentionPlanArgs& a) {
     return invalid_argument(fmt::format("shared_prefix is set; {} does not allow it", to_string(a.op)));
   if (a.split.kind >= SplitPolicy::Kind::kSegments && a.split.value < 1)
     return invalid_argument(fmt::format("split.value is {}; allowed: >= 1", a.split.value));
+  if (a.bounds.max_query_len < 0 || a.bounds.max_seq_len < 0)
+    return invalid_argument(fmt::format("bounds are max_query_len {} and max_seq_len {}; allowed: >= 0",
+                                        a.bounds.max_query_len, a.bounds.max_seq_len));
   if (a.out_dtype != a.spec.dtype && a.out_dtype != DType::kF32)
     return invalid_argument(
         fmt::format("out_dtype is {}; allowed: {} or fp32", to_string(a.out_dtype), to_string(a.spec.dtype)));
@@ -108,6 +113,7 @@ Status check(const AttentionPlanArgs& p, const AttentionArgs& a) {
   SEXTANT_RETURN_IF_ERROR(check_rows("out", a.out, tokens));
   SEXTANT_RETURN_IF_ERROR(check_dtype("out", a.out, {p.out_dtype}));
   SEXTANT_RETURN_IF_ERROR(check_last_stride("out", a.out));
+  SEXTANT_RETURN_IF_ERROR(check_apart("out", a.out));
   if (p.lse_out) SEXTANT_RETURN_IF_ERROR(check_lse("lse", a.lse, s.num_heads, tokens));
   if (p.merge_state) {
     SEXTANT_RETURN_IF_ERROR(check_shape("state_out", a.state_out, {kAnyExtent, s.num_heads, s.value_head_dim()}));
@@ -117,7 +123,7 @@ Status check(const AttentionPlanArgs& p, const AttentionArgs& a) {
     SEXTANT_RETURN_IF_ERROR(check_lse("state_lse", a.state_lse, s.num_heads, tokens));
   }
   if (reads_cache(p.op)) {
-    SEXTANT_RETURN_IF_ERROR(check_pointer("block_table", a.block_table));
+    SEXTANT_RETURN_IF_ERROR(check_array("block_table", a.block_table));
     SEXTANT_RETURN_IF_ERROR(check_cache_as_planned(p.cache, a.cache));
   }
   if (reads_packed_keys(p.op)) {
@@ -132,11 +138,14 @@ Status check(const AttentionPlanArgs& p, const AttentionArgs& a) {
                                                              : p.key_start_loc.back();
     SEXTANT_RETURN_IF_ERROR(check_rows("k", a.k, rows));
     SEXTANT_RETURN_IF_ERROR(check_rows("v", a.v, rows));
-    if (p.op == AttentionOp::kVarlen) SEXTANT_RETURN_IF_ERROR(check_pointer("key_start_loc", a.key_start_loc));
+    if (p.op == AttentionOp::kVarlen) SEXTANT_RETURN_IF_ERROR(check_array("key_start_loc", a.key_start_loc));
   }
-  if (s.has_sinks) SEXTANT_RETURN_IF_ERROR(check_pointer("sinks", a.sinks));
-  if (s.has_alibi) SEXTANT_RETURN_IF_ERROR(check_pointer("alibi_slopes", a.alibi_slopes));
-  if (s.has_spans()) SEXTANT_RETURN_IF_ERROR(check_pointer("token_spans", a.token_spans));
+  SEXTANT_RETURN_IF_ERROR(check_alignment("query_start_loc", a.query_start_loc, sizeof(int32_t)));
+  SEXTANT_RETURN_IF_ERROR(check_alignment("seq_lens", a.seq_lens, sizeof(int32_t)));
+  SEXTANT_RETURN_IF_ERROR(check_alignment("q_scale", a.q_scale, sizeof(float)));
+  if (s.has_sinks) SEXTANT_RETURN_IF_ERROR(check_array("sinks", a.sinks));
+  if (s.has_alibi) SEXTANT_RETURN_IF_ERROR(check_array("alibi_slopes", a.alibi_slopes));
+  if (s.has_spans()) SEXTANT_RETURN_IF_ERROR(check_array("token_spans", a.token_spans));
   return Status::ok();
 }
 

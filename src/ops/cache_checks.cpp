@@ -43,7 +43,8 @@ Status check(const ReshapeAndCacheArgs& a) {
     SEXTANT_RETURN_IF_ERROR(check_last_stride(field, *view));
     SEXTANT_RETURN_IF_ERROR(check_store_dtype(field, *view, a.cache.spec));
   }
-  return check_pointer("slot_mapping", a.slot_mapping);
+  SEXTANT_RETURN_IF_ERROR(check_cache_apart(a.cache));
+  return check_array("slot_mapping", a.slot_mapping);
 }
 
 Status check(const ConcatAndCacheMlaArgs& a) {
@@ -60,16 +61,17 @@ Status check(const ConcatAndCacheMlaArgs& a) {
     SEXTANT_RETURN_IF_ERROR(check_last_stride(field, *view));
     SEXTANT_RETURN_IF_ERROR(check_store_dtype(field, *view, a.cache.spec));
   }
-  return check_pointer("slot_mapping", a.slot_mapping);
+  SEXTANT_RETURN_IF_ERROR(check_cache_apart(a.cache));
+  return check_array("slot_mapping", a.slot_mapping);
 }
 
 Status check(const ContextChunkOffsetsArgs& a) {
   if (a.num_requests < 0) return invalid_argument(fmt::format("num_requests is {}; allowed: >= 0", a.num_requests));
   if (a.chunk_begin < 0) return invalid_argument(fmt::format("chunk_begin is {}; allowed: >= 0", a.chunk_begin));
   if (a.chunk_len < 1) return invalid_argument(fmt::format("chunk_len is {}; allowed: >= 1", a.chunk_len));
-  SEXTANT_RETURN_IF_ERROR(check_pointer("query_start_loc", a.query_start_loc));
-  if (a.num_requests > 0) SEXTANT_RETURN_IF_ERROR(check_pointer("seq_lens", a.seq_lens));
-  return check_pointer("key_start_loc", a.key_start_loc);
+  SEXTANT_RETURN_IF_ERROR(check_array("query_start_loc", a.query_start_loc));
+  if (a.num_requests > 0) SEXTANT_RETURN_IF_ERROR(check_array("seq_lens", a.seq_lens));
+  return check_array("key_start_loc", a.key_start_loc);
 }
 
 Status check(const GatherCacheArgs& a) {
@@ -77,20 +79,24 @@ Status check(const GatherCacheArgs& a) {
   SEXTANT_RETURN_IF_ERROR(check_cache_memory(a.cache));
   if (a.num_requests < 0) return invalid_argument(fmt::format("num_requests is {}; allowed: >= 0", a.num_requests));
   if (a.chunk_begin < 0) return invalid_argument(fmt::format("chunk_begin is {}; allowed: >= 0", a.chunk_begin));
+  if (a.max_rows < 0) return invalid_argument(fmt::format("max_rows is {}; allowed: >= 0", a.max_rows));
   if (a.num_requests == 0 || a.max_rows == 0) return Status::ok();
   const KvCacheSpec& cache = a.cache.spec;
   SEXTANT_RETURN_IF_ERROR(check_shape("k", a.k, {kAnyExtent, cache.num_kv_heads, cache.head_dim}));
   SEXTANT_RETURN_IF_ERROR(check_rows("k", a.k, a.max_rows));
   SEXTANT_RETURN_IF_ERROR(check_dtype("k", a.k, kComputeTypes));
   SEXTANT_RETURN_IF_ERROR(check_last_stride("k", a.k));
+  SEXTANT_RETURN_IF_ERROR(check_apart("k", a.k));
   if (!cache.is_latent()) {
     SEXTANT_RETURN_IF_ERROR(check_shape("v", a.v, {kAnyExtent, cache.num_kv_heads, cache.head_dim_v}));
     SEXTANT_RETURN_IF_ERROR(check_rows("v", a.v, a.max_rows));
     SEXTANT_RETURN_IF_ERROR(check_dtype("v", a.v, {a.k.dtype}));
     SEXTANT_RETURN_IF_ERROR(check_last_stride("v", a.v));
+    SEXTANT_RETURN_IF_ERROR(check_apart("v", a.v));
   }
-  SEXTANT_RETURN_IF_ERROR(check_pointer("block_table", a.block_table));
-  return check_pointer("key_start_loc", a.key_start_loc);
+  SEXTANT_RETURN_IF_ERROR(check_alignment("seq_lens", a.seq_lens, sizeof(int32_t)));
+  SEXTANT_RETURN_IF_ERROR(check_array("block_table", a.block_table));
+  return check_array("key_start_loc", a.key_start_loc);
 }
 
 Status check(const MergeAttnStatesArgs& a) {
@@ -106,11 +112,14 @@ Status check(const MergeAttnStatesArgs& a) {
     SEXTANT_RETURN_IF_ERROR(check_shape(field, *view, {heads, tokens}));
     SEXTANT_RETURN_IF_ERROR(check_dtype(field, *view, {DType::kF32}));
   }
+  SEXTANT_RETURN_IF_ERROR(check_apart("out", a.out));
   if (a.lse.present()) {
     SEXTANT_RETURN_IF_ERROR(check_shape("lse", a.lse, {heads, tokens}));
     SEXTANT_RETURN_IF_ERROR(check_dtype("lse", a.lse, {DType::kF32}));
+    SEXTANT_RETURN_IF_ERROR(check_apart("lse", a.lse));
   }
-  if (a.query_start_loc != nullptr && a.num_requests > 0) return check_pointer("seq_lens", a.seq_lens);
+  SEXTANT_RETURN_IF_ERROR(check_alignment("query_start_loc", a.query_start_loc, sizeof(int32_t)));
+  if (a.query_start_loc != nullptr && a.num_requests > 0) return check_array("seq_lens", a.seq_lens);
   return Status::ok();
 }
 
@@ -119,7 +128,8 @@ Status check(const CopyBlocksArgs& a) {
   if (a.num_pairs == 0) return Status::ok();
   SEXTANT_RETURN_IF_ERROR(validate(a.cache.spec));
   SEXTANT_RETURN_IF_ERROR(check_cache_memory(a.cache));
-  return check_pointer("mapping", a.mapping);
+  SEXTANT_RETURN_IF_ERROR(check_cache_apart(a.cache));
+  return check_array("mapping", a.mapping);
 }
 
 Status check(const CopyPadArgs& a) {
@@ -131,6 +141,7 @@ Status check(const CopyPadArgs& a) {
         fmt::format("num_src_scales is {}; allowed: a divisor of {} (heads)", a.num_src_scales, a.src.shape[1]));
   SEXTANT_RETURN_IF_ERROR(check_dtype("dst", a.dst, kComputeTypes));
   SEXTANT_RETURN_IF_ERROR(check_last_stride("dst", a.dst));
+  SEXTANT_RETURN_IF_ERROR(check_apart("dst", a.dst));
   if (a.dst.shape[2] < a.src.shape[2])
     return invalid_argument(fmt::format("dst is {}; allowed: a last extent >= {}", to_string(a.dst), a.src.shape[2]));
   return Status::ok();
@@ -144,6 +155,7 @@ Status check(const GemmArgs& a) {
   SEXTANT_RETURN_IF_ERROR(check_dtype("b", a.b, {a.a.dtype}));
   if (a.c.dtype != a.a.dtype) SEXTANT_RETURN_IF_ERROR(check_dtype("c", a.c, {a.a.dtype, DType::kF32}));
   SEXTANT_RETURN_IF_ERROR(check_last_stride("c", a.c));
+  SEXTANT_RETURN_IF_ERROR(check_apart("c", a.c));
   for (const auto& [field, view] : {std::pair{"a", &a.a}, std::pair{"b", &a.b}})
     if (view->stride[1] != 1 && view->stride[2] != 1 && view->shape[1] > 1 && view->shape[2] > 1)
       return invalid_argument(fmt::format("{} has strides [{}, {}, {}]; allowed: 1 in one of the last two", field,

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ops/array_checks.h"
+#include "ops/checks.h"
 #include "ops/query_conversion.h"
 
 namespace sextant {
@@ -69,22 +70,18 @@ Status check_arrays(const AttentionPlanArgs& planned, const AttentionArgs& args)
                spec.has_spans() ? args.token_spans : nullptr};
   if (args.query_start_loc != nullptr) use.query_start_loc = {args.query_start_loc, planned.query_start_loc.size()};
   if (args.seq_lens != nullptr) use.seq_lens = {args.seq_lens, planned.seq_lens.size()};
-  if (planned.op == AttentionOp::kVarlen) return check_token_spans(use, spec);
+  const bool varlen = planned.op == AttentionOp::kVarlen;
+  PlannedLengths lengths{planned.query_start_loc, planned.seq_lens, planned.bounds, args.block_table_stride,
+                         varlen ? nullptr : &args.cache.spec};
+  SEXTANT_RETURN_IF_ERROR(check_run_lengths(lengths, use.query_start_loc, use.seq_lens));
+  if (varlen) {
+    SEXTANT_RETURN_IF_ERROR(check_packed_keys(planned, args));
+    return check_token_spans(use, spec);
+  }
   SEXTANT_RETURN_IF_ERROR(check_scales(args.cache));
-  SEXTANT_RETURN_IF_ERROR(check_run_lengths(
-      {planned.query_start_loc, planned.seq_lens, planned.bounds, args.block_table_stride, args.cache.spec},
-      use.query_start_loc, use.seq_lens));
   SEXTANT_RETURN_IF_ERROR(check_token_spans(use, spec));
   if (planned.shared_prefix) return Status::ok();  // row 0 alone is read, by rules of the caller
   return check_block_ids(use, args.cache.spec, spec);
-}
-
-Status check_block_mapping(const CopyBlocksArgs& args) {
-  for (int64_t i = 0; i < 2 * args.num_pairs; ++i)
-    if (args.mapping[i] < 0 || args.mapping[i] >= args.cache.spec.num_blocks)
-      return invalid_argument(fmt::format("mapping[{}][{}] is {}; allowed: 0..{} (num_blocks {})", i / 2, i % 2,
-                                          args.mapping[i], args.cache.spec.num_blocks - 1, args.cache.spec.num_blocks));
-  return Status::ok();
 }
 
 }  // namespace
@@ -114,6 +111,7 @@ Status CheckedOps::run_attention(const AttentionPlan& plan, const AttentionArgs&
   if (plan.workspace_bytes() > 0 && args.workspace == nullptr)
     return invalid_argument(
         fmt::format("workspace is null; allowed: {} bytes (plan.workspace_bytes())", plan.workspace_bytes()));
+  SEXTANT_RETURN_IF_ERROR(check_alignment("workspace", args.workspace, kWorkspaceAlignment));
   if (host_readable_) {
     SEXTANT_RETURN_IF_ERROR(check_arrays(checked->args(), args));
   }
@@ -152,6 +150,9 @@ Status CheckedOps::concat_and_cache_mla(const ConcatAndCacheMlaArgs& args, Strea
 
 Status CheckedOps::context_chunk_offsets(const ContextChunkOffsetsArgs& args, Stream stream) const {
   SEXTANT_RETURN_IF_ERROR(check(args));
+  const auto requests = static_cast<size_t>(args.num_requests);
+  if (host_readable_)
+    SEXTANT_RETURN_IF_ERROR(check_lengths({args.query_start_loc, requests + 1}, {args.seq_lens, requests}));
   return inner_->context_chunk_offsets(args, stream);
 }
 
@@ -168,6 +169,7 @@ Status CheckedOps::gather_cache(const GatherCacheArgs& args, Stream stream) cons
 Status CheckedOps::merge_attn_states(const MergeAttnStatesArgs& args, Stream stream) const {
   SEXTANT_RETURN_IF_ERROR(check(args));
   if (args.out.num_elements() == 0) return Status::ok();
+  if (host_readable_) SEXTANT_RETURN_IF_ERROR(check_merged(args));
   return inner_->merge_attn_states(args, stream);
 }
 

@@ -17,10 +17,10 @@ LengthBounds find_bounds(const AttentionPlanArgs& a) {
     if (query_len >= a.filter.min_query_len && query_len <= a.filter.max_query_len && query_len > 0)
       n.query_lens.push_back(query_len);
   }
-  n.open = a.bounds.max_query_len > 0 || a.bounds.max_seq_len > 0;
+  n.open = a.bounds.open();
   n.query_len = std::min<int64_t>(std::max<int64_t>(n.query_len, a.bounds.max_query_len), a.filter.max_query_len);
   if (a.op == AttentionOp::kVarlen) {
-    const bool bounded = !a.key_start_loc.empty() && a.bounds.max_seq_len == 0;
+    const bool bounded = !a.key_start_loc.empty() && !n.open;
     n.keys = bounded ? packed : (a.max_packed_keys > 0 ? a.max_packed_keys : seq_len);
   } else {
     n.keys = std::max<int64_t>(0, std::min(seq_len, a.key_end) - a.key_begin);

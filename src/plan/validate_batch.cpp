@@ -1,6 +1,8 @@
 // Checks of a batch on the host. Nothing is read on a device and nothing is written.
 #include <fmt/format.h>
 
+#include <limits>
+
 #include "ops/array_checks.h"
 #include "sextant/batch.h"
 #include "sextant/ops.h"
@@ -11,7 +13,9 @@ Status validate(const BatchMetadata& batch, const KvCacheSpec& cache, const Atte
   SEXTANT_RETURN_IF_ERROR(validate(cache));
   SEXTANT_RETURN_IF_ERROR(check_lengths(batch.query_start_loc, batch.seq_lens));
   const int64_t columns = batch.max_blocks_per_request;
-  if (columns < 0) return invalid_argument(fmt::format("max_blocks_per_request is {}; allowed: >= 0", columns));
+  if (columns < 0 || columns > std::numeric_limits<int32_t>::max())
+    return invalid_argument(
+        fmt::format("max_blocks_per_request is {}; allowed: 0..{}", columns, std::numeric_limits<int32_t>::max()));
   SEXTANT_RETURN_IF_ERROR(check_capacity(batch.seq_lens, columns, "max_blocks_per_request", cache));
   const auto entries = static_cast<size_t>(batch.num_requests() * columns);
   if (!batch.block_table.empty() && batch.block_table.size() != entries)

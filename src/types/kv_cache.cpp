@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace sextant {
 namespace {
 
@@ -149,6 +151,13 @@ Status validate(const KvCacheSpec& spec) {
   if (spec.head_dim < 1 || spec.head_dim_v < 1)
     return invalid_argument(
         fmt::format("cache.head_dim is {}, head_dim_v {}; allowed: >= 1", spec.head_dim, spec.head_dim_v));
+  // Offsets are 64-bit; some layouts round tokens and dims up to 16.
+  const double elements = 1.0 * static_cast<double>(std::max<int64_t>(1, spec.num_blocks)) * (spec.block_size + 16.0) *
+                          spec.num_kv_heads * (std::max(spec.head_dim, spec.head_dim_v) + 16.0);
+  if (elements > 0x1p59)
+    return invalid_argument(
+        fmt::format("cache.num_blocks is {} (of {} x {} x {}); allowed: a cache of at most 2^59 elements",
+                    spec.num_blocks, spec.block_size, spec.num_kv_heads, std::max(spec.head_dim, spec.head_dim_v)));
   if (spec.is_latent()) {
     if (spec.num_kv_heads != 1)
       return invalid_argument(fmt::format("cache.num_kv_heads is {}; a latent cache has 1", spec.num_kv_heads));

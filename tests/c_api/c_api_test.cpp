@@ -359,7 +359,18 @@ TEST_F(CApi, BadInput) {
   block_table[0] = 2;
   EXPECT_EQ(sextant_plan_make(device, "ROCM_ATTN", &spec, &cache, &batch, nullptr, &plan), SEXTANT_INVALID_ARGUMENT);
   EXPECT_NE(std::string(sextant_last_error()).find("block_table[0][0] is 2; allowed: 0..1"), std::string::npos);
+  block_table[0] = 1;
+  batch.max_blocks_per_request = int64_t{1} << 60;
+  EXPECT_EQ(sextant_plan_make(device, "ROCM_ATTN", &spec, &cache, &batch, nullptr, &plan), SEXTANT_INVALID_ARGUMENT);
+  EXPECT_NE(std::string(sextant_last_error()).find("max_blocks_per_request is 1152921504606846976; allowed: 0..2147"),
+            std::string::npos);
   EXPECT_EQ(plan, nullptr);
+  const int32_t starts_of_q[] = {0, 1}, key_start_loc[] = {INT32_MAX, INT32_MIN}, before[] = {-1, 4};
+  sextant_attention_plan* varlen = nullptr;
+  for (const auto* starts : {key_start_loc, before})
+    EXPECT_EQ(sextant_varlen_plan_make(device, SEXTANT_PORTABLE, &spec, 1, starts_of_q, starts, 0, &varlen),
+              SEXTANT_INVALID_ARGUMENT);
+  EXPECT_STREQ(sextant_last_error(), "key_start_loc[0] is -1; allowed: >= 0");
   sextant_device* other = nullptr;
   EXPECT_EQ(sextant_device_open(17, 0, &other), SEXTANT_INVALID_ARGUMENT);
   EXPECT_EQ(sextant_device_open(SEXTANT_HIP, 0, &other), SEXTANT_UNAVAILABLE);

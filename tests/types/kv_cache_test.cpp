@@ -77,6 +77,12 @@ TEST(KvCacheSpec, RefusesWhatCannotBe) {
   EXPECT_ERROR(validate(spec), StatusCode::kInvalidArgument, "layout packed allows 16-bit");
   spec = spec_of(KvLayout::kLatent, DType::kBF16, 16, 2, 576, 512);
   EXPECT_ERROR(validate(spec), StatusCode::kInvalidArgument, "num_kv_heads is 2; a latent cache has 1");
+  spec = spec_of(KvLayout::kNHD, DType::kBF16, 16, 2, 64, 64);
+  spec.num_blocks = int64_t{1} << 50;
+  EXPECT_ERROR(validate(spec), StatusCode::kInvalidArgument, "allowed: a cache of at most 2^59 elements");
+  spec.num_blocks = 0;
+  spec.block_size = spec.num_kv_heads = 0x7fffffff;
+  EXPECT_ERROR(validate(spec), StatusCode::kInvalidArgument, "allowed: a cache of at most 2^59 elements");
 }
 
 // Large caches need 64-bit offsets.

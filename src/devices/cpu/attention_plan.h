@@ -79,7 +79,7 @@ class CpuAttentionPlan final : public AttentionPlan {
     return (floats * sizeof(float) + 63) / 64 * 64;
   }
   // Whether a run makes a work list of its own: its lengths may differ, or its spans say who sees what.
-  bool open() const { return args.bounds.max_query_len > 0 || args.bounds.max_seq_len > 0 || args.spec.has_spans(); }
+  bool open() const { return args.bounds.open() || args.spec.has_spans(); }
 
   AttentionPlanArgs args;  // its spans point into the vectors below
   std::vector<int32_t> query_start_loc, seq_lens, key_start_loc;

@@ -19,8 +19,8 @@ Bounds find_bounds(const AttentionPlanArgs& a, int32_t short_len) {
   return n;
 }
 
+// With bounds lengths of now say nothing about those to come.
 PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_query_len, int64_t max_query_len) {
-  const bool graph = a.bounds.max_seq_len > 0;  // lengths of now say nothing about those to come
   const int32_t left = a.spec.mask().most_left();
   PartKeys part;
   for (size_t b = 0; b < a.seq_lens.size(); ++b) {
@@ -29,7 +29,7 @@ PartKeys count_keys(const AttentionPlanArgs& a, const Bounds& n, int64_t min_que
     int64_t most = std::max<int64_t>(1, n.keys);
     if (left != AttentionMask::kUnlimited) most = std::min<int64_t>(most, int64_t{left} + query_len);
     const auto keys = static_cast<double>(
-        std::clamp<int64_t>(graph ? n.keys : a.seq_lens[b] - a.key_begin, 1, std::max<int64_t>(1, most)));
+        std::clamp<int64_t>(n.open ? n.keys : a.seq_lens[b] - a.key_begin, 1, std::max<int64_t>(1, most)));
     part.requests += 1;
     part.sum += keys;
     part.longest = std::max(part.longest, keys);

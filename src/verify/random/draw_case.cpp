@@ -204,6 +204,38 @@ void draw_requests(Dice& dice, RandomCase& c, const DrawLimits& limits) {
   }
 }
 
+// Rows of neighbours change hands; those of short queries stay short queries'.
+void redivide(Dice& dice, int32_t few, std::vector<RequestShape>& requests) {
+  for (size_t b = 0; b + 1 < requests.size(); ++b) {
+    int32_t &first = requests[b].query_len, &second = requests[b + 1].query_len;
+    const int32_t rows = first + second;
+    const auto is_short = [few](int32_t query_len) { return query_len <= few; };
+    if (rows == 0 || (first > 0 && second > 0 && is_short(first) != is_short(second))) continue;
+    const bool kind = is_short(first > 0 ? first : second);
+    const int32_t part = dice.between(0, rows);
+    const auto fits = [&](int32_t query_len) { return query_len == 0 || is_short(query_len) == kind; };
+    if (fits(part) && fits(rows - part)) first = part, second = rows - part;
+  }
+}
+
+// What a bound of zero leaves to the longest planned.
+void leave_one_bound(Dice& dice, RandomCase& c) {
+  PlanBounds& bounds = c.options.bounds;
+  const auto longest = [](const std::vector<RequestShape>& requests, int32_t RequestShape::* len) {
+    int32_t most = 0;
+    for (const RequestShape& r : requests) most = std::max(most, r.*len);
+    return most;
+  };
+  if (dice.one_in(2) && bounds.max_query_len > 0) {
+    RequestShape& r = c.planned[static_cast<size_t>(dice.below(static_cast<int64_t>(c.planned.size())))];
+    r.seq_len = std::max(r.seq_len, longest(c.requests, &RequestShape::seq_len));
+    bounds.max_seq_len = 0;
+  } else if (bounds.max_seq_len > 0 &&
+             longest(c.planned, &RequestShape::query_len) >= longest(c.requests, &RequestShape::query_len)) {
+    bounds.max_query_len = 0;
+  }
+}
+
 // Plans for other lengths than those that run: as many requests and tokens, decodes first.
 void draw_bounds(Dice& dice, RandomCase& c, const DrawLimits& limits) {
   const int32_t few = c.options.decode_max_query_len;
@@ -211,6 +243,7 @@ void draw_bounds(Dice& dice, RandomCase& c, const DrawLimits& limits) {
     return (x.query_len <= few) > (y.query_len <= few);
   });
   c.planned = c.requests;
+  if (dice.one_in(2)) redivide(dice, few, c.planned);
   int32_t most_query = 0, most_seq = 0;
   const int32_t constant = dice.between(1, 600);
   const int64_t pattern = dice.below(4);
@@ -229,6 +262,7 @@ void draw_bounds(Dice& dice, RandomCase& c, const DrawLimits& limits) {
     }
   c.options.bounds.max_query_len = dice.one_in(2) ? most_query : most_query + dice.between(0, 64);
   c.options.bounds.max_seq_len = dice.one_in(2) ? most_seq : most_seq * dice.between(1, 4);
+  if (dice.one_in(3)) leave_one_bound(dice, c);
   c.graph = limits.device == DeviceKind::kCuda && !dice.one_in(4);
   c.host_tables = !c.graph;
 }
