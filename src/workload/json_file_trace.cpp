@@ -88,10 +88,11 @@ Status read_vllm_result(const json& file, const TraceLine& line, int64_t max_req
                        fmt::format("{} (as many as input_lens)", inputs.size()));
   if (!timed) trace.notes.emplace_back("the file has no start_times: all requests arrive at once");
   for (size_t i = 0; i < inputs.size() && !full(trace, max_requests); ++i) {
-    const json pair = {{"input_lens", inputs[i]}, {"output_lens", outputs[i]}};
+    const std::string in = fmt::format("input_lens[{}]", i), out = fmt::format("output_lens[{}]", i);
+    const json pair = {{in, inputs[i]}, {out, outputs[i]}};
     int64_t input = 0, output = 0;
-    SEXTANT_RETURN_IF_ERROR(read_whole(line, pair, "input_lens", 1, kMaxTraceTokens, input));
-    SEXTANT_RETURN_IF_ERROR(read_whole(line, pair, "output_lens", 0, kMaxTraceTokens, output));
+    SEXTANT_RETURN_IF_ERROR(read_whole(line, pair, in, 1, kMaxTraceTokens, input));
+    SEXTANT_RETURN_IF_ERROR(read_whole(line, pair, out, 0, kMaxTraceTokens, output));
     TraceRequest request;
     request.input_length = static_cast<int32_t>(input);
     request.output_length = static_cast<int32_t>(output);

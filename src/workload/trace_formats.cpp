@@ -19,7 +19,7 @@ struct FormatRow {
   std::optional<CsvColumns> csv;
   std::optional<JsonFields> lines;
   Status (*whole)(const json&, const TraceLine&, int64_t, Trace&) = nullptr;
-  // JSON lines are this format when their first object has these fields (all of them).
+  // JSON is this format when its first object has one of these fields.
   std::vector<std::string_view> told_by;
 };
 
@@ -60,12 +60,16 @@ const std::vector<FormatRow>& rows() {
        JsonFields{"timestamp", "", "output_tokens", "", 1, 512, "", "prompt"},
        nullptr,
        {"prompt"}},
-      {{"sharegpt", "ShareGPT, one JSON list of conversations (lengths guessed from text)"}, {}, {}, read_sharegpt, {}},
+      {{"sharegpt", "ShareGPT, one JSON list of conversations (lengths guessed from text)"},
+       {},
+       {},
+       read_sharegpt,
+       {"conversations"}},
       {{"vllm-result", "what `vllm bench serve --save-detailed` writes: input_lens, output_lens, start_times"},
        {},
        {},
        read_vllm_result,
-       {"input_lens"}},
+       {"input_lens", "request_throughput"}},
   };
   return kRows;
 }
@@ -92,7 +96,7 @@ const FormatRow* told(std::string_view first) {
     const auto has = [&](std::string_view field) {
       return object ? object->contains(std::string(field)) : first.find(fmt::format("\"{}\"", field)) != first.npos;
     };
-    if (!row.told_by.empty() && std::all_of(row.told_by.begin(), row.told_by.end(), has)) return &row;
+    if (std::any_of(row.told_by.begin(), row.told_by.end(), has)) return &row;
   }
   for (const FormatRow& row : rows())  // Mooncake's reader says best what is missing
     if (row.format.name == (first == "{" ? "vllm-result" : "mooncake")) return &row;

@@ -173,6 +173,12 @@ TEST(TraceFormats, NameWhatIsBroken) {
             ": [0].conversations is {\"conversations\":3}; allowed: a list of turns");
   EXPECT_EQ(TempFile("{\"input_lens\": [1], \"output_lens\": []}").message(),
             ": output_lens is 0 numbers; allowed: 1 (as many as input_lens)");
+  EXPECT_EQ(TempFile("{\"input_lens\": [1, 0], \"output_lens\": [1, 1]}").message(),
+            ": input_lens[1] is 0; allowed: a whole number, 1..1073741824");
+  // Named as what they are, though they are not whole: a result without details, conversations one a line.
+  EXPECT_EQ(TempFile("{\"completed\": 2, \"request_throughput\": 3.5}").message(),
+            ": input_lens is missing; allowed: a list of whole numbers");
+  EXPECT_NE(TempFile("{\"conversations\": []}").message().find("allowed: a list of conversations"), std::string::npos);
   EXPECT_NE(TempFile("[" + std::string(100000, '[')).message().find("the file is not JSON"), std::string::npos);
   EXPECT_NE(TempFile("{\"timestamp\": " + std::string(100000, '[')).message().find("is not JSON"), std::string::npos);
 }
