@@ -99,6 +99,8 @@ def layers_of(config, table):
             window = get("sliding_window", "attention_window_size", "window_size") or 0
             if getattr(config, "use_bidirectional_attention", False) in (True, "all"):
                 window -= 1  # Gemma's classes count half a window and one more, as an exclusive bound
+        if config.model_type == "t5gemma2_text" and sliding:
+            window = (window + 1) // 2 - 1  # half to either side, itself to the left
         if config.model_type == "mobilebert":
             dim = config.true_hidden_size // heads
         rows.append(("attends", heads, kv, dim, window))

@@ -1,5 +1,6 @@
 #include "model/attention_facts.h"
 
+#include <algorithm>
 #include <set>
 
 namespace sextant::model {
@@ -36,12 +37,14 @@ std::string known_layer_types() {
   return names;
 }
 
-FieldKnowledge field_knowledge(const std::string& name) {
+FieldKnowledge field_knowledge(const std::string& name, const std::string& model_type) {
   static const std::set<std::string> kHarmless = attention_facts().at("harmless_fields").get<std::set<std::string>>();
-  static const std::set<std::string> kOfClasses =
-      attention_facts().at("fields_of_classes").get<std::set<std::string>>();
   if (kHarmless.count(name) > 0) return FieldKnowledge::kHarmless;
-  if (kOfClasses.count(name) > 0) return FieldKnowledge::kOfClasses;
+  const json& of_classes = attention_facts().at("fields_of_classes");
+  if (const auto types = of_classes.find(name); types != of_classes.end()) {
+    const bool has = std::find(types->begin(), types->end(), model_type) != types->end();
+    return has ? FieldKnowledge::kHarmless : FieldKnowledge::kUnknown;
+  }
   return attention_facts().at("noted_fields").contains(name) ? FieldKnowledge::kNoted : FieldKnowledge::kUnknown;
 }
 

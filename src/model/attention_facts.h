@@ -16,13 +16,9 @@ const nlohmann::json* layer_type_facts(const std::string& name);
 std::string known_layer_types();  // "attention, full_attention, ..."
 
 // Fields whose names sound like attention.
-enum class FieldKnowledge {
-  kHarmless,
-  kOfClasses,  // changes attention in classes of the table that have it, and is read there; of others nobody knows
-  kNoted,
-  kUnknown
-};
-FieldKnowledge field_knowledge(const std::string& name);
+enum class FieldKnowledge { kHarmless, kNoted, kUnknown };
+// Some change attention in the types of the table that have them, and are read there; of others nobody knows.
+FieldKnowledge field_knowledge(const std::string& name, const std::string& model_type);
 // What a noted field changes, in words.
 std::string field_note(const std::string& name);
 

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "model/config_rules.h"
+#include "types/json_text.h"
 
 namespace sextant::model {
 namespace {
@@ -29,8 +30,9 @@ Result<DType> dtype_of(const ConfigFields& fields, std::vector<std::string>& not
 }
 
 // Falcon's, ChatGLM's and MPT's configs keep the number of KV heads behind flags of their own.
-const ConfigFields::Names kKvHeadNames = {"num_key_value_heads", "num_kv_heads",         "n_head_kv",
-                                          "n_kv_heads",          "num_attention_groups", "multi_query_group_num"};
+const ConfigFields::Names kKvHeadNames = {"num_key_value_heads",  "num_kv_heads",         "n_head_kv",
+                                          "n_kv_heads",           "num_attention_groups", "multi_query_group_num",
+                                          "num_multi_query_heads"};
 
 Result<int64_t> kv_heads_of(const ConfigFields& fields, const ConfigFields& attention, int64_t num_heads) {
   auto multi_query = fields.flag({"multi_query"}, false);
@@ -46,6 +48,13 @@ Result<int64_t> kv_heads_of(const ConfigFields& fields, const ConfigFields& atte
     return invalid_argument(fmt::format(
         "{}.multi_query_group_num is missing; allowed: a whole number >= 1, as multi_query_attention is true",
         fields.prefix()));
+  auto sharing = fields.whole({"n_shared_head"}, 1, 0);  // PLaMo: heads that share one
+  if (!sharing) return sharing.status();
+  if (*sharing > 0 && fields.find(kKvHeadNames) == nullptr) {
+    if (num_heads % *sharing != 0)
+      return fields.error("n_shared_head", *sharing, fmt::format("a divisor of num_attention_heads ({})", num_heads));
+    return num_heads / *sharing;
+  }
   auto type = attention.text({"attn_type"}, "");
   if (!type) return type.status();
   if (*type == "multiquery_attention") return int64_t{1};
@@ -56,21 +65,23 @@ Result<int64_t> kv_heads_of(const ConfigFields& fields, const ConfigFields& atte
 
 Result<int64_t> hidden_of(const ConfigFields& fields, std::optional<int64_t> fallback) {
   // Weaker names: they mean other things beside a hidden_size.
-  auto weak = fields.whole({"d_model", "model_dim", "emb_dim", "embed_dim", "dim"}, 1, fallback.value_or(0));
-  if (!weak) return weak.status();
-  return fields.whole({"hidden_size", "n_embd", "n_embed"}, 1, *weak > 0 ? weak.value() : fallback);
+  return fields.whole({"hidden_size", "n_embd", "n_embed"}, {"d_model", "model_dim", "emb_dim", "embed_dim", "dim"}, 1,
+                      fallback);
 }
 
 Result<int64_t> head_dim_of(const ConfigFields& fields, const json& facts, int64_t heads) {
   // Older names, the surer ones first: Zamba has an attention_head_dim, and kv_channels for something else.
-  int64_t weak = 0;
-  for (const char* name : {"attention_head_dim", "hidden_size_per_head", "d_kv", "d_head", "attention_head_size",
-                           "dim_head", "kv_channels"}) {
+  const ConfigFields::Names weaker = {
+      "attention_head_dim", "hidden_size_per_head", "d_kv", "d_head", "attention_head_size", "dim_head", "kv_channels"};
+  for (const std::string& name : weaker) {  // wrong ones are refused, also where another counts
     auto named = fields.whole({name}, 1, 0);
     if (!named) return named;
-    if (weak == 0) weak = *named;
   }
-  auto head_dim = fields.whole({"head_dim"}, 1, weak);
+  const json *one = fields.given({"head_dim"}), *other = fields.given({"attention_head_dim"});
+  if (one != nullptr && other != nullptr && *one != *other)
+    return fields.error("attention_head_dim", *other,
+                        fmt::format("{} (what {}.head_dim says)", shown_json(*one), fields.prefix()));
+  auto head_dim = fields.whole({"head_dim"}, weaker, 1, 0);
   if (!head_dim || *head_dim > 0) return head_dim;
   const int64_t times = facts.value("hidden_times", int64_t{1});
   auto hidden = facts.contains("hidden_from") ? fields.whole({facts.at("hidden_from").get<std::string>()}, 1)
@@ -93,7 +104,7 @@ Status apply_switches(const ConfigFields& fields, int64_t layer, int32_t head_di
   if (*by_layer) scale /= static_cast<double>(layer + 1);
   auto by_size = fields.flag({"mup_scale_qk_dot_by_d", "scale_qk_dot_by_d"}, false);
   if (!by_size) return by_size.status();
-  if (*by_size) scale = 1.0 / head_dim;
+  if (*by_size && *scaled) scale = 1.0 / head_dim;
   auto mup = fields.positive({"mup_attn_multiplier"}, 0);  // Phi-3-small
   if (!mup) return mup.status();
   if (*mup > 0) scale = *mup / head_dim;
@@ -162,11 +173,9 @@ Status apply_heads(const ConfigFields& fields, const json& facts, std::vector<st
                    AttentionSpec& spec) {
   auto attention = fields.section("attn_config");
   if (!attention) return attention.status();
-  auto weak = fields.whole({"num_heads", "encoder_attention_heads", "attention_heads"}, 1,
-                           0);  // T5; elsewhere it may count heads of something else
-  if (!weak) return weak.status();
-  auto heads = fields.whole({"num_attention_heads", "n_head", "n_heads"}, 1,
-                            *weak > 0 ? std::optional<int64_t>(*weak) : std::nullopt);
+  // T5's num_heads; elsewhere it may count heads of something else.
+  auto heads = fields.whole({"num_attention_heads", "n_head", "n_heads"},
+                            {"num_heads", "encoder_attention_heads", "attention_heads"}, 1);
   if (!heads) return heads.status();
   SEXTANT_RETURN_IF_ERROR(check_size(fields, "num_attention_heads", *heads));
   spec.num_heads = static_cast<int32_t>(*heads);

@@ -78,6 +78,16 @@ Result<int64_t> ConfigFields::whole(const Names& names, int64_t min, std::option
   return static_cast<int64_t>(number);
 }
 
+Result<int64_t> ConfigFields::whole(const Names& names, const Names& weaker, int64_t min,
+                                    std::optional<int64_t> fallback) const {
+  if (given(names) != nullptr) return whole(names, min, fallback);
+  std::string name;
+  if (given(weaker, &name) != nullptr) return whole({name}, min);
+  if (find(names) != nullptr) return whole(names, min, fallback);
+  if (find(weaker, &name) != nullptr) return whole({name}, min);
+  return whole(names, min, fallback);
+}
+
 Result<double> ConfigFields::positive(const Names& names, double fallback) const {
   std::string name;
   const json* value = find(names, &name);

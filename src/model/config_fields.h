@@ -39,6 +39,10 @@ class ConfigFields {
 
   // A whole number >= min. Absent: `fallback`, or an error without one. Two names with two values are an error.
   Result<int64_t> whole(const Names& names, int64_t min, std::optional<int64_t> fallback = {}) const;
+  // The same; a weaker name, which means other things elsewhere, stands in where the config has none of the others,
+  // before the class's default.
+  Result<int64_t> whole(const Names& names, const Names& weaker, int64_t min,
+                        std::optional<int64_t> fallback = {}) const;
   // A finite number > 0. Absent: the fallback.
   Result<double> positive(const Names& names, double fallback) const;
   Result<bool> flag(const Names& names, bool fallback) const;

@@ -207,7 +207,29 @@ Result<std::vector<ConfigPart>> two_stacks(const Nested& nested, std::vector<std
 
 }  // namespace
 
-Result<std::vector<ConfigPart>> config_parts(const json& config, std::vector<std::string>& notes) {
+namespace {
+
+// {"text_model_id": "meta-llama/..."}: the language model's numbers stand in a file of its own (Ultravox).
+Status check_stands_here(const Nested& nested) {
+  for (const auto& [field, says] : attention_facts().at("models_elsewhere").items()) {
+    const auto name = nested.fields.find(field);
+    if (name == nested.fields.end() || !name->is_string() || name->get_ref<const std::string&>().empty()) continue;
+    if (ConfigFields(nested.fields).given({"num_attention_heads", "n_head", "n_heads", "num_heads"}) != nullptr)
+      continue;
+    return ConfigFields(nested.fields, nested.prefix).error(field, *name, says.get<std::string>());
+  }
+  return Status::ok();
+}
+
+// A window of -1 is none, as in flash attention (Grok 2, MPT).
+void drop_windows_of_minus_one(json& fields) {
+  for (const std::string& name : head_fields().back()) {
+    const auto window = fields.find(name);
+    if (window != fields.end() && window->is_number() && *window == -1) *window = nullptr;
+  }
+}
+
+Result<std::vector<ConfigPart>> stacks_of(const json& config, std::vector<std::string>& notes) {
   auto nested = language_part(is_params_json(config) ? from_params_json(config, notes) : config, notes);
   if (!nested) return nested.status();
   const json& facts = facts_of(nested->model_type);
@@ -215,6 +237,7 @@ Result<std::vector<ConfigPart>> config_parts(const json& config, std::vector<std
     return ConfigFields(nested->fields, nested->prefix)
         .error("model_type", nested->model_type,
                "a model of text tokens (" + facts.at("refused").get<std::string>() + ")");
+  SEXTANT_RETURN_IF_ERROR(check_stands_here(*nested));
   if (nested->fields.contains("encoder") && nested->fields.contains("decoder") &&
       nested->fields["encoder"].is_object() && nested->fields["decoder"].is_object())
     return two_stacks(*nested, notes);
@@ -245,6 +268,15 @@ Result<std::vector<ConfigPart>> config_parts(const json& config, std::vector<std
     part.fields["is_causal"] = name == std::string("decoder");
     parts.push_back(std::move(part));
   }
+  return parts;
+}
+
+}  // namespace
+
+Result<std::vector<ConfigPart>> config_parts(const json& config, std::vector<std::string>& notes) {
+  auto parts = stacks_of(config, notes);
+  if (!parts) return parts.status();
+  for (ConfigPart& part : *parts) drop_windows_of_minus_one(part.fields);
   return parts;
 }
 

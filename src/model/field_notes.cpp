@@ -38,11 +38,23 @@ bool sounds_like_attention(const std::string& name) {
   return false;
 }
 
+// {"positions": "alibi"}: the value says it.
+bool sounds_like_alibi(const std::string& value) {
+  return value == "alibi" || value == "Alibi" || value == "ALiBi" || value == "ALIBI";
+}
+
 // Values that switch nothing on.
 bool says_nothing(const json& value) {
   if (value.is_number()) return value == 0;
   if (value.is_string()) return value.get_ref<const std::string&>().empty();
   return value.is_null() || value == false || ((value.is_array() || value.is_object()) && value.empty());
+}
+
+// A value that changes nothing: ALiBi's usual slopes, positions that are none of the scores' business.
+bool is_usual(const std::string& name, const json& value) {
+  const json& usual = attention_facts().at("usual_values");
+  const auto values = usual.find(name);
+  return values != usual.end() && std::find(values->begin(), values->end(), value) != values->end();
 }
 
 std::string printable_name(const std::string& name) {
@@ -113,8 +125,10 @@ void note_fields(const ConfigPart& part, std::vector<std::string>& notes) {
     if (part.fields.contains("dtype") || part.fields.contains("torch_dtype"))
       notes.push_back("the config names no model_type: read by the general rule");
   } else if (facts.empty()) {
-    notes.push_back(fmt::format("model_type \"{}\" is not in the table of known types: read by the general rule",
-                                printable_name(part.model_type)));
+    notes.push_back(fmt::format(
+        "model_type \"{}\" is not in the table of known types: read by the general rule, as causal unless a "
+        "field says otherwise",
+        printable_name(part.model_type)));
   }
   std::string said;  // by the model type
   for (const json& note : facts.value("notes", json::array())) {
@@ -124,16 +138,30 @@ void note_fields(const ConfigPart& part, std::vector<std::string>& notes) {
   std::string unknown;
   int more = 0;
   constexpr int kMostNamed = 12;
-  for (const auto& [name, value] : part.fields.items()) {
-    if (says_nothing(value)) continue;
-    const FieldKnowledge knowledge = field_knowledge(name);
+  const auto look = [&](const std::string& section, const std::string& name, const json& value) {
+    if (says_nothing(value) || is_usual(name, value)) return;
+    const FieldKnowledge knowledge = field_knowledge(name, part.model_type);
     if (knowledge == FieldKnowledge::kNoted && said.find(name) == std::string::npos)
-      notes.push_back(fmt::format("{} is {}: {}", printable_name(name), shown_json(value), field_note(name)));
-    const bool untold = knowledge == FieldKnowledge::kOfClasses ? facts.empty() : knowledge == FieldKnowledge::kUnknown;
-    if (!untold || !sounds_like_attention(name)) continue;
+      notes.push_back(
+          fmt::format("{}{} is {}: {}", section, printable_name(name), shown_json(value), field_note(name)));
+    const bool read_elsewhere = !section.empty() && knowledge == FieldKnowledge::kHarmless;
+    const bool untold = knowledge == FieldKnowledge::kUnknown || read_elsewhere;
+    const bool by_value = value.is_string() && sounds_like_alibi(value.get_ref<const std::string&>());
+    if (!untold || (!sounds_like_attention(name) && !by_value)) return;
     if (++more <= kMostNamed)
-      unknown += fmt::format("{}{} {}", unknown.empty() ? "" : ", ", printable_name(name), shown_json(value));
+      unknown +=
+          fmt::format("{}{}{} {}", unknown.empty() ? "" : ", ", section, printable_name(name), shown_json(value));
+  };
+  for (const auto& [name, value] : part.fields.items()) look("", name, value);
+  for (const auto& [section, told] : attention_facts().at("sections").items()) {
+    const auto fields = part.fields.find(section);
+    if (fields == part.fields.end() || !fields->is_object()) continue;
+    for (const auto& [name, value] : fields->items())
+      if (std::find(told.begin(), told.end(), name) == told.end() && value != -1) look(section + ".", name, value);
   }
+  const json conditional = facts.value("notes_if", json::object());
+  for (const auto& [field, note] : conditional.items())
+    if (part.fields.contains(field) && !says_nothing(part.fields[field])) notes.push_back(note.get<std::string>());
   // Of an unknown type nobody knows what they are without a latent.
   for (const char* name : {"qk_nope_head_dim", "qk_rope_head_dim"}) {
     const auto dim = part.fields.find(name);

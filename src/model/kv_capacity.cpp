@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "model/attention_facts.h"
 #include "sextant/capacity.h"
 
 namespace sextant {
@@ -27,6 +28,18 @@ int64_t kept_tokens(const ModelLayer& layer) {
 // Encoders see all of a prompt at once and keep nothing of it; what cross attention keeps does not grow with the
 // tokens.
 bool keeps_tokens(const ModelLayer& layer) { return layer.attends && layer.attention.causal && !layer.crosses; }
+
+// Layers that do not attend and keep something of a fixed size for each request.
+std::string note_states(const ModelShape& model) {
+  int states = 0;
+  for (const ModelLayer& layer : model.layers)
+    for (const auto& [name, type] : model::attention_facts().at("layer_types").items())
+      if (!layer.attends && type.at("name") == layer.not_served) {
+        states += type.value("state", false) ? 1 : 0;
+        break;
+      }
+  return states == 0 ? "" : fmt::format("the states that {} layers keep for each request are not counted", states);
+}
 
 Status check(const ModelShape& model, const CapacityRequest& request) {
   if (request.memory_bytes < 1)
@@ -67,8 +80,10 @@ int64_t Capacity::blocks_for(int64_t tokens, const CapacityRequest& request) con
     // Kinds with less a token have longer blocks: pages are equal.
     const int64_t block = request.block_size * (page_bytes / (kind.bytes_a_token * request.block_size));
     const int64_t window = kind.most_tokens;
-    const int64_t held = window == 0 ? cdiv(tokens, block)
-                                     : cdiv(std::min(window - 1 + request.max_num_batched_tokens, tokens), block) + 1;
+    const int64_t more = kind.spec.attention_chunk_size > 0 ? 0 : 1;  // a window may begin within a block
+    const int64_t held = window == 0
+                             ? cdiv(tokens, block)
+                             : cdiv(std::min(window - 1 + request.max_num_batched_tokens, tokens), block) + more;
     blocks += kind.groups * held;
   }
   return blocks;
@@ -92,6 +107,7 @@ Result<Capacity> kv_capacity(const ModelShape& model, const CapacityRequest& req
       capacity.notes.emplace_back("what cross attention keeps does not grow with the tokens: not counted");
       break;
     }
+  if (std::string note = note_states(model); !note.empty()) capacity.notes.push_back(std::move(note));
   for (const CapacityKind& kind : capacity.kinds)
     if (capacity.page_bytes % (kind.bytes_a_token * request.block_size) != 0) {
       // vLLM refuses these; memory for whole layers is a lower bound that always holds.

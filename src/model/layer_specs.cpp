@@ -16,7 +16,7 @@ const std::vector<ConfigFields::Names>& head_fields() {
   static const std::vector<ConfigFields::Names> kFields = {
       {"num_attention_heads", "n_head", "n_heads", "num_heads"},
       {"num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "num_attention_groups",
-       "multi_query_group_num", "multi_query", "multi_query_attention"},
+       "multi_query_group_num", "num_multi_query_heads", "multi_query", "multi_query_attention"},
       {"head_dim", "kv_channels", "attention_head_dim", "d_kv", "d_head", "attention_head_size", "dim_head",
        "hidden_size_per_head"},
       {"v_head_dim"},
@@ -66,6 +66,7 @@ json shape_fields(const json& config) {
                            "model_dim",
                            "emb_dim",
                            "attn_config",
+                           "n_shared_head",
                            "new_decoder_architecture",
                            "kv_lora_rank",
                            "use_mla",
@@ -111,7 +112,7 @@ Status take_layer_config(const ConfigFields& fields, size_t layer, Overrides& ov
   auto own = config->section(std::to_string(layer));
   if (!own) return own.status();
   for (const auto& [name, value] : own->object().items()) {
-    bool known = field_knowledge(name) == FieldKnowledge::kHarmless;
+    bool known = field_knowledge(name, "") == FieldKnowledge::kHarmless;
     for (const ConfigFields::Names& names : head_fields()) known = known || names.front() == name;
     if (!known)
       return own->error(name, value, "num_attention_heads, num_key_value_heads, head_dim, v_head_dim, sliding_window");
@@ -198,8 +199,11 @@ void set_window(const json& facts, int64_t window, ModelLayer& layer) {
     layer.attention.sliding_window = static_cast<int32_t>(window);
     return;
   }
-  const bool half = facts.value("window", std::string()) == "both sides together";
-  layer.attention.window_left = layer.attention.window_right = static_cast<int32_t>(half ? window / 2 : window);
+  const std::string sides = facts.value("window", std::string());
+  const bool split = sides == "in two";  // T5Gemma 2: the query itself counts to the left
+  const int64_t right = split || sides == "both sides together" ? window / 2 : window;
+  layer.attention.window_left = static_cast<int32_t>(split ? (window + 1) / 2 - 1 : right);
+  layer.attention.window_right = static_cast<int32_t>(right);
 }
 
 Result<int64_t> window_of(const ConfigFields& fields, const json& facts) {
@@ -267,6 +271,9 @@ Result<ModelLayer> make_layer(const ConfigFields& fields, const json& facts, con
       SEXTANT_RETURN_IF_ERROR(without_size(fields, "attention_chunk_size", type, notes));
   }
   if (layer.not_served.empty()) layer.not_served = facts.value("not_served", std::string());
+  // The spec's ALiBi grows with the key's position: to the right of the query it would reward distance.
+  if (layer.not_served.empty() && layer.attention.has_alibi && !layer.attention.causal)
+    layer.not_served = "ALiBi by distance on either side";
   return layer;
 }
 

@@ -6,6 +6,7 @@
 
 #include "model/attention_facts.h"
 #include "model/config_rules.h"
+#include "types/json_text.h"
 
 namespace sextant::model {
 namespace {
@@ -257,7 +258,8 @@ Result<Types> by_habit(const ConfigFields& fields, const json& facts, int64_t nu
 }  // namespace
 
 Result<Types> layer_types(const ConfigFields& fields, const json& facts, std::vector<std::string>& notes) {
-  auto weak = fields.whole({"num_layers", "num_transformer_layers", "depth", "encoder_layers"}, 1, 0);
+  const ConfigFields::Names weaker = {"num_layers", "num_transformer_layers", "depth", "encoder_layers"};
+  auto weak = fields.whole(weaker, 1, 0);
   if (!weak) return weak.status();
   const bool list_alone = facts.value("counts_by_list", false);  // the list says how many, the number is history
   const bool counted = fields.given({"num_hidden_layers", "n_layer", "n_layers", "num_layers"}) != nullptr;
@@ -265,11 +267,13 @@ Result<Types> layer_types(const ConfigFields& fields, const json& facts, std::ve
   for (const json& rule : attention_facts().at("layer_lists"))
     has_list = has_list || (rule.value("every_layer", false) && !rule.contains("only") &&
                             fields.given({rule.at("field").get<std::string>()}) != nullptr);
-  auto num_layers = fields.whole({"num_hidden_layers", "n_layer", "n_layers"}, 1,
-                                 *weak > 0  ? std::optional<int64_t>(*weak)
-                                 : has_list ? std::optional<int64_t>(0)
-                                            : std::nullopt);
+  auto num_layers = fields.whole({"num_hidden_layers", "n_layer", "n_layers"}, weaker, 1,
+                                 has_list ? std::optional<int64_t>(0) : std::nullopt);
   if (!num_layers) return num_layers.status();
+  const json *one = fields.given({"num_hidden_layers", "n_layer", "n_layers"}), *other = fields.given({"num_layers"});
+  if (one != nullptr && other != nullptr && *one != *other && !facts.contains("encoder_decoder"))
+    notes.push_back(fmt::format("num_layers is {} beside num_hidden_layers {}: the latter counts", shown_json(*other),
+                                shown_json(*one)));
   // LongCat counts pairs of attention layers.
   if (*weak > 0) *num_layers *= facts.value("layers_times", int64_t{1});
   if (*num_layers > kMostLayers)

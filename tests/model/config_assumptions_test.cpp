@@ -135,5 +135,151 @@ TEST(ConfigAssumptions, YarnNeedsItsFactor) {
   EXPECT_EQ(notes_of(head + R"(, "factor": 40}})").find("error"), std::string::npos);
 }
 
+// What the classes' own code says where their configs are silent: who sees whom, how scores are scaled, how far a
+// window reaches.
+TEST(ConfigAssumptions, TypesSeeWhatTheirCodeSees) {
+  const std::string shape = R"(, "dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4, "head_dim": 16,
+      "num_hidden_layers": 2})";
+  const auto first = [&shape](const std::string& type) {
+    const auto model = parse_model_config("{\"model_type\": \"" + type + "\"" + shape, "test");
+    EXPECT_TRUE(model.is_ok()) << type << ": " << model.status().message();
+    return model ? model->layers.at(0).attention : AttentionSpec{};
+  };
+  for (const char* both :
+       {"vivit", "videomt", "radio", "pixio", "vitpose_backbone", "flava_multimodal_model", "tipsv2_text_model",
+        "fine_acoustics", "qwen2_5_omni_dit", "muse_glimmer_assistant", "Dream", "llada", "bidir_mistral"})
+    EXPECT_FALSE(first(both).causal) << both;
+  for (const char* causal : {"higgs_audio_v2", "voxtral_realtime_encoder", "mimi_encoder", "gradium_phonon_tts",
+                             "pocket_tts_audio_tokenizer", "blt_local_encoder"})
+    EXPECT_TRUE(first(causal).causal) << causal;
+  EXPECT_EQ(first("voxtral_realtime_encoder").sliding_window, 750);
+  EXPECT_FLOAT_EQ(first("gemma4_vision").softmax_scale, 1.0f);
+  // T5Gemma 2 splits its window of 4096 in two, the query itself counting to the left.
+  EXPECT_EQ(first("t5gemma2_text").window_left, 2047);
+  EXPECT_EQ(first("t5gemma2_text").window_right, 2048);
+}
+
+TEST(ConfigAssumptions, WhatTheSpecCannotSayIsNamed) {
+  const std::string shape = R"("dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4, "head_dim": 16,
+      "num_hidden_layers": 2, )";
+  const auto with = [&shape](const std::string& more) { return "{" + shape + more + "}"; };
+  expect_said(with(R"("model_type": "t5gemma2_decoder")"), "in one softmax: not served here");
+  expect_said(with(R"("model_type": "sdar")"), "attention both ways within a block of tokens: not served here");
+  expect_said(with(R"("model_type": "moonshine_streaming")"), "cross attention");
+  expect_said(with(R"("model_type": "idefics")"), "cross_layer_interval");
+  expect_said(with(R"("model_type": "dory")"), "n_recurrent_loops");
+  expect_said(with(R"("model_type": "bert", "position_embedding_type": "relative_key_query")"),
+              "position_embedding_type is \"relative_key_query\": scores by relative position are not expressed");
+  EXPECT_EQ(notes_of(with(R"("model_type": "bert", "position_embedding_type": "absolute")")), "");
+  expect_said(with(R"("model_type": "falcon", "alibi": true)"), "divided by sqrt(head_dim)");
+  EXPECT_EQ(notes_of(with(R"("model_type": "falcon", "alibi": false, "multi_query": true)")).find("ALiBi"),
+            std::string::npos);
+  expect_said(with(R"("model_type": "brand_new")"), "as causal unless a field says otherwise");
+}
+
+// MPT's section of its own holds more than what is read of it.
+TEST(ConfigAssumptions, AttnConfigIsLookedThrough) {
+  const std::string head = R"({"model_type": "mpt", "torch_dtype": "bfloat16", "d_model": 64, "n_heads": 4,
+      "n_layers": 2, "attn_config": {"alibi": true, "attn_type": "multihead_attention", )";
+  EXPECT_EQ(notes_of(head + R"("alibi_bias_max": 8, "clip_qkv": 6, "sliding_window_size": -1}})"), "");
+  expect_said(head + R"("alibi_bias_max": 16}})", "attn_config.alibi_bias_max is 16: ALiBi slopes");
+  expect_said(head + R"("prefix_lm": true}})", "attn_config.prefix_lm is true: the prompt sees both ways");
+  expect_said(head + R"("sliding_window_size": 4096}})",
+              "not taken into account: attn_config.sliding_window_size 4096");
+}
+
+TEST(ConfigAssumptions, FieldsOfOtherClassesAreNamed) {
+  const std::string head =
+      R"("dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2)";
+  for (const char* field : {"window_size", "qk_scale_factor", "relative_attention_num_buckets", "attn_scale"})
+    expect_said("{\"model_type\": \"llama\", " + head + ", \"" + field + "\": 48}",
+                std::string("not taken into account: ") + field + " 48");
+  EXPECT_EQ(notes_of(R"({"model_type": "llama4_text", "attn_scale": 0.2, )" + head + "}").find("attn_scale"),
+            std::string::npos);
+}
+
+TEST(ConfigAssumptions, AWindowOfMinusOneIsNone) {
+  const auto model = parse_model_config(
+      R"({"model_type": "git", "torch_dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 8, "head_dim": 16,
+          "num_key_value_heads": 2, "num_hidden_layers": 2, "sliding_window_size": -1, "attn_logit_softcapping": 30})",
+      "Grok-2");
+  ASSERT_TRUE(model.is_ok()) << model.status().message();
+  EXPECT_EQ(model->layers.at(0).attention.sliding_window, 0);
+  EXPECT_EQ(model->layers.at(0).attention.num_kv_heads, 2);
+  EXPECT_FLOAT_EQ(model->layers.at(0).attention.logits_soft_cap, 30);
+}
+
+TEST(ConfigAssumptions, HeadsMayShareOne) {  // PLaMo
+  const std::string head = R"({"model_type": "plamo", "torch_dtype": "float16", "hidden_size": 640,
+      "num_attention_heads": 40, "num_hidden_layers": 2, "n_shared_head": )";
+  EXPECT_EQ(parse_model_config(head + "8}", "test")->layers.at(0).attention.num_kv_heads, 5);
+  EXPECT_EQ(notes_of(head + "7}"), "error: config.n_shared_head is 7; allowed: a divisor of num_attention_heads (40)");
+}
+
+TEST(ConfigAssumptions, AModelThatStandsElsewhereIsAskedFor) {
+  EXPECT_EQ(notes_of(R"({"model_type": "ultravox", "torch_dtype": "bfloat16", "hidden_size": 4096,
+                         "text_model_id": "meta-llama/Meta-Llama-3.1-8B-Instruct"})")
+                .find("error: config.text_model_id is \"meta-llama/Meta-Llama-3.1-8B-Instruct\"; allowed: no name of "
+                      "another model without text_config"),
+            0u);
+  EXPECT_EQ(notes_of(R"({"model_type": "ultravox", "text_model_id": "x", "text_config": {"model_type": "llama",
+      "torch_dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}})")
+                .find("error"),
+            std::string::npos);
+}
+
+// EXAONE 3.5's 32B has 64 layers, by a name that its class maps; the class's own number is for another size.
+TEST(ConfigAssumptions, WeakerNamesBeatTheDefaultsOfTheClass) {
+  const auto exaone = parse_model_config(R"({"model_type": "exaone", "torch_dtype": "bfloat16", "hidden_size": 5120,
+      "num_attention_heads": 40, "num_key_value_heads": 8, "num_layers": 64})",
+                                         "EXAONE-3.5-32B");
+  ASSERT_TRUE(exaone.is_ok()) << exaone.status().message();
+  EXPECT_EQ(exaone->layers.size(), 64u);
+  EXPECT_EQ(exaone->layers.at(0).attention.head_dim, 128);
+  expect_said(R"({"model_type": "longcat_flash", "torch_dtype": "bfloat16", "num_hidden_layers": 2, "num_layers": 4})",
+              "num_layers is 4 beside num_hidden_layers 2: the latter counts");
+  const auto sizes = parse_model_config(R"({"model_type": "qwen3", "torch_dtype": "bfloat16", "d_model": 96,
+      "num_heads": 6, "num_key_value_heads": 2, "kv_channels": 24, "num_hidden_layers": 2})",
+                                        "test");
+  ASSERT_TRUE(sizes.is_ok()) << sizes.status().message();
+  EXPECT_EQ(sizes->layers.at(0).attention.num_heads, 6);
+  EXPECT_EQ(sizes->layers.at(0).attention.head_dim, 24);
+  EXPECT_EQ(notes_of(R"({"model_type": "hunyuan_v1_dense", "torch_dtype": "bfloat16", "hidden_size": 64, "head_dim": 16,
+                         "num_attention_heads": 4, "num_hidden_layers": 2, "attention_head_dim": 32})"),
+            "error: config.attention_head_dim is 32; allowed: 16 (what config.head_dim says)");
+}
+
+TEST(ConfigAssumptions, SectionsAreLookedThrough) {
+  const std::string head = R"({"model_type": "step3p5", "torch_dtype": "bfloat16", "hidden_size": 64, "head_dim": 16,
+      "num_attention_heads": 4, "num_attention_groups": 2, "num_hidden_layers": 1, "sliding_window": 8,
+      "layer_types": ["sliding_attention"], "attention_other_setting": {)";
+  expect_said(head + R"("number_of_heads": 6}})", "attention_other_setting.number_of_heads 6");
+  EXPECT_EQ(notes_of(head + R"("num_attention_heads": 6}})"), "");
+  expect_said(R"({"model_type": "jais", "torch_dtype": "bfloat16", "n_embd": 64, "n_head": 4, "n_layer": 2,
+                  "positions": "alibi"})",
+              "positions \"alibi\"");
+}
+
+// Jais: without a scale no power of the head size counts.
+TEST(ConfigAssumptions, NoScaleIsNoScale) {
+  const auto jais = parse_model_config(R"({"model_type": "jais", "torch_dtype": "bfloat16", "n_embd": 64, "n_head": 4,
+      "n_layer": 1, "scale_attn_weights": false, "scale_qk_dot_by_d": true})",
+                                       "test");
+  EXPECT_FLOAT_EQ(jais->layers.at(0).attention.softmax_scale, 1.0f);
+}
+
+TEST(ConfigAssumptions, AlibiLooksBackAlone) {
+  const std::string head = R"("torch_dtype": "float32", "hidden_size": 64, "num_attention_heads": 4,
+      "num_hidden_layers": 2)";
+  expect_said(R"({"model_type": "bert", "position_embedding_type": "alibi", )" + head + "}",
+              "2 of 2 layers have ALiBi by distance on either side: not served here");
+  const auto refact = parse_model_config(R"({"model_type": "gpt_refact", )" + head + "}", "Refact-1.6B");
+  EXPECT_TRUE(refact->layers.at(0).attention.has_alibi);
+  EXPECT_EQ(refact->layers.at(0).attention.num_kv_heads, 1);
+  const auto cogvlm =
+      parse_model_config(R"({"model_type": "cogvlm", "num_multi_query_heads": 2, )" + head + "}", "CogVLM2");
+  EXPECT_EQ(cogvlm->layers.at(0).attention.num_kv_heads, 2);
+}
+
 }  // namespace
 }  // namespace sextant

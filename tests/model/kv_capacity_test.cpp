@@ -4,7 +4,8 @@
 //   group size  = the fewest layers of a kind; the most, where that is less than 1.5 times as many
 //   num_blocks  = available // page // group size
 //   a request   = ceil(tokens / block_size) blocks of a group that sees everything,
-//                 ceil(min(window - 1 + max_num_batched_tokens, tokens) / block_size) + 1 of one that slides
+//                 ceil(min(window - 1 + max_num_batched_tokens, tokens) / block_size) + 1 of one that slides,
+//                 ceil(min(chunk + max_num_batched_tokens, tokens) / block_size) of one in chunks
 #include <gtest/gtest.h>
 
 #include "sextant/capacity.h"
@@ -45,6 +46,17 @@ TEST(KvCapacity, CountsGroupsOfWindowsAsVllmDoes) {
   EXPECT_EQ(gpt_oss.blocks_for(32768, request), 2048 + 521);  // ceil((127 + 8192) / 16) + 1
 }
 
+TEST(KvCapacity, CountsGroupsOfChunksAsVllmDoes) {
+  const CapacityRequest request{.memory_bytes = 60 * kGiB};
+  // 36 layers in chunks of 8192, 12 see everything: groups of 12, three of them in chunks.
+  const auto scout = parse_model_config(R"({"model_type": "llama4_text", "dtype": "bfloat16"})", "scout");
+  const auto capacity = kv_capacity(*scout, request);
+  ASSERT_TRUE(capacity.is_ok()) << capacity.status().message();
+  EXPECT_EQ(capacity->group_layers, 12);
+  EXPECT_EQ(capacity->blocks_for(4096, request), 4 * 256);
+  EXPECT_EQ(capacity->blocks_for(32768, request), 2048 + 3 * 1024);  // ceil((8192 + 8192) / 16)
+}
+
 TEST(KvCapacity, CountsLatentsAsVllmDoes) {
   CapacityRequest request{.memory_bytes = 60 * kGiB, .tensor_parallel = 8};
   const Capacity deepseek = capacity_of("DeepSeek-V3", request);
@@ -72,6 +84,7 @@ TEST(KvCapacity, LeavesOutWhatKeepsNothing) {
   const CapacityRequest request{.memory_bytes = kGiB};
   const auto hybrid = kv_capacity(shape(R"({"model_type": "qwen3_next", "dtype": "bfloat16"})"), request);
   EXPECT_EQ(hybrid->bytes_a_token, 12 * 2 * 512 * 2);  // 12 of 48 layers
+  EXPECT_EQ(hybrid->notes.at(0), "the states that 36 layers keep for each request are not counted");
   const auto sharing = kv_capacity(shape(R"({"model_type": "gemma3n_text", "dtype": "bfloat16"})"), request);
   EXPECT_EQ(sharing->bytes_a_token, 20 * 2 * 512 * 2);  // 15 of 35 layers read those of others
   EXPECT_FALSE(kv_capacity(shape(R"({"model_type": "bert"})"), request).is_ok());
