@@ -92,6 +92,60 @@ TEST_P(Invariance, HostThreadsAtOnceNeverChangeABit) {
   for (std::thread& host : hosts) host.join();
 }
 
+// A plan with bounds divides a run's keys as a plan for that run would: at a split that an op's caller prescribes, and
+// where few keys lie on both sides of a split point.
+TEST(DeterministicOps, BoundsChangeNoBit) {
+  constexpr int32_t kKeys = 4200, kHeads = 4, kDim = 64;
+  KvCacheSpec cache;
+  cache.dtype = DType::kF32;
+  cache.block_size = kKeys;
+  cache.num_blocks = 1;
+  cache.num_kv_heads = 2;
+  cache.head_dim = cache.head_dim_v = kDim;
+  std::vector<float> k(static_cast<size_t>(k_elements(cache))), v(k.size()), q(kHeads * kDim);
+  uint32_t state = 1;
+  for (auto* numbers : {&k, &v, &q})
+    for (float& x : *numbers) x = static_cast<float>((state = state * 1664525 + 1013904223) >> 8) * 0x1p-23F - 1;
+  const int32_t query_start_loc[] = {0, 1}, short_len[] = {10}, long_len[] = {kKeys}, table[] = {0};
+  const Ops& ops = cpu()->ops(KernelFamily::kTuned);
+  for (const auto& [split, window] : {std::pair<SplitPolicy, int>{{SplitPolicy::Kind::kSegments, 5}, 0},
+                                      {{SplitPolicy::Kind::kPartition, 192}, 0},
+                                      {{SplitPolicy::Kind::kNone, 0}, 0},
+                                      {{SplitPolicy::Kind::kAuto, 0}, 0},
+                                      {{SplitPolicy::Kind::kAuto, 0}, 300}}) {
+    AttentionPlanArgs args;
+    args.op = AttentionOp::kPagedDecode;
+    args.spec = mha_spec(kHeads, 2, kDim, DType::kF32);
+    args.spec.sliding_window = window;
+    args.cache = cache;
+    args.query_start_loc = query_start_loc;
+    args.out_dtype = DType::kF32;
+    args.deterministic = true;
+    args.split = split;
+    const auto run = [&](std::span<const int32_t> planned, PlanBounds bounds) {
+      args.seq_lens = planned;
+      args.bounds = bounds;
+      const auto plan = ops.plan_attention(args);
+      EXPECT_OK(plan);
+      std::vector<float> out(kHeads * kDim);
+      std::vector<std::byte> workspace((*plan)->workspace_bytes() + 512);
+      AttentionArgs a;
+      a.q = make_view(q.data(), DType::kF32, {1, kHeads, kDim});
+      a.out = make_view(out.data(), DType::kF32, {1, kHeads, kDim});
+      a.cache = make_kv_cache_view(cache, k.data(), v.data());
+      a.block_table = table;
+      a.block_table_stride = 1;
+      a.query_start_loc = query_start_loc;
+      a.seq_lens = long_len;
+      a.workspace = workspace.data() + 256 - reinterpret_cast<uintptr_t>(workspace.data()) % 256;
+      EXPECT_OK(ops.run_attention(**plan, a, {}));
+      return out;
+    };
+    EXPECT_EQ(run(long_len, {}), run(short_len, {.max_query_len = 1, .max_seq_len = 5000}))
+        << "split " << static_cast<int>(split.kind) << ", window " << window;
+  }
+}
+
 TEST_P(Invariance, RunningTwiceGivesTheSameBits) {
   Case c = deterministic_case();
   c.options.deterministic = false;

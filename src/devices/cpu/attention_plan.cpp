@@ -287,9 +287,11 @@ class Planner {
     const int64_t parts = std::min<int64_t>(static_cast<int64_t>(item.cost / limit + 0.999), keys / kMinAutoSplit);
     return parts > 1 ? round_up(ceil_div(keys, parts), item.stream ? kStreamTileKeys : p_.tile_keys) : 0;
   }
-  // A run with other lengths divides as the device likes: that has a bound, and asks for less memory.
+  // A run with other lengths divides as the device likes, unless bits are promised: that has a bound, and asks for less
+  // memory.
   SplitPolicy::Kind split_kind() const {
-    return p_.limits.items > 0 && &list_ != &p_.work ? SplitPolicy::Kind::kAuto : a_.split.kind;
+    const bool free = !a_.deterministic && p_.limits.items > 0 && &list_ != &p_.work;
+    return free ? SplitPolicy::Kind::kAuto : a_.split.kind;
   }
   int64_t request_tokens(const WorkItem& item) const {
     const auto b = static_cast<size_t>(item.request);
@@ -337,6 +339,28 @@ int64_t max_rows(const CpuAttentionPlan& p, const AttentionKernels& kernels) {
   return std::max({p.item_rows, int64_t{p.args.spec.group_size()}, kernels.stream_rows * p.args.spec.num_kv_heads});
 }
 
+// Parts of one item at most where bits are promised. They begin at multiples of a step, so that few keys may lie in
+// two.
+int64_t most_fixed_parts(const AttentionPlanArgs& a, const LengthBounds& n) {
+  int64_t last = std::max<int64_t>(n.keys, a.bounds.max_seq_len);  // position of a key
+  for (const int32_t seq_len : a.seq_lens) last = std::max<int64_t>(last, seq_len);
+  if (a.op == AttentionOp::kVarlen) last = std::max(last, a.key_begin + n.keys);
+  const auto parts = [&](int64_t step) {
+    return last <= step ? 1 : std::min(std::min(n.keys, last) / step, kMostParts) + 2;
+  };
+  switch (a.split.kind) {
+    case SplitPolicy::Kind::kNone:
+      return 1;
+    case SplitPolicy::Kind::kPartition:
+      return parts(a.split.value);
+    case SplitPolicy::Kind::kSegments:
+      return std::min<int64_t>(parts(kSplitAlignment), int64_t{a.split.value} + 1);
+    case SplitPolicy::Kind::kAuto:
+      break;
+  }
+  return parts(kFixedSplit);
+}
+
 // Limits of Planner's work for any lengths that the plan's bounds allow.
 WorkLimits find_limits(const CpuAttentionPlan& p, const AttentionKernels& kernels, const LengthBounds& n) {
   const AttentionSpec& s = p.args.spec;
@@ -346,8 +370,8 @@ WorkLimits find_limits(const CpuAttentionPlan& p, const AttentionKernels& kernel
   const int64_t rows = std::min(n.tokens * s.num_heads, max_rows(p, kernels));
   int64_t parts, floats;
   if (p.args.deterministic) {
-    const int64_t most = n.keys / kFixedSplit + 2;
-    parts = n.keys > kFixedSplit ? items * most : 0;
+    const int64_t most = most_fixed_parts(p.args, n);
+    parts = most > 1 ? items * most : 0;
     floats = parts > 0 ? n.tokens * s.num_heads * most * (s.value_head_dim() + 2) + parts * 16 : 0;
   } else {
     // At most kSharesPerWorker * workers items cost more than a share: each has its share of parts, one for rounding up

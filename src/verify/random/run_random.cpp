@@ -284,11 +284,9 @@ Changed joined(const RandomCase& test, const std::vector<Member>& batch) {
   return changed;
 }
 
-// The lengths that a plan with bounds, or a captured graph, has just run with, planned for. A split that the caller of
-// an op prescribes is for the lengths of the plan: with others the CPU divides as it would by itself.
+// The lengths that a plan with bounds, or a captured graph, has just run with, planned for.
 Changed planned_anew(const RandomCase& test, const std::vector<Member>& batch) {
-  const bool free = test.op.split.kind == SplitPolicy::Kind::kAuto;
-  Changed changed{test, batch, {}, test.options.deterministic && free};
+  Changed changed{test, batch, {}, test.options.deterministic};
   changed.test.planned.clear();
   changed.test.options.bounds = {};
   changed.test.graph = false;
