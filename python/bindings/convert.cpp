@@ -240,6 +240,14 @@ sextant::TensorView written_view_from(const char* field, const OptionalTensor& t
   return view;
 }
 
+Workspace workspace_from(const OptionalTensor& tensor, const DeviceInfo& device) {
+  const sextant::TensorView view = view_from("workspace", tensor, device);
+  if (!tensor.has_value()) return {};
+  if (!view.is_contiguous() && view.num_elements() > 0)
+    raise_invalid("workspace is " + to_string(view) + ", not contiguous; allowed: bytes that follow one another");
+  return {view.data, static_cast<size_t>(view.num_elements()) * size_of(view.dtype)};
+}
+
 void refuse_unplanned(const char* field, const OptionalTensor& tensor, bool planned, const char* how_to_plan) {
   if (tensor.has_value() && !planned)
     raise_invalid(std::string(field) + " was given; allowed: none, since the plan was made without " + how_to_plan);

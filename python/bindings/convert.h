@@ -46,6 +46,12 @@ sextant::TensorView view_from(const char* field, const Tensor& tensor, const Dev
 sextant::TensorView view_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device);
 // One that is written: no two elements at one address.
 sextant::TensorView written_view_from(const char* field, const OptionalTensor& tensor, const DeviceInfo& device);
+// Scratch memory: one run of bytes, which the library takes from its first address on.
+struct Workspace {
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+Workspace workspace_from(const OptionalTensor& tensor, const DeviceInfo& device);
 // What the plan does not know of would be ignored in silence.
 void refuse_unplanned(const char* field, const OptionalTensor& tensor, bool planned, const char* how_to_plan);
 // A contiguous array of T on `device`; null when absent.

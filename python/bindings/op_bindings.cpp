@@ -98,10 +98,14 @@ const int32_t* lengths_of(const char* field, const OptionalTensor& tensor, const
   return values;
 }
 
-void check_workspace(const sextant::TensorView& scratch, size_t needed) {
-  if (static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) < needed && needed > 0)
+void* checked_workspace(const OptionalTensor& workspace, size_t needed, const DeviceInfo& device) {
+  const Workspace scratch = workspace_from(workspace, device);
+  if (scratch.bytes < needed)
     raise({StatusCode::kResourceExhausted,
-           "workspace is " + to_string(scratch) + "; allowed: at least " + std::to_string(needed) + " bytes"});
+           "workspace has " + std::to_string(scratch.bytes) + " bytes; allowed: at least " + std::to_string(needed)});
+  if (needed > 0 && reinterpret_cast<uintptr_t>(scratch.data) % 256 != 0)
+    raise(invalid_argument("workspace is not aligned; allowed: a multiple of 256 bytes"));
+  return scratch.data;
 }
 
 void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor v, OptionalTensor out,
@@ -130,9 +134,7 @@ void varlen_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTens
   check_length("token_spans", token_spans, 2 * tokens, "2 * tokens");
   check_length("sinks", sinks, plan->num_heads, "num_heads");
   check_length("alibi_slopes", alibi_slopes, plan->num_heads, "num_heads");
-  const sextant::TensorView scratch = view_from("workspace", workspace, device);
-  check_workspace(scratch, plan->plan->workspace_bytes());
-  args.workspace = scratch.data;
+  args.workspace = checked_workspace(workspace, plan->plan->workspace_bytes(), device);
   raise_unless_ok(plan->ops->run_attention(*plan->plan, args, {reinterpret_cast<void*>(stream)}));
 }
 
@@ -333,9 +335,7 @@ void mla_decode_run(int64_t handle, OptionalTensor q, OptionalTensor kv_cache, O
   args.block_table_stride =
       block_table.has_value() && block_table.value().ndim() == 2 ? block_table.value().size(1) : 0;
   check_length("block_table", block_table, requests * args.block_table_stride, "requests * max_blocks");
-  const sextant::TensorView scratch = view_from("workspace", workspace, device);
-  check_workspace(scratch, plan->plan->workspace_bytes());
-  args.workspace = scratch.data;
+  args.workspace = checked_workspace(workspace, plan->plan->workspace_bytes(), device);
   args.next_layer = next_layer;
   raise_unless_ok(plan->ops->run_attention(*plan->plan, args, {reinterpret_cast<void*>(stream)}));
 }

@@ -196,9 +196,9 @@ void plan_run(int64_t handle, OptionalTensor q, OptionalTensor k, OptionalTensor
   check_length("token_spans", token_spans, 2 * planned.batch.num_tokens(), "2 * tokens");
   check_length("sinks", sinks, planned.spec.num_heads, "num_heads");
   check_length("alibi_slopes", alibi_slopes, planned.spec.num_heads, "num_heads");
-  const sextant::TensorView scratch = view_from("workspace", workspace, device);
+  const Workspace scratch = workspace_from(workspace, device);
   t.workspace = scratch.data;
-  t.workspace_bytes = workspace.has_value() ? static_cast<size_t>(scratch.num_elements()) * size_of(scratch.dtype) : 0;
+  t.workspace_bytes = scratch.bytes;
   t.next_layer = next_layer;
   const Stream on{reinterpret_cast<void*>(stream)};
   const bool from_cache = plan->stored_keys && t.slot_mapping != nullptr && planned.batch.num_tokens() > 0;

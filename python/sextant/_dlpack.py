@@ -67,6 +67,8 @@ def _of_torch(strided: Any) -> _Way:
         if value.layout is not strided or value.is_meta or value.is_quantized:
             kind = value.device if value.is_meta else "quantised" if value.is_quantized else value.layout
             raise SextantInvalidArgument(f"{name} is a {kind} tensor; allowed: strided tensors with memory on a CPU or GPU")
+        if value.is_neg():  # the imaginary part of a conjugate: its memory holds the numbers with the other sign
+            raise SextantInvalidArgument(f"{name} is a negated view; allowed: tensors whose memory holds their numbers (resolve_neg())")
         return value.detach() if value.requires_grad else value
 
     return way

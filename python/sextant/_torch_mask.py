@@ -11,7 +11,7 @@ import torch
 from sextant import api
 from sextant._transformers_mask import parts_of
 from sextant.errors import SextantInvalidArgument
-from sextant.torch import device_name, varlen_attention
+from sextant.torch import device_name, varlen_attention, without_gradient
 
 _PREFIX = 64  # keys that all queries see, from which on they are attended to at once
 
@@ -76,7 +76,7 @@ def masked_attention(
         both, both_lse = torch.empty_like(out), torch.empty_like(lse)
         api.merge_attn_states(*first, out, lse, both, both_lse, device=device_name(q.device))
         out, lse = both, both_lse
-    return out, lse
+    return without_gradient(out, query, key, value, sinks), without_gradient(lse, query, key, value, sinks)
 
 
 def _seen_by_all(mask: torch.Tensor) -> int:

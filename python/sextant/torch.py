@@ -20,6 +20,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Sequence, cast
 
 import torch
+from torch.autograd import forward_ad
 
 from sextant import api
 from sextant.errors import SextantInvalidArgument, SextantUnsupported
@@ -70,8 +71,13 @@ def _op(schema: str, implementation: Callable[..., Any], fake: Callable[..., Any
     return overload
 
 
+_NO_TRAINING = (
+    "of query, key or value is asked for; allowed: forward passes (Sextant serves, it does not train; sinks, slopes and kv_b_proj get no gradient either)"
+)
+
+
 class _NoGradient(torch.autograd.Function):
-    """Passes a result on; `backward` is refused by name instead of losing the gradients of q, k and v."""
+    """Passes a result on; `backward` is refused by name instead of losing the gradients of what went in."""
 
     @staticmethod
     def forward(ctx: Any, out: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
@@ -79,14 +85,33 @@ class _NoGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        raise SextantUnsupported("a gradient of query, key or value is asked for; allowed: forward passes (Sextant serves, it does not train)")
+        raise SextantUnsupported(f"a gradient {_NO_TRAINING}")
 
 
 def without_gradient(out: torch.Tensor, *inputs: Optional[torch.Tensor]) -> torch.Tensor:
     """`out`, from which no gradient goes back to the inputs: a `backward` that asks for one raises SextantUnsupported."""
+    refuse_derivatives(*inputs)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
         return cast(torch.Tensor, _NoGradient.apply(out, *(x for x in inputs if x is not None)))  # type: ignore[no-untyped-call]
     return out
+
+
+def refuse_derivatives(*inputs: Optional[torch.Tensor]) -> None:
+    """Of forward mode (`torch.func.jvp`, dual tensors) and of `torch.func.grad`, which would take the result for a constant."""
+    if torch.compiler.is_compiling() or (forward_ad._current_level < 0 and torch._C._functorch.peek_interpreter_stack() is None):
+        return
+    for x in inputs:
+        if x is not None and _has_derivative(x):
+            raise SextantUnsupported(f"a derivative {_NO_TRAINING}")
+
+
+def _has_derivative(x: torch.Tensor) -> bool:
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_gradtrackingtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)  # of vmap
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None
 
 
 _CACHED_PLANS = 256
@@ -238,7 +263,7 @@ def varlen_attention(
         q, k, v, list(query_lens), list(key_lens), softmax_scale, causal, sliding_window, logits_soft_cap, sinks, alibi_slopes, family, window_left,
         window_right, token_spans,
     )  # fmt: skip
-    return without_gradient(out, q, k, v), without_gradient(lse, q, k, v)
+    return without_gradient(out, q, k, v, sinks, alibi_slopes), without_gradient(lse, q, k, v, sinks, alibi_slopes)
 
 
 def _longest_span(token_spans: Optional[torch.Tensor]) -> int:
@@ -325,11 +350,12 @@ def attention(
 
         masked, _ = masked_attention(query, key, value, attn_mask, scale=scale, logits_soft_cap=logits_soft_cap, sinks=sinks, family=family)
         shape = query.shape[0], query.shape[2], query.shape[1], value.shape[3]
-        return without_gradient(masked.view(shape).transpose(1, 2), query, key, value)
+        return without_gradient(masked.view(shape).transpose(1, 2), query, key, value, sinks)
     how = scale, is_causal, sliding_window, logits_soft_cap, sinks, alibi_slopes, family, window_left, window_right
-    at_once = plain and token_spans is None and _lies_in_order(query) and _lies_in_order(key) and _lies_in_order(value) and not _watched()
+    plain = plain and token_spans is None and not torch.compiler.is_compiling()
+    at_once = plain and _lies_in_order(query) and _lies_in_order(key) and _lies_in_order(value) and not _watched()
     out: torch.Tensor = _dense_at_once(query, key, value, *how) if at_once else _dense_overload(query, key, value, *how, token_spans)
-    return without_gradient(out, query, key, value)
+    return without_gradient(out, query, key, value, sinks, alibi_slopes)
 
 
 def _fit(query: torch.Size, key: torch.Size, value: torch.Size) -> bool:
@@ -359,7 +385,7 @@ def _lies_in_order(x: torch.Tensor) -> bool:
     if not x.is_cpu or x.layout is not torch.strided:
         return False
     stride, shape = x.stride(), x.shape
-    return stride[3] == 1 and (shape[0] == 1 or stride[0] == shape[2] * stride[2])
+    return stride[3] == 1 and not x.is_neg() and (shape[0] == 1 or stride[0] == shape[2] * stride[2])
 
 
 def _at_once(q: torch.Tensor, cache: torch.Tensor) -> bool:
@@ -531,6 +557,7 @@ def run(
     Tensors, next_layer and errors as in sextant.Plan.run; lse fp32 [Hq, T] is written when given (plan with lse_out=True).
     q may be torch.float8_* where spec.query_dtype says so, with q_scale fp32 [1] or [Hkv].
     """
+    refuse_derivatives(q, k, v, sinks, alibi_slopes)
     if out is None:
         if v is None:
             raise SextantInvalidArgument("out is None without v, which tells its type and size; allowed: out [T, Hq, Dv]")
@@ -539,7 +566,7 @@ def run(
         made._handle, q, k, v, out, lse, k_cache, v_cache, query_start_loc, seq_lens, block_table, slot_mapping, sinks, alibi_slopes, k_scale,
         v_scale, workspace, q_scale, token_spans, next_layer,
     )  # fmt: skip
-    return without_gradient(out, *(x for x in (q, k, v) if x is not None))
+    return without_gradient(out, q, k, v, sinks, alibi_slopes)
 
 
 def run_mla(
@@ -568,6 +595,7 @@ def run_mla(
     next_layer and errors as in sextant.Plan.run; lse fp32 [N, T] is written when given (plan with lse_out=True). Without slot_mapping the cache holds
     every key: kv_c and k_pe may be None.
     """
+    refuse_derivatives(q, kv_c, k_pe, kv_b_proj, sinks)
     if out is None:
         if kv_b_proj.dim() != 2 or kv_b_proj.shape[0] % q.shape[1]:
             raise SextantInvalidArgument(f"kv_b_proj has shape {list(kv_b_proj.shape)}; allowed: [{q.shape[1]} * (nope + v), rank]")
@@ -579,7 +607,7 @@ def run_mla(
         made._handle, q, kv_c, k_pe, kv_b_proj, out, lse, kv_cache, query_start_loc, seq_lens, block_table, slot_mapping, sinks, kv_scale, workspace,
         token_spans, next_layer,
     )  # fmt: skip
-    return without_gradient(out, q, kv_c, k_pe)
+    return without_gradient(out, q, kv_c, k_pe, kv_b_proj, sinks)
 
 
 def _start_loc(lens: Sequence[int]) -> tuple[int, ...]:

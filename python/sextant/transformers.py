@@ -170,7 +170,7 @@ def _forward(backend, module, query, key, value, attention_mask=None, scaling=No
             result = out.view(batch, queries, *out.shape[1:])  # a single part's rows are in order
         else:
             result[part.queries] = out
-    return without_gradient(result, query, key, value), None
+    return without_gradient(result, query, key, value, sinks), None
 
 
 def _check_shapes(query, key, value) -> None:
@@ -209,7 +209,7 @@ def _paged_forward(backend, module, paged, query, key, value, mask, scaling, sli
         backend, layer, step, query, key, value, scale=_scale(scaling, query), window=int(window or 0), softcap=float(softcap or 0.0),
         sinks=None if sinks is None else sinks.detach().float().contiguous(),
     )  # fmt: skip
-    return without_gradient(out, query, key, value)
+    return without_gradient(out, query, key, value, sinks)
 
 
 def _refuse_what_is_not_served(dropout, kwargs) -> None:
@@ -256,7 +256,7 @@ def _packed_forward(backend, module, query, key, value, attention_mask=None, sca
     if kwargs.get("block_table") is not None:
         if kwargs.get("k_cache") is None:
             raise SextantUnsupported("a block table came without its keys; allowed: ContinuousBatchingConfig(max_blocks_per_request=0)")
-        return without_gradient(attend_in_blocks(backend, query, key, value, kwargs, features).unsqueeze(0), query, key, value), None
+        return without_gradient(attend_in_blocks(backend, query, key, value, kwargs, features).unsqueeze(0), query, key, value, features[2]), None
     if query.is_cuda and torch.cuda.is_current_stream_capturing():
         raise SextantUnsupported("lengths cannot be read in a CUDA graph capture; allowed: ContinuousBatchingConfig(use_cuda_graph=(False, True))")
     if kwargs.get("cu_seq_lens_q") is not None:
@@ -272,7 +272,7 @@ def _packed_forward(backend, module, query, key, value, attention_mask=None, sca
     tokens = sum(query_lens)
     out = query.new_zeros(packed[0].shape[0], packed[0].shape[1], packed[2].shape[-1])
     out[:tokens] = _attend(backend, packed[0][:tokens], packed[1][: sum(key_lens)], packed[2][: sum(key_lens)], query_lens, key_lens, features)
-    return without_gradient(out.unsqueeze(0), query, key, value), None
+    return without_gradient(out.unsqueeze(0), query, key, value, features[2]), None
 
 
 def _window_of_layer(module, given) -> Optional[int]:

@@ -61,6 +61,36 @@ class TestBadInput:
         with pytest.raises(sextant.SextantResourceExhausted, match="workspace_bytes is"):
             Step().run(plan, workspace=np.empty(256, np.uint8))
 
+    @pytest.mark.parametrize("plan", ["paged", "varlen", "mla"])
+    def test_workspace_that_is_no_run_of_bytes(self, plan):
+        """The library takes bytes from its address on: a view with other strides would have memory written beside it."""
+        step, lens = Step(), [300, 300]
+        starts = np.array([0, 300, 600], np.int32)
+        if plan == "paged":
+            made = sextant.plan("ROCM_AITER_FA", SPEC, CACHE, query_start_loc=[0, 3], seq_lens=[11], block_table=[[2, 0, 3]])
+            run = lambda workspace: step.run(made, lse=None, workspace=workspace)  # noqa: E731
+        elif plan == "varlen":
+            made = sextant.varlen_plan(SPEC, query_start_loc=starts, key_start_loc=starts)
+            q, k = np.ones((600, 4, 8), np.float32), np.ones((600, 2, 8), np.float32)
+            run = lambda workspace: made.run(q=q, k=k, v=k, out=np.empty_like(q), workspace=workspace)  # noqa: E731
+        else:
+            spec = sextant.AttentionSpec(num_heads=4, num_kv_heads=1, head_dim=48, head_dim_v=32, softmax_scale=0.1, dtype="fp32")
+            cache = sextant.KvCacheSpec(num_blocks=40, block_size=16, num_kv_heads=1, head_dim=48, head_dim_v=32, dtype="fp32", layout="latent")
+            made = sextant.mla_decode_plan(spec, cache, query_start_loc=[0, 1, 2], seq_lens=lens)
+            q, memory = np.ones((2, 4, 48), np.float32), np.ones((40, 16, 48), np.float32)
+            batch = dict(query_start_loc=np.arange(3, dtype=np.int32), seq_lens=np.array(lens, np.int32), block_table=np.arange(40, dtype=np.int32).reshape(2, 20))
+            run = lambda workspace: made.run(q=q, kv_cache=memory, out=np.empty((2, 4, 32), np.float32), workspace=workspace, **batch)  # noqa: E731
+        size = max(made.workspace_bytes, 512)
+        memory_of_all = np.zeros(4 * size + 256, np.uint8)
+        aligned = memory_of_all[-memory_of_all.ctypes.data % 256 :][: 4 * size]
+        for view in (
+            np.lib.stride_tricks.as_strided(aligned, (size,), (0,)), aligned[::-1][:size], aligned[: 4 * size : 4], aligned.reshape(4, size)[:, : size // 2],
+        ):
+            with pytest.raises(sextant.SextantInvalidArgument, match="workspace is .*, not contiguous; allowed: bytes that follow one another"):
+                run(view)
+        assert not memory_of_all.any() and np.isnan(step.out).all()
+        run(aligned[:size])
+
     def test_device(self):
         with pytest.raises(sextant.SextantInvalidArgument, match='device is "gpu"'):
             sextant.select(SPEC, CACHE, device="gpu")

@@ -239,6 +239,54 @@ def test_gradients_through_the_paged_op_are_refused():
     st.release(made)
 
 
+def test_forward_mode_is_refused_with_nothing_written():
+    """Whoever asks for a derivative by torch.func or a dual tensor would get a zero for it."""
+    from torch.autograd import forward_ad
+
+    q, k, v = dense_inputs()
+    for ask in (
+        lambda q: torch.func.jvp(lambda q: st.attention(q, k, v), (q,), (torch.ones_like(q),)),
+        lambda k: torch.func.jacfwd(lambda k: st.attention(q, k, v).sum())(k),
+        lambda q: torch.func.grad(lambda q: st.attention(q, k, v).sum())(q),
+    ):
+        with pytest.raises(sextant.SextantUnsupported, match="a derivative of query, key or value"):
+            ask(q if ask.__code__.co_varnames[0] == "q" else k)
+    made, (q, k, v, k_cache, v_cache), batch = paged_arguments()
+    with forward_ad.dual_level(), pytest.raises(sextant.SextantUnsupported, match="a derivative of query, key or value"):
+        st.run(made, forward_ad.make_dual(q, torch.ones_like(q)), k, v, k_cache, v_cache, **batch)
+    assert not k_cache.any() and not v_cache.any()
+    with forward_ad.dual_level():  # nobody asks for one here
+        assert st.run(made, q, k, v, k_cache, v_cache, **batch).isfinite().all()
+    q, k, v = dense_inputs()
+    torch.testing.assert_close(torch.func.vmap(lambda q: st.attention(q, k, v))(torch.stack([q, -q]))[1], st.attention(-q, k, v))
+
+
+def test_gradients_of_what_else_is_learned_are_refused():
+    """Sinks, slopes and the mask's prefix: a backward that gives them no gradient must say so."""
+    q, k, v = dense_inputs()
+    for name in ("sinks", "alibi_slopes"):
+        learned = torch.zeros(8, requires_grad=True)
+        with pytest.raises(sextant.SextantUnsupported, match="a gradient of query, key or value"):
+            st.attention(q, k, v, is_causal=True, **{name: learned}).sum().backward()
+    long = torch.randn(2, 2, 80, 64)
+    for result in st.masked_attention(q.requires_grad_(), long, long, torch.ones(7, 80, dtype=torch.bool), scale=0.1):
+        with pytest.raises(sextant.SextantUnsupported, match="a gradient of query, key or value"):
+            result.sum().backward()
+
+
+def test_views_with_the_other_sign():
+    """PyTorch negates some views only when they are read: their memory holds the opposite numbers."""
+    q, k, v = dense_inputs()
+    for i in range(3):
+        given = [torch._neg_view(x) if i == at else x for at, x in enumerate((q, k, v))]
+        torch.testing.assert_close(st.attention(*given, is_causal=True), st.attention(*(x.resolve_neg() for x in given), is_causal=True), atol=0, rtol=0)
+    made, (q, k, v, k_cache, v_cache), batch = paged_arguments()
+    for name, changed in (("q", (torch._neg_view(q), k, v, k_cache)), ("k_cache", (q, k, v, torch._neg_view(k_cache)))):
+        with pytest.raises(sextant.SextantInvalidArgument, match=f"{name} is a negated view; allowed: tensors whose memory holds their numbers"):
+            made.run(**dict(zip(("q", "k", "v", "k_cache"), changed)), v_cache=v_cache, out=torch.zeros_like(q), **batch)
+    assert not k_cache.any() and not v_cache.any()
+
+
 def test_what_an_op_wrote_is_counted():
     """Autograd refuses a backward pass over a tensor that was overwritten after it was saved: it looks at the version."""
     made, (q, k, v, k_cache, v_cache), batch = paged_arguments()
