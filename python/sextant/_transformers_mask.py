@@ -296,6 +296,9 @@ def _with_spans(batch: int, kept: Integers, first: Integers, last: Integers, den
     for group in np.split(spans, np.flatnonzero(new)[1:]):
         begin = own[group[0]] if group[0] else min(own[0], first[group].min())  # of the first row's span some may be in the cache
         begins[group] = begin, last[group[0]]
+    joined = (begins[:-1, 0] <= own[1:]) & (own[1:] < begins[:-1, 1]) | (begins[1:, 0] < np.minimum(own[1:], begins[1:, 1]))
+    if (joined & (begins[1:] != begins[:-1]).any(1)).any():  # a span is what all of its tokens have
+        return None
     for width in (int(own[-1]) + 1, window):  # without a window, and with it
         expected = np.maximum(0, own + 1 - width)
         expected[inside] = np.minimum(expected[inside], begins[inside, 0])

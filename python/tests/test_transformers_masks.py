@@ -305,3 +305,16 @@ def test_masks_without_a_rule_are_refused_when_large():
     q = torch.randn(1, 2, 400, 32)
     with pytest.raises(sextant.SextantUnsupported, match=r"in 400 runs, since its rows follow no rule \(causal, window, equal\)"):
         st._forward("TRITON_ATTN", torch.nn.Module(), q, q, q, mask)
+
+
+def test_rows_that_reach_into_a_span_of_which_they_are_no_part():
+    """Two spans overlap where their rows differ: such a mask is cut into plain runs, and not refused for its spans."""
+    for seed in range(300):
+        generator = torch.Generator().manual_seed(seed)
+        mask = torch.ones(1, 1, 8, 8, dtype=torch.bool).tril()
+        for begin, length in torch.randint(1, 6, (3, 2), generator=generator).tolist():
+            mask[..., begin : begin + length, begin : begin + length] = True
+        for part in parts_of(mask, 1, 8, 8, True, 0):
+            spans = [] if part.spans is None else part.spans.tolist()
+            for at, (begin, end) in enumerate(spans):
+                assert begin >= end or all(spans[other] == [begin, end] for other in range(begin, min(end, len(spans)))), (seed, spans)
