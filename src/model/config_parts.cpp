@@ -141,7 +141,8 @@ Result<Nested> language_part(const json& config, std::vector<std::string>& notes
   const std::string usual = facts_of(nested.model_type).value("text", std::string());
   if (!usual.empty()) {
     note_outer(nested.model_type, notes);
-    if (nested.prefix == "config") note_other_parts(nested.fields, "the top level", notes);
+    const bool both_read = nested.fields.contains("encoder") && nested.fields.contains("decoder");
+    if (nested.prefix == "config" && !both_read) note_other_parts(nested.fields, "the top level", notes);
     nested.model_type = usual;
   }
   return nested;

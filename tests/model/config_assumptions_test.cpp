@@ -198,6 +198,13 @@ TEST(ConfigAssumptions, FieldsOfOtherClassesAreNamed) {
             std::string::npos);
 }
 
+TEST(ConfigAssumptions, TwoStacksAreRead) {
+  const std::string stack = R"({"model_type": "t5_gemma_module", "hidden_size": 64, "num_attention_heads": 4,
+      "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 2, "dtype": "bfloat16"})";
+  const auto notes = notes_of(R"({"model_type": "t5gemma", "encoder": )" + stack + R"(, "decoder": )" + stack + "}");
+  EXPECT_EQ(notes.find("not read"), std::string::npos) << notes;
+}
+
 TEST(ConfigAssumptions, AWindowOfMinusOneIsNone) {
   const auto model = parse_model_config(
       R"({"model_type": "git", "torch_dtype": "bfloat16", "hidden_size": 64, "num_attention_heads": 8, "head_dim": 16,
@@ -279,6 +286,7 @@ TEST(ConfigAssumptions, AlibiLooksBackAlone) {
   const auto cogvlm =
       parse_model_config(R"({"model_type": "cogvlm", "num_multi_query_heads": 2, )" + head + "}", "CogVLM2");
   EXPECT_EQ(cogvlm->layers.at(0).attention.num_kv_heads, 2);
+  EXPECT_TRUE(cogvlm->notes.empty()) << cogvlm->notes.at(0);
 }
 
 }  // namespace
