@@ -11,6 +11,7 @@
 // `token` is the offset inside the block. Strides are in elements.
 #pragma once
 
+#include "sextant/kv_addressing.h"
 #include "sextant/types.h"
 
 namespace sextant {
@@ -56,27 +57,6 @@ Result<KvFormat> parse_kv_format(std::string_view name);
 
 // A token's scale is its largest magnitude over the largest number that the type stores, and at least this.
 inline constexpr float kSmallestTokenScale = 1e-6F;
-
-struct KvAddressing {
-  int64_t block_stride = 0;
-  int64_t head_stride = 0;
-  int64_t token_outer_stride = 0;
-  int64_t token_inner_stride = 0;
-  int64_t dim_outer_stride = 0;
-  int64_t dim_inner_stride = 0;
-  int32_t token_tile = 1;
-  int32_t dim_tile = 1;
-
-  constexpr int64_t offset(int64_t block, int64_t head, int64_t token, int64_t dim) const {
-    return block * block_stride + head * head_stride + (token / token_tile) * token_outer_stride +
-           (token % token_tile) * token_inner_stride + (dim / dim_tile) * dim_outer_stride +
-           (dim % dim_tile) * dim_inner_stride;
-  }
-  // True when dims of one token are consecutive in memory.
-  constexpr bool dims_contiguous() const {
-    return dim_tile == 1 ? dim_outer_stride == 1 : dim_inner_stride == 1 && dim_outer_stride == dim_tile;
-  }
-};
 
 // What a cache holds, without its memory. One layer; all layers of a model share it.
 struct KvCacheSpec {

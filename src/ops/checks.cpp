@@ -8,6 +8,8 @@
 #include <span>
 #include <string>
 
+#include "types/ceil_div.h"
+
 namespace sextant {
 namespace {
 
@@ -33,8 +35,6 @@ bool lies_apart(std::span<Axis> axes) {
   }
   return true;
 }
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool lies_apart(const KvAddressing& a, const KvCacheSpec& c, int64_t dim) {
   Axis axes[] = {{a.block_stride, c.num_blocks},

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 
+#include "types/ceil_div.h"
+
 namespace sextant {
 namespace {
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // 16 bytes of one token's dims stay together in the split-K and shuffled layouts.
 int32_t dims_of_16_bytes(DType dtype) { return static_cast<int32_t>(16 / size_of(dtype)); }

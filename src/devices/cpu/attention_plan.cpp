@@ -9,11 +9,10 @@
 #include <tuple>
 
 #include "plan/length_bounds.h"
+#include "types/ceil_div.h"
 
 namespace sextant::cpu {
 namespace {
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr int64_t kSplitAlignment = 64;  // keys; a split inside a tile costs masked columns only
 constexpr int64_t kMinAutoSplit = 512;   // keys

@@ -11,6 +11,7 @@
 #include "devices/cuda/plan_forward.h"
 #include "devices/cuda/plan_staging.h"
 #include "devices/cuda/portable/mla_launchers.h"
+#include "devices/gpu/bind.h"
 #include "ops/query_conversion.h"
 
 namespace sextant::cuda {
@@ -172,11 +173,6 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   return parts;
 }
 
-KeyReach to_reach(const AttentionMask& mask) {
-  const bool causal = mask.right != AttentionMask::kUnlimited;
-  return {mask.left == AttentionMask::kUnlimited ? 0 : mask.left + 1, causal ? mask.right : 0, causal, mask.chunk};
-}
-
 // A kernel that received a way of dividing work that it does not know would read and write the wrong rows.
 Status check_parts(const std::vector<PlanPart>& parts) {
   for (const PlanPart& part : parts) {
@@ -227,37 +223,20 @@ int32_t count_converted_tokens(const std::vector<PlanPart>& parts, const Attenti
 
 AttentionParams planned_params(const AttentionPlanArgs& a) {
   AttentionParams p;
+  gpu::bind_plan(p, a);
   const AttentionSpec& s = a.spec;
-  p.num_heads = s.num_heads;
-  p.num_kv_heads = s.num_kv_heads;
-  p.group_size = s.group_size();
-  p.head_dim = s.head_dim;
-  p.head_dim_v = s.value_head_dim();
-  p.softmax_scale = s.softmax_scale;
-  p.soft_cap = s.logits_soft_cap;
-  p.own = to_reach(s.mask());
-  const KeyReach reach = to_reach(s.mask().widest());
+  p.own = gpu::to_reach(s.mask());
+  const KeyReach reach = gpu::to_reach(s.mask().widest());
   p.window = reach.window;
   p.causal = reach.causal;
   p.right = reach.right;
   p.has_spans = s.has_spans();
   p.dtype = s.dtype;
-  p.out_f32 = a.out_dtype == DType::kF32;
-  p.values_in_keys = a.op == AttentionOp::kMlaDecode;
-  p.origin = a.op == AttentionOp::kVarlen          ? KeyOrigin::kPacked
-             : a.op == AttentionOp::kPrefixPrefill ? KeyOrigin::kCacheThenPacked
-                                                   : KeyOrigin::kCache;
-  p.key_begin = a.key_begin;
-  p.key_end = a.key_end;
-  p.num_requests = static_cast<int32_t>(a.seq_lens.size());
   p.num_tokens = a.query_start_loc.empty() ? 0 : a.query_start_loc.back();
-  p.context_filter = static_cast<int8_t>(a.filter.context);
   p.has_token_scales = p.origin != KeyOrigin::kPacked && a.cache.has_token_scales();
   p.cache_dtype = p.origin == KeyOrigin::kPacked ? s.dtype : a.cache.dtype;
   p.q_aligned = p.packed_aligned = true;
   if (p.origin == KeyOrigin::kPacked) return p;
-  p.block_size = a.cache.block_size;
-  p.num_blocks = static_cast<int32_t>(a.cache.num_blocks);
   p.block_shift = std::has_single_bit(static_cast<uint32_t>(p.block_size))
                       ? std::countr_zero(static_cast<uint32_t>(p.block_size))
                       : -1;

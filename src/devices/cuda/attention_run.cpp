@@ -8,6 +8,7 @@
 #include "devices/cuda/kernel_table.h"
 #include "devices/cuda/kernels/vector_strides.h"
 #include "devices/cuda/plan_staging.h"
+#include "devices/gpu/bind.h"
 #include "ops/query_conversion.h"
 
 namespace sextant::cuda {
@@ -16,18 +17,7 @@ namespace {
 void set_tensors(AttentionParams& p, const CudaAttentionPlan& plan, const AttentionArgs& a) {
   p.num_requests = plan.num_requests;
   p.num_tokens = plan.num_tokens;
-  p.q = a.q.data;
-  p.q_token_stride = a.q.stride[0];
-  p.q_head_stride = a.q.stride[1];
-  p.q_aligned = is_vector_aligned(a.q);
-  p.out = a.out.data;
-  p.out_token_stride = a.out.stride[0];
-  p.out_head_stride = a.out.stride[1];
-  if (plan.args.lse_out) {
-    p.lse = static_cast<float*>(a.lse.data);
-    p.lse_head_stride = a.lse.stride[0];
-    p.lse_token_stride = a.lse.stride[1];
-  }
+  gpu::bind_tensors(p, plan.args, a);
   if (plan.args.merge_state) {
     p.state_out = static_cast<const float*>(a.state_out.data);
     p.state_token_stride = a.state_out.stride[0];
@@ -36,41 +26,11 @@ void set_tensors(AttentionParams& p, const CudaAttentionPlan& plan, const Attent
     p.state_lse_head_stride = a.state_lse.stride[0];
     p.state_lse_token_stride = a.state_lse.stride[1];
   }
-  p.query_start_loc = a.query_start_loc;
-  p.seq_lens = a.seq_lens;
-  p.key_start_loc = a.key_start_loc;
-  p.sinks = plan.args.spec.has_sinks ? a.sinks : nullptr;
-  p.alibi_slopes = plan.args.spec.has_alibi ? a.alibi_slopes : nullptr;
-  p.token_spans = p.has_spans ? a.token_spans : nullptr;
-  if (p.origin != KeyOrigin::kCache) {
-    p.packed_k = a.k.data;
-    p.packed_v = a.v.data;
-    p.packed_k_token_stride = a.k.stride[0];
-    p.packed_k_head_stride = a.k.stride[1];
-    p.packed_v_token_stride = a.v.stride[0];
-    p.packed_v_head_stride = a.v.stride[1];
-    p.packed_rows = std::min(a.k.shape[0], a.v.shape[0]);
-    p.packed_aligned = is_vector_aligned(a.k) && is_vector_aligned(a.v);
-  }
-  if (p.origin == KeyOrigin::kPacked) return;
-  p.block_table = a.block_table;
-  p.block_table_stride = plan.args.shared_prefix ? 0 : a.block_table_stride;
-  p.cache_k = a.cache.k;
-  p.cache_v = p.values_in_keys ? a.cache.k : a.cache.v;
-  p.k_addr = a.cache.k_addr;
-  p.v_addr = p.values_in_keys ? a.cache.k_addr : a.cache.v_addr;
-  p.num_blocks = static_cast<int32_t>(a.cache.spec.num_blocks);
-  const size_t element = size_of(p.cache_dtype);
-  p.k_chunk_stride = chunk_stride(p.k_addr, p.head_dim, p.cache_k, element);
-  p.v_chunk_stride = chunk_stride(p.v_addr, p.head_dim_v, p.cache_v, element);
+  if (p.origin != KeyOrigin::kCache) p.packed_rows = std::min(a.k.shape[0], a.v.shape[0]);
   if (p.has_token_scales) {
     p.k_token_scales = a.cache.k_scale;
     p.v_token_scales = a.cache.v_scale;
     p.scale_strides = a.cache.scale_strides;
-  } else if (is_fp8(p.cache_dtype)) {
-    p.k_scale = a.cache.k_scale;
-    p.v_scale = a.cache.v_scale;
-    p.num_scales = a.cache.num_scales;
   }
 }
 
@@ -130,8 +90,8 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
   const AttentionParams converted = p;
   for (const PlanPart& part : *parts) {
     p = part.kernel->fp8_queries ? as_given : converted;
-    p.min_query_len = part.min_query_len;
-    p.max_query_len = part.max_query_len;
+    p.filter.min_query_len = part.min_query_len;
+    p.filter.max_query_len = part.max_query_len;
     if (part.staging) {
       set_vector_strides(p);
       const cudaError_t error = launch_stage_cache(p, staged_cache(*part.staging, workspace), cuda_stream);

@@ -3,12 +3,12 @@
 
 #include "devices/cuda/attention_plan.h"
 #include "plan/length_bounds.h"
+#include "types/ceil_div.h"
 
 namespace sextant::cuda {
 
 constexpr int32_t kDeterministicKeys = 1024;  // keys of a partition when bits must not depend on the machine
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr size_t align_workspace(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 // Requests that are short enough for the decode kernels, and the others.

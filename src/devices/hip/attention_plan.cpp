@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "devices/gpu/bind.h"
 #include "devices/hip/tuned_plan.h"
+#include "types/ceil_div.h"
 
 namespace sextant::hip {
 namespace {
@@ -15,7 +17,6 @@ constexpr int32_t kLatentDim = 576, kLatentValueDim = 512;  // of the kernels fo
 constexpr int32_t kDeterministicKeys = 1024;  // keys of a partition when bits must not depend on the machine
 constexpr int32_t kGranule = 32;              // keys of a tile
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 size_t align(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 std::string portable_kernel(const AttentionPlanArgs& a) {
@@ -106,12 +107,6 @@ PlanPart portable_part(const AttentionPlanArgs& a, const ChipLimits& chip, Kerne
   return part;
 }
 
-KeyReach to_reach(const AttentionMask& mask) {
-  const bool causal = mask.right != AttentionMask::kUnlimited;
-  return {mask.left == AttentionMask::kUnlimited ? 0 : mask.left + 1, causal ? mask.right : 0, causal ? 1 : 0,
-          mask.chunk};
-}
-
 std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family,
                                  const LengthBounds& n, bool vectors) {
   std::vector<PlanPart> parts;
@@ -140,43 +135,16 @@ Format to_format(DType dtype) {
   return dtype == DType::kI8 ? Format::kI8 : static_cast<Format>(dtype);
 }
 
-Addressing to_addressing(const KvAddressing& a) {
-  return {a.block_stride,     a.head_stride,      a.token_outer_stride, a.token_inner_stride,
-          a.dim_outer_stride, a.dim_inner_stride, a.token_tile,         a.dim_tile};
-}
-
-int32_t chunk_stride(const KvAddressing& a, int32_t head_dim, const void* base, size_t element_bytes) {
-  const size_t alignment = element_bytes == 1 ? 8 : 16;
-  const bool aligned = a.block_stride % 8 == 0 && a.head_stride % 8 == 0 && a.token_outer_stride % 8 == 0 &&
-                       (a.token_tile == 1 || a.token_inner_stride % 8 == 0) &&
-                       reinterpret_cast<uintptr_t>(base) % alignment == 0;
-  if (!aligned || head_dim % 8 != 0) return 0;
-  if (a.dim_tile == 1) return a.dim_outer_stride == 1 ? 8 : 0;
-  if (a.dim_inner_stride != 1 || a.dim_tile % 8 != 0) return 0;
-  if (a.dim_outer_stride == a.dim_tile) return 8;
-  const bool fits = a.dim_outer_stride < std::numeric_limits<int32_t>::max();
-  return a.dim_tile == 8 && a.dim_outer_stride % 8 == 0 && fits ? static_cast<int32_t>(a.dim_outer_stride) : 0;
-}
-
 DimTiles dim_tiles(const KvAddressing& a, int32_t head_dim, const void* base, size_t element_bytes) {
   if (a.dim_tile == 16 && a.dim_inner_stride == 1 && a.dim_outer_stride % 8 == 0 &&
       a.dim_outer_stride < std::numeric_limits<int32_t>::max()) {
     // Aligned as it would be with tiles of 8.
     KvAddressing halves = a;
     halves.dim_tile = 8;
-    if (chunk_stride(halves, head_dim, base, element_bytes) > 0) return {static_cast<int32_t>(a.dim_outer_stride), 1};
+    if (gpu::chunk_stride(halves, head_dim, base, element_bytes) > 0)
+      return {static_cast<int32_t>(a.dim_outer_stride), 1};
   }
-  return {chunk_stride(a, head_dim, base, element_bytes), 0};
-}
-
-bool is_vector_aligned(const TensorView& view) {
-  const size_t element = size_of(view.dtype);
-  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.stride[view.rank - 1] != 1 ||
-      view.shape[view.rank - 1] % 8 != 0)
-    return false;
-  for (int i = 0; i + 1 < view.rank; ++i)
-    if (view.stride[i] * static_cast<int64_t>(element) % 16 != 0) return false;
-  return true;
+  return {gpu::chunk_stride(a, head_dim, base, element_bytes), 0};
 }
 
 BlockDivisor block_divisor(int32_t block_size) {
@@ -189,33 +157,12 @@ BlockDivisor block_divisor(int32_t block_size) {
 
 AttentionParams planned_params(const AttentionPlanArgs& a) {
   AttentionParams p{};
-  const AttentionSpec& s = a.spec;
-  p.num_heads = s.num_heads;
-  p.num_kv_heads = s.num_kv_heads;
-  p.group_size = s.group_size();
+  gpu::bind_plan(p, a);
   p.group_divisor = block_divisor(p.group_size);
-  p.head_dim = s.head_dim;
-  p.head_dim_v = s.value_head_dim();
-  p.softmax_scale = s.softmax_scale;
-  p.soft_cap = s.logits_soft_cap;
-  p.reach = to_reach(s.mask());
-  p.format = to_format(s.dtype);
-  p.out_f32 = a.out_dtype == DType::kF32 ? 1 : 0;
-  p.values_in_keys = is_latent(a) ? 1 : 0;
-  p.origin = a.op == AttentionOp::kVarlen          ? KeyOrigin::kPacked
-             : a.op == AttentionOp::kPrefixPrefill ? KeyOrigin::kCacheThenPacked
-                                                   : KeyOrigin::kCache;
-  p.key_begin = a.key_begin;
-  p.key_end = a.key_end;
-  p.num_requests = static_cast<int32_t>(a.seq_lens.size());
-  p.context_filter = static_cast<int32_t>(a.filter.context);
+  p.reach = gpu::to_reach(a.spec.mask());
+  p.format = to_format(a.spec.dtype);
   p.cache_format = p.origin == KeyOrigin::kPacked ? p.format : to_format(a.cache.dtype);
-  p.num_scales = 1;
-  p.block_size = 1;
-  if (p.origin == KeyOrigin::kPacked) return p;
-  p.block_size = a.cache.block_size;
-  p.block_divisor = block_divisor(a.cache.block_size);
-  p.num_blocks = static_cast<int32_t>(a.cache.num_blocks);
+  p.block_divisor = block_divisor(p.block_size);
   return p;
 }
 

@@ -48,14 +48,10 @@ Status run_attention(const HipAttentionPlan& plan, const AttentionArgs& args, co
 AttentionParams planned_params(const AttentionPlanArgs& args);
 // Its quotients are exact for positions of 31 bits.
 BlockDivisor block_divisor(int32_t block_size);
-Addressing to_addressing(const KvAddressing& address);
-// Elements from 8 dims to the next 8 where 8 dims lie together and aligned, else 0.
-int32_t chunk_stride(const KvAddressing& address, int32_t head_dim, const void* base, size_t element_bytes);
-// The same by tiles of 8 or 16 dims: stride 0 where it does not hold.
+// gpu::chunk_stride by tiles of 8 or 16 dims: stride 0 where it does not hold.
 struct DimTiles {
   int32_t stride = 0, shift = 0;  // tiles of 8 << shift dims
 };
 DimTiles dim_tiles(const KvAddressing& address, int32_t head_dim, const void* base, size_t element_bytes);
-bool is_vector_aligned(const TensorView& view);  // rows of 8 elements start on 16 bytes
 
 }  // namespace sextant::hip

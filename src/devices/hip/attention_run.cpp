@@ -1,4 +1,5 @@
 // Running a planned attention op: parameters from the caller's tensors, then launches and nothing else.
+#include "devices/gpu/bind.h"
 #include "devices/hip/attention_plan.h"
 #include "devices/hip/tuned_plan.h"
 
@@ -7,57 +8,16 @@ namespace {
 
 void set_tensors(AttentionParams& p, const HipAttentionPlan& plan, const AttentionArgs& a) {
   p.num_requests = plan.num_requests;
-  p.q = a.q.data;
-  p.q_token_stride = a.q.stride[0];
-  p.q_head_stride = a.q.stride[1];
-  p.q_aligned = is_vector_aligned(a.q) ? 1 : 0;
-  p.out = a.out.data;
-  p.out_token_stride = a.out.stride[0];
-  p.out_head_stride = a.out.stride[1];
-  p.out_aligned = is_vector_aligned(a.out) ? 1 : 0;
-  if (plan.args.lse_out) {
-    p.lse = static_cast<float*>(a.lse.data);
-    p.lse_head_stride = a.lse.stride[0];
-    p.lse_token_stride = a.lse.stride[1];
-  }
-  p.query_start_loc = a.query_start_loc;
-  p.seq_lens = a.seq_lens;
-  p.key_start_loc = a.key_start_loc;
-  p.sinks = plan.args.spec.has_sinks ? a.sinks : nullptr;
-  p.alibi_slopes = plan.args.spec.has_alibi ? a.alibi_slopes : nullptr;
-  p.token_spans = plan.args.spec.has_spans() ? a.token_spans : nullptr;
-  if (p.origin != KeyOrigin::kCache) {
-    p.packed_k = a.k.data;
-    p.packed_v = a.v.data;
-    p.packed_k_token_stride = a.k.stride[0];
-    p.packed_k_head_stride = a.k.stride[1];
-    p.packed_v_token_stride = a.v.stride[0];
-    p.packed_v_head_stride = a.v.stride[1];
-    p.packed_aligned = is_vector_aligned(a.k) && is_vector_aligned(a.v) ? 1 : 0;
-  }
+  gpu::bind_tensors(p, plan.args, a);
+  p.out_aligned = gpu::is_vector_aligned(a.out) ? 1 : 0;
   if (p.origin == KeyOrigin::kPacked) return;
-  const bool latent = p.values_in_keys != 0;
-  const KvAddressing& v_addr = latent ? a.cache.k_addr : a.cache.v_addr;
   const size_t element = size_of(a.cache.spec.dtype);
-  p.block_table = a.block_table;
-  p.block_table_stride = plan.args.shared_prefix ? 0 : a.block_table_stride;
-  p.cache_k = a.cache.k;
-  p.cache_v = latent ? a.cache.k : a.cache.v;
-  p.k_addr = to_addressing(a.cache.k_addr);
-  p.v_addr = to_addressing(v_addr);
-  p.num_blocks = static_cast<int32_t>(a.cache.spec.num_blocks);
   const DimTiles tiles = dim_tiles(a.cache.k_addr, p.head_dim, a.cache.k, element);
   p.k_tile_stride = tiles.stride;
   p.k_tile_shift = tiles.shift;
-  p.k_chunk_stride = chunk_stride(a.cache.k_addr, p.head_dim, p.cache_k, element);
-  p.v_chunk_stride = chunk_stride(v_addr, p.head_dim_v, p.cache_v, element);
   if (a.cache.spec.has_token_scales()) {
     p.k_token_scales = token_scales(a.cache, a.cache.k_scale);
     p.v_token_scales = token_scales(a.cache, a.cache.v_scale);
-  } else if (is_fp8(a.cache.spec.dtype)) {
-    p.k_scale = a.cache.k_scale;
-    p.v_scale = a.cache.v_scale;
-    p.num_scales = a.cache.num_scales;
   }
 }
 
@@ -100,8 +60,8 @@ Status run_attention(const HipAttentionPlan& plan, const AttentionArgs& args, co
   char* kept = args.kept != nullptr ? static_cast<char*>(args.kept) : workspace;
   if (!args.next_layer) SEXTANT_RETURN_IF_ERROR(plan_lists(plan, p, kept, chip, launcher, stream));
   for (const PlanPart& part : *parts) {
-    p.min_query_len = part.min_query_len;
-    p.max_query_len = part.max_query_len;
+    p.filter.min_query_len = part.min_query_len;
+    p.filter.max_query_len = part.max_query_len;
     p.split = part.split;
     p.work = list_of(part, p, kept, chip).work;
     p.partial_out = reinterpret_cast<float*>(workspace + part.partial_out_offset);

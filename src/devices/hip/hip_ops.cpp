@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <limits>
 
+#include "devices/gpu/strides.h"
+
 namespace sextant::hip {
 namespace {
-
-Filter to_filter(const RequestFilter& f) { return {f.min_query_len, f.max_query_len, static_cast<int32_t>(f.context)}; }
 
 Tensor3 to_tensor(const TensorView& view) {
   Tensor3 t{};
@@ -29,14 +29,14 @@ CachePart to_part(const TensorView& rows, const KvCacheView& cache, bool values,
   part.token_stride = rows.stride[0];
   part.head_stride = rows.rank == 3 ? rows.stride[1] : 0;
   part.cache = values ? cache.v : cache.k;
-  part.address = to_addressing(address);
+  part.address = address;
   part.scale = values ? cache.v_scale : cache.k_scale;
   part.token_scales = token_scales(cache, part.scale);
   part.heads = cache.spec.num_kv_heads;
   part.dim = dim;
   part.dim_begin = dim_begin;
-  part.vectors = dim_begin % 8 == 0 && is_vector_aligned(rows) &&
-                         chunk_stride(address, dim, part.cache, size_of(cache.spec.dtype)) > 0
+  part.vectors = dim_begin % 8 == 0 && gpu::is_vector_aligned(rows) &&
+                         gpu::chunk_stride(address, dim, part.cache, size_of(cache.spec.dtype)) > 0
                      ? 1
                      : 0;
   part.chunks = part.vectors != 0 ? dim / 8 : dim;
@@ -96,8 +96,8 @@ Status HipOps::concat_and_cache_mla(const ConcatAndCacheMlaArgs& args, Stream st
 }
 
 Status HipOps::context_chunk_offsets(const ContextChunkOffsetsArgs& args, Stream stream) const {
-  const ChunkOffsetsParams a{args.query_start_loc,   args.seq_lens,    args.key_start_loc, args.num_requests,
-                             to_filter(args.filter), args.chunk_begin, args.chunk_len};
+  const ChunkOffsetsParams a{args.query_start_loc, args.seq_lens,    args.key_start_loc, args.num_requests,
+                             args.filter,          args.chunk_begin, args.chunk_len};
   return launcher_.launch("sextant_chunk_offsets", 1, a, stream);
 }
 
@@ -139,7 +139,7 @@ Status HipOps::merge_attn_states(const MergeAttnStatesArgs& args, Stream stream)
   a.query_start_loc = args.query_start_loc;
   a.seq_lens = args.seq_lens;
   a.num_requests = args.num_requests;
-  a.filter = to_filter(args.filter);
+  a.filter = args.filter;
   return launcher_.launch("sextant_merge_states", args.out.shape[0], a, stream);
 }
 
@@ -152,8 +152,8 @@ Status HipOps::copy_blocks(const CopyBlocksArgs& args, Stream stream) const {
   CopyBlocksParams a{};
   a.k = args.cache.k;
   a.v = spec.is_latent() ? nullptr : args.cache.v;
-  a.k_addr = to_addressing(args.cache.k_addr);
-  a.v_addr = to_addressing(args.cache.v_addr);
+  a.k_addr = args.cache.k_addr;
+  a.v_addr = args.cache.v_addr;
   a.mapping = args.mapping;
   a.num_blocks = spec.num_blocks;
   a.element_bytes = static_cast<int32_t>(size_of(spec.dtype));
@@ -199,7 +199,7 @@ Status HipOps::gemm(const GemmArgs& args, Stream stream) const {
       std::swap(view.stride[1], view.stride[2]);
       std::swap(view.shape[1], view.shape[2]);
     }
-    tensor->aligned = is_vector_aligned(view) ? 1 : 0;
+    tensor->aligned = gpu::is_vector_aligned(view) ? 1 : 0;
   }
   g.m_tiles = static_cast<int32_t>((args.c.shape[1] + kTile - 1) / kTile);
   g.n_tiles = static_cast<int32_t>((args.c.shape[2] + kTile - 1) / kTile);

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "devices/gpu/strides.h"
+
 namespace sextant::hip {
 namespace {
 
@@ -16,14 +18,14 @@ bool tokens_together(const KvCacheSpec& cache) {
 }
 
 // Four tokens of one dim: 8 bytes (fp8: 4) at an aligned place.
-bool has_token_quads(const Addressing& v) {
+bool has_token_quads(const KvAddressing& v) {
   return v.dim_tile == 1 && v.dim_outer_stride % 4 == 0 && v.block_stride % 4 == 0 && v.head_stride % 4 == 0 &&
          (v.token_tile == 1 ? v.token_outer_stride == 1
                             : v.token_tile % 4 == 0 && v.token_inner_stride == 1 && v.token_outer_stride % 4 == 0);
 }
 
 // 16 consecutive tokens from a multiple of 16 on lie at sums of a part for the first and one for the way from there.
-bool has_token_runs(const Addressing& rule) {
+bool has_token_runs(const KvAddressing& rule) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
   return (16 % rule.token_tile == 0 || rule.token_tile % 16 == 0) && rule.block_stride >= 0 &&
          rule.block_stride <= kMost && rule.token_outer_stride <= kMost / 64 && rule.dim_outer_stride <= kMost / 512;
@@ -39,14 +41,14 @@ bool decode_serves(const AttentionPlanArgs& a, KernelFamily family, const ChipLi
   const KvAddressing k = k_addressing(a.cache), v = v_addressing(a.cache);
   const size_t element = size_of(a.cache.dtype);
   if (dim_tiles(k, a.spec.head_dim, nullptr, element).stride == 0) return false;
-  if (k.token_tile != 1 || !has_token_runs(to_addressing(k)) || !has_token_runs(to_addressing(v))) return false;
+  if (k.token_tile != 1 || !has_token_runs(k) || !has_token_runs(v)) return false;
   if (!tokens_together(a.cache))
-    return v.token_tile == 1 && chunk_stride(v, a.spec.value_head_dim(), nullptr, element) == 8;
-  return has_token_quads(to_addressing(v));
+    return v.token_tile == 1 && gpu::chunk_stride(v, a.spec.value_head_dim(), nullptr, element) == 8;
+  return has_token_quads(v);
 }
 
 // What the forward kernels take of a cache: 8 keys from a multiple of 8 on lie in one block, strides in 32 bits.
-bool forward_reads(const Addressing& rule, int32_t chunk) {
+bool forward_reads(const KvAddressing& rule, int32_t chunk) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
   return chunk > 0 && rule.token_tile == 1 && rule.block_stride >= 0 && rule.block_stride <= kMost &&
          rule.token_outer_stride >= 0 && rule.token_outer_stride <= kMost / 64;
@@ -64,8 +66,8 @@ bool forward_serves(const AttentionPlanArgs& a, KernelFamily family, const ChipL
   if (a.cache.dtype != a.spec.dtype && !is_native) return false;
   const KvAddressing k_rule = k_addressing(a.cache), v_rule = v_addressing(a.cache);
   const size_t element = size_of(a.cache.dtype);
-  return forward_reads(to_addressing(k_rule), chunk_stride(k_rule, k, nullptr, element)) &&
-         forward_reads(to_addressing(v_rule), chunk_stride(v_rule, v, nullptr, element));
+  return forward_reads(k_rule, gpu::chunk_stride(k_rule, k, nullptr, element)) &&
+         forward_reads(v_rule, gpu::chunk_stride(v_rule, v, nullptr, element));
 }
 
 // The smallest kernel that holds the heads.
@@ -125,7 +127,7 @@ bool mla_comes_ahead(const AttentionPlanArgs& a, const ChipLimits& chip) {
   const bool begins_anywhere = mask.left != AttentionMask::kUnlimited || mask.chunk > 0 || a.key_begin % 8 != 0;
   if (a.deterministic && begins_anywhere) return false;
   const KvAddressing rule = k_addressing(a.cache);
-  return forward_reads(to_addressing(rule), chunk_stride(rule, a.spec.head_dim, nullptr, size_of(a.cache.dtype)));
+  return forward_reads(rule, gpu::chunk_stride(rule, a.spec.head_dim, nullptr, size_of(a.cache.dtype)));
 }
 
 bool suits_tuned(const PlanPart& part, const AttentionParams& p) {

@@ -49,7 +49,8 @@ void draw_heads(Dice& dice, AttentionSpec& s) {
 }
 
 void draw_features(Dice& dice, AttentionSpec& s) {
-  if (dice.one_in(3)) s.sliding_window = dice.one_of<int32_t>({1, 2, 16, 64, 128, 512, 1024, 4096, dice.size(1, 9000)});
+  if (dice.one_in(3))
+    s.sliding_window = dice.one_of<int32_t>({1, 2, 16, 64, 128, 512, 1024, 4096, dice.size(1, 9000), INT32_MAX});
   if (dice.one_in(4)) s.logits_soft_cap = dice.one_of<float>({5, 20, 30, 50});
   if (dice.one_in(7)) s.max_span_len = dice.one_of<int32_t>({1, 3, 16, 64, 256, 256, dice.size(1, 3000)});
   s.has_sinks = dice.one_in(4);
@@ -58,7 +59,7 @@ void draw_features(Dice& dice, AttentionSpec& s) {
   if (s.causal) return;
   s.window_left = s.sliding_window - 1;
   s.sliding_window = 0;
-  if (dice.one_in(2)) s.window_right = dice.one_of<int32_t>({0, 1, 16, 100, dice.size(1, 9000)});
+  if (dice.one_in(2)) s.window_right = dice.one_of<int32_t>({0, 1, 16, 100, dice.size(1, 9000), INT32_MAX - 1});
 }
 
 void draw_mha(Dice& dice, RandomCase& c) {

@@ -168,9 +168,10 @@ VisibleKeys visible_keys(const RandomCase& test, const RequestShape& request, in
   const int32_t position = request.seq_len - request.query_len + query;
   VisibleKeys keys{0, request.seq_len};
   if (spec.causal) keys.end = std::min(keys.end, position + 1);
-  if (spec.sliding_window > 0) keys.begin = std::max(0, position + 1 - spec.sliding_window);
-  if (spec.window_left >= 0) keys.begin = std::max(0, position - spec.window_left);
-  if (spec.window_right >= 0) keys.end = std::min(keys.end, position + 1 + spec.window_right);
+  const auto cut = [](int64_t key) { return static_cast<int32_t>(std::clamp<int64_t>(key, 0, INT32_MAX)); };
+  if (spec.sliding_window > 0) keys.begin = cut(int64_t{position} + 1 - spec.sliding_window);
+  if (spec.window_left >= 0) keys.begin = cut(int64_t{position} - spec.window_left);
+  if (spec.window_right >= 0) keys.end = std::min(keys.end, cut(int64_t{position} + 1 + spec.window_right));
   if (const int32_t chunk = spec.attention_chunk_size; chunk > 0) {
     keys.begin = std::max(keys.begin, std::max(position, 0) / chunk * chunk);
     // A query before the sequence's start sees nobody: its chunk has no keys.

@@ -5,43 +5,22 @@
 #include <cstdint>
 
 #include "devices/cuda/kernels/params.h"
+#include "devices/gpu/cache_places.h"
+#include "devices/gpu/request.h"
+#include "types/ceil_div.h"
 
 namespace sextant::cuda {
 
-__device__ __forceinline__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
-// One request: its queries, and the key positions [key_lo, key_hi) that some of its queries may see.
-struct Request {
-  int32_t index = 0;
-  bool active = false;  // has queries and passes the filter
-  int32_t query_start = 0, query_len = 0;
-  int32_t context_len = 0;  // position of the first query
-  int32_t key_lo = 0, key_hi = 0;
-  int32_t first_packed = 0;  // position of the first packed key
-  int32_t packed_start = 0;  // its row
-};
+using gpu::dim_offset;
+using gpu::is_packed;
+using gpu::key_scale;
+using gpu::Request;
+using gpu::token_offset;
+using gpu::value_scale;
 
 __device__ __forceinline__ Request load_request(const AttentionParams& p, int b) {
   Request r;
-  r.index = b;
-  r.query_start = __ldg(p.query_start_loc + b);
-  r.query_len = __ldg(p.query_start_loc + b + 1) - r.query_start;
-  const int32_t seq_len = __ldg(p.seq_lens + b);
-  r.context_len = seq_len - r.query_len;
-  r.active = r.query_len > 0 && r.query_len >= p.min_query_len && r.query_len <= p.max_query_len &&
-             (p.context_filter == 0 || (p.context_filter == 2) == (seq_len > r.query_len));
-  int64_t lo = p.key_begin, hi = seq_len;
-  if (p.origin == KeyOrigin::kPacked) {
-    const int32_t start = __ldg(p.key_start_loc + b), count = __ldg(p.key_start_loc + b + 1) - start;
-    r.first_packed = p.key_begin < 0 ? r.context_len : static_cast<int32_t>(p.key_begin);
-    r.packed_start = start;
-    lo = max(r.first_packed, 0);  // fewer keys than queries: rows of positions < 0 are nobody's keys
-    hi = static_cast<int64_t>(r.first_packed) + count;
-  } else if (p.origin == KeyOrigin::kCacheThenPacked) {
-    r.first_packed = r.context_len;
-    r.packed_start = r.query_start;
-  }
-  hi = min(hi, p.key_end);
+  auto [lo, hi] = gpu::load_lengths(p, b, r);
   if (p.causal) hi = min(hi, static_cast<int64_t>(r.context_len) + r.query_len + p.right);
   if (p.window > 0) lo = max(lo, static_cast<int64_t>(r.context_len) - p.window + 1);
   lo &= -static_cast<int64_t>(p.key_align);
@@ -69,9 +48,8 @@ __device__ __forceinline__ int find_request(const AttentionParams& p, int tile, 
   return begin;
 }
 
-// Offset of a block's first element; ids outside the cache are clamped so that a bad table cannot reach other memory.
 __device__ __forceinline__ int64_t clamp_block(const AttentionParams& p, int32_t block) {
-  return min(static_cast<uint32_t>(block), static_cast<uint32_t>(p.num_blocks - 1));
+  return gpu::clamp_block(block, p.num_blocks);
 }
 
 struct BlockOffset {
@@ -82,15 +60,6 @@ __device__ __forceinline__ BlockOffset split_position(const AttentionParams& p, 
   if (p.block_shift >= 0) return {position >> p.block_shift, position & (p.block_size - 1)};
   const int32_t block = static_cast<uint32_t>(position) / static_cast<uint32_t>(p.block_size);
   return {block, position - block * p.block_size};
-}
-__device__ __forceinline__ int64_t token_offset(const KvAddressing& a, int64_t block, int32_t head, int32_t token) {
-  const int64_t base = block * a.block_stride + head * a.head_stride;
-  if (a.token_tile == 1) return base + token * a.token_outer_stride;
-  return base + (token / a.token_tile) * a.token_outer_stride + (token % a.token_tile) * a.token_inner_stride;
-}
-__device__ __forceinline__ int64_t dim_offset(const KvAddressing& a, int32_t dim) {
-  if (a.dim_tile == 1) return dim * a.dim_outer_stride;
-  return (dim / a.dim_tile) * a.dim_outer_stride + (dim % a.dim_tile) * a.dim_inner_stride;
 }
 
 // Partition `index` of a request's keys under a fixed split. Relative to key_lo, so that a window's dead keys cost
@@ -120,14 +89,6 @@ __device__ __forceinline__ int64_t partial_row(const AttentionParams& p, const R
   const int64_t slot = p.split.compact_slots ? static_cast<int64_t>(r.index) * p.split.max_query_len + query
                                              : static_cast<int64_t>(r.query_start) + query;
   return (slot * p.num_heads + head) * p.split.max_partitions;
-}
-
-__device__ __forceinline__ float key_scale(const AttentionParams& p, int32_t kv_head) {
-  return p.k_scale == nullptr ? 1.0f : __ldg(p.k_scale + (p.num_scales > 1 ? kv_head : 0));
-}
-__device__ __forceinline__ float value_scale(const AttentionParams& p, int32_t kv_head) {
-  if (p.values_in_keys) return key_scale(p, kv_head);
-  return p.v_scale == nullptr ? 1.0f : __ldg(p.v_scale + (p.num_scales > 1 ? kv_head : 0));
 }
 
 }  // namespace sextant::cuda

@@ -193,11 +193,8 @@ __global__ void __launch_bounds__(1024) chunk_offsets(const ContextChunkOffsetsA
     int32_t keys = 0;
     if (b < a.num_requests) {
       const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
-      const bool passes = query_len >= a.filter.min_query_len && query_len <= a.filter.max_query_len &&
-                          (a.filter.context == RequestFilter::Context::kAny ||
-                           (a.filter.context == RequestFilter::Context::kSome) == (seq_len > query_len));
       const int64_t left = static_cast<int64_t>(seq_len) - query_len - a.chunk_begin;
-      if (passes) keys = static_cast<int32_t>(max(int64_t{0}, min(left, a.chunk_len)));
+      if (a.filter.matches(query_len, seq_len)) keys = static_cast<int32_t>(max(int64_t{0}, min(left, a.chunk_len)));
     }
     int32_t sum = keys;
 #pragma unroll

@@ -13,10 +13,7 @@ __device__ __forceinline__ bool token_passes(const MergeAttnStatesArgs& a, int32
   if (a.query_start_loc == nullptr) return true;
   if (token < a.query_start_loc[0] || token >= a.query_start_loc[a.num_requests]) return false;
   const int b = find_start_index(a.query_start_loc, a.num_requests, token);
-  const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
-  return query_len >= a.filter.min_query_len && query_len <= a.filter.max_query_len &&
-         (a.filter.context == RequestFilter::Context::kAny ||
-          (a.filter.context == RequestFilter::Context::kSome) == (seq_len > query_len));
+  return a.filter.matches(a.query_start_loc[b + 1] - a.query_start_loc[b], a.seq_lens[b]);
 }
 
 __device__ __forceinline__ float& lse_at(const TensorView& lse, int head, int32_t token) {

@@ -5,7 +5,10 @@
 
 #include <cstdint>
 
+#include "devices/gpu/key_origin.h"
+#include "devices/gpu/key_reach.h"
 #include "sextant/kv_cache.h"
+#include "sextant/request_filter.h"
 #include "sextant/types.h"
 
 namespace sextant::cuda {
@@ -13,11 +16,8 @@ namespace sextant::cuda {
 // What the chip converts to fp16 by an instruction or by moving bytes.
 constexpr bool is_native_fp8(DType dtype) { return dtype == DType::kF8E4M3FN || dtype == DType::kF8E5M2; }
 
-enum class KeyOrigin : uint8_t {
-  kCache,            // every key from the paged cache
-  kPacked,           // every key from packed rows
-  kCacheThenPacked,  // context from the cache, new tokens from packed rows
-};
+using gpu::KeyOrigin;
+using gpu::KeyReach;
 
 // How the keys of a request are divided, decided on the device from its current lengths.
 struct FixedSplit {
@@ -27,14 +27,6 @@ struct FixedSplit {
   int32_t max_partitions = 1;  // bound; the partial results' innermost extent
   int32_t granule = 1;         // partitions are multiples of this
   bool compact_slots = false;  // partial rows by (request, query) instead of by token
-};
-
-// sextant::AttentionMask without spans: which keys around its position a query sees.
-struct KeyReach {
-  int32_t window = 0;  // keys up to the query's position, own included; 0: all
-  int32_t right = 0;   // keys after it, where `causal` says that they are limited
-  bool causal = true;
-  int32_t chunk = 0;  // > 0: only the query's own chunk of so many positions
 };
 
 struct AttentionParams {
@@ -99,8 +91,7 @@ struct AttentionParams {
   int64_t key_begin = 0, key_end = 0;
   int32_t key_align = 1;  // a request's first key is rounded down to a multiple of this power of two
 
-  int32_t min_query_len = 1, max_query_len = 0;
-  int8_t context_filter = 0;  // 0 any, 1 none, 2 some
+  RequestFilter filter;
 
   int32_t list_overhead = 0;  // tiles that a segment of the balanced list costs beside its own
   int32_t list_group = 1;     // blocks that share an entry of the balanced list, each with its own rows of it

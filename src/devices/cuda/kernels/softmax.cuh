@@ -5,26 +5,17 @@
 #include "devices/cuda/kernels/batch.cuh"
 #include "devices/cuda/kernels/convert.cuh"
 #include "devices/cuda/kernels/ptx.cuh"
+#include "devices/gpu/row_rules.h"
 
 namespace sextant::cuda {
 
-constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kLn2 = 0.6931471805599453f;
+using gpu::finish_row;
+using gpu::kLn2;
+using gpu::kLog2E;
+using gpu::make_score_rule;
+using gpu::RowEnd;
+using gpu::ScoreRule;
 
-struct ScoreRule {
-  float scale_log2;  // softmax scale x k scale (x log2 e without a softcap)
-  float cap_inverse, cap_log2;
-  bool has_cap;
-};
-__device__ __forceinline__ ScoreRule make_score_rule(const AttentionParams& p, float k_scale) {
-  ScoreRule r;
-  r.has_cap = p.soft_cap > 0;
-  const float scale = p.softmax_scale * k_scale;
-  r.scale_log2 = r.has_cap ? scale : scale * kLog2E;
-  r.cap_inverse = r.has_cap ? 1.0f / p.soft_cap : 0.0f;
-  r.cap_log2 = p.soft_cap * kLog2E;
-  return r;
-}
 __device__ __forceinline__ float score_log2(const ScoreRule& r, float dot) {
   const float s = dot * r.scale_log2;
   return r.has_cap ? r.cap_log2 * tanhf(s * r.cap_inverse) : s;
@@ -32,26 +23,6 @@ __device__ __forceinline__ float score_log2(const ScoreRule& r, float dot) {
 __device__ __forceinline__ bool is_visible(const AttentionParams& p, int32_t query_position, int32_t key_position) {
   return !(p.causal && key_position > query_position + p.right) &&
          !(p.window > 0 && key_position <= query_position - p.window);
-}
-
-// What a finished row needs: `max` in log2 units (-inf: nothing visible), `sum` of 2^(score - max).
-// The sink joins the denominator here and only here.
-struct RowEnd {
-  float weight;  // the accumulated row times this is the result
-  float lse;     // natural logarithm
-};
-__device__ __forceinline__ RowEnd finish_row(float max, float sum, float v_scale, const float* sinks, int head) {
-  constexpr float kNegInf = -INFINITY;
-  if (sinks == nullptr) {
-    if (sum == 0) return {0.0f, kNegInf};
-    return {v_scale / sum, (max + log2f(sum)) * kLn2};
-  }
-  const float sink = __ldg(sinks + head) * kLog2E;
-  const float top = fmaxf(sum == 0 ? kNegInf : max, sink);
-  if (top == kNegInf) return {0.0f, kNegInf};
-  const float scaled = sum == 0 ? 0.0f : exp2f(max - top);
-  const float total = sum * scaled + exp2f(sink - top);
-  return {v_scale * scaled / total, (top + log2f(total)) * kLn2};
 }
 
 __device__ __forceinline__ void store_lse(const AttentionParams& p, int32_t token, int32_t head, float lse) {

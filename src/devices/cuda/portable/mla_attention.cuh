@@ -311,4 +311,17 @@ cudaError_t launch_mla(const AttentionParams& p, dim3 blocks, cudaStream_t strea
   return cudaGetLastError();
 }
 
+template <class T, int kRowTiles>
+cudaError_t launch_mla_rows(const AttentionParams& p, dim3 blocks, cudaStream_t stream) {
+  return p.cache_dtype == p.dtype && p.k_chunk_stride > 0
+             ? launch_mla<MlaShape<T, kRowTiles, true>>(p, blocks, stream)
+             : launch_mla<MlaShape<T, kRowTiles, false>>(p, blocks, stream);
+}
+
+template <class T>
+cudaError_t launch_mla_typed(const AttentionParams& p, int rows, dim3 blocks, cudaStream_t stream) {
+  if (rows == 16) return launch_mla_rows<T, 1>(p, blocks, stream);
+  return rows == 32 ? launch_mla_rows<T, 2>(p, blocks, stream) : launch_mla_rows<T, 4>(p, blocks, stream);
+}
+
 }  // namespace sextant::cuda

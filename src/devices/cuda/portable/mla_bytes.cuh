@@ -548,4 +548,11 @@ cudaError_t launch_mla_bytes(const AttentionParams& p, const StreamPlan& plan, c
                          : launch_mla_bytes<MlaBytesShape<T, kFormat, 2>>(p, plan, stream);
 }
 
+template <class T>
+cudaError_t launch_mla_bytes_typed(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream) {
+  if (p.cache_dtype == DType::kF8E4M3FN) return launch_mla_bytes<T, DType::kF8E4M3FN>(p, plan, stream);
+  if (p.cache_dtype == DType::kF8E5M2) return launch_mla_bytes<T, DType::kF8E5M2>(p, plan, stream);
+  return launch_mla_bytes<T, DType::kF8E4M3FNUZ>(p, plan, stream);
+}
+
 }  // namespace sextant::cuda

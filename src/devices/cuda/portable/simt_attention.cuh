@@ -7,7 +7,6 @@
 #pragma once
 
 #include "devices/cuda/kernels/softmax.cuh"
-#include "sextant/attention_mask.h"
 
 namespace sextant::cuda {
 
@@ -26,7 +25,7 @@ __device__ __forceinline__ void simt_load_row(const AttentionParams& p, const Re
   const int dim = values ? p.head_dim_v : p.head_dim;
   if (position >= r.key_hi) {
     for (int d = lane; d < dim; d += 32) row[d] = 0.0f;
-  } else if (p.origin == KeyOrigin::kPacked || (p.origin == KeyOrigin::kCacheThenPacked && position >= r.context_len)) {
+  } else if (is_packed(p, r, position)) {
     const int64_t token = static_cast<int64_t>(r.packed_start) + position - r.first_packed;
     const int64_t base = values ? token * p.packed_v_token_stride + kv_head * p.packed_v_head_stride
                                 : token * p.packed_k_token_stride + kv_head * p.packed_k_head_stride;
@@ -45,29 +44,13 @@ __device__ __forceinline__ void simt_load_row(const AttentionParams& p, const Re
   }
 }
 
-// [first, end) of the keys that a query at `position` sees: the rules of sextant/attention_mask.h. Its span is looked
-// at where it is a `token` of the batch.
-struct SeenKeys {
-  int32_t first, end;
-};
+using gpu::SeenKeys;
+
+// What a query at `position` sees of a partition's keys. Its span is looked at where it is a `token` of the batch.
 __device__ __forceinline__ SeenKeys seen_keys(const AttentionParams& p, const Partition& part, int32_t position,
                                               int64_t token) {
-  int64_t first = part.begin, end = part.end;
-  if (p.own.window > 0) first = max(first, int64_t{position} - p.own.window + 1);
-  if (p.own.causal) end = min(end, int64_t{position} + 1 + p.own.right);
-  if (p.own.chunk > 0) {
-    const int64_t chunk = chunk_begin(position, p.own.chunk);
-    first = max(first, chunk);
-    end = min(end, chunk + p.own.chunk);
-  }
-  if (p.token_spans != nullptr && token >= 0) {
-    const int32_t begin = __ldg(p.token_spans + 2 * token), behind = __ldg(p.token_spans + 2 * token + 1);
-    if (position >= begin && position < behind) {
-      first = max(min(first, static_cast<int64_t>(begin)), static_cast<int64_t>(part.begin));
-      end = min(max(end, static_cast<int64_t>(behind)), static_cast<int64_t>(part.end));
-    }
-  }
-  return {static_cast<int32_t>(first), static_cast<int32_t>(end)};
+  const int32_t* span = p.token_spans != nullptr && token >= 0 ? p.token_spans + 2 * token : nullptr;
+  return gpu::seen_keys(p.own, span, position, part.begin, part.end);
 }
 
 // kDims: head_dim_v <= 32 * kDims.

@@ -471,4 +471,33 @@ cudaError_t launch_stream(const AttentionParams& p, dim3 blocks, cudaStream_t st
   return cudaGetLastError();
 }
 
+// 32 rows of 256 dims do not fit in registers, and no plan has them.
+template <class T, KvBits kBits, int kDim, ValueOrder kOrder>
+cudaError_t launch_stream_rows(const AttentionParams& p, int rows, dim3 blocks, cudaStream_t stream) {
+  if (rows == 16) return launch_stream<StreamShape<T, kBits, kDim, 1, kOrder>>(p, blocks, stream);
+  if constexpr (kDim < 256) {
+    return launch_stream<StreamShape<T, kBits, kDim, 2, kOrder>>(p, blocks, stream);
+  } else {
+    return cudaErrorInvalidValue;
+  }
+}
+
+// What a source file instantiates: caches of 16 bits; of fp8; of either width with values by runs of tokens.
+enum class StreamCaches : uint8_t { k16Bit, kFp8, kTokens };
+
+template <class T, int kDim, StreamCaches kCaches>
+cudaError_t launch_stream_typed(const AttentionParams& p, int rows, dim3 blocks, cudaStream_t stream) {
+  constexpr ValueOrder kOrder = kCaches == StreamCaches::kTokens ? ValueOrder::kTokens : ValueOrder::kDims;
+  const bool is_e4m3 = p.cache_dtype == DType::kF8E4M3FN, is_e5m2 = p.cache_dtype == DType::kF8E5M2;
+  if constexpr (kCaches != StreamCaches::k16Bit) {
+    if (is_e4m3) return launch_stream_rows<T, KvBits::kE4M3, kDim, kOrder>(p, rows, blocks, stream);
+    if (is_e5m2) return launch_stream_rows<T, KvBits::kE5M2, kDim, kOrder>(p, rows, blocks, stream);
+  }
+  if constexpr (kCaches != StreamCaches::kFp8) {
+    return launch_stream_rows<T, KvBits::k16, kDim, kOrder>(p, rows, blocks, stream);
+  } else {
+    return cudaErrorInvalidValue;
+  }
+}
+
 }  // namespace sextant::cuda

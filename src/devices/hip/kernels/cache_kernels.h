@@ -8,10 +8,6 @@ namespace sextant::hip {
 
 constexpr int kCopyThreads = 256;
 
-SEXTANT_DEVICE bool passes(const Filter& f, int32_t query_len, int32_t seq_len) {
-  return query_len >= f.min_query_len && query_len <= f.max_query_len &&
-         (f.context == 0 || (f.context == 2) == (seq_len > query_len));
-}
 // Last entry of starts[0, count) that is not after x.
 SEXTANT_DEVICE int find_start(const int32_t* starts, int count, int64_t x) {
   int begin = 0, end = count;
@@ -158,7 +154,7 @@ SEXTANT_DEVICE void chunk_offsets(const ChunkOffsetsParams& a) {
     if (b < a.num_requests) {
       const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
       const int64_t left = static_cast<int64_t>(seq_len) - query_len - a.chunk_begin;
-      if (passes(a.filter, query_len, seq_len))
+      if (a.filter.matches(query_len, seq_len))
         keys = static_cast<int32_t>(max(static_cast<int64_t>(0), min(left, a.chunk_len)));
     }
     barrier();
@@ -197,7 +193,7 @@ SEXTANT_DEVICE void merge_states(const MergeParams& a) {
   if (a.query_start_loc != nullptr) {
     if (token < a.query_start_loc[0] || token >= a.query_start_loc[a.num_requests]) return;
     const int b = find_start(a.query_start_loc, a.num_requests, token);
-    if (!passes(a.filter, a.query_start_loc[b + 1] - a.query_start_loc[b], a.seq_lens[b])) return;
+    if (!a.filter.matches(a.query_start_loc[b + 1] - a.query_start_loc[b], a.seq_lens[b])) return;
   }
   for (int64_t head = wave_index(); head < a.out.shape[1]; head += kCopyThreads / kWaveSize) {
     const MergeWeights w = merge_weights(a, head, token);
@@ -226,7 +222,7 @@ SEXTANT_DEVICE void copy_element(int bytes, void* data, int64_t to, int64_t from
     static_cast<uint8_t*>(data)[to] = static_cast<const uint8_t*>(data)[from];
   }
 }
-SEXTANT_DEVICE void copy_block_part(const CopyBlocksParams& a, void* data, const Addressing& rule, int32_t dim,
+SEXTANT_DEVICE void copy_block_part(const CopyBlocksParams& a, void* data, const KvAddressing& rule, int32_t dim,
                                     int64_t from, int64_t to, int32_t group) {
   // A block's elements fit 31 bits.
   const uint32_t rows = static_cast<uint32_t>(a.block_size) * a.num_kv_heads, elements = rows * dim;

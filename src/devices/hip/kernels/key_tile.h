@@ -30,7 +30,7 @@ SEXTANT_DEVICE Fragment<T> load_by_element(const AttentionParams& p, const void*
 template <class T>
 SEXTANT_DEVICE Fragment<T> load_latent_chunk(const AttentionParams& p, const Request& r, int32_t position, int32_t d) {
   const BlockToken at = find_token(p, r, position);
-  const Addressing& rule = p.k_addr;
+  const KvAddressing& rule = p.k_addr;
   const int64_t row = at.block * rule.block_stride + at.token * rule.token_outer_stride;
   if (p.k_chunk_stride > 0) {
     if (!is_8_bit(p.cache_format)) return load_fragment<T>(static_cast<const T*>(p.cache_k) + row + d);
@@ -53,7 +53,7 @@ SEXTANT_DEVICE Fragment<T> load_key_chunk(const AttentionParams& p, const Reques
     return make_fragment<T>(load_wide8_by_element(TypeTraits<T>::kFormat, data));
   }
   const BlockToken at = find_token(p, r, position);
-  const Addressing& rule = kValues ? p.v_addr : p.k_addr;
+  const KvAddressing& rule = kValues ? p.v_addr : p.k_addr;
   const void* cache = kValues ? p.cache_v : p.cache_k;
   const int64_t row = token_offset(rule, at.block, kv_head, at.token);
   const int32_t chunk_stride = kValues ? p.v_chunk_stride : p.k_chunk_stride;

@@ -10,6 +10,9 @@
 
 #include <cstdint>
 
+#include "devices/gpu/device_code.h"
+#include "types/ceil_div.h"
+
 #ifndef __AMDGCN__
 #include <cmath>
 #include <cstring>
@@ -20,6 +23,8 @@
 namespace sextant::hip {
 
 constexpr int kWaveSize = 64;
+using gpu::exp2;
+using gpu::log2;
 
 using f32x2 = float __attribute__((vector_size(8)));
 using f32x4 = float __attribute__((vector_size(16)));
@@ -37,7 +42,6 @@ struct f16 {
 
 #ifdef __AMDGCN__
 
-#define SEXTANT_DEVICE __attribute__((device, always_inline)) inline
 #define SEXTANT_DEVICE_MEMBER __attribute__((device, always_inline))
 #define SEXTANT_NO_INLINE __attribute__((device, noinline))
 #define SEXTANT_UNROLL _Pragma("unroll")
@@ -88,8 +92,6 @@ SEXTANT_DEVICE To bit_cast(From from) {
 SEXTANT_DEVICE int shuffle_bits(int x, int lane) { return __builtin_amdgcn_ds_bpermute(lane * 4, x); }
 SEXTANT_DEVICE uint64_t ballot(bool x) { return __builtin_amdgcn_ballot_w64(x); }
 
-SEXTANT_DEVICE float exp2(float x) { return __builtin_amdgcn_exp2f(x); }
-SEXTANT_DEVICE float log2(float x) { return __builtin_amdgcn_logf(x); }
 SEXTANT_DEVICE float reciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
 
 // Halves of two words: low(a, b) = a.low | b.low << 16, high(a, b) = a.high | b.high << 16.
@@ -147,7 +149,6 @@ SEXTANT_DEVICE f32x4 mfma_16x16x32(f16, u32x4 a, u32x4 b, f32x4 c) {
 
 #else  // the CPU
 
-#define SEXTANT_DEVICE inline
 #define SEXTANT_DEVICE_MEMBER inline
 #define SEXTANT_NO_INLINE inline
 #define SEXTANT_UNROLL
@@ -179,8 +180,6 @@ inline To bit_cast(From from) {
 inline int shuffle_bits(int x, int lane) { return emulator::shuffle(x, lane); }
 inline uint64_t ballot(bool x) { return emulator::ballot(x); }
 
-inline float exp2(float x) { return std::exp2(x); }
-inline float log2(float x) { return std::log2(x); }
 inline float reciprocal(float x) { return 1.0f / x; }
 
 inline uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffffu) | b << 16; }
@@ -243,7 +242,6 @@ template <class T>
 SEXTANT_DEVICE T max(T a, T b) {
   return a < b ? b : a;
 }
-constexpr float kNegInf = -__builtin_inff();
-SEXTANT_DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+using gpu::kNegInf;
 
 }  // namespace sextant::hip

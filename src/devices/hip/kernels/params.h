@@ -3,7 +3,15 @@
 
 #include <cstdint>
 
+#include "devices/gpu/key_origin.h"
+#include "devices/gpu/key_reach.h"
+#include "sextant/kv_addressing.h"
+#include "sextant/request_filter.h"
+
 namespace sextant::hip {
+
+using gpu::KeyOrigin;
+using gpu::KeyReach;
 
 // sextant::DType's floating-point values, in its order, and int8.
 enum class Format : int32_t { kF32, kF16, kBF16, kE4M3FN, kE4M3FNUZ, kE5M2, kI8 };
@@ -14,22 +22,10 @@ struct TokenScales {
   int64_t block_stride, token_stride, head_stride;
 };
 
-// sextant::KvAddressing.
-struct Addressing {
-  int64_t block_stride, head_stride, token_outer_stride, token_inner_stride, dim_outer_stride, dim_inner_stride;
-  int32_t token_tile, dim_tile;
-};
-
 // Division of a position by the block size, of a row by the group size: high half of 2 n * factor, shifted right. Exact
 // for 0 <= n < 2^31.
 struct BlockDivisor {
   uint32_t factor, shift;
-};
-
-enum class KeyOrigin : int32_t {
-  kCache,            // every key from the paged cache
-  kPacked,           // every key from packed rows
-  kCacheThenPacked,  // context from the cache, new tokens from packed rows
 };
 
 // How the keys of requests are divided into work items. The sizes are found on the device from the current lengths.
@@ -51,14 +47,6 @@ struct WorkList {
   int32_t num_xcds;     // chiplets that take workgroups in turns; 1: none
 };
 
-// sextant::AttentionMask without spans: which keys around its position a query sees.
-struct KeyReach {
-  int32_t window;  // keys up to the query's position, own included; 0: all
-  int32_t right;   // keys after it, where `causal` says that they are limited
-  int32_t causal;
-  int32_t chunk;  // > 0: only the query's own chunk of so many positions
-};
-
 // Dims of V that one launch over wide latents makes, by the size of an element: what the registers hold.
 template <int kElement>
 constexpr int32_t kWideValueDims = kElement == 4 ? 256 : 512;
@@ -78,7 +66,7 @@ struct AttentionParams {
 
   const void* cache_k;
   const void* cache_v;
-  Addressing k_addr, v_addr;
+  KvAddressing k_addr, v_addr;
   int32_t k_chunk_stride, v_chunk_stride;  // elements from 8 dims to the next 8; 0: not 8 contiguous, aligned dims
   // Keys by tiles of 8 << k_tile_shift contiguous dims, k_tile_stride elements apart; 0: not so.
   int32_t k_tile_stride, k_tile_shift;
@@ -111,8 +99,7 @@ struct AttentionParams {
   KeyOrigin origin;
   int64_t key_begin, key_end;
 
-  int32_t min_query_len, max_query_len;
-  int32_t context_filter;  // 0 any, 1 none, 2 some
+  RequestFilter filter;
 
   SplitRule split;
   WorkList work;
@@ -141,16 +128,12 @@ struct Tensor3 {
   int32_t aligned;  // rows of 8 elements start on 16 bytes
 };
 
-struct Filter {
-  int32_t min_query_len, max_query_len, context;  // as in AttentionParams
-};
-
 // One tensor of a cache write or a gather: dims [dim_begin, dim_begin + dim) of each head.
 struct CachePart {
   void* rows;  // packed side
   int64_t token_stride, head_stride;
   void* cache;
-  Addressing address;
+  KvAddressing address;
   const float* scale;
   TokenScales token_scales;
   int32_t heads, dim, dim_begin;
@@ -180,7 +163,7 @@ struct ChunkOffsetsParams {
   const int32_t* seq_lens;
   int32_t* key_start_loc;
   int32_t num_requests;
-  Filter filter;
+  RequestFilter filter;
   int64_t chunk_begin, chunk_len;
 };
 struct MergeParams {
@@ -191,12 +174,12 @@ struct MergeParams {
   const int32_t* query_start_loc;
   const int32_t* seq_lens;
   int32_t num_requests;
-  Filter filter;
+  RequestFilter filter;
 };
 struct CopyBlocksParams {
   void* k;
   void* v;
-  Addressing k_addr, v_addr;
+  KvAddressing k_addr, v_addr;
   const int64_t* mapping;  // [num_pairs, 2]
   int64_t num_blocks;
   int32_t element_bytes, block_size, num_kv_heads, head_dim, head_dim_v;

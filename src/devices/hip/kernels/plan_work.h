@@ -24,8 +24,8 @@ SEXTANT_DEVICE int64_t sum_below(int64_t x, int64_t* scratch, int64_t* total) {
 SEXTANT_DEVICE void plan_work(const PlanWorkParams& params) {
   const PlanWorkParams::Part& part = params.parts[block_index()];
   AttentionParams p = params.attention;
-  p.min_query_len = part.min_query_len;
-  p.max_query_len = part.max_query_len;
+  p.filter.min_query_len = part.min_query_len;
+  p.filter.max_query_len = part.max_query_len;
   p.split = part.split;
   p.work = part.work;
   auto* scratch = reinterpret_cast<int64_t*>(shared_memory<kPlanThreads * 8>());
@@ -84,15 +84,15 @@ SEXTANT_DEVICE void reduce_partials(const AttentionParams& p) {
     float denominator = 0;
     if (p.sinks != nullptr) {
       top = max(top, p.sinks[head]);
-      if (top != kNegInf) denominator = exp2((p.sinks[head] - top) * 1.4426950408889634f);
+      if (top != kNegInf) denominator = exp2((p.sinks[head] - top) * gpu::kLog2E);
     }
     for (int i = 0; i < item.parts; ++i) {
       const float lse = p.partial_lse[first + i * p.work.rows];
-      if (lse != kNegInf) denominator += exp2((lse - top) * 1.4426950408889634f);
+      if (lse != kNegInf) denominator += exp2((lse - top) * gpu::kLog2E);
     }
     if (lane == 0 && p.lse != nullptr)
       p.lse[head * p.lse_head_stride + token * p.lse_token_stride] =
-          denominator == 0 ? kNegInf : top + log2(denominator) * 0.6931471805599453f;
+          denominator == 0 ? kNegInf : top + log2(denominator) * gpu::kLn2;
     const float inverse = denominator == 0 ? 0.0f : 1.0f / denominator;
     for (int d = lane; d < p.head_dim_v; d += kWaveSize) {
       float sum = 0;
@@ -100,7 +100,7 @@ SEXTANT_DEVICE void reduce_partials(const AttentionParams& p) {
         const int64_t from = first + static_cast<int64_t>(i) * p.work.rows;
         const float lse = p.partial_lse[from];
         // A partition without visible keys counts nothing, whatever its row holds.
-        if (lse != kNegInf) sum += exp2((lse - top) * 1.4426950408889634f) * p.partial_out[from * p.head_dim_v + d];
+        if (lse != kNegInf) sum += exp2((lse - top) * gpu::kLog2E) * p.partial_out[from * p.head_dim_v + d];
       }
       store_wide_element(p.out_f32 != 0 ? Format::kF32 : p.format, p.out,
                          token * p.out_token_stride + head * p.out_head_stride + d, sum * inverse);

@@ -2,49 +2,25 @@
 // kept in log2 units so that the exponential is one instruction.
 #pragma once
 
+#include "devices/gpu/row_rules.h"
 #include "devices/hip/kernels/work_list.h"
 
 namespace sextant::hip {
 
-constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kLn2 = 0.6931471805599453f;
+using gpu::finish_row;
+using gpu::kLn2;
+using gpu::kLog2E;
+using gpu::RowEnd;
 
-struct ScoreRule {
-  float scale_log2;  // softmax scale x k scale (x log2 e without a softcap)
-  float cap_inverse, cap_log2;
-  bool has_cap, is_plain;  // plain: neither softcap nor ALiBi
+struct ScoreRule : gpu::ScoreRule {
+  bool is_plain;  // neither softcap nor ALiBi
 };
 SEXTANT_DEVICE ScoreRule make_score_rule(const AttentionParams& p, float k_scale) {
-  ScoreRule r;
-  r.has_cap = p.soft_cap > 0;
-  r.is_plain = !r.has_cap && p.alibi_slopes == nullptr;
-  const float scale = p.softmax_scale * k_scale;
-  r.scale_log2 = r.has_cap ? scale : scale * kLog2E;
-  r.cap_inverse = r.has_cap ? 1.0f / p.soft_cap : 0.0f;
-  r.cap_log2 = p.soft_cap * kLog2E;
-  return r;
+  const gpu::ScoreRule rule = gpu::make_score_rule(p, k_scale);
+  return {rule, !rule.has_cap && p.alibi_slopes == nullptr};
 }
 // 1 - 2 / (e^2x + 1): absolute error near 1e-7, and the score is a sum to which only that matters.
 SEXTANT_DEVICE float tanh(float x) { return 1.0f - 2.0f * reciprocal(exp2(2.0f * kLog2E * x) + 1.0f); }
-
-// What a finished row needs: `max` in log2 units (-inf: nothing visible; else any reference), `sum` of 2^(score - max).
-// The sink joins the denominator here and only here.
-struct RowEnd {
-  float weight;  // the accumulated row times this is the result
-  float lse;     // natural logarithm
-};
-SEXTANT_DEVICE RowEnd finish_row(float row_max, float sum, float v_scale, const float* sinks, int head) {
-  if (sinks == nullptr) {
-    if (sum == 0) return {0.0f, kNegInf};
-    return {v_scale / sum, (row_max + log2(sum)) * kLn2};
-  }
-  const float sink = sinks[head] * kLog2E;
-  const float top = max(sum == 0 ? kNegInf : row_max, sink);
-  if (top == kNegInf) return {0.0f, kNegInf};
-  const float scaled = sum == 0 ? 0.0f : exp2(row_max - top);
-  const float total = sum * scaled + exp2(sink - top);
-  return {v_scale * scaled / total, (top + log2(total)) * kLn2};
-}
 
 // One query row as a lane sees it. The four lanes l, l + 16, l + 32, l + 48 share a row and hold different keys.
 struct RowState {

@@ -2,76 +2,39 @@
 // captured graph stays right when lengths and block tables change.
 #pragma once
 
+#include "devices/gpu/cache_places.h"
+#include "devices/gpu/request.h"
 #include "devices/hip/kernels/block_divisor.h"
 #include "devices/hip/kernels/formats.h"
-#include "sextant/attention_mask.h"
 
 namespace sextant::hip {
 
-// One request: its queries, and the key positions [key_lo, key_hi) that some of its queries may see.
-struct Request {
-  int32_t index;
-  bool active;  // has queries and passes the filter
-  int32_t query_start, query_len;
-  int32_t context_len;  // position of the first query
-  int32_t key_lo, key_hi;
-  int32_t first_packed;  // position of the first packed key
-  int32_t packed_start;  // its row
-};
+using gpu::dim_offset;
+using gpu::end_seen;
+using gpu::first_seen;
+using gpu::is_packed;
+using gpu::key_scale;
+using gpu::Request;
+using gpu::SeenKeys;
+using gpu::token_offset;
+using gpu::value_scale;
 
-// What a query sees of the keys [first, end), but for its span: the rules of sextant/attention_mask.h.
-SEXTANT_DEVICE int32_t first_seen(const KeyReach& m, int32_t position, int32_t first) {
-  if (m.window > 0) first = max(first, position - m.window + 1);
-  if (m.chunk > 0) first = max(first, chunk_begin(position, m.chunk));
-  return first;
-}
-SEXTANT_DEVICE int32_t end_seen(const KeyReach& m, int32_t position, int32_t end) {
-  if (m.causal != 0) end = static_cast<int32_t>(min(static_cast<int64_t>(end), int64_t{position} + 1 + m.right));
-  if (m.chunk > 0)
-    end = static_cast<int32_t>(min(static_cast<int64_t>(end), int64_t{chunk_begin(position, m.chunk)} + m.chunk));
-  return end;
-}
-
-// The same with a query's span; one that does not hold the query is none.
-struct SeenKeys {
-  int32_t first, end;
-};
+// What a query of the request sees of the keys [first, end), its span included.
 SEXTANT_DEVICE SeenKeys seen_keys(const AttentionParams& p, const Request& r, int32_t query, int32_t first,
                                   int32_t end) {
-  const int32_t position = r.context_len + query;
-  SeenKeys seen = {first_seen(p.reach, position, first), end_seen(p.reach, position, end)};
-  if (p.token_spans != nullptr && query < r.query_len) {
-    const int32_t* span = p.token_spans + 2 * (static_cast<int64_t>(r.query_start) + query);
-    if (position >= span[0] && position < span[1])
-      seen = {max(min(seen.first, span[0]), first), min(max(seen.end, span[1]), end)};
-  }
-  return seen;
+  const int32_t* span = p.token_spans != nullptr && query < r.query_len
+                            ? p.token_spans + 2 * (static_cast<int64_t>(r.query_start) + query)
+                            : nullptr;
+  return gpu::seen_keys(p.reach, span, r.context_len + query, first, end);
 }
 
 SEXTANT_DEVICE Request load_request(const AttentionParams& p, int b) {
   Request r;
-  r.index = b;
-  r.query_start = p.query_start_loc[b];
-  r.query_len = p.query_start_loc[b + 1] - r.query_start;
-  const int32_t seq_len = p.seq_lens[b];
-  r.context_len = seq_len - r.query_len;
-  r.active = r.query_len > 0 && r.query_len >= p.min_query_len && r.query_len <= p.max_query_len &&
-             (p.context_filter == 0 || (p.context_filter == 2) == (seq_len > r.query_len));
-  r.first_packed = r.context_len;
-  r.packed_start = r.query_start;
-  int64_t lo = p.key_begin, hi = seq_len;
-  if (p.origin == KeyOrigin::kPacked) {
-    const int32_t start = p.key_start_loc[b], count = p.key_start_loc[b + 1] - start;
-    r.first_packed = p.key_begin < 0 ? r.context_len : static_cast<int32_t>(p.key_begin);
-    r.packed_start = start;
-    lo = max(r.first_packed, 0);  // fewer keys than queries: rows of positions < 0 are nobody's keys
-    hi = static_cast<int64_t>(r.first_packed) + count;
-  }
-  hi = min(hi, p.key_end);
+  const gpu::KeyRange keys = gpu::load_lengths(p, b, r);
+  const auto lo = static_cast<int32_t>(keys.lo), hi = static_cast<int32_t>(keys.hi);
   // No end falls as queries advance: of the first query and of the last.
-  r.key_lo = seen_keys(p, r, 0, static_cast<int32_t>(lo), static_cast<int32_t>(hi)).first;
-  const int32_t last = max(r.query_len - 1, 0);
-  r.key_hi = max(r.key_lo, seen_keys(p, r, last, static_cast<int32_t>(lo), static_cast<int32_t>(hi)).end);
+  r.key_lo = seen_keys(p, r, 0, lo, hi).first;
+  r.key_hi = max(r.key_lo, seen_keys(p, r, max(r.query_len - 1, 0), lo, hi).end);
   return r;
 }
 
@@ -149,39 +112,19 @@ SEXTANT_DEVICE bool find_item(const AttentionParams& p, int block, WorkItem* ite
 
 // ---- keys ----------------------------------------------------------------------------------------------------------
 
-SEXTANT_DEVICE int64_t token_offset(const Addressing& a, int64_t block, int32_t head, int32_t token) {
-  const int64_t base = block * a.block_stride + head * a.head_stride;
-  if (a.token_tile == 1) return base + token * a.token_outer_stride;
-  return base + (token / a.token_tile) * a.token_outer_stride + (token % a.token_tile) * a.token_inner_stride;
-}
-SEXTANT_DEVICE int64_t dim_offset(const Addressing& a, int32_t dim) {
-  if (a.dim_tile == 1) return dim * a.dim_outer_stride;
-  return (dim / a.dim_tile) * a.dim_outer_stride + (dim % a.dim_tile) * a.dim_inner_stride;
-}
-SEXTANT_DEVICE bool is_packed(const AttentionParams& p, const Request& r, int32_t position) {
-  return p.origin == KeyOrigin::kPacked || (p.origin == KeyOrigin::kCacheThenPacked && position >= r.context_len);
-}
-// Block of a position, and the token inside. Ids outside the cache are clamped, so that a bad table cannot reach other
-// memory.
+// Block of a position, and the token inside.
 struct BlockToken {
   int64_t block;
   int32_t token;
 };
 SEXTANT_DEVICE BlockToken find_token(const AttentionParams& p, const Request& r, int32_t position) {
   const auto logical = static_cast<int32_t>(static_cast<uint32_t>(position) / static_cast<uint32_t>(p.block_size));
-  const auto id = static_cast<uint32_t>(p.block_table[r.index * p.block_table_stride + logical]);
-  return {static_cast<int64_t>(min(id, static_cast<uint32_t>(p.num_blocks - 1))), position - logical * p.block_size};
+  const int32_t id = p.block_table[r.index * p.block_table_stride + logical];
+  return {gpu::clamp_block(id, p.num_blocks), position - logical * p.block_size};
 }
 
 SEXTANT_DEVICE float token_scale(const TokenScales& s, int64_t block, int32_t token, int32_t head) {
   return s.data == nullptr ? 1.0f : s.data[block * s.block_stride + token * s.token_stride + head * s.head_stride];
-}
-SEXTANT_DEVICE float key_scale(const AttentionParams& p, int32_t kv_head) {
-  return p.k_scale == nullptr ? 1.0f : p.k_scale[p.num_scales > 1 ? kv_head : 0];
-}
-SEXTANT_DEVICE float value_scale(const AttentionParams& p, int32_t kv_head) {
-  const float* scale = p.values_in_keys != 0 ? p.k_scale : p.v_scale;
-  return scale == nullptr ? 1.0f : scale[p.num_scales > 1 ? kv_head : 0];
 }
 
 }  // namespace sextant::hip
