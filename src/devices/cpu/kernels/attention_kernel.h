@@ -12,6 +12,7 @@
 
 #include "devices/cpu/kernels/engine_fma.h"
 #include "devices/cpu/kernels/key_rows.h"
+#include "devices/cpu/kernels/prefetch.h"
 #include "devices/cpu/kernels/scratch_space.h"
 #include "devices/cpu/kernels/softmax.h"
 
@@ -35,6 +36,7 @@ struct AttentionScratch {
   int32_t* lo;         // [rows_padded] visible positions relative to the item's first
   int32_t* hi;
   const char** pointers;  // [kTokensAtOnce]
+  const char** next[2];   // [tile] each: rows of keys and of values that the next tile reads
   char* staging;          // [kTokensAtOnce, max dim] of up to 4 bytes
   Elem* scaled;           // [kTokensAtOnce, max dim]: rows with a scale of their own, times it
   float* scales;          // [kPanel] of tokens
@@ -66,6 +68,7 @@ struct AttentionScratch {
     lo = space.take<int32_t>(rows_padded);
     hi = space.take<int32_t>(rows_padded);
     pointers = space.take<const char*>(kTokensAtOnce);
+    for (auto& x : next) x = space.take<const char*>(E::kInterleaved ? 0 : tile);
     staging = space.take<char>(kTokensAtOnce * widest, 4);
     scaled = space.take<Elem>(kTokensAtOnce * widest);
     scales = space.take<float>(kPanel);
@@ -95,6 +98,8 @@ struct AttentionRun {
   const KeySource* source = nullptr;
   int64_t tile_begin = 0;      // multiple of tile_keys
   int64_t begin = 0, end = 0;  // positions of the source in this tile
+  Prefetcher ahead;            // of the next tile's rows, while this one
+  bool announces = false;      // has any to announce
 
   explicit AttentionRun(const AttentionItem& item)
       : it(item),
@@ -368,14 +373,40 @@ struct AttentionRun {
     }
   }
 
+  // What the next tile of the source's positions below `to` reads comes while this one is multiplied, where rows lie by
+  // themselves: too far apart for the machine's own prefetcher.
+  void announce_next_tile(int64_t to) {
+    const int64_t first = tile_begin + it.tile_keys, count = smaller(to - first, it.tile_keys);
+    announces = count > 0 && !(E::kReadsPairs && source->packed_layout);
+    if (!announces) return;
+    ahead = {};
+    const KeyTensor tensors[] = {
+        {static_cast<const char*>(source->k), &source->k_addr, source->k_row_stride, it.head_dim},
+        {static_cast<const char*>(source->v), &source->v_addr, source->v_row_stride, it.head_dim_v}};
+    for (int i = 0; i < 2; ++i) {
+      if (source->block_table != nullptr && !dims_adjacent(*tensors[i].addr)) continue;
+      locate_rows(*source, tensors[i], first, 0, count, m.next[i]);
+      ahead.add(m.next[i], count, 0, tensors[i].dim * element_bytes(source->dtype), 0, 1);
+    }
+    const int64_t row_blocks = (rows + kIsaRows - 1) / kIsaRows, columns = 4 * kPanel;
+    ahead.start(row_blocks * ((it.tile_keys + columns - 1) / columns + (it.head_dim_v + columns - 1) / columns));
+  }
+
   void scores(int64_t r0, int64_t count, int64_t from, int64_t to, const Elem* k, float* s) {
-    E::gemm(count, (to - from) / kPanel, E::depth(it.head_dim), m.q + r0 * m.depth, m.depth, k, m.depth * kPanel,
+    product(count, (to - from) / kPanel, E::depth(it.head_dim), m.q + r0 * m.depth, m.depth, k, m.depth * kPanel,
             s + from, m.s_stride, false);
   }
   void weigh_values(int64_t r0, int64_t count, int64_t from, int64_t to, const Elem* p, const Elem* v,
                     int64_t panel_tokens) {
-    E::gemm(count, round_up(it.head_dim_v, kPanel) / kPanel, (to - from) * E::kParts, p + from * E::kParts, m.p_stride,
+    product(count, round_up(it.head_dim_v, kPanel) / kPanel, (to - from) * E::kParts, p + from * E::kParts, m.p_stride,
             v, panel_tokens * kPanel, m.o + r0 * m.o_stride, m.o_stride, true);
+  }
+  void product(int64_t count, int64_t panels, int64_t depth, const Elem* a, int64_t lda, const Elem* b,
+               int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
+    if constexpr (!E::kInterleaved)
+      if (announces)
+        return E::gemm(count, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate, [this] { ahead.step(); });
+    E::gemm(count, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);
   }
 
   // Few rows: each 64 tokens go through the first-level cache, packed and used at once.
@@ -458,6 +489,7 @@ struct AttentionRun {
       } else {
         for (tile_begin = from / it.tile_keys * it.tile_keys; tile_begin < to; tile_begin += it.tile_keys) {
           set_range(from, to);
+          announce_next_tile(to);
           if (rows <= E::kRowBlock)
             tile_of_few_rows();
           else

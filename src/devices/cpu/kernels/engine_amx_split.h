@@ -113,9 +113,11 @@ struct AmxSplitEngine {
     _mm256_storeu_si256(at + 4, high);
   }
 
+  template <class Between = NothingBetween>
   static void gemm(int64_t rows, int64_t panels, int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b,
-                   int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
+                   int64_t panel_stride, float* c, int64_t ldc, bool accumulate, const Between& between = {}) {
     AmxEngine::gemm(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);
+    between();
   }
 
  private:

@@ -186,9 +186,11 @@ struct DotEngine : Bf16Packing {
   static void pack_query(const void* src, int64_t n, int64_t depth, int64_t row, uint16_t* dst) {
     pack_row<T>(src, n, depth, dst + row * depth);
   }
+  template <class Between = NothingBetween>
   static void gemm(int64_t rows, int64_t panels, int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b,
-                   int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
-    BlockedProduct<DotBlock, kIsaRows, uint16_t>::run(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);
+                   int64_t panel_stride, float* c, int64_t ldc, bool accumulate, const Between& between = {}) {
+    BlockedProduct<DotBlock, kIsaRows, uint16_t>::run(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate,
+                                                      between);
   }
 };
 

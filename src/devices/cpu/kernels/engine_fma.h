@@ -15,7 +15,8 @@ constexpr int64_t kPanel = 16;                  // columns of b, and of c, in on
 constexpr int kPanelVectors = kPanel / kLanes;  // vectors that hold them
 constexpr int kTokensAtOnce = 64;               // packing granule of keys; a tile is a multiple of it
 
-// What packing calls after every kilobyte or so, where nothing is to be done in between.
+// What packing calls after every kilobyte or so, and a product after each block, where nothing is to be done in
+// between.
 struct NothingBetween {
   void operator()() const {}
 };
@@ -94,8 +95,9 @@ struct BlockedProduct {
     return panels >= 8 ? 4 : panels >= 4 ? 3 : static_cast<int>(panels) - 1;
   }
 
+  template <class Between>
   static void run(int64_t rows, int64_t panels, int64_t depth, const Elem* a, int64_t lda, const Elem* b,
-                  int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
+                  int64_t panel_stride, float* c, int64_t ldc, bool accumulate, const Between& between) {
     const int64_t blocks = (rows + kMax - 1) / kMax, base = rows / blocks, extra = rows % blocks;
     const int64_t most = entry_for(base + (extra > 0 ? 1 : 0)).panels;
     for (int64_t p = 0; p < panels;) {
@@ -105,6 +107,7 @@ struct BlockedProduct {
         entry_for(count).of_width[width](depth, a + row * lda, lda, b + p * panel_stride, panel_stride,
                                          c + row * ldc + p * kPanel, ldc, accumulate);
         row += count;
+        between();
       }
       p += kWidths[width];
     }
@@ -136,9 +139,11 @@ struct FmaEngine {
   static int begin() { return 0; }
   static void end(int) {}
 
+  template <class Between = NothingBetween>
   static void gemm(int64_t rows, int64_t panels, int64_t depth, const float* a, int64_t lda, const float* b,
-                   int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
-    BlockedProduct<FmaBlock, kIsaRows, float>::run(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);
+                   int64_t panel_stride, float* c, int64_t ldc, bool accumulate, const Between& between = {}) {
+    BlockedProduct<FmaBlock, kIsaRows, float>::run(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate,
+                                                   between);
   }
 
   template <DType T>
