@@ -118,7 +118,7 @@ using AttentionPlanPtr = std::shared_ptr<const AttentionPlan>;
 struct AttentionArgs {
   TensorView q;    // [T, Hq, D], last stride 1; dtype spec.query_type()
   TensorView out;  // [T, Hq, Dv], last stride 1; dtype out_dtype. Rows with no visible key become 0
-  TensorView lse;  // optional fp32 [Hq, T], natural logarithm, any strides; -inf where no key is visible
+  TensorView lse;  // optional fp32 [Hq, T], natural logarithm, any strides; where no key is visible the sink, or -inf
   // Batch, on the device. The CPU uses the copies its plan made and does not read these two.
   const int32_t* query_start_loc = nullptr;  // [B + 1]
   const int32_t* seq_lens = nullptr;         // [B]

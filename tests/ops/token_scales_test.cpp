@@ -62,6 +62,38 @@ TEST_P(TokenScales, AreWrittenCopiedAndGathered) {
   }
 }
 
+// K and V of a block behind one another, as some engines lay out their cache, and nothing behind the last block.
+class CopyBlocks : public ::testing::TestWithParam<DeviceKind> {};
+
+TEST_P(CopyBlocks, OfInterleavedMemoryMovesElementsAlone) {
+  const auto device = open_device({GetParam()});
+  if (!device.is_ok()) GTEST_SKIP() << device.status().message();
+  constexpr int64_t kBlocks = 4, kTokens = 3, kHeads = 2, kDim = 16, kHalf = kTokens * kHeads * kDim;
+  KvCacheSpec spec;
+  spec.layout = KvLayout::kStrided;
+  spec.dtype = DType::kF16;
+  spec.num_blocks = kBlocks;
+  spec.block_size = kTokens;
+  spec.num_kv_heads = kHeads;
+  spec.head_dim = spec.head_dim_v = kDim;
+  for (KernelFamily family : {KernelFamily::kPortable, KernelFamily::kTuned}) {
+    std::vector<uint16_t> memory(2 * kBlocks * kHalf);
+    for (size_t i = 0; i < memory.size(); ++i) memory[i] = static_cast<uint16_t>(i);
+    KvCacheView cache;
+    cache.spec = spec;
+    cache.k = memory.data();
+    cache.v = memory.data() + kHalf;
+    cache.k_addr = cache.v_addr = {
+        .block_stride = 2 * kHalf, .head_stride = kDim, .token_outer_stride = kHeads * kDim, .dim_outer_stride = 1};
+    const std::vector<int64_t> pair = {1, kBlocks - 1};
+    ASSERT_OK((*device)->ops(family).copy_blocks({cache, pair.data(), 1}, {}));
+    for (size_t i = 0; i < memory.size(); ++i)
+      ASSERT_EQ(memory[i], i < 2 * (kBlocks - 1) * kHalf ? i : i - 2 * (kBlocks - 2) * kHalf) << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, CopyBlocks, ::testing::Values(DeviceKind::kCpu, DeviceKind::kHipEmulated));
+
 INSTANTIATE_TEST_SUITE_P(Devices, TokenScales,
                          ::testing::Values(std::pair{DeviceKind::kCpu, DType::kI8},
                                            std::pair{DeviceKind::kCpu, DType::kF8E4M3FN},

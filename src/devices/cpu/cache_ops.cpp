@@ -343,16 +343,35 @@ Status CpuOps::gather_cache(const GatherCacheArgs& a, Stream) const {
   return Status::ok();
 }
 
+namespace {
+
+// Elements alone: a caller's own strides may have other memory between those of a block.
+void copy_block_elements(const CopyBlocksArgs& a, void* memory, const KvAddressing& rule, int32_t dim, int64_t from,
+                         int64_t to) {
+  const KvCacheSpec& s = a.cache.spec;
+  const int32_t run = rule.dims_contiguous() ? dim : 1;
+  for (int64_t h = 0; h < s.num_kv_heads; ++h)
+    for (int64_t t = 0; t < s.block_size; ++t)
+      for (int64_t d = 0; d < dim; d += run)
+        std::memcpy(element(memory, s.dtype, rule.offset(to, h, t, d)),
+                    element(memory, s.dtype, rule.offset(from, h, t, d)), static_cast<size_t>(run) * size_of(s.dtype));
+}
+
+}  // namespace
+
 Status CpuOps::copy_blocks(const CopyBlocksArgs& a, Stream) const {
-  const auto copy = [&](void* memory, int64_t stride, int64_t from, int64_t to) {
+  const auto copy = [&](void* memory, const KvAddressing& rule, int32_t dim, int64_t from, int64_t to) {
+    if (a.cache.spec.layout == KvLayout::kStrided) return copy_block_elements(a, memory, rule, dim, from, to);
+    const int64_t stride = rule.block_stride;
     std::memcpy(element(memory, a.cache.spec.dtype, to * stride), element(memory, a.cache.spec.dtype, from * stride),
                 static_cast<size_t>(stride) * size_of(a.cache.spec.dtype));
   };
   for_ranges(a.num_pairs, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
-      copy(a.cache.k, a.cache.k_addr.block_stride, a.mapping[2 * i], a.mapping[2 * i + 1]);
-      if (!a.cache.spec.is_latent())
-        copy(a.cache.v, a.cache.v_addr.block_stride, a.mapping[2 * i], a.mapping[2 * i + 1]);
+      const int64_t from = a.mapping[2 * i], to = a.mapping[2 * i + 1];
+      copy(a.cache.k, a.cache.k_addr, a.cache.spec.head_dim, from, to);
+      if (!a.cache.spec.is_latent() && a.cache.v != nullptr)
+        copy(a.cache.v, a.cache.v_addr, a.cache.spec.head_dim_v, from, to);
       if (!a.cache.spec.has_token_scales()) continue;
       for (float* scales : {const_cast<float*>(a.cache.k_scale), const_cast<float*>(a.cache.v_scale)})
         for (int32_t h = 0; h < a.cache.spec.num_kv_heads; ++h)
