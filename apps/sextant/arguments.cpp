@@ -1,3 +1,4 @@
+// Reads models, batches and backends from the command line; every refusal names what is allowed.
 #include "arguments.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Draws the inputs of `bench` and `replay` once, and puts them and the caches on the device.
 #include "attention_data.h"
 
 #include <algorithm>

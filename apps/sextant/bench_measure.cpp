@@ -1,3 +1,4 @@
+// Checks one backend on one batch against the oracle, then times it.
 #include "bench_measure.h"
 
 #include <fmt/format.h>

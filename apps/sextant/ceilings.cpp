@@ -1,3 +1,4 @@
+// Asks the device for its ceilings, and finds the one that applies to a format.
 #include "ceilings.h"
 
 #include <algorithm>

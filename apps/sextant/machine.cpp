@@ -1,3 +1,4 @@
+// Reads the processor's name, its caches and the memory from the system.
 #include "machine.h"
 
 #include <fmt/format.h>

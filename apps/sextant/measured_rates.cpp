@@ -1,3 +1,4 @@
+// Takes the two rates that `sextant size` needs from the JSON of `sextant bench`.
 #include "measured_rates.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Turns CLI11's errors into ours.
 #include "parse_errors.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Asks a backend about one small spec a feature, for `sextant backends`.
 #include "probe.h"
 
 #include <cmath>

@@ -1,3 +1,4 @@
+// Draws the bar, at most a few times a second.
 #include "progress.h"
 
 #include <fmt/format.h>

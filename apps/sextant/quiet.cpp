@@ -1,3 +1,4 @@
+// Reads /proc/stat to tell how busy others are, and waits.
 #include "quiet.h"
 
 #include <sched.h>

@@ -1,3 +1,4 @@
+// Plans and runs a backend's step of a replay, and keeps its times.
 #include "replay_lane.h"
 
 #include <algorithm>

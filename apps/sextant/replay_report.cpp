@@ -1,3 +1,4 @@
+// Writes what a replay found.
 #include "replay_report.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Walks a trace step by step and compares the backends' rows.
 #include "replay_run.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Lays out columns by the width that a terminal shows.
 #include "table.h"
 
 #include <sys/ioctl.h>

@@ -1,3 +1,4 @@
+// Counts operations and bytes of a batch.
 #include "work.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Reads Python's dataclasses and DLPack tensors into Sextant's types, field by field.
 #include "convert.h"
 
 #include <tvm/ffi/error.h>

@@ -1,3 +1,4 @@
+// Plans and runs prefill and extend in chunks of context: gather, attend, merge.
 #include "backends/chunked_prefill.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Plans and runs what the four MHA backends have in common around their own paths.
 #include "backends/mha_backend.h"
 
 #include <fmt/format.h>

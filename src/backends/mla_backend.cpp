@@ -1,3 +1,4 @@
+// Plans and runs what the two MLA backends have in common.
 #include "backends/mla_backend.h"
 
 #include <fmt/format.h>

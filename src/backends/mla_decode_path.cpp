@@ -1,3 +1,4 @@
+// Plans and runs MLA decode: absorb the queries, attend in the latent space, bring the result back.
 #include "backends/mla_decode_path.h"
 
 #include <algorithm>

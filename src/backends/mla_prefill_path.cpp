@@ -1,3 +1,4 @@
+// Plans and runs MLA prefill: project keys and values up, attend as ordinary heads.
 #include "backends/mla_prefill_path.h"
 
 #include <algorithm>

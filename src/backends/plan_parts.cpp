@@ -1,3 +1,4 @@
+// Makes op arguments from a request, and places workspace regions one behind the other.
 #include "backends/plan_parts.h"
 
 #include <algorithm>

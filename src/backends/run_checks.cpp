@@ -1,3 +1,4 @@
+// Checks a run's tensors against its plan; everything that a run may be refused for stands here.
 #include "backends/run_checks.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Converts C structs of any age to C++ types, and keeps the last error of a thread.
 #include "c_api/convert.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Reads the table of attention facts.
 #include "model/attention_facts.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The attention spec that all layers of a model start from.
 #include <fmt/format.h>
 
 #include <cmath>

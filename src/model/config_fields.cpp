@@ -1,3 +1,4 @@
+// Reads fields of a config, remembers which were read, and names those of a wrong type.
 #include "model/config_fields.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// The built-in models.
 #include "model/known_models.h"
 
 #include <fmt/format.h>

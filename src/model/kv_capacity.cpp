@@ -1,3 +1,4 @@
+// What a model's caches take a token, and how many requests fit into memory.
 #include <fmt/format.h>
 
 #include <algorithm>

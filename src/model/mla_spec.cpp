@@ -1,3 +1,4 @@
+// The spec of MLA layers.
 #include <fmt/format.h>
 
 #include <cmath>

@@ -1,3 +1,4 @@
+// From a config.json to the kinds of attention layers of a model.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// A model's kinds of layers, counted and described.
 #include <fmt/format.h>
 
 #include <algorithm>

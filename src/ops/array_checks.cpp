@@ -1,3 +1,4 @@
+// Checks what arrays hold: lengths, block ids, slots, spans.
 #include "ops/array_checks.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Puts the checks in front of a device's ops.
 #include "ops/checked_ops.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Checks of shapes, types, strides, alignment and overlap.
 #include "ops/checks.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Finds the largest lengths that a plan serves.
 #include "plan/length_bounds.h"
 
 #include <algorithm>

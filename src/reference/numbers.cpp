@@ -1,3 +1,4 @@
+// Encodes and decodes number formats by their definitions.
 #include "reference/numbers.h"
 
 #include <algorithm>

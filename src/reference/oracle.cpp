@@ -1,3 +1,4 @@
+// Attention in double precision, one row at a time.
 #include "reference/oracle.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Asks every backend, ranks those that serve a spec, and says why.
 #include "sextant/selector.h"
 
 #include <fmt/format.h>

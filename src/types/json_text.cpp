@@ -1,3 +1,4 @@
+// Parses JSON with limits, and writes it with the special words.
 #include "types/json_text.h"
 
 #include <fmt/format.h>

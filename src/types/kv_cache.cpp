@@ -1,3 +1,4 @@
+// The addressing rules of the cache layouts, and what a valid cache is.
 #include "sextant/kv_cache.h"
 
 #include <fmt/format.h>

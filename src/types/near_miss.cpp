@@ -1,3 +1,4 @@
+// Finds the known name that is closest to a misspelt one.
 #include "types/near_miss.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// What a valid attention spec is.
 #include "sextant/spec.h"
 
 #include <fmt/format.h>

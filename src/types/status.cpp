@@ -1,3 +1,4 @@
+// Statuses as text.
 #include "sextant/status.h"
 
 namespace sextant {

@@ -1,3 +1,4 @@
+// Names and sizes of element types, and views of tensors.
 #include "sextant/types.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Host tensors, random ones, and the data of a conformance case.
 #include "verify/case.h"
 
 #include <algorithm>

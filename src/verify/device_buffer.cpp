@@ -1,3 +1,4 @@
+// Allocates, fills and reads device memory.
 #include "verify/device_buffer.h"
 
 #include <utility>

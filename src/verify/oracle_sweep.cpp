@@ -1,3 +1,4 @@
+// The conformance sweep: every case on every backend of a device.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Walks protobuf's wire format for the fields of a tensor.
 #include "verify/protobuf_tensor.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Makes cases of recorded attention.
 #include "verify/recorded_case.h"
 
 #include <fmt/format.h>

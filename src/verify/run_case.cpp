@@ -1,3 +1,4 @@
+// Puts a case on a device, runs it and compares everything that was written.
 #include "verify/run_case.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Reads the header and the tensors of a .safetensors file.
 #include "verify/safetensors.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// The list of the sweep's cases.
 #include "verify/sweep_cases.h"
 
 #include <fmt/format.h>

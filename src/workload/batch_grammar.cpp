@@ -1,3 +1,4 @@
+// Parses batches such as 2q2k_32q1s1k.
 #include <fmt/format.h>
 
 #include <limits>

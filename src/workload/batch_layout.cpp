@@ -1,3 +1,4 @@
+// Lays out a batch of given lengths in scattered blocks of a cache.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Blocks of a cache by reference count, with prefixes found by their hashes.
 #include "sextant/block_allocator.h"
 
 #include <fmt/format.h>

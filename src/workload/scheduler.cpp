@@ -1,3 +1,4 @@
+// Continuous batching: which requests run in a step, and who is preempted.
 #include "sextant/scheduler.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Reads points in time as traces write them.
 #include <algorithm>
 #include <array>
 #include <charconv>

@@ -1,3 +1,4 @@
+// Reads a trace of any known format.
 #include <fmt/format.h>
 
 #include <algorithm>

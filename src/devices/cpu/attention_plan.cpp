@@ -1,3 +1,4 @@
+// Divides an attention op into items for the workers, and finds what has to be merged.
 #include "devices/cpu/attention_plan.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Measures products and memory on all workers at once.
 #include "devices/cpu/ceilings.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The CPU device: memory, streams that are none, and ops for both kernel families.
 #include <unistd.h>
 
 #include <algorithm>

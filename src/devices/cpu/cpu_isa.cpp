@@ -1,3 +1,4 @@
+// Asks the processor and the system what they have, and SEXTANT_CPU_ISA what to use.
 #include "devices/cpu/cpu_isa.h"
 
 #include <fmt/format.h>

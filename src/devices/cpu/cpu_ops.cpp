@@ -1,3 +1,4 @@
+// The CPU's ops: each hands its items to the workers.
 #include "devices/cpu/cpu_ops.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Writes runs of tokens into panels.
 #include "devices/cpu/packed_write.h"
 
 #include <cstring>

@@ -1,3 +1,4 @@
+// How many threads to use: affinity, the cgroup's quota and the environment have a say.
 #include <fmt/format.h>
 #include <sched.h>
 

@@ -1,3 +1,4 @@
+// Keeps one aligned buffer a worker, as large as any plan so far asked for.
 #include "devices/cpu/worker_scratch.h"
 
 #if defined(__linux__)

@@ -1,3 +1,4 @@
+// Chooses kernels for the requests of an attention op on CUDA and lays out the workspace.
 #include "devices/cuda/attention_plan.h"
 
 #include <fmt/format.h>

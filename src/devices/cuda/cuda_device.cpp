@@ -1,3 +1,4 @@
+// Opens a GPU, asks for its limits and rates, and gives out its ops.
 #include "devices/cuda/cuda_device.h"
 
 #include <cuda_runtime.h>

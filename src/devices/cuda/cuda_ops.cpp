@@ -1,3 +1,4 @@
+// CUDA's ops: each is a launch or two on the caller's stream.
 #include "devices/cuda/cuda_ops.h"
 
 #include <cuda_runtime.h>

@@ -1,3 +1,4 @@
+// Switches the current device of the thread, and back.
 #include "devices/cuda/device_scope.h"
 
 #include "devices/cuda/cuda_status.h"

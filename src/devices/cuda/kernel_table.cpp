@@ -1,3 +1,4 @@
+// The rows of the table of CUDA's attention kernels.
 #include "devices/cuda/kernel_table.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Estimates what decode by clusters takes, and sizes the clusters.
 #include "devices/cuda/plan_clusters.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Estimates when the forward kernel is the better one for short queries.
 #include "devices/cuda/plan_forward.h"
 
 #include <algorithm>

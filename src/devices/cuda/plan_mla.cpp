@@ -1,3 +1,4 @@
+// Divides MLA decode among blocks, kernel by kernel.
 #include "devices/cuda/plan_mla.h"
 
 #include <algorithm>

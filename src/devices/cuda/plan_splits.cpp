@@ -1,3 +1,4 @@
+// Counts a batch's keys and divides them over blocks.
 #include "devices/cuda/plan_splits.h"
 
 #include <algorithm>

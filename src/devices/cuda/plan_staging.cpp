@@ -1,3 +1,4 @@
+// Decides on the copy of keys for long queries, and sizes it.
 #include "devices/cuda/plan_staging.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Finds the strides at which dims and rows can be moved as vectors.
 #include "devices/gpu/strides.h"
 
 #include <algorithm>

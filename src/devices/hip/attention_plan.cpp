@@ -1,3 +1,4 @@
+// Chooses kernels for the requests of an attention op on HIP and lays out the workspace.
 #include "devices/hip/attention_plan.h"
 
 #include <fmt/format.h>

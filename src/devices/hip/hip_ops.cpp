@@ -1,3 +1,4 @@
+// HIP's ops: parameters from tensors, then launches.
 #include "devices/hip/hip_ops.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Decides which requests the tuned HIP kernels take, at plan time and by a run's tensors.
 #include "devices/hip/tuned_plan.h"
 
 #include <fmt/format.h>

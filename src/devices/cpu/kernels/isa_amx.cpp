@@ -1,3 +1,4 @@
+// The kernels for AMX tiles.
 #define SEXTANT_ISA isa_amx
 #include "devices/cpu/kernels/isa_amx_table.h"
 

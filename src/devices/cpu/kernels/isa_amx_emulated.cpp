@@ -1,3 +1,4 @@
+// The kernels for AMX with tiles in software, so that machines without AMX test them.
 #define SEXTANT_AMX_EMULATED
 #define SEXTANT_ISA isa_amx_emulated
 #include "devices/cpu/kernels/isa_amx_table.h"

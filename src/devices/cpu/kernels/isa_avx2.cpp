@@ -1,3 +1,4 @@
+// The kernels for AVX2 with FMA.
 #define SEXTANT_ISA isa_avx2
 #include "devices/cpu/kernels/isa_fp32.h"
 

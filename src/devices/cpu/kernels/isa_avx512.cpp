@@ -1,3 +1,4 @@
+// The kernels for AVX-512.
 #define SEXTANT_ISA isa_avx512
 #include "devices/cpu/kernels/isa_fp32.h"
 

@@ -1,3 +1,4 @@
+// The kernels for AVX-512 with `vdpbf16ps`.
 #define SEXTANT_ISA isa_avx512_bf16
 #include "devices/cpu/kernels/engine_bf16.h"
 #include "devices/cpu/kernels/isa_fp32.h"

@@ -1,3 +1,4 @@
+// The kernels in plain C++, for every processor.
 #define SEXTANT_ISA isa_scalar
 #include "devices/cpu/kernels/isa_fp32.h"
 

@@ -1,3 +1,4 @@
+// Encodes tensor maps by the driver's function.
 #include "devices/cuda/hopper/tensor_map.h"
 
 #include <cuda_runtime.h>

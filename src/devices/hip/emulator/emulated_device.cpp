@@ -1,3 +1,4 @@
+// The emulated HIP device: memory of the host, kernels by fibers.
 #include "devices/hip/emulator/emulated_device.h"
 
 #include <fmt/format.h>

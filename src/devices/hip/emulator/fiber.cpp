@@ -1,3 +1,4 @@
+// Switches stacks: by a few instructions on x86-64, by ucontext elsewhere.
 #include "devices/hip/emulator/fiber.h"
 
 #include <cstdint>

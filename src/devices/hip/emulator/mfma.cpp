@@ -1,3 +1,4 @@
+// Computes a matrix instruction for all lanes of a wave.
 #include "devices/hip/emulator/mfma.h"
 
 #include <cmath>

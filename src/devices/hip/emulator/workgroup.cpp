@@ -1,3 +1,4 @@
+// Runs the lanes of a workgroup in turns from one meeting point to the next.
 #include "devices/hip/emulator/workgroup.h"
 
 #include <sys/mman.h>

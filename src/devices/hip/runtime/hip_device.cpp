@@ -1,3 +1,4 @@
+// Opens an AMD GPU through the HIP runtime and gives out its ops.
 #include "devices/hip/runtime/hip_device.h"
 
 #include <fmt/format.h>

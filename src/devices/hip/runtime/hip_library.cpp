@@ -1,3 +1,4 @@
+// Finds the HIP runtime of the process, or loads one.
 #include "devices/hip/runtime/hip_library.h"
 
 #include <dlfcn.h>
