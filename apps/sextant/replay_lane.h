@@ -1,8 +1,9 @@
 // One backend's side of a replay: its caches, its output, its times.
 #pragma once
 
+#include "arguments.h"
 #include "attention_data.h"
-#include "replay_run.h"
+#include "replay_results.h"
 
 namespace sextant::cli {
 

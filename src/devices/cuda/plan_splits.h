@@ -1,7 +1,7 @@
 // What planning an attention op on CUDA needs to know of a batch, and the ways to divide keys over blocks.
 #pragma once
 
-#include "devices/cuda/attention_plan.h"
+#include "devices/cuda/plan_part.h"
 #include "plan/length_bounds.h"
 #include "types/ceil_div.h"
 

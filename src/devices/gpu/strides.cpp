@@ -2,6 +2,7 @@
 #include "devices/gpu/strides.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace sextant::gpu {
 
@@ -20,6 +21,17 @@ int32_t vector_stride(const KvAddressing& a, int32_t dims, int32_t n) {
 int32_t chunk_stride(const KvAddressing& a, int32_t head_dim, const void* base, size_t element_bytes) {
   const size_t alignment = std::min<size_t>(8 * element_bytes, 16);
   return reinterpret_cast<uintptr_t>(base) % alignment == 0 ? vector_stride(a, head_dim, 8) : 0;
+}
+
+DimTiles dim_tiles(const KvAddressing& a, int32_t head_dim, const void* base, size_t element_bytes) {
+  if (a.dim_tile == 16 && a.dim_inner_stride == 1 && a.dim_outer_stride % 8 == 0 &&
+      a.dim_outer_stride < std::numeric_limits<int32_t>::max()) {
+    // Aligned as it would be with tiles of 8.
+    KvAddressing halves = a;
+    halves.dim_tile = 8;
+    if (chunk_stride(halves, head_dim, base, element_bytes) > 0) return {static_cast<int32_t>(a.dim_outer_stride), 1};
+  }
+  return {chunk_stride(a, head_dim, base, element_bytes), 0};
 }
 
 bool is_vector_aligned(const TensorView& view) {

@@ -136,18 +136,6 @@ Format to_format(DType dtype) {
   return dtype == DType::kI8 ? Format::kI8 : static_cast<Format>(dtype);
 }
 
-DimTiles dim_tiles(const KvAddressing& a, int32_t head_dim, const void* base, size_t element_bytes) {
-  if (a.dim_tile == 16 && a.dim_inner_stride == 1 && a.dim_outer_stride % 8 == 0 &&
-      a.dim_outer_stride < std::numeric_limits<int32_t>::max()) {
-    // Aligned as it would be with tiles of 8.
-    KvAddressing halves = a;
-    halves.dim_tile = 8;
-    if (gpu::chunk_stride(halves, head_dim, base, element_bytes) > 0)
-      return {static_cast<int32_t>(a.dim_outer_stride), 1};
-  }
-  return {gpu::chunk_stride(a, head_dim, base, element_bytes), 0};
-}
-
 BlockDivisor block_divisor(int32_t block_size) {
   uint32_t shift = 0;
   while ((int64_t{1} << shift) < block_size) ++shift;

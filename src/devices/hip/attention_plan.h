@@ -5,24 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "devices/hip/launcher.h"
+#include "devices/hip/plan_part.h"
 #include "sextant/ops.h"
 
 namespace sextant::hip {
-
-// One attention kernel over the requests whose query length lies in [min_query_len, max_query_len].
-struct PlanPart {
-  std::string kernel;
-  int threads = 256;
-  int32_t min_query_len = 1, max_query_len = 0;
-  int32_t rows = 0;  // query rows a tile
-  SplitRule split{};
-  int64_t max_items = 0;
-  int32_t value_dims = 0;  // of V in a launch; 0: all
-  bool reduces = false;
-  // In the workspace: work lists of all parts of both kinds, then partial results, whose place the parts use in turn.
-  size_t list_offset = 0, partial_out_offset = 0, partial_lse_offset = 0, workspace_bytes = 0;
-};
 
 class HipAttentionPlan final : public AttentionPlan {
  public:
@@ -48,10 +34,5 @@ Status run_attention(const HipAttentionPlan& plan, const AttentionArgs& args, co
 AttentionParams planned_params(const AttentionPlanArgs& args);
 // Its quotients are exact for positions of 31 bits.
 BlockDivisor block_divisor(int32_t block_size);
-// gpu::chunk_stride by tiles of 8 or 16 dims: stride 0 where it does not hold.
-struct DimTiles {
-  int32_t stride = 0, shift = 0;  // tiles of 8 << shift dims
-};
-DimTiles dim_tiles(const KvAddressing& address, int32_t head_dim, const void* base, size_t element_bytes);
 
 }  // namespace sextant::hip

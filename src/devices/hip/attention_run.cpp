@@ -12,7 +12,7 @@ void set_tensors(AttentionParams& p, const HipAttentionPlan& plan, const Attenti
   p.out_aligned = gpu::is_vector_aligned(a.out) ? 1 : 0;
   if (p.origin == KeyOrigin::kPacked) return;
   const size_t element = size_of(a.cache.spec.dtype);
-  const DimTiles tiles = dim_tiles(a.cache.k_addr, p.head_dim, a.cache.k, element);
+  const gpu::DimTiles tiles = gpu::dim_tiles(a.cache.k_addr, p.head_dim, a.cache.k, element);
   p.k_tile_stride = tiles.stride;
   p.k_tile_shift = tiles.shift;
   if (a.cache.spec.has_token_scales()) {

@@ -41,7 +41,7 @@ bool decode_serves(const AttentionPlanArgs& a, KernelFamily family, const ChipLi
   if (a.spec.head_dim > kDecodeDim || a.spec.value_head_dim() > kDecodeDim) return false;
   const KvAddressing k = k_addressing(a.cache), v = v_addressing(a.cache);
   const size_t element = size_of(a.cache.dtype);
-  if (dim_tiles(k, a.spec.head_dim, nullptr, element).stride == 0) return false;
+  if (gpu::dim_tiles(k, a.spec.head_dim, nullptr, element).stride == 0) return false;
   if (k.token_tile != 1 || !has_token_runs(k) || !has_token_runs(v)) return false;
   if (!tokens_together(a.cache))
     return v.token_tile == 1 && gpu::chunk_stride(v, a.spec.value_head_dim(), nullptr, element) == 8;

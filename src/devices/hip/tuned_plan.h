@@ -3,8 +3,9 @@
 
 #include <vector>
 
-#include "devices/hip/attention_plan.h"
+#include "devices/hip/plan_part.h"
 #include "plan/length_bounds.h"
+#include "sextant/ops.h"
 
 namespace sextant::hip {
 
