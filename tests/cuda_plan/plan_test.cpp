@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "devices/cuda/attention_plan.h"
 #include "devices/cuda/kernel_table.h"
 #include "support/matchers.h"
 
