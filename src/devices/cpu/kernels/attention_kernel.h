@@ -98,7 +98,7 @@ struct AttentionRun {
   const KeySource* source = nullptr;
   int64_t tile_begin = 0;      // multiple of tile_keys
   int64_t begin = 0, end = 0;  // positions of the source in this tile
-  Prefetcher ahead;            // of the next tile's rows, while this one
+  Prefetcher prefetcher;       // of the next tile's rows, while this one
   bool announces = false;      // has any to announce
 
   explicit AttentionRun(const AttentionItem& item)
@@ -379,17 +379,17 @@ struct AttentionRun {
     const int64_t first = tile_begin + it.tile_keys, count = smaller(to - first, it.tile_keys);
     announces = count > 0 && !(E::kReadsPairs && source->packed_layout);
     if (!announces) return;
-    ahead = {};
+    prefetcher = {};
     const KeyTensor tensors[] = {
         {static_cast<const char*>(source->k), &source->k_addr, source->k_row_stride, it.head_dim},
         {static_cast<const char*>(source->v), &source->v_addr, source->v_row_stride, it.head_dim_v}};
     for (int i = 0; i < 2; ++i) {
       if (source->block_table != nullptr && !dims_adjacent(*tensors[i].addr)) continue;
       locate_rows(*source, tensors[i], first, 0, count, m.next[i]);
-      ahead.add(m.next[i], count, 0, tensors[i].dim * element_bytes(source->dtype), 0, 1);
+      prefetcher.add(m.next[i], count, 0, tensors[i].dim * element_bytes(source->dtype), 0, 1);
     }
     const int64_t row_blocks = (rows + kIsaRows - 1) / kIsaRows, columns = 4 * kPanel;
-    ahead.start(row_blocks * ((it.tile_keys + columns - 1) / columns + (it.head_dim_v + columns - 1) / columns));
+    prefetcher.start(row_blocks * ((it.tile_keys + columns - 1) / columns + (it.head_dim_v + columns - 1) / columns));
   }
 
   void scores(int64_t r0, int64_t count, int64_t from, int64_t to, const Elem* k, float* s) {
@@ -405,7 +405,8 @@ struct AttentionRun {
                int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
     if constexpr (!E::kInterleaved)
       if (announces)
-        return E::gemm(count, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate, [this] { ahead.step(); });
+        return E::gemm(count, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate,
+                       [this] { prefetcher.step(); });
     E::gemm(count, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);
   }
 
