@@ -103,8 +103,6 @@ void* checked_workspace(const OptionalTensor& workspace, size_t needed, const De
   if (scratch.bytes < needed)
     raise({StatusCode::kResourceExhausted,
            "workspace has " + std::to_string(scratch.bytes) + " bytes; allowed: at least " + std::to_string(needed)});
-  if (needed > 0 && reinterpret_cast<uintptr_t>(scratch.data) % 256 != 0)
-    raise(invalid_argument("workspace is not aligned; allowed: a multiple of 256 bytes"));
   return scratch.data;
 }
 

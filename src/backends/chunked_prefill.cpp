@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "types/ceil_div.h"
+
 namespace sextant {
 namespace {
 
@@ -41,7 +43,7 @@ std::vector<int64_t> possible_contexts(const PlanRequest& request, const Request
   }
   if (rows == 0) return {};
   const int64_t short_rows = batch.num_tokens() - rows;
-  const int64_t others = short_rows == 0 ? 0 : (short_rows + short_len - 1) / short_len;  // requests, at least
+  const int64_t others = short_rows == 0 ? 0 : ceil_div(short_rows, short_len);  // requests, at least
   const int64_t count = std::min(batch.num_requests() - others, rows / shortest);
   const int64_t query_len = std::max(shortest, rows - (count - 1) * longest_query);
   return std::vector<int64_t>(static_cast<size_t>(count), std::max<int64_t>(0, longest_seq - query_len - key_begin));

@@ -5,14 +5,13 @@
 #include <cstdint>
 #include <limits>
 
+#include "ops/checks.h"
+#include "types/ceil_div.h"
+
 namespace sextant {
 
-namespace {
-constexpr size_t kAlignment = 256;  // cache lines, TMA and cudaMalloc alike
-}
-
 Region WorkspaceLayout::take(size_t bytes) {
-  const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  const size_t rounded = ceil_div(bytes, kWorkspaceAlignment) * kWorkspaceAlignment;
   Region region{total_, rounded};
   total_ += rounded;
   return region;

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "c_api/convert.h"
+#include "ops/array_checks.h"
 
 using namespace sextant;         // NOLINT(google-build-using-namespace): this file only glues
 using namespace sextant::c_api;  // NOLINT(google-build-using-namespace)
@@ -133,14 +134,8 @@ sextant_status sextant_varlen_plan_make(const sextant_device* device, int32_t fa
     SEXTANT_RETURN_IF_ERROR(check_no_spans(args.spec));
     const auto requests = static_cast<size_t>(num_requests);
     std::vector<int32_t> seq_lens(requests);
-    if (key_start_loc[0] < 0)
-      return invalid_argument(fmt::format("key_start_loc[0] is {}; allowed: >= 0", key_start_loc[0]));
-    for (size_t b = 0; b < requests; ++b) {
-      if (key_start_loc[b + 1] < key_start_loc[b])
-        return invalid_argument(
-            fmt::format("key_start_loc[{}] is {}; allowed: >= {}", b + 1, key_start_loc[b + 1], key_start_loc[b]));
-      seq_lens[b] = key_start_loc[b + 1] - key_start_loc[b];
-    }
+    SEXTANT_RETURN_IF_ERROR(check_key_starts({key_start_loc, requests + 1}));
+    for (size_t b = 0; b < requests; ++b) seq_lens[b] = key_start_loc[b + 1] - key_start_loc[b];
     args.query_start_loc = {query_start_loc, requests + 1};
     args.key_start_loc = {key_start_loc, requests + 1};
     args.seq_lens = seq_lens;

@@ -193,6 +193,14 @@ Status check_shared_prefix(const TableUse& use, const KvCacheSpec& cache) {
   return Status::ok();
 }
 
+Status check_key_starts(std::span<const int32_t> key_start_loc) {
+  int32_t before = 0;
+  for (size_t b = 0; b < key_start_loc.size(); before = key_start_loc[b++])
+    if (key_start_loc[b] < before)
+      return invalid_argument(fmt::format("key_start_loc[{}] is {}; allowed: >= {}", b, key_start_loc[b], before));
+  return Status::ok();
+}
+
 Status check_packed_keys(const AttentionPlanArgs& planned, const AttentionArgs& a) {
   const int64_t rows = std::min(a.k.shape[0], a.v.shape[0]);
   int32_t before = 0;
@@ -255,15 +263,13 @@ Status check_gathered(const GatherCacheArgs& a) {
     if (first == last) continue;
     if (a.seq_lens != nullptr && a.seq_lens[b] < 0)
       return invalid_argument(fmt::format("seq_lens[{}] is {}; allowed: >= 0", b, a.seq_lens[b]));
-    const int64_t count = last - first, columns = std::min<int64_t>(a.block_table_stride, 0x7fffffff),
-                  capacity = columns * cache.block_size;
-    const int64_t most_begin = capacity - count, asked = a.seq_lens != nullptr ? a.seq_lens[b] - count : a.chunk_begin;
-    if (asked > most_begin)
+    const int64_t asked = a.seq_lens != nullptr ? a.seq_lens[b] - (last - first) : a.chunk_begin;
+    constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+    const int64_t begin = std::max<int64_t>(0, asked), end = asked > kMost - last ? kMost : asked + last - first;
+    const int64_t capacity = std::min<int64_t>(a.block_table_stride, INT32_MAX) * cache.block_size;
+    if (end > capacity)
       return invalid_argument(
-          fmt::format("request {} begins at token {}; allowed: at most {} ({} tokens in a row of "
-                      "block_table, which holds {})",
-                      b, asked, most_begin, count, capacity));
-    const int64_t begin = std::max<int64_t>(0, asked), end = asked + count;
+          fmt::format("request {} ends at token {}; allowed: at most {} (the row of block_table)", b, end, capacity));
     SEXTANT_RETURN_IF_ERROR(check_ids({{}, {}, a.block_table, a.block_table_stride, 0}, static_cast<size_t>(b),
                                       begin / cache.block_size, (end + cache.block_size - 1) / cache.block_size,
                                       cache));

@@ -41,6 +41,8 @@ struct PlannedLengths {
 Status check_run_lengths(const PlannedLengths& planned, std::span<const int32_t> query_start_loc,
                          std::span<const int32_t> seq_lens);
 
+// Where the packed keys of each request start, as far as a plan can tell: none before the one before it.
+Status check_key_starts(std::span<const int32_t> key_start_loc);
 // Packed keys: each request's rows lie in k and v; planned ones are those of the plan.
 Status check_packed_keys(const AttentionPlanArgs& planned, const AttentionArgs& args);
 // The filter's requests are rows of the states.

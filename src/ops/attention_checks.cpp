@@ -66,13 +66,7 @@ Status check_op_batch(const AttentionPlanArgs& a) {
   if (a.op == AttentionOp::kVarlen && !a.key_start_loc.empty() && a.key_start_loc.size() != requests + 1)
     return invalid_argument(fmt::format("key_start_loc has {} entries; allowed: {} (len(seq_lens) + 1)",
                                         a.key_start_loc.size(), requests + 1));
-  if (!a.key_start_loc.empty() && a.key_start_loc[0] < 0)
-    return invalid_argument(fmt::format("key_start_loc[0] is {}; allowed: >= 0", a.key_start_loc[0]));
-  for (size_t b = 0; b + 1 < a.key_start_loc.size(); ++b)
-    if (a.key_start_loc[b + 1] < a.key_start_loc[b])
-      return invalid_argument(
-          fmt::format("key_start_loc[{}] is {}; allowed: >= {}", b + 1, a.key_start_loc[b + 1], a.key_start_loc[b]));
-  return Status::ok();
+  return check_key_starts(a.key_start_loc);
 }
 
 }  // namespace

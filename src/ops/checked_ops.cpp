@@ -8,11 +8,10 @@
 #include "ops/array_checks.h"
 #include "ops/checks.h"
 #include "ops/query_conversion.h"
+#include "types/ceil_div.h"
 
 namespace sextant {
 namespace {
-
-constexpr size_t kAlignment = 256;  // of what lies in the workspace
 
 // The same attention of queries that were converted to spec.dtype.
 AttentionPlanArgs without_fp8_queries(const AttentionPlanArgs& args) {
@@ -44,7 +43,7 @@ class CheckedPlan final : public AttentionPlan {
                      : inner_->describe();
   }
   bool converts_queries() const { return converts_; }
-  size_t queries_at() const { return (inner_->workspace_bytes() + kAlignment - 1) / kAlignment * kAlignment; }
+  size_t queries_at() const { return ceil_div(inner_->workspace_bytes(), kWorkspaceAlignment) * kWorkspaceAlignment; }
   const AttentionPlan& inner() const { return *inner_; }
   const AttentionPlanArgs& args() const { return args_; }
 

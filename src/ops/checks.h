@@ -50,7 +50,7 @@ Status check_cache_memory(const KvCacheView& cache);
 Status check_cache_apart(const KvCacheView& cache);
 // A run's cache is the planned one, with at least as many blocks.
 Status check_cache_as_planned(const KvCacheSpec& planned, const KvCacheView& cache);
-inline constexpr size_t kWorkspaceAlignment = 256;
+inline constexpr size_t kWorkspaceAlignment = 256;  // cache lines, TMA and cudaMalloc alike
 inline constexpr std::initializer_list<DType> kComputeTypes = {DType::kF32, DType::kF16, DType::kBF16};
 
 }  // namespace sextant

@@ -5,11 +5,10 @@
 #include <numeric>
 
 #include "sextant/workload.h"
+#include "types/ceil_div.h"
 
 namespace sextant {
 namespace {
-
-int64_t blocks_of(int64_t tokens, int32_t block_size) { return (tokens + block_size - 1) / block_size; }
 
 // A fixed walk over all blocks with a stride coprime to their number: neighbours in a request are far apart in memory.
 class ScatteredBlocks {
@@ -42,7 +41,7 @@ BatchMetadata BatchArrays::metadata() const {
 
 int64_t blocks_needed(const std::vector<RequestLengths>& requests, int32_t block_size) {
   int64_t blocks = 0;
-  for (const RequestLengths& request : requests) blocks += blocks_of(request.seq_len, block_size);
+  for (const RequestLengths& request : requests) blocks += ceil_div(int64_t{request.seq_len}, block_size);
   return blocks;
 }
 
@@ -59,7 +58,7 @@ Result<BatchArrays> lay_out_batch(const std::vector<RequestLengths>& requests, i
   int64_t tokens = 0, widest = 0;
   for (const RequestLengths& request : requests) {
     tokens += request.query_len;
-    widest = std::max(widest, blocks_of(request.seq_len, block_size));
+    widest = std::max(widest, ceil_div(int64_t{request.seq_len}, block_size));
   }
   if (tokens > INT32_MAX)
     return invalid_argument(fmt::format("the batch has {} query tokens; allowed: at most {}", tokens, INT32_MAX));
@@ -79,7 +78,7 @@ Result<BatchArrays> lay_out_batch(const std::vector<RequestLengths>& requests, i
   ScatteredBlocks blocks(std::max<int64_t>(num_blocks, 1));
   for (size_t b = 0; b < requests.size(); ++b) {
     int32_t* row = batch.block_table.data() + b * static_cast<size_t>(batch.max_blocks_per_request);
-    for (int64_t i = 0; i < blocks_of(requests[b].seq_len, block_size); ++i) row[i] = blocks.next();
+    for (int64_t i = 0; i < ceil_div(int64_t{requests[b].seq_len}, block_size); ++i) row[i] = blocks.next();
     for (int32_t position = requests[b].seq_len - requests[b].query_len; position < requests[b].seq_len; ++position)
       batch.slot_mapping.push_back(static_cast<int64_t>(row[position / block_size]) * block_size +
                                    position % block_size);

@@ -20,7 +20,7 @@ SEXTANT_DEVICE int64_t dim_offset(const KvAddressing& a, int32_t dim) {
 
 // Ids outside the cache are clamped, so that a bad table cannot reach other memory.
 SEXTANT_DEVICE int64_t clamp_block(int32_t block, int32_t num_blocks) {
-  return lesser(static_cast<uint32_t>(block), static_cast<uint32_t>(num_blocks - 1));
+  return min(static_cast<uint32_t>(block), static_cast<uint32_t>(num_blocks - 1));
 }
 
 template <class Params>

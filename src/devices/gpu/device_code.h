@@ -25,37 +25,34 @@ constexpr float kNegInf = -__builtin_huge_valf();
 #if defined(__CUDACC__)
 SEXTANT_DEVICE float exp2(float x) { return exp2f(x); }
 SEXTANT_DEVICE float log2(float x) { return log2f(x); }
-// From memory that nothing writes while the kernel runs.
-template <class T>
-SEXTANT_DEVICE T read(const T* at) {
-  return __ldg(at);
-}
 #elif defined(__AMDGCN__)
 SEXTANT_DEVICE float exp2(float x) { return __builtin_amdgcn_exp2f(x); }
 SEXTANT_DEVICE float log2(float x) { return __builtin_amdgcn_logf(x); }
-template <class T>
-SEXTANT_DEVICE T read(const T* at) {
-  return *at;
-}
 #else
 inline float exp2(float x) { return std::exp2(x); }
 inline float log2(float x) { return std::log2(x); }
-template <class T>
-inline T read(const T* at) {
-  return *at;
-}
 #endif
 
+// From memory that nothing writes while the kernel runs.
 template <class T>
-SEXTANT_DEVICE T lesser(T a, T b) {
+SEXTANT_DEVICE T read(const T* at) {
+#if defined(__CUDACC__)
+  return __ldg(at);
+#else
+  return *at;
+#endif
+}
+
+template <class T>
+SEXTANT_DEVICE T min(T a, T b) {
   return b < a ? b : a;
 }
 template <class T>
-SEXTANT_DEVICE T greater(T a, T b) {
+SEXTANT_DEVICE T max(T a, T b) {
   return a < b ? b : a;
 }
 #if defined(__CUDACC__)
-SEXTANT_DEVICE float greater(float a, float b) { return fmaxf(a, b); }
+SEXTANT_DEVICE float max(float a, float b) { return fmaxf(a, b); }
 #endif
 
 }  // namespace sextant::gpu

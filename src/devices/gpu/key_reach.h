@@ -35,14 +35,14 @@ struct SeenKeys {
 
 // What a query sees of the keys [first, end), but for its span.
 SEXTANT_DEVICE int32_t first_seen(const KeyReach& m, int32_t position, int32_t first) {
-  if (m.window > 0) first = greater(first, position - m.window + 1);
-  if (m.chunk > 0) first = greater(first, chunk_begin(position, m.chunk));
+  if (m.window > 0) first = max(first, position - m.window + 1);
+  if (m.chunk > 0) first = max(first, chunk_begin(position, m.chunk));
   return first;
 }
 SEXTANT_DEVICE int32_t end_seen(const KeyReach& m, int32_t position, int32_t end) {
-  if (m.causal) end = static_cast<int32_t>(lesser(static_cast<int64_t>(end), int64_t{position} + 1 + m.right));
+  if (m.causal) end = static_cast<int32_t>(min(static_cast<int64_t>(end), int64_t{position} + 1 + m.right));
   if (m.chunk > 0)
-    end = static_cast<int32_t>(lesser(static_cast<int64_t>(end), int64_t{chunk_begin(position, m.chunk)} + m.chunk));
+    end = static_cast<int32_t>(min(static_cast<int64_t>(end), int64_t{chunk_begin(position, m.chunk)} + m.chunk));
   return end;
 }
 
@@ -53,7 +53,7 @@ SEXTANT_DEVICE SeenKeys seen_keys(const KeyReach& m, const int32_t* span, int32_
   if (span != nullptr) {
     const int32_t begin = read(span), behind = read(span + 1);
     if (position >= begin && position < behind)
-      seen = {greater(lesser(seen.first, begin), first), lesser(greater(seen.end, behind), end)};
+      seen = {max(min(seen.first, begin), first), min(max(seen.end, behind), end)};
   }
   return seen;
 }

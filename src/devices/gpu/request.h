@@ -39,13 +39,13 @@ SEXTANT_DEVICE KeyRange load_lengths(const Params& p, int b, Request& r) {
     const int32_t start = read(p.key_start_loc + b), count = read(p.key_start_loc + b + 1) - start;
     r.first_packed = p.key_begin < 0 ? r.context_len : static_cast<int32_t>(p.key_begin);
     r.packed_start = start;
-    keys.lo = greater(r.first_packed, 0);  // fewer keys than queries: rows of positions < 0 are nobody's keys
+    keys.lo = max(r.first_packed, 0);  // fewer keys than queries: rows of positions < 0 are nobody's keys
     keys.hi = static_cast<int64_t>(r.first_packed) + count;
   } else if (p.origin == KeyOrigin::kCacheThenPacked) {
     r.first_packed = r.context_len;
     r.packed_start = r.query_start;
   }
-  keys.hi = lesser(keys.hi, p.key_end);
+  keys.hi = min(keys.hi, p.key_end);
   return keys;
 }
 

@@ -35,7 +35,7 @@ SEXTANT_DEVICE RowEnd finish_row(float row_max, float sum, float v_scale, const 
     return {v_scale / sum, (row_max + log2(sum)) * kLn2};
   }
   const float sink = read(sinks + head) * kLog2E;
-  const float top = greater(sum == 0 ? kNegInf : row_max, sink);
+  const float top = max(sum == 0 ? kNegInf : row_max, sink);
   if (top == kNegInf) return {0.0f, kNegInf};
   const float scaled = sum == 0 ? 0.0f : exp2(row_max - top);
   const float total = sum * scaled + exp2(sink - top);

@@ -123,15 +123,8 @@ class InterleavedTiles {
       }
       run_bytes *= kPanel;
     } else {
-      if (source.block_table != nullptr && (!dims_adjacent(source.k_addr) || !dims_adjacent(source.v_addr))) return;
-      const KeyTensor k = {static_cast<const char*>(source.k), &source.k_addr, source.k_row_stride, it_.head_dim};
-      const KeyTensor v = {static_cast<const char*>(source.v), &source.v_addr, source.v_row_stride, it_.head_dim_v};
-      locate_rows(source, k, first, 0, last - first, ahead_rows_);
-      runs = last - first;
-      if (source.v != source.k) {  // else the values are a part of the keys
-        locate_rows(source, v, first, 0, last - first, ahead_rows_ + runs);
-        runs *= 2;
-      }
+      runs = run_.locate_tile(first, last, ahead_rows_);
+      if (runs == 0) return;
     }
     ahead_.add(ahead_rows_, runs, 0, run_bytes, 0, 1);
     ahead_.start(run_.rows + it_.tile_keys * (source.packed_layout ? 9 : m_.depth / 32 + 8) / kPanel);

@@ -36,7 +36,7 @@ struct AttentionScratch {
   int32_t* lo;         // [rows_padded] visible positions relative to the item's first
   int32_t* hi;
   const char** pointers;  // [kTokensAtOnce]
-  const char** next[2];   // [tile] each: rows of keys and of values that the next tile reads
+  const char** next;      // [2 * tile] rows that the next tile reads
   char* staging;          // [kTokensAtOnce, max dim] of up to 4 bytes
   Elem* scaled;           // [kTokensAtOnce, max dim]: rows with a scale of their own, times it
   float* scales;          // [kPanel] of tokens
@@ -68,7 +68,7 @@ struct AttentionScratch {
     lo = space.take<int32_t>(rows_padded);
     hi = space.take<int32_t>(rows_padded);
     pointers = space.take<const char*>(kTokensAtOnce);
-    for (auto& x : next) x = space.take<const char*>(E::kInterleaved ? 0 : tile);
+    next = space.take<const char*>(E::kInterleaved ? 0 : 2 * tile);
     staging = space.take<char>(kTokensAtOnce * widest, 4);
     scaled = space.take<Elem>(kTokensAtOnce * widest);
     scales = space.take<float>(kPanel);
@@ -98,8 +98,7 @@ struct AttentionRun {
   const KeySource* source = nullptr;
   int64_t tile_begin = 0;      // multiple of tile_keys
   int64_t begin = 0, end = 0;  // positions of the source in this tile
-  Prefetcher prefetcher;       // of the next tile's rows, while this one
-  bool announces = false;      // has any to announce
+  Prefetcher prefetcher;       // of the next tile's rows, while this one is multiplied
 
   explicit AttentionRun(const AttentionItem& item)
       : it(item),
@@ -373,23 +372,30 @@ struct AttentionRun {
     }
   }
 
+  // Rows of the source's positions [first, last): keys, then values unless these are a part of the keys. Gives their
+  // number; 0 where a row's dims do not lie together.
+  int64_t locate_tile(int64_t first, int64_t last, const char** found) const {
+    if (source->block_table != nullptr && (!dims_adjacent(source->k_addr) || !dims_adjacent(source->v_addr))) return 0;
+    const KeyTensor k = {static_cast<const char*>(source->k), &source->k_addr, source->k_row_stride, it.head_dim};
+    const KeyTensor v = {static_cast<const char*>(source->v), &source->v_addr, source->v_row_stride, it.head_dim_v};
+    const int64_t count = last - first;
+    locate_rows(*source, k, first, 0, count, found);
+    if (source->v == source->k) return count;
+    locate_rows(*source, v, first, 0, count, found + count);
+    return 2 * count;
+  }
   // What the next tile of the source's positions below `to` reads comes while this one is multiplied, where rows lie by
   // themselves: too far apart for the machine's own prefetcher.
   void announce_next_tile(int64_t to) {
-    const int64_t first = tile_begin + it.tile_keys, count = smaller(to - first, it.tile_keys);
-    announces = count > 0 && !(E::kReadsPairs && source->packed_layout);
-    if (!announces) return;
     prefetcher = {};
-    const KeyTensor tensors[] = {
-        {static_cast<const char*>(source->k), &source->k_addr, source->k_row_stride, it.head_dim},
-        {static_cast<const char*>(source->v), &source->v_addr, source->v_row_stride, it.head_dim_v}};
-    for (int i = 0; i < 2; ++i) {
-      if (source->block_table != nullptr && !dims_adjacent(*tensors[i].addr)) continue;
-      locate_rows(*source, tensors[i], first, 0, count, m.next[i]);
-      prefetcher.add(m.next[i], count, 0, tensors[i].dim * element_bytes(source->dtype), 0, 1);
-    }
-    const int64_t row_blocks = (rows + kIsaRows - 1) / kIsaRows, columns = 4 * kPanel;
-    prefetcher.start(row_blocks * ((it.tile_keys + columns - 1) / columns + (it.head_dim_v + columns - 1) / columns));
+    const int64_t first = tile_begin + it.tile_keys, last = smaller(first + it.tile_keys, to), count = last - first;
+    if (count <= 0 || (E::kReadsPairs && source->packed_layout)) return;
+    const int64_t found = locate_tile(first, last, m.next), bytes = element_bytes(source->dtype);
+    if (found > 0) prefetcher.add(m.next, count, 0, it.head_dim * bytes, 0, 1);
+    if (found > count) prefetcher.add(m.next + count, count, 0, it.head_dim_v * bytes, 0, 1);
+    const auto blocks = [](int64_t extent, int64_t of_block) { return (extent + of_block - 1) / of_block; };
+    prefetcher.start(blocks(rows, E::kBlockRows) *
+                     (blocks(it.tile_keys, E::kBlockColumns) + blocks(it.head_dim_v, E::kBlockColumns)));
   }
 
   void scores(int64_t r0, int64_t count, int64_t from, int64_t to, const Elem* k, float* s) {
@@ -404,7 +410,7 @@ struct AttentionRun {
   void product(int64_t count, int64_t panels, int64_t depth, const Elem* a, int64_t lda, const Elem* b,
                int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
     if constexpr (!E::kInterleaved)
-      if (announces)
+      if (!prefetcher.idle())
         return E::gemm(count, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate,
                        [this] { prefetcher.step(); });
     E::gemm(count, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);

@@ -128,8 +128,9 @@ struct AmxEngine : Bf16Packing {
   }
 
   // Rows are computed in full tiles: `a` and `c` have room for them. depth is a multiple of 32.
+  template <class Between = NothingBetween>
   static void gemm(int64_t rows, int64_t panels, int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b,
-                   int64_t panel_stride, float* c, int64_t ldc, bool accumulate) {
+                   int64_t panel_stride, float* c, int64_t ldc, bool accumulate, const Between& between = {}) {
     for (int64_t r = 0; r < rows; r += 32) {
       const bool half = rows - r <= 16;
       const uint16_t* rows_a = a + r * lda;
@@ -146,6 +147,7 @@ struct AmxEngine : Bf16Packing {
           block(depth, rows_a, lda, rows_b, panel_stride, rows_c + p * 16, ldc, accumulate);
           p += smaller(left, 2);
         }
+        between();
       }
     }
   }

@@ -47,6 +47,7 @@ struct AmxSplitEngine {
   static constexpr bool kReadsPairs = false;
   static constexpr bool kInterleaved = false;
   static constexpr int64_t kRowBlock = 64;
+  static constexpr int64_t kBlockRows = 32, kBlockColumns = 32;  // of a product, at most
   static constexpr int64_t kRowPad = 32;
   static constexpr int64_t kColumns = 32;
   static constexpr int64_t kDepthStep = kColumns;
@@ -116,8 +117,7 @@ struct AmxSplitEngine {
   template <class Between = NothingBetween>
   static void gemm(int64_t rows, int64_t panels, int64_t depth, const uint16_t* a, int64_t lda, const uint16_t* b,
                    int64_t panel_stride, float* c, int64_t ldc, bool accumulate, const Between& between = {}) {
-    AmxEngine::gemm(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate);
-    between();
+    AmxEngine::gemm(rows, panels, depth, a, lda, b, panel_stride, c, ldc, accumulate, between);
   }
 
  private:

@@ -134,6 +134,7 @@ struct FmaEngine {
   static constexpr int64_t kColumns = 16;    // columns of scores are multiplied by so many
   static constexpr int64_t kDepthStep = 1;   // a depth is a multiple of this
   static constexpr int64_t kMaskedRows = 6;  // of a block that the mask cuts
+  static constexpr int64_t kBlockRows = kIsaRows, kBlockColumns = 4 * kPanel;  // of a product, at most
   static int64_t depth(int64_t k) { return k; }
   static constexpr bool kInterleaved = false;
   static int begin() { return 0; }

@@ -33,6 +33,7 @@ class Prefetcher {
     due_ += pace_ * count;
     for (; due_ >= kOne && left_ > 0; due_ -= kOne) piece();
   }
+  bool idle() const { return left_ == 0; }
   void finish() {
     while (left_ > 0) piece();
     *this = {};

@@ -182,9 +182,9 @@ SEXTANT_DEVICE MergeWeights merge_weights(const MergeParams& a, int64_t head, in
   const float s = finite_lse(a.suffix_lse, a.suffix_lse_stride, head, token);
   const float top = max(p, s);
   if (top == kNegInf) return {0, 0, kNegInf};
-  const float wp = exp2((p - top) * 1.4426950408889634f), ws = exp2((s - top) * 1.4426950408889634f);
+  const float wp = exp2((p - top) * gpu::kLog2E), ws = exp2((s - top) * gpu::kLog2E);
   const float inverse = 1.0f / (wp + ws);
-  return {wp * inverse, ws * inverse, log2(wp + ws) * 0.6931471805599453f + top};
+  return {wp * inverse, ws * inverse, log2(wp + ws) * gpu::kLn2 + top};
 }
 
 // A workgroup takes one token; a wave one head at a time.

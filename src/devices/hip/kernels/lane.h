@@ -24,7 +24,10 @@ namespace sextant::hip {
 
 constexpr int kWaveSize = 64;
 using gpu::exp2;
+using gpu::kNegInf;
 using gpu::log2;
+using gpu::max;
+using gpu::min;
 
 using f32x2 = float __attribute__((vector_size(8)));
 using f32x4 = float __attribute__((vector_size(16)));
@@ -233,15 +236,5 @@ SEXTANT_DEVICE int wave_index() { return uniform(thread_index() / kWaveSize); }
 SEXTANT_DEVICE float shuffle_xor(float x, int mask) {
   return bit_cast<float>(shuffle_bits(bit_cast<int>(x), lane_index() ^ mask));
 }
-
-template <class T>
-SEXTANT_DEVICE T min(T a, T b) {
-  return b < a ? b : a;
-}
-template <class T>
-SEXTANT_DEVICE T max(T a, T b) {
-  return a < b ? b : a;
-}
-using gpu::kNegInf;
 
 }  // namespace sextant::hip
