@@ -23,11 +23,19 @@ struct Case {
   bool ragged = false;      // request b of the batch has (b + 1) / batch of seq_len
   int window = 0;
   float soft_cap = 0;
+  bool sinks = false;
+  std::vector<int32_t> query_lens, seq_lens;  // of a drawn case: instead of batch, query_len, seq_len, mixed and ragged
 };
 
 std::vector<Case> decode_cases();
 std::vector<Case> mla_cases();
 std::vector<Case> prefill_cases();
 std::vector<Case> off_road_cases();  // sizes, types and features beside those that benchmarks usually name
+
+// Cases of a file that `python bench/peers/grid.py` wrote.
+std::vector<Case> read_cases(const std::string& path);
+
+// Times of cache ops, merges and products of matrices whose names contain `only`.
+void run_cache_cases(const Ops& ops, const std::string& only, int replays);
 
 }  // namespace sextant::cuda_bench

@@ -1,7 +1,12 @@
-"""Cases drawn from a declared space: batches of requests of any lengths, so that no row is chosen because it looks well."""
+"""Cases drawn from a declared space: batches of requests of any lengths, so that no row is chosen because it looks well.
 
+    python bench/peers/grid.py --random 60 --seed 1 > cases.json   # for cuda_bench --cases
+"""
+
+import argparse
+import json
 import random
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 HEADS = ((8, 1), (16, 2), (32, 8), (32, 8), (32, 32), (16, 16), (40, 8), (64, 8), (64, 4), (128, 8))
 HEAD_DIMS = (128,) * 6 + (64,) * 3 + (256,) * 2 + (40, 80, 96, 112, 160, 192, 224)
@@ -141,3 +146,16 @@ def draw_cases(count, seed, space=GPU, kinds=KINDS):
         if case.kv_bytes <= space.max_cache_bytes and case.flops <= space.max_flops and sum(case.query_lens) <= space.max_tokens:
             cases.append(case)
     return cases
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--random", type=int, default=60, help="so many cases")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of the cases, comma-separated")
+    args = parser.parse_args()
+    print(json.dumps([asdict(case) for case in draw_cases(args.random, args.seed, kinds=args.kinds.split(","))], indent=1))
+
+
+if __name__ == "__main__":
+    main()

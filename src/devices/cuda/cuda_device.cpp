@@ -131,6 +131,28 @@ DeviceReport report() {
   return report;
 }
 
+Result<ChipLimits> find_chip_limits(int index) {
+  ChipLimits chip;
+  chip.rates.memory = find_memory_rate(index, chip.rates.memory);
+  int major = 0, minor = 0, shared = 0;
+  for (const auto& [value, attribute] :
+       {std::pair{&chip.sms, cudaDevAttrMultiProcessorCount}, std::pair{&major, cudaDevAttrComputeCapabilityMajor},
+        std::pair{&minor, cudaDevAttrComputeCapabilityMinor},
+        std::pair{&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin}})
+    SEXTANT_RETURN_IF_ERROR(to_status(cudaDeviceGetAttribute(value, attribute, index), "cudaDeviceGetAttribute"));
+  if (major < 8)
+    return Status(StatusCode::kUnavailable,
+                  fmt::format("device cuda:{} is sm_{}{}; allowed: sm_80 and newer", index, major, minor));
+  chip.compute_capability = major * 10 + minor;
+  chip.shared_bytes = shared;
+  if (chip.compute_capability == 90) {
+    const DeviceScope scope(index);
+    SEXTANT_RETURN_IF_ERROR(scope.status());
+    chip.clusters_at_once = find_cluster_limits();
+  }
+  return chip;
+}
+
 Result<std::shared_ptr<Device>> open(int index) {
   int count = 0;
   const std::string reason = unavailable_reason(&count);
@@ -139,25 +161,9 @@ Result<std::shared_ptr<Device>> open(int index) {
     return invalid_argument(fmt::format("device index is {}; cuda allows 0..{}", index, count - 1));
   auto info = describe(index);
   if (!info) return info.status();
-  ChipLimits chip;
-  chip.rates.memory = find_memory_rate(index, chip.rates.memory);
-  int major = 0, minor = 0, shared = 0;
-  for (const auto& [value, attribute] :
-       {std::pair{&major, cudaDevAttrComputeCapabilityMajor}, std::pair{&minor, cudaDevAttrComputeCapabilityMinor},
-        std::pair{&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin}})
-    SEXTANT_RETURN_IF_ERROR(to_status(cudaDeviceGetAttribute(value, attribute, index), "cudaDeviceGetAttribute"));
-  if (major < 8)
-    return Status(StatusCode::kUnavailable, fmt::format("device cuda:{} is {} ({}); allowed: sm_80 and newer", index,
-                                                        info->name, info->architecture));
-  chip.sms = info->compute_units;
-  chip.compute_capability = major * 10 + minor;
-  chip.shared_bytes = shared;
-  if (chip.compute_capability == 90) {
-    const DeviceScope scope(index);
-    SEXTANT_RETURN_IF_ERROR(scope.status());
-    chip.clusters_at_once = find_cluster_limits();
-  }
-  return std::shared_ptr<Device>(std::make_shared<CudaDevice>(std::move(info).value(), chip));
+  const auto chip = find_chip_limits(index);
+  if (!chip) return chip.status();
+  return std::shared_ptr<Device>(std::make_shared<CudaDevice>(std::move(info).value(), *chip));
 }
 
 }  // namespace sextant::cuda
