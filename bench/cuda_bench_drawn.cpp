@@ -33,7 +33,7 @@ std::vector<Case> read_cases(const std::string& path) {
     c.kv_heads = from.at("num_kv_heads");
     c.dim = from.at("head_dim");
     c.dim_v = from.at("head_dim_v");
-    c.page = from.at("page");
+    if (!c.contiguous) c.page = from.at("page");
     c.kv = dtype_of(from.at("kv"));
     c.q = dtype_of(from.at("q"));
     c.window = from.at("window");

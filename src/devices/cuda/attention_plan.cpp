@@ -109,12 +109,8 @@ std::optional<PlanPart> plan_few_tokens(const PlanPart& start, const PlanInput& 
 }
 
 // `vectors`: tensors are known to be aligned for 16-byte copies.
-std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family,
-                                 bool vectors) {
-  const AttentionParams p = planned_params(a);
-  const int32_t short_len = std::max(1, std::min(8, kMaxStreamRows / a.spec.group_size()));
-  const Bounds n = find_bounds(a, short_len);
-  const PlanInput in = {a, p, n, short_len, chip};
+std::vector<PlanPart> choose_parts(const PlanInput& in, KernelFamily family, bool vectors) {
+  const auto& [a, p, n, short_len, chip] = in;
   PlanPart all;
   all.min_query_len = a.filter.min_query_len;
   all.max_query_len = a.filter.max_query_len;
@@ -174,6 +170,18 @@ std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& c
   return parts;
 }
 
+std::vector<PlanPart> plan_parts(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family,
+                                 bool vectors) {
+  const AttentionParams p = planned_params(a);
+  const int32_t short_len = std::max(1, std::min(8, kMaxStreamRows / a.spec.group_size()));
+  const Bounds n = find_bounds(a, short_len);
+  std::vector<PlanPart> parts = choose_parts({a, p, n, short_len, chip}, family, vectors);
+  for (PlanPart& part : parts)
+    if (part.kernel == &kForwardKernel || part.kernel == &kForwardFp8Kernel)
+      part.requests = order_requests(part, a, p, n, short_len);
+  return parts;
+}
+
 // A kernel that received a way of dividing work that it does not know would read and write the wrong rows.
 Status check_parts(const std::vector<PlanPart>& parts) {
   for (const PlanPart& part : parts) {
@@ -220,6 +228,11 @@ int32_t count_converted_tokens(const std::vector<PlanPart>& parts, const Attenti
   return tokens;
 }
 
+// The power of two that a number is; -1: none.
+constexpr int32_t find_shift(int32_t x) {
+  return std::has_single_bit(static_cast<uint32_t>(x)) ? std::countr_zero(static_cast<uint32_t>(x)) : -1;
+}
+
 }  // namespace
 
 AttentionParams planned_params(const AttentionPlanArgs& a) {
@@ -236,11 +249,10 @@ AttentionParams planned_params(const AttentionPlanArgs& a) {
   p.num_tokens = a.query_start_loc.empty() ? 0 : a.query_start_loc.back();
   p.has_token_scales = p.origin != KeyOrigin::kPacked && a.cache.has_token_scales();
   p.cache_dtype = p.origin == KeyOrigin::kPacked ? s.dtype : a.cache.dtype;
+  p.group_shift = find_shift(p.group_size);
   p.q_aligned = p.packed_aligned = true;
   if (p.origin == KeyOrigin::kPacked) return p;
-  p.block_shift = std::has_single_bit(static_cast<uint32_t>(p.block_size))
-                      ? std::countr_zero(static_cast<uint32_t>(p.block_size))
-                      : -1;
+  p.block_shift = find_shift(p.block_size);
   p.k_addr = k_addressing(a.cache);
   p.v_addr = v_addressing(a.cache);
   const size_t element = size_of(a.cache.dtype);

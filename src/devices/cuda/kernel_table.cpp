@@ -82,8 +82,13 @@ bool plan_forward(PlanPart& part, const PlanInput& in) {
 }
 ForwardPlan forward_plan(const LaunchInput& in) {
   const auto& grid = std::get<RowTiles>(in.part.division).grid;
-  return {grid.tiles,       grid.partitions,   in.part.sms,
-          in.part.max_keys, in.part.front_sms, reinterpret_cast<int32_t*>(in.workspace + in.part.counters_offset)};
+  return {grid.tiles,
+          grid.partitions,
+          in.part.sms,
+          in.part.max_keys,
+          in.part.front_sms,
+          reinterpret_cast<int32_t*>(in.workspace + in.part.counters_offset),
+          in.part.requests.get()};
 }
 cudaError_t run_forward(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
   return launch_forward(p, forward_plan(in), stream);

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <vector>
 
 #include "devices/cuda/hopper/forward_launchers.h"
 #include "devices/cuda/kernels/vector_strides.h"
@@ -107,6 +109,41 @@ int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& 
     chosen = partition;
   }
   return chosen;
+}
+
+std::shared_ptr<const RequestOrder> order_requests(const PlanPart& part, const AttentionPlanArgs& a,
+                                                   const AttentionParams& p, const Bounds& n, int32_t short_len) {
+  struct Entry {
+    int64_t tiles, keys;  // keys that the first row tile sees
+    uint8_t request;
+    bool decode;
+  };
+  if (n.open || a.seq_lens.size() > RequestOrder::kMost) return nullptr;
+  std::vector<Entry> entries;
+  const int32_t tile_queries = std::max(1, kForwardRows / p.group_size);
+  for (size_t b = 0; b < a.seq_lens.size(); ++b) {
+    const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
+    if (query_len < std::max(1, part.min_query_len) || query_len > part.max_query_len) continue;
+    int64_t keys = seq_len;
+    if (p.causal) keys -= query_len - std::min(query_len, tile_queries);
+    if (p.window > 0) keys = std::min<int64_t>(keys, int64_t{p.window} + tile_queries);
+    entries.push_back({ceil_div(int64_t{query_len} * p.group_size, int64_t{kForwardRows}), keys,
+                       static_cast<uint8_t>(b), part.front_sms > 0 && query_len <= short_len});
+  }
+  if (entries.size() < 2) return nullptr;
+  std::ranges::stable_sort(entries, [](const Entry& x, const Entry& y) {
+    if (x.decode != y.decode) return y.decode;
+    return x.decode ? x.keys < y.keys : x.keys > y.keys;
+  });
+  auto order = std::make_shared<RequestOrder>();
+  int64_t tiles = 0;
+  for (const Entry& entry : entries) {
+    order->request[order->count++] = entry.request;
+    tiles += entry.tiles;
+    if (tiles > std::numeric_limits<uint16_t>::max()) return nullptr;
+    order->first[order->count] = static_cast<uint16_t>(tiles);
+  }
+  return order;
 }
 
 double forward_seconds_of_few(const AttentionParams& p, const PartKeys& keys, const ChipLimits& chip) {

@@ -23,4 +23,10 @@ int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& 
 bool forward_joins(const PlanPart& decode, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
                    int32_t short_len, const ChipLimits& chip);
 
+// The requests of a part, those whose first row tile sees the most keys first, so that what is taken last is short (as
+// in Graham's rule of the longest processing time, 1969). In a batch of decodes and prefills decodes come last, the
+// longest at the very end, where some blocks begin. Null: lengths are to come, or the order is of no use.
+std::shared_ptr<const RequestOrder> order_requests(const PlanPart& part, const AttentionPlanArgs& a,
+                                                   const AttentionParams& p, const Bounds& n, int32_t short_len);
+
 }  // namespace sextant::cuda

@@ -1,6 +1,7 @@
 // One part of a plan: a kernel, the requests that it takes, how their work is divided and where partial results lie.
 #pragma once
 
+#include <memory>
 #include <optional>
 
 #include "devices/cuda/chip_rates.h"
@@ -43,6 +44,7 @@ struct PlanPart {
   bool whole = false;     // no request may be split, unless the caller asks for it
   bool reduces = false;   // partial results, merged by a second kernel
   std::optional<Staging> staging;
+  std::shared_ptr<const RequestOrder> requests;  // of the forward kernel; null: the order of the batch
   size_t partial_lse_offset = 0, tile_starts_offset = 0, counters_offset = 0, workspace_bytes = 0;
 };
 

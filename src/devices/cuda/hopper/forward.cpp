@@ -76,9 +76,13 @@ KeySource forward_source(const AttentionParams& p) { return find_source(p, find_
 ForwardOrder make_forward_order(const AttentionParams& p, const ForwardPlan& plan, int32_t key_bytes) {
   ForwardOrder order;
   order.tiles = plan.tiles;
+  if (plan.requests != nullptr) {
+    order.requests = *plan.requests;
+    order.tiles = plan.requests->first[plan.requests->count];
+  }
   order.partitions = plan.partitions;
   order.heads_per_section = plan.front_sms > 0 ? p.num_kv_heads : heads_per_section(p, plan.max_keys, key_bytes);
-  order.items = plan.tiles * plan.partitions * p.num_kv_heads;
+  order.items = order.tiles * plan.partitions * p.num_kv_heads;
   order.blocks = std::min(plan.sms, order.items);
   order.front_blocks = std::min(plan.front_sms, order.blocks);
   order.claimed = plan.claimed;

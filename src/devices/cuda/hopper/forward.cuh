@@ -25,11 +25,42 @@ namespace sextant::cuda {
 
 // Rows lane / 4 and lane / 4 + 8 of a warp's 16.
 struct ForwardRows {
-  int32_t low[2], limit[2];  // visible keys
-  float slope[2];            // ALiBi, log2 units
-  float scale[2];            // what turns a dot into a score; with KeySource::kFp16 the row's own
-  float max[2], sum[2];      // log2 units; this thread's share
+  int32_t low[2], limit[2];     // visible keys
+  float slope[2];               // ALiBi, log2 units
+  float scale[2];               // what turns a dot into a score; with KeySource::kFp16 the row's own
+  float max[2], sum[2];         // log2 units; this thread's share
+  int32_t all_from, all_below;  // keys that all rows of the consumer see
+  __device__ __forceinline__ bool see_all(int32_t key0, int keys) const {
+    return key0 + keys <= all_below && key0 >= all_from;
+  }
 };
+
+__device__ __forceinline__ int32_t divide_by_group(const AttentionParams& p, int32_t x) {
+  return p.group_shift >= 0 ? x >> p.group_shift : x / p.group_size;
+}
+
+// Rows of a consumer, 64 from row0 on; this warp's from first_row on.
+__device__ __forceinline__ void start_forward_rows(const AttentionParams& p, const ForwardWork& w,
+                                                   const ScoreRule& rule, int row0, int first_row, ForwardRows& rows) {
+  const int lane = threadIdx.x & 31;
+  const int32_t context_len = w.request.context_len;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = first_row + half * 8 + lane / 4, query = divide_by_group(p, row);
+    const int32_t position = context_len + query;
+    rows.limit[half] = p.causal ? min(w.end, position + 1 + p.right) : w.end;
+    rows.low[half] = p.window > 0 ? max(w.begin, position - p.window + 1) : w.begin;
+    rows.scale[half] = rule.scale_log2;
+    rows.slope[half] = 0;
+    if (p.alibi_slopes != nullptr && row < w.num_rows)
+      rows.slope[half] = p.alibi_slopes[w.kv_head * p.group_size + row - query * p.group_size] * kLog2E;
+    rows.max[half] = -INFINITY;
+    rows.sum[half] = 0;
+  }
+  const int32_t first_query = divide_by_group(p, row0), last_query = divide_by_group(p, row0 + 63);
+  rows.all_below = p.causal ? min(w.end, context_len + first_query + 1 + p.right) : w.end;
+  rows.all_from = p.window > 0 ? max(w.begin, context_len + last_query - p.window + 1) : w.begin;
+}
 
 // S = Q K^T of 64 rows; issued, not waited for.
 template <class S>
@@ -202,7 +233,7 @@ __device__ __forceinline__ void write_forward_columns(const AttentionParams& p, 
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
     const int row = first_row + half * 8 + lane / 4;
     valid[half] = row < w.num_rows;
-    const int32_t query = row / p.group_size, head = w.kv_head * p.group_size + row - query * p.group_size;
+    const int32_t query = divide_by_group(p, row), head = w.kv_head * p.group_size + row - query * p.group_size;
     weight[half] = 0;
     if (valid[half])
       sink[half] = end_row<T>(p, w.request, w.part, w.part_index, query, head, rows.max[half], sum, v_scale,
@@ -273,47 +304,32 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
     if (w.tiles == kNoMoreWork) return;
     fence_async_proxy();  // Q and key rows may have come by cp.async
     const uint64_t q_rows = matrix_descriptor(base + queries.index() * S::kQBytes + group * 64 * 128, 16, 1024);
-    const int first_row = w.row0 + group * 64 + warp * 16;
+    const int row0 = w.row0 + group * 64, first_row = row0 + warp * 16;
     const int32_t context_len = w.request.context_len;
-    const ScoreRule rule = make_score_rule(p, p.origin == KeyOrigin::kCache ? key_scale(p, w.kv_head) : 1.0f);
+    ScoreRule rule;
     ForwardRows rows;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = first_row + half * 8 + lane / 4, query = row / p.group_size;
-      const int32_t position = context_len + query;
-      rows.limit[half] = p.causal ? min(w.end, position + 1 + p.right) : w.end;
-      rows.low[half] = p.window > 0 ? max(w.begin, position - p.window + 1) : w.begin;
-      rows.scale[half] = rule.scale_log2;
-      if constexpr (S::kFp16)
-        rows.scale[half] *= reinterpret_cast<const float*>(
-            shared + S::kQScaleAt)[queries.index() * S::kRows + group * 64 + warp * 16 + half * 8 + lane / 4];
-      rows.slope[half] = 0;
-      if (p.alibi_slopes != nullptr && row < w.num_rows)
-        rows.slope[half] = p.alibi_slopes[w.kv_head * p.group_size + row - query * p.group_size] * kLog2E;
-      rows.max[half] = -INFINITY;
-      rows.sum[half] = 0;
-    }
-    // Tiles whose keys all of the consumer's rows see need no mask.
-    const int32_t first_query = (w.row0 + group * 64) / p.group_size,
-                  last_query = (w.row0 + group * 64 + 63) / p.group_size;
-    const int32_t all_below = p.causal ? min(w.end, context_len + first_query + 1 + p.right) : w.end;
-    const int32_t all_from = p.window > 0 ? max(w.begin, context_len + last_query - p.window + 1) : w.begin;
-    const auto sees_all = [&](int t) {
-      const int32_t key0 = w.first + t * S::kKeys;
-      return key0 + S::kKeys <= all_below && key0 >= all_from;
-    };
-
     float o[S::kBlocks][S::kColumns / 2];
+    const auto start_rows = [&] {
+      rule = make_score_rule(p, p.origin == KeyOrigin::kCache ? key_scale(p, w.kv_head) : 1.0f);
+      start_forward_rows(p, w, rule, row0, first_row, rows);
+      if constexpr (S::kFp16) {
+        const float* scales = reinterpret_cast<const float*>(shared + S::kQScaleAt) + queries.index() * S::kRows;
 #pragma unroll
-    for (int c = 0; c < S::kBlocks; ++c)
+        for (int half = 0; half < 2; ++half) rows.scale[half] *= scales[group * 64 + warp * 16 + half * 8 + lane / 4];
+      }
 #pragma unroll
-      for (int i = 0; i < S::kColumns / 2; ++i) o[c][i] = 0.0f;
+      for (int c = 0; c < S::kBlocks; ++c)
+#pragma unroll
+        for (int i = 0; i < S::kColumns / 2; ++i) o[c][i] = 0.0f;
+    };
+    const auto sees_all = [&](int t) { return rows.see_all(w.first + t * S::kKeys, S::kKeys); };
     if (w.tiles > 0) {
       float s[S::kKeys / 2], factor[2];
       uint32_t prob[S::kKeys / 16][4];
       barrier_wait(barriers.k_full(k_ring.index()), k_ring.full_parity());
       wgmma_fence();
       issue_scores<S>(s, q_rows, base + S::kKAt + k_ring.index() * S::kKBytes);
+      start_rows();
       wgmma_wait<0>();
       release(barriers.k_empty(k_ring.index()));
       ++k_ring.count;
@@ -348,6 +364,7 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
       release(barriers.v_empty(v_ring.index()));
       ++v_ring.count;
     } else {
+      start_rows();
       release(barriers.q_empty(queries.index()));
     }
     write_forward_rows<S>(p, w, first_row, rows, o);

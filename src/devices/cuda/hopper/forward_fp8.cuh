@@ -142,41 +142,23 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
     if (w.tiles == kNoMoreWork) return;
     fence_async_proxy();  // Q and key rows may have come by cp.async
     const uint64_t q_rows = matrix_descriptor(base + queries.index() * S::kQBytes + group * 64 * 128, 16, 1024);
-    const int first_row = w.row0 + group * 64 + warp * 16;
+    const int row0 = w.row0 + group * 64, first_row = row0 + warp * 16;
     const int32_t context_len = w.request.context_len;
-    const float q_scale = query_scales.scale == nullptr
-                              ? 1.0f
-                              : __ldg(query_scales.scale + (query_scales.num_scales > 1 ? w.kv_head : 0));
-    const ScoreRule rule = make_score_rule(p, key_scale(p, w.kv_head) * q_scale);
+    ScoreRule rule;
     ForwardRows rows;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = first_row + half * 8 + lane / 4, query = row / p.group_size;
-      const int32_t position = context_len + query;
-      rows.limit[half] = p.causal ? min(w.end, position + 1 + p.right) : w.end;
-      rows.low[half] = p.window > 0 ? max(w.begin, position - p.window + 1) : w.begin;
-      rows.scale[half] = rule.scale_log2;
-      rows.slope[half] = 0;
-      if (p.alibi_slopes != nullptr && row < w.num_rows)
-        rows.slope[half] = p.alibi_slopes[w.kv_head * p.group_size + row - query * p.group_size] * kLog2E;
-      rows.max[half] = -INFINITY;
-      rows.sum[half] = 0;
-    }
-    // Tiles whose keys all of the consumer's rows see need no mask.
-    const int32_t first_query = (w.row0 + group * 64) / p.group_size,
-                  last_query = (w.row0 + group * 64 + 63) / p.group_size;
-    const int32_t all_below = p.causal ? min(w.end, context_len + first_query + 1 + p.right) : w.end;
-    const int32_t all_from = p.window > 0 ? max(w.begin, context_len + last_query - p.window + 1) : w.begin;
-    const auto sees_all = [&](int t) {
-      const int32_t key0 = w.first + t * S::kKeys;
-      return key0 + S::kKeys <= all_below && key0 >= all_from;
-    };
-
     float o[S::kBlocks][32];
+    const auto start_rows = [&] {
+      const float q_scale = query_scales.scale == nullptr
+                                ? 1.0f
+                                : __ldg(query_scales.scale + (query_scales.num_scales > 1 ? w.kv_head : 0));
+      rule = make_score_rule(p, key_scale(p, w.kv_head) * q_scale);
+      start_forward_rows(p, w, rule, row0, first_row, rows);
 #pragma unroll
-    for (int c = 0; c < S::kBlocks; ++c)
+      for (int c = 0; c < S::kBlocks; ++c)
 #pragma unroll
-      for (int i = 0; i < 32; ++i) o[c][i] = 0.0f;
+        for (int i = 0; i < 32; ++i) o[c][i] = 0.0f;
+    };
+    const auto sees_all = [&](int t) { return rows.see_all(w.first + t * S::kKeys, S::kKeys); };
     if (w.tiles > 0) {
       float s[S::kKeys / 2], t_sum[32], factor[2], next_factor[2];
       uint32_t prob[S::kKeys / 32][4];
@@ -184,6 +166,7 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
       barrier_wait(barriers.k_full(k_ring.index()), k_ring.full_parity());
       wgmma_fence();
       issue_fp8_scores<S>(s, q_rows, base + S::kKAt + k_ring.index() * S::kKBytes);
+      start_rows();
       wgmma_wait<0>();
       written(s);
       release(barriers.k_empty(k_ring.index()));
@@ -238,6 +221,7 @@ __device__ __forceinline__ void consume_fp8(const AttentionParams& p, const Fp8Q
       release(barriers.t_empty(t_ring.index()));
       ++t_ring.count;
     } else {
+      start_rows();
       release(barriers.q_empty(queries.index()));
     }
     write_forward_rows<S>(p, w, first_row, rows, o);

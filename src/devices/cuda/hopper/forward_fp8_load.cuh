@@ -104,17 +104,33 @@ __device__ __forceinline__ void load_fp8_tile(const AttentionParams& p, const Fo
                          static_cast<uint32_t>((part.end - part.first) * maps.cache.tokens * S::kRowBytes));
     return;
   }
+  // Eight threads a row; a thread's rows are swizzled alike. All look-ups of a batch before the copies that wait for
+  // them.
+  constexpr int kLanes = 8, kRowsAPass = S::kHalf / kLanes, kBatch = 4;
+  static_assert(S::kKeys % (kRowsAPass * kBatch) == 0 && kRowsAPass % 8 == 0);
+  prefetch_block_ids<S>(p, w, t, thread);
   barrier_wait(empty, empty_parity);
-  const uint8_t* base = static_cast<const uint8_t*>(kValues ? p.cache_v : p.cache_k);
+  const int chunk = thread % kLanes, first = thread / kLanes;
   const int dim = kValues ? p.head_dim_v : p.head_dim, stride = kValues ? p.v_vector_stride : p.k_vector_stride;
-  const int chunk = thread % 8;
-#pragma unroll 2
-  for (int row = thread / 8; row < S::kKeys && chunk < S::DK / 16; row += S::kHalf / 8) {
-    const int32_t position = key0 + row;
-    const bool valid = position >= w.begin && position < w.end, present = valid && chunk * 16 < dim;
-    const KeyRow found = find_key_row(p, w.request, w.kv_head, valid ? position : w.end, w.end);
-    cp_async_16(tile + row_chunk(row, chunk), base + (present ? (kValues ? found.v : found.k) + chunk * stride : 0),
-                present);
+  const uint8_t* base = static_cast<const uint8_t*>(kValues ? p.cache_v : p.cache_k) + chunk * stride;
+  const uint32_t to = tile + row_chunk(first, chunk);
+  const bool has_chunk = chunk * 16 < dim;
+#pragma unroll 1
+  for (int row0 = 0; row0 < S::kKeys; row0 += kRowsAPass * kBatch) {
+    const uint8_t* rows[kBatch];
+    bool present[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int32_t position = key0 + row0 + first + i * kRowsAPass;
+      const bool valid = position >= w.begin && position < w.end;
+      const KeyRow found = find_key_row(p, w.request, w.kv_head, valid ? position : w.end, w.end);
+      present[i] = valid && has_chunk;
+      rows[i] = present[i] ? base + (kValues ? found.v : found.k) : base - chunk * stride;
+    }
+    if (chunk < S::DK / 16) {
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) cp_async_16(to + (row0 + i * kRowsAPass) * S::kRowBytes, rows[i], present[i]);
+    }
   }
   barrier_arrive_after_copies(full);
 }

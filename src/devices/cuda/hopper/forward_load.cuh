@@ -5,6 +5,28 @@
 
 namespace sextant::cuda {
 
+// Row tile `position` of the order -> its request and first row.
+template <class S>
+__device__ __forceinline__ void find_row_tile(const AttentionParams& p, const ForwardOrder& order, int position,
+                                              ForwardWork& w) {
+  const RequestOrder& requests = order.requests;
+  if (requests.count == 0) {
+    const int tile = order.tiles - 1 - position;
+    w.request = load_request(p, find_request(p, tile, S::kRows));
+    const Request& r = w.request;
+    const int first_tile = static_cast<int>(static_cast<int64_t>(r.query_start) * p.group_size / S::kRows) + r.index;
+    w.row0 = (tile - first_tile) * S::kRows;
+    return;
+  }
+  int low = 0, high = requests.count;  // first[low] <= position < first[high]
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (requests.first[middle] <= position ? low : high) = middle;
+  }
+  w.request = load_request(p, requests.request[low]);
+  w.row0 = (requests.first[low + 1] - 1 - position) * S::kRows;
+}
+
 // Item of the launch order -> its work. False where the item has none (tiles are counted by an upper bound).
 template <class S>
 __device__ __forceinline__ bool find_forward_work(const AttentionParams& p, const ForwardOrder& order, int item,
@@ -16,11 +38,8 @@ __device__ __forceinline__ bool find_forward_work(const AttentionParams& p, cons
   w.kv_head = first_head + rest % heads;
   rest /= heads;
   w.part_index = rest % order.partitions;
-  const int tile = order.tiles - 1 - rest / order.partitions;
-  w.request = load_request(p, find_request(p, tile, S::kRows));
+  find_row_tile<S>(p, order, rest / order.partitions, w);
   const Request& r = w.request;
-  const int first_tile = static_cast<int>(static_cast<int64_t>(r.query_start) * p.group_size / S::kRows) + r.index;
-  w.row0 = (tile - first_tile) * S::kRows;
   w.num_rows = r.query_len * p.group_size;
   if (!r.active || w.row0 >= w.num_rows) return false;
   w.part = find_partition(p, r, w.part_index);
@@ -123,16 +142,20 @@ __device__ __forceinline__ void copy_rows(const AttentionParams& p, const Forwar
   }
 }
 
-// The block ids of a tile to come, to L1: rows one by one wait for theirs.
+// The block ids of tiles to come, to L1, before tile `t` is copied: rows one by one wait for theirs. Many tiles at
+// once, because the first ones of an item are copied one right after the other.
 template <class S>
-__device__ __forceinline__ void prefetch_block_ids(const AttentionParams& p, const ForwardWork& w, int32_t key0,
-                                                   int thread) {
-  constexpr int kLineIds = 32;
-  if (p.origin == KeyOrigin::kPacked || key0 + S::kKeys <= w.begin) return;
-  const int32_t last = split_position(p, min(key0 + S::kKeys, w.end) - 1).block;
-  const int32_t at = split_position(p, max(key0, w.begin)).block + thread * kLineIds;
-  if (thread <= S::kKeys / kLineIds && at - last < kLineIds)
-    prefetch_to_l1(p.block_table + w.request.index * p.block_table_stride + min(at, last));
+__device__ __forceinline__ void prefetch_block_ids(const AttentionParams& p, const ForwardWork& w, int t, int thread) {
+  constexpr int kLineIds = 32, kAhead = 2048 / S::kKeys / 2;  // tiles; of half as many tokens as a line a thread holds
+  const int done = w.tiles - 1 - t;
+  if (p.origin == KeyOrigin::kPacked || done % kAhead != 0) return;
+  // At first the next 2 * kAhead tiles, then those behind what is on its way.
+  const int32_t high = w.first + (t + 1 - (done > 0 ? kAhead : 0)) * S::kKeys;
+  const int32_t low = max(w.begin, w.first + (t + 1 - 2 * kAhead) * S::kKeys);
+  if (low >= min(high, w.end)) return;
+  const int32_t last = split_position(p, min(high, w.end) - 1).block;
+  const int32_t at = split_position(p, low).block + thread * kLineIds;
+  if (at - last < kLineIds) prefetch_to_l1(p.block_table + w.request.index * p.block_table_stride + min(at, last));
 }
 
 // The same through registers: any type.
@@ -213,7 +236,7 @@ __device__ __forceinline__ void copy_key_tiles(const AttentionParams& p, const F
         p.origin == KeyOrigin::kPacked || (p.origin == KeyOrigin::kCacheThenPacked && key0 >= w.request.context_len);
     const KeyMap& map = all_cache ? maps.cache : whole ? maps.packed : maps.packed_ends;
     if (map.tokens == 0 || !(all_cache || all_packed)) {  // by no box, or of both origins
-      prefetch_block_ids<S>(p, w, key0 - S::kKeys, thread);
+      prefetch_block_ids<S>(p, w, t, thread);
       barrier_wait(empty, ring.empty_parity());
       copy_rows<S, kValues>(p, w, key0, thread, tile);
       barrier_arrive_after_copies(full);

@@ -3,7 +3,7 @@
 
 #include <cuda.h>
 
-#include "devices/cuda/kernels/params.h"
+#include "devices/cuda/kernels/launchers.h"
 
 namespace sextant::cuda {
 
@@ -35,9 +35,9 @@ struct ForwardMaps {
   bool queries = false;
 };
 
-// The order of the work items: sections of KV heads whose keys stay in the L2 cache together; in a section the last
-// row tiles, which see the most keys, first. In a mixed batch some blocks start at the other end, so that decodes,
-// which wait for memory, and prefills, which wait for products, run side by side.
+// The order of the work items: sections of KV heads whose keys stay in the L2 cache together; in a section the row
+// tiles that see the most keys first, as far as that is known. In a mixed batch some blocks start at the other end, so
+// that decodes, which wait for memory, and prefills, which wait for products, run side by side.
 struct ForwardOrder {
   int32_t tiles = 0;  // row tiles over all requests, at most
   int32_t partitions = 1;
@@ -47,6 +47,7 @@ struct ForwardOrder {
   int32_t front_blocks = 0;    // the first so many blocks take items from the end of the order
   int32_t* claimed = nullptr;  // [3], zeroed before the launch: items taken beyond the blocks' first; of these by
                                // blocks that go from the start, and from the end
+  RequestOrder requests;       // none: row tiles from the batch's last to its first
 };
 
 }  // namespace sextant::cuda

@@ -27,12 +27,21 @@ bool tile_serves(const AttentionParams& p);
 
 // Hopper: wgmma, tensor-map copies, persistent blocks; 16-bit operands, head sizes up to 256 in multiples of 8.
 constexpr int32_t kForwardRows = 128, kForwardCounters = 3;
+// Requests of known lengths in the order in which their row tiles are taken. Row tiles first[i] .. first[i + 1] - 1 of
+// the order are those of request[i], its last one first.
+struct RequestOrder {
+  static constexpr int32_t kMost = 256;
+  int32_t count = 0;
+  uint8_t request[kMost] = {};
+  uint16_t first[kMost + 1] = {};
+};
 struct ForwardPlan {
   int32_t tiles = 0, partitions = 1;  // as in TileGrid
   int32_t sms = 0;
-  int64_t max_keys = 0;        // of a request
-  int32_t front_sms = 0;       // that begin with the first requests, where the others begin with the last
-  int32_t* claimed = nullptr;  // [kForwardCounters], in the workspace
+  int64_t max_keys = 0;                    // of a request
+  int32_t front_sms = 0;                   // that begin with the first requests, where the others begin with the last
+  int32_t* claimed = nullptr;              // [kForwardCounters], in the workspace
+  const RequestOrder* requests = nullptr;  // null: from the batch's last row tile to its first
 };
 bool forward_serves(const AttentionParams& p);
 cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cudaStream_t stream);

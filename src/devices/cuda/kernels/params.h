@@ -80,6 +80,7 @@ struct AttentionParams {
 
   int32_t num_tokens = 0, num_requests = 0;
   int32_t num_heads = 0, num_kv_heads = 0, group_size = 1;
+  int32_t group_shift = 0;  // group_size is this power of two; -1: it is none
   int32_t head_dim = 0, head_dim_v = 0;
   float softmax_scale = 0, soft_cap = 0;
   // The keys around a query's position that it sees at most, whatever its span; as in KeyReach.
