@@ -17,8 +17,8 @@ constexpr int64_t kClusterSharedBytes = 226 * 1024;
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
 bool stream_runs(const AttentionParams& p, const ChipLimits& chip) {
-  return chip.shared_bytes >= kSmallSharedBytes && p.q_aligned && stream_serves(p) &&
-         is_aligned(p.cache_k) && is_aligned(p.cache_v);
+  return chip.shared_bytes >= kSmallSharedBytes && p.q_aligned && stream_serves(p) && is_aligned(p.cache_k) &&
+         is_aligned(p.cache_v);
 }
 bool plan_stream(PlanPart& part, const PlanInput& in) {
   const bool wide = std::max(in.params.head_dim, in.params.head_dim_v) > 128;

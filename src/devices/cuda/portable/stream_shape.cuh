@@ -17,7 +17,8 @@ enum class ValueOrder : uint8_t {
 };
 
 // kRoom_: the shared memory that a block may have.
-template <class Tq_, KvBits kBits_, int kDim_, int kRowTiles_, ValueOrder kOrder_, SharedRoom kRoom_>
+template <class Tq_, KvBits kBits_, int kDim_, int kRowTiles_, ValueOrder kOrder_ = ValueOrder::kDims,
+          SharedRoom kRoom_ = SharedRoom::kLarge>
 struct StreamShape {
   using Tq = Tq_;  // queries and output
   static constexpr KvBits kBits = kBits_;
@@ -31,7 +32,7 @@ struct StreamShape {
   static constexpr StreamSizes kSizes = stream_sizes(kRowBytes, kDim, kRoom);
   static constexpr int kWarps = kSizes.warps, kThreads = kWarps * 32;
   static constexpr int kKeys = kSizes.warp_keys;
-  static constexpr int kRuns = kKeys / kVector;             // chunks of one dim's tokens in a tile
+  static constexpr int kRuns = kKeys / kVector;  // chunks of one dim's tokens in a tile
   static constexpr int kTileKeys = kWarps * kKeys;
   static constexpr int kStages = kSizes.stages, kStageBytes = kSizes.stage_bytes, kRingBytes = kSizes.ring_bytes;
   static constexpr int kMergeBytes = kSizes.merge_bytes, kSharedBytes = kSizes.shared_bytes;

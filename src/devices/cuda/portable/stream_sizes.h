@@ -1,4 +1,5 @@
-// Sizes of stream_attention's tiles and rings: what its instantiations are compiled for, and what planning reckons with.
+// Sizes of stream_attention's tiles and rings: what its instantiations are compiled for, and what planning reckons
+// with.
 #pragma once
 
 #include "devices/cuda/kernels/shared_room.h"

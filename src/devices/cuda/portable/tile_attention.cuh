@@ -14,6 +14,7 @@
 #pragma once
 
 #include "devices/cuda/kernels/key_rows.cuh"
+#include "devices/cuda/kernels/shared_room.h"
 #include "devices/cuda/kernels/softmax_tile.cuh"
 
 namespace sextant::cuda {
@@ -23,7 +24,7 @@ struct TileShape {
   using T = T_;
   static constexpr int DK = kDk, DV = kDv, kRowTiles = kRowTiles_, kWarps = kWarps_, kKeys = kKeys_;
   static constexpr SharedRoom kRoom = kRoom_;  // kSmall: for chips with no more; kLarge: for the others, or for all
-  static constexpr bool kAsync = kAsync_;  // keys arrive by cp.async; otherwise through registers, converted
+  static constexpr bool kAsync = kAsync_;      // keys arrive by cp.async; otherwise through registers, converted
   static constexpr int kThreads = kWarps * 32, kRows = kWarps * 16 * kRowTiles;
   static constexpr int kQBytes = kRows * DK * 2, kKBytes = kKeys * DK * 2, kVBytes = kKeys * DV * 2;
   static constexpr int kSharedBytes = kQBytes + 2 * (kKBytes + kVBytes) + 4 * kKeys * 8;
@@ -128,8 +129,7 @@ __device__ __forceinline__ void multiply_keys(uint32_t q_tile, uint32_t k_tile,
   for (int k = 0; k < S::DK / 16; ++k) {
     uint32_t a[S::kRowTiles][4];
 #pragma unroll
-    for (int m = 0; m < S::kRowTiles; ++m)
-      ldmatrix_x4(a[m], move_chunks(query_at, k) + m * 16 * S::DK * 2);
+    for (int m = 0; m < S::kRowTiles; ++m) ldmatrix_x4(a[m], move_chunks(query_at, k) + m * 16 * S::DK * 2);
 #pragma unroll
     for (int n = 0; n < S::kKeys / 16; ++n) {
       uint32_t b[4];
