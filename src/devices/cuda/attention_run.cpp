@@ -105,7 +105,7 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
       p.partial_lse = reinterpret_cast<float*>(workspace + part.partial_lse_offset);
       p.tile_starts = reinterpret_cast<int32_t*>(workspace + part.tile_starts_offset);
     }
-    cudaError_t error = part.kernel->launch(p, {part, queries, workspace}, cuda_stream);
+    cudaError_t error = part.kernel->launch(p, {part, queries, workspace, chip}, cuda_stream);
     if (error == cudaSuccess && part.reduces)
       error = launch_reduce(part, p, /*overlap=*/chip.compute_capability >= 90, cuda_stream);
     SEXTANT_RETURN_IF_ERROR(to_status(error, to_string(plan.args.op)));

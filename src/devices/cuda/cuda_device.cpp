@@ -4,6 +4,9 @@
 #include <cuda_runtime.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdlib>
+
 #include "devices/cuda/cuda_ops.h"
 #include "devices/cuda/cuda_status.h"
 #include "devices/cuda/device_scope.h"
@@ -131,6 +134,27 @@ DeviceReport report() {
   return report;
 }
 
+namespace {
+
+// For tests on a larger chip of what a smaller one would run (docs/verification.md).
+constexpr const char* kLimitsVariable = "SEXTANT_CUDA_LIMITS";
+Status lower_limits(ChipLimits& chip) {
+  const char* wanted = std::getenv(kLimitsVariable);
+  if (wanted == nullptr || *wanted == '\0') return Status::ok();
+  const std::string_view name = wanted;
+  int64_t shared_bytes = kSmallSharedBytes;
+  if (name == "sm_80") {
+    shared_bytes = kMiddleSharedBytes;
+  } else if (name != "sm_86" && name != "sm_89") {
+    return invalid_argument(fmt::format("{} is {}; allowed: sm_80, sm_86, sm_89", kLimitsVariable, name));
+  }
+  chip.compute_capability = (name[3] - '0') * 10 + name[4] - '0';
+  chip.shared_bytes = std::min(chip.shared_bytes, shared_bytes);
+  return Status::ok();
+}
+
+}  // namespace
+
 Result<ChipLimits> find_chip_limits(int index) {
   ChipLimits chip;
   chip.rates.memory = find_memory_rate(index, chip.rates.memory);
@@ -145,6 +169,7 @@ Result<ChipLimits> find_chip_limits(int index) {
                   fmt::format("device cuda:{} is sm_{}{}; allowed: sm_80 and newer", index, major, minor));
   chip.compute_capability = major * 10 + minor;
   chip.shared_bytes = shared;
+  SEXTANT_RETURN_IF_ERROR(lower_limits(chip));
   if (chip.compute_capability == 90) {
     const DeviceScope scope(index);
     SEXTANT_RETURN_IF_ERROR(scope.status());

@@ -12,28 +12,28 @@
 namespace sextant::cuda {
 namespace {
 
-constexpr int64_t kTileSharedBytes = 132 * 1024, kStreamSharedBytes = 114 * 1024, kWideStreamSharedBytes = 225 * 1024,
-                  kMlaSharedBytes = 212 * 1024, kClusterSharedBytes = 226 * 1024;
+constexpr int64_t kClusterSharedBytes = 226 * 1024;
 
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
 bool stream_runs(const AttentionParams& p, const ChipLimits& chip) {
-  const bool wide = std::max(p.head_dim, p.head_dim_v) > 128;
-  return chip.shared_bytes >= (wide ? kWideStreamSharedBytes : kStreamSharedBytes) && p.q_aligned && stream_serves(p) &&
-         is_aligned(p.cache_k) && is_aligned(p.cache_v);
+  return chip.shared_bytes >= kSmallSharedBytes && p.q_aligned && stream_serves(p) && is_aligned(p.cache_k) &&
+         is_aligned(p.cache_v);
 }
 bool plan_stream(PlanPart& part, const PlanInput& in) {
   const bool wide = std::max(in.params.head_dim, in.params.head_dim_v) > 128;
   part.rows = in.params.group_size * in.bounds.short_query_len <= 16 || wide ? 16 : 32;
-  part.tile_keys = stream_tile_keys(in.params);
-  set_decode_split(part, in.args, in.bounds, in.short_len, stream_blocks_per_sm(in.params, part.rows),
+  part.tile_keys = stream_tile_keys(in.params, in.chip.room());
+  set_decode_split(part, in.args, in.bounds, in.short_len, stream_blocks_per_sm(in.params, in.chip.room()),
                    in.chip.rates.list.overhead, in.chip);
   return true;
 }
 // The grid of a kernel that knows row tiles and the balanced list.
-StreamPlan stream_plan(const PlanPart& part, int32_t num_kv_heads) {
+StreamPlan stream_plan(const LaunchInput& in, int32_t num_kv_heads) {
+  const PlanPart& part = in.part;
   StreamPlan plan;
   plan.rows = part.rows;
+  plan.room = in.chip.room();
   if (const auto* list = std::get_if<BalancedList>(&part.division))
     plan.grid = dim3(static_cast<unsigned>(list->blocks * list->group));
   if (const auto* tiles = std::get_if<RowTiles>(&part.division))
@@ -46,7 +46,7 @@ StreamPlan stream_plan(const PlanPart& part, int32_t num_kv_heads) {
   return plan;
 }
 cudaError_t run_stream(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
-  return launch_stream_attention(p, stream_plan(in.part, p.num_kv_heads), stream);
+  return launch_stream_attention(p, stream_plan(in, p.num_kv_heads), stream);
 }
 
 bool cluster_runs(const AttentionParams& p, const ChipLimits& chip) {
@@ -98,15 +98,15 @@ cudaError_t run_forward_fp8(const AttentionParams& p, const LaunchInput& in, cud
 }
 
 bool tile_runs(const AttentionParams& p, const ChipLimits& chip) {
-  return chip.shared_bytes >= kTileSharedBytes && tile_serves(p);
+  return chip.shared_bytes >= kSmallSharedBytes && tile_serves(p);
 }
 bool plan_tile(PlanPart& part, const PlanInput& in) {
-  part.rows = kTileRows;
+  part.rows = tile_rows(in.params, in.chip.room());
   set_row_tiles(part, in.args, in.bounds, in.short_len, 2 * in.chip.sms);
   return true;
 }
 cudaError_t run_tile(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
-  return launch_tile_attention(p, std::get<RowTiles>(in.part.division).grid, stream);
+  return launch_tile_attention(p, std::get<RowTiles>(in.part.division).grid, in.chip.room(), stream);
 }
 
 bool simt_runs(const AttentionParams& p, const ChipLimits&) { return simt_serves(p); }
@@ -120,7 +120,7 @@ cudaError_t run_simt(const AttentionParams& p, const LaunchInput& in, cudaStream
 }
 
 bool mla_runs(const AttentionParams& p, const ChipLimits& chip) {
-  return chip.shared_bytes >= kMlaSharedBytes && mla_serves(p);
+  return chip.shared_bytes >= kSmallSharedBytes && mla_serves(p);
 }
 bool mla_bytes_runs(const AttentionParams& p, const ChipLimits& chip) {
   return chip.shared_bytes >= kMlaBytesFewSharedBytes && mla_bytes_serves(p);
@@ -129,13 +129,13 @@ bool mla_wgmma_runs(const AttentionParams& p, const ChipLimits& chip) {
   return mla_runs(p, chip) && mla_wgmma_serves(p);
 }
 cudaError_t run_mla(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
-  return launch_mla_attention(p, stream_plan(in.part, 1), stream);
+  return launch_mla_attention(p, stream_plan(in, 1), stream);
 }
 cudaError_t run_mla_bytes(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
-  return launch_mla_bytes(p, stream_plan(in.part, 1), stream);
+  return launch_mla_bytes(p, stream_plan(in, 1), stream);
 }
 cudaError_t run_mla_wgmma(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
-  return launch_mla_wgmma(p, stream_plan(in.part, 1), stream);
+  return launch_mla_wgmma(p, stream_plan(in, 1), stream);
 }
 
 constexpr bool kTuned = true, kPortable = false, kTakesFp8 = true, kNoFp8 = false;

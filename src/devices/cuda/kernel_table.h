@@ -25,6 +25,7 @@ struct LaunchInput {
   const PlanPart& part;
   const Fp8Queries& queries;
   char* workspace;
+  const ChipLimits& chip;
 };
 
 struct AttentionKernel {

@@ -186,7 +186,7 @@ bool plan_mla_wgmma(PlanPart& part, const PlanInput& in) {
 
 bool plan_mla(PlanPart& part, const PlanInput& in) {
   const int64_t rows = rows_of_request(in);
-  part.rows = rows <= 16 ? 16 : rows <= 32 ? 32 : 64;
+  part.rows = std::min(rows <= 16 ? 16 : rows <= 32 ? 32 : 64, mla_most_rows(in.chip.room()));
   part.tile_keys = kMlaTileKeys;
   divide(part, in, free_parts(part, in), in.chip.rates.mla);
   return true;

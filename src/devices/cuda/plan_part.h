@@ -19,6 +19,8 @@ struct ChipLimits {
   int64_t shared_bytes = 0;    // a block, at most
   ClusterLimits clusters_at_once{};
   ChipRates rates;
+
+  SharedRoom room() const { return shared_room(shared_bytes); }
 };
 
 struct AttentionKernel;  // kernel_table.h

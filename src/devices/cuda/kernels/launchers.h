@@ -4,6 +4,7 @@
 #include <array>
 
 #include "devices/cuda/kernels/params.h"
+#include "devices/cuda/kernels/shared_room.h"
 
 namespace sextant::cuda {
 
@@ -20,9 +21,9 @@ cudaError_t launch_simt_attention(const AttentionParams& p, TileGrid grid, cudaS
 // Merges the partial results of a fixed split. `rows`: tokens x heads that a launch must cover.
 cudaError_t launch_reduce_fixed(const AttentionParams& p, int64_t num_slots, bool overlap, cudaStream_t stream);
 
-// Tensor cores, 16-bit operands; head sizes up to 256, rows of 128 (head size class <= 128) or 128 by 8 warps.
-constexpr int32_t kTileRows = 128;
-cudaError_t launch_tile_attention(const AttentionParams& p, TileGrid grid, cudaStream_t stream);
+// Tensor cores, 16-bit operands; head sizes up to 256. Rows of a row tile: 128; in a small room 64 of the widest heads.
+int32_t tile_rows(const AttentionParams& p, SharedRoom room);
+cudaError_t launch_tile_attention(const AttentionParams& p, TileGrid grid, SharedRoom room, cudaStream_t stream);
 bool tile_serves(const AttentionParams& p);
 
 // Hopper: wgmma, tensor-map copies, persistent blocks; 16-bit operands, head sizes up to 256 in multiples of 8.
@@ -50,11 +51,12 @@ cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cu
 struct StreamPlan {
   int32_t rows = 16;    // a tile; 16 or 32
   int32_t cluster = 0;  // blocks of a cluster that shares a request's keys and merges on the chip; 0: none
-  dim3 grid;            // balanced: (blocks, 1, 1); fixed split: (row tiles, KV heads, partitions)
+  SharedRoom room = SharedRoom::kLarge;
+  dim3 grid;  // balanced: (blocks, 1, 1); fixed split: (row tiles, KV heads, partitions)
 };
 bool stream_serves(const AttentionParams& p);
-int stream_blocks_per_sm(const AttentionParams& p, int32_t rows);
-int32_t stream_tile_keys(const AttentionParams& p);
+int stream_blocks_per_sm(const AttentionParams& p, SharedRoom room);
+int32_t stream_tile_keys(const AttentionParams& p, SharedRoom room);
 int32_t stream_key_align(const AttentionParams& p);  // for AttentionParams::key_align
 cudaError_t launch_stream_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
 // Merges what the blocks of a balanced list left in parts. `rows`, `tile_keys`: of their tiles.
@@ -95,6 +97,7 @@ cudaError_t launch_cluster_decode(const AttentionParams& p, const ClusterPlan& p
 // MLA decode over a latent cache of 576 / 512.
 constexpr int32_t kMlaTileKeys = 32;
 bool mla_serves(const AttentionParams& p);
+int32_t mla_most_rows(SharedRoom room);  // of a row tile
 cudaError_t launch_mla_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
 // Hopper: rows of the matrix tile, which for few rows is transposed.
 constexpr int32_t kMlaWgmmaRows = 64, kMlaTransposedRows = 16;

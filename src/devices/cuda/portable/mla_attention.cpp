@@ -10,8 +10,12 @@ bool mla_serves(const AttentionParams& p) {
          p.num_kv_heads == 1 && p.q_aligned;
 }
 
+int32_t mla_most_rows(SharedRoom room) {
+  return room == SharedRoom::kSmall ? 16 : room == SharedRoom::kMiddle ? 32 : 64;
+}
+
 cudaError_t launch_mla_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream) {
-  return p.dtype == DType::kBF16 ? mla_bf16(p, plan.rows, plan.grid, stream) : mla_f16(p, plan.rows, plan.grid, stream);
+  return p.dtype == DType::kBF16 ? mla_bf16(p, plan, stream) : mla_f16(p, plan, stream);
 }
 
 bool mla_bytes_serves(const AttentionParams& p) {

@@ -11,22 +11,27 @@
 #pragma once
 
 #include "devices/cuda/kernels/key_rows.cuh"
+#include "devices/cuda/kernels/launchers.h"
 #include "devices/cuda/kernels/softmax_tile.cuh"
 #include "devices/cuda/kernels/work_list.cuh"
 
 namespace sextant::cuda {
 
-template <class T_, int kRowTiles_, bool kAsync_>
+template <class T_, int kRowTiles_, int kStages_, bool kAsync_, SharedRoom kRoom_>
 struct MlaShape {
   using T = T_;
   static constexpr int DK = 576, DV = 512, kRowTiles = kRowTiles_, kRows = 16 * kRowTiles, kKeys = 32;
   static constexpr bool kAsync = kAsync_;
   static constexpr int kThreads = 256, kWarps = 8, kChunks = DK / 8;
-  static constexpr int kStages = kRowTiles == 1 ? 5 : kRowTiles == 2 ? 4 : 3;
+  static constexpr int kStages = kStages_;
+  static constexpr SharedRoom kRoom = kRoom_;
   static constexpr int kQBytes = kRows * DK * 2, kStageBytes = kKeys * DK * 2;
   static constexpr int kScoreBytes = 2 * kRows * kKeys * 4, kProbBytes = kRows * kKeys * 2, kStatBytes = kRows * 3 * 4;
   static constexpr int kSharedBytes =
       kQBytes + kStages * kStageBytes + kScoreBytes + kProbBytes + kStatBytes + 2 * kKeys * 8 + 64;
+  static_assert(kSharedBytes <= (kRoom == SharedRoom::kSmall    ? kSmallSharedBytes
+                                 : kRoom == SharedRoom::kMiddle ? kMiddleSharedBytes
+                                                                : kLargeSharedBytes));
 };
 
 // Probabilities [kRows][32]: four 16-byte chunks a row.
@@ -220,6 +225,7 @@ __device__ __forceinline__ void mla_end_segment(const AttentionParams& p, const 
 
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, 1) mla_attention(const AttentionParams p) {
+  if constexpr (kOnlyLargeRoom && S::kRoom != SharedRoom::kLarge) return;
   extern __shared__ __align__(128) char shared_bytes[];
   char* q_tile = shared_bytes;                                                   // [kRows][576]
   char* ring = q_tile + S::kQBytes;                                              // [kStages][32][576]
@@ -311,17 +317,22 @@ cudaError_t launch_mla(const AttentionParams& p, dim3 blocks, cudaStream_t strea
   return cudaGetLastError();
 }
 
-template <class T, int kRowTiles>
+template <class T, int kRowTiles, int kStages, SharedRoom kRoom>
 cudaError_t launch_mla_rows(const AttentionParams& p, dim3 blocks, cudaStream_t stream) {
   return p.cache_dtype == p.dtype && p.k_chunk_stride > 0
-             ? launch_mla<MlaShape<T, kRowTiles, true>>(p, blocks, stream)
-             : launch_mla<MlaShape<T, kRowTiles, false>>(p, blocks, stream);
+             ? launch_mla<MlaShape<T, kRowTiles, kStages, true, kRoom>>(p, blocks, stream)
+             : launch_mla<MlaShape<T, kRowTiles, kStages, false, kRoom>>(p, blocks, stream);
 }
 
 template <class T>
-cudaError_t launch_mla_typed(const AttentionParams& p, int rows, dim3 blocks, cudaStream_t stream) {
-  if (rows == 16) return launch_mla_rows<T, 1>(p, blocks, stream);
-  return rows == 32 ? launch_mla_rows<T, 2>(p, blocks, stream) : launch_mla_rows<T, 4>(p, blocks, stream);
+cudaError_t launch_mla_typed(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream) {
+  if (plan.room == SharedRoom::kSmall) return launch_mla_rows<T, 1, 2, SharedRoom::kSmall>(p, plan.grid, stream);
+  if (plan.room == SharedRoom::kMiddle)
+    return plan.rows == 16 ? launch_mla_rows<T, 1, 3, SharedRoom::kMiddle>(p, plan.grid, stream)
+                           : launch_mla_rows<T, 2, 3, SharedRoom::kMiddle>(p, plan.grid, stream);
+  if (plan.rows == 16) return launch_mla_rows<T, 1, 5, SharedRoom::kLarge>(p, plan.grid, stream);
+  return plan.rows == 32 ? launch_mla_rows<T, 2, 4, SharedRoom::kLarge>(p, plan.grid, stream)
+                         : launch_mla_rows<T, 4, 3, SharedRoom::kLarge>(p, plan.grid, stream);
 }
 
 }  // namespace sextant::cuda

@@ -5,7 +5,7 @@
 
 namespace sextant::cuda {
 
-using MlaLauncher = cudaError_t(const AttentionParams& p, int rows, dim3 blocks, cudaStream_t stream);
+using MlaLauncher = cudaError_t(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
 MlaLauncher mla_bf16, mla_f16;
 
 // Over fp8 latents that stay bytes in shared memory: 16 or 32 query rows.

@@ -1,7 +1,10 @@
 // Which instantiation of stream_attention serves a problem.
+#include <algorithm>
+
 #include "devices/cuda/kernels/cache_kernels.h"
 #include "devices/cuda/kernels/launchers.h"
 #include "devices/cuda/portable/stream_launchers.h"
+#include "devices/cuda/portable/stream_sizes.h"
 
 namespace sextant::cuda {
 namespace {
@@ -9,6 +12,14 @@ namespace {
 int dim_class(const AttentionParams& p) {
   const int dim = p.head_dim > p.head_dim_v ? p.head_dim : p.head_dim_v;
   return dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
+}
+
+// 256 dims want the large room, all others the middle one.
+StreamSizes sizes_of(const AttentionParams& p, SharedRoom room) {
+  const int dim = dim_class(p);
+  const bool small = room == SharedRoom::kSmall || (dim == 256 && room == SharedRoom::kMiddle);
+  return stream_sizes(dim * static_cast<int>(size_of(p.cache_dtype)), dim,
+                      small ? SharedRoom::kSmall : SharedRoom::kLarge);
 }
 
 // Elements of 16 bytes.
@@ -56,12 +67,15 @@ int32_t stream_key_align(const AttentionParams& params) {
   return p.v_run_stride > 0 ? vector_elements(p) : 1;
 }
 
-// Mirrors StreamShape: keys of a warp's tile x 4 warps, and blocks that fit an SM's shared memory.
-int32_t stream_tile_keys(const AttentionParams& p) {
-  const int row_bytes = dim_class(p) * static_cast<int>(size_of(p.cache_dtype));
-  return row_bytes <= 128 ? 128 : 64;
+int32_t stream_tile_keys(const AttentionParams& p, SharedRoom room) {
+  const StreamSizes sizes = sizes_of(p, room);
+  return sizes.warps * sizes.warp_keys;
 }
-int stream_blocks_per_sm(const AttentionParams& p, int32_t) { return dim_class(p) == 256 ? 1 : 2; }
+int stream_blocks_per_sm(const AttentionParams& p, SharedRoom room) {
+  constexpr int kReserved = 1024, kSmallSm = 100 * 1024;  // bytes of a block that the chip keeps; of an SM
+  if (room != SharedRoom::kSmall) return dim_class(p) == 256 ? 1 : 2;
+  return std::clamp(kSmallSm / (sizes_of(p, room).shared_bytes + kReserved), 1, 2);
+}
 
 cudaError_t launch_stream_attention(const AttentionParams& params, const StreamPlan& plan, cudaStream_t stream) {
   AttentionParams p = params;
@@ -88,7 +102,7 @@ cudaError_t launch_stream_attention(const AttentionParams& params, const StreamP
                       stream_f16_256_tokens);
       break;
   }
-  return launcher(p, plan.rows, plan.grid, stream);
+  return launcher(p, plan, stream);
 }
 
 }  // namespace sextant::cuda

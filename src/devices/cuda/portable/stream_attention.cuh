@@ -18,6 +18,7 @@
 // without ldmatrix.trans and fp8 without permutes.
 #pragma once
 
+#include "devices/cuda/kernels/launchers.h"
 #include "devices/cuda/kernels/softmax_tile.cuh"
 #include "devices/cuda/kernels/work_list.cuh"
 #include "devices/cuda/portable/stream_copy.cuh"
@@ -312,7 +313,7 @@ __device__ __forceinline__ void merge_warps(char* merge_shared, float (&max)[2],
     sum[half] = total;
   }
 #pragma unroll
-  for (int round = 2; round > 0; round /= 2) {
+  for (int round = S::kWarps / 2; round > 0; round /= 2) {
     float4* mine = reinterpret_cast<float4*>(buffer) + (warp % round) * (S::kDim / 8) * 32 + lane;
     if (warp >= round && warp < 2 * round) {
 #pragma unroll
@@ -336,6 +337,7 @@ __device__ __forceinline__ void merge_warps(char* merge_shared, float (&max)[2],
 
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) stream_attention(const AttentionParams p) {
+  if constexpr (kOnlyLargeRoom && S::kRoom != SharedRoom::kLarge) return;
   using Tq = typename S::Tq;
   extern __shared__ __align__(128) char shared_bytes[];
   char* merge_shared = shared_bytes + S::kRingBytes;
@@ -472,29 +474,37 @@ cudaError_t launch_stream(const AttentionParams& p, dim3 blocks, cudaStream_t st
 }
 
 // 32 rows of 256 dims do not fit in registers, and no plan has them.
-template <class T, KvBits kBits, int kDim, ValueOrder kOrder>
-cudaError_t launch_stream_rows(const AttentionParams& p, int rows, dim3 blocks, cudaStream_t stream) {
-  if (rows == 16) return launch_stream<StreamShape<T, kBits, kDim, 1, kOrder>>(p, blocks, stream);
+template <class T, KvBits kBits, int kDim, ValueOrder kOrder, SharedRoom kRoom>
+cudaError_t launch_stream_rows(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream) {
+  if (plan.rows == 16) return launch_stream<StreamShape<T, kBits, kDim, 1, kOrder, kRoom>>(p, plan.grid, stream);
   if constexpr (kDim < 256) {
-    return launch_stream<StreamShape<T, kBits, kDim, 2, kOrder>>(p, blocks, stream);
+    return launch_stream<StreamShape<T, kBits, kDim, 2, kOrder, kRoom>>(p, plan.grid, stream);
   } else {
     return cudaErrorInvalidValue;
   }
+}
+
+// 256 dims want the large room, all others the middle one.
+template <class T, KvBits kBits, int kDim, ValueOrder kOrder>
+cudaError_t launch_stream_room(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream) {
+  if (plan.room == SharedRoom::kLarge || (kDim < 256 && plan.room == SharedRoom::kMiddle))
+    return launch_stream_rows<T, kBits, kDim, kOrder, SharedRoom::kLarge>(p, plan, stream);
+  return launch_stream_rows<T, kBits, kDim, kOrder, SharedRoom::kSmall>(p, plan, stream);
 }
 
 // What a source file instantiates: caches of 16 bits; of fp8; of either width with values by runs of tokens.
 enum class StreamCaches : uint8_t { k16Bit, kFp8, kTokens };
 
 template <class T, int kDim, StreamCaches kCaches>
-cudaError_t launch_stream_typed(const AttentionParams& p, int rows, dim3 blocks, cudaStream_t stream) {
+cudaError_t launch_stream_typed(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream) {
   constexpr ValueOrder kOrder = kCaches == StreamCaches::kTokens ? ValueOrder::kTokens : ValueOrder::kDims;
   const bool is_e4m3 = p.cache_dtype == DType::kF8E4M3FN, is_e5m2 = p.cache_dtype == DType::kF8E5M2;
   if constexpr (kCaches != StreamCaches::k16Bit) {
-    if (is_e4m3) return launch_stream_rows<T, KvBits::kE4M3, kDim, kOrder>(p, rows, blocks, stream);
-    if (is_e5m2) return launch_stream_rows<T, KvBits::kE5M2, kDim, kOrder>(p, rows, blocks, stream);
+    if (is_e4m3) return launch_stream_room<T, KvBits::kE4M3, kDim, kOrder>(p, plan, stream);
+    if (is_e5m2) return launch_stream_room<T, KvBits::kE5M2, kDim, kOrder>(p, plan, stream);
   }
   if constexpr (kCaches != StreamCaches::kFp8) {
-    return launch_stream_rows<T, KvBits::k16, kDim, kOrder>(p, rows, blocks, stream);
+    return launch_stream_room<T, KvBits::k16, kDim, kOrder>(p, plan, stream);
   } else {
     return cudaErrorInvalidValue;
   }

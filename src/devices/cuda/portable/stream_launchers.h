@@ -1,11 +1,11 @@
 // One launcher per query type, head-size class, cache width and order of values of stream_attention.
 #pragma once
 
-#include "devices/cuda/kernels/params.h"
+#include "devices/cuda/kernels/launchers.h"
 
 namespace sextant::cuda {
 
-using StreamLauncher = cudaError_t(const AttentionParams& p, int rows, dim3 blocks, cudaStream_t stream);
+using StreamLauncher = cudaError_t(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
 StreamLauncher stream_bf16_64, stream_bf16_128, stream_bf16_256;
 StreamLauncher stream_f16_64, stream_f16_128, stream_f16_256;
 StreamLauncher stream_bf16_64_fp8, stream_bf16_128_fp8, stream_bf16_256_fp8;

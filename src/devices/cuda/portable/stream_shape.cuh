@@ -4,6 +4,7 @@
 
 #include "devices/cuda/kernels/convert.cuh"
 #include "devices/cuda/kernels/ptx.cuh"
+#include "devices/cuda/portable/stream_sizes.h"
 
 namespace sextant::cuda {
 
@@ -15,7 +16,9 @@ enum class ValueOrder : uint8_t {
   kTokens,  // 16 bytes hold tokens of one dim (split-K and shuffled layouts): a tile is [dims][keys]
 };
 
-template <class Tq_, KvBits kBits_, int kDim_, int kRowTiles_, ValueOrder kOrder_ = ValueOrder::kDims>
+// kRoom_: the shared memory that a block may have.
+template <class Tq_, KvBits kBits_, int kDim_, int kRowTiles_, ValueOrder kOrder_ = ValueOrder::kDims,
+          SharedRoom kRoom_ = SharedRoom::kLarge>
 struct StreamShape {
   using Tq = Tq_;  // queries and output
   static constexpr KvBits kBits = kBits_;
@@ -24,16 +27,15 @@ struct StreamShape {
   static constexpr bool kTokens = kOrder_ == ValueOrder::kTokens;
   static constexpr int kElement = kFp8 ? 1 : 2, kVector = 16 / kElement;  // elements of a 16-byte chunk
   static constexpr int kDim = kDim_, DV = kDim_, kRowTiles = kRowTiles_, kRows = 16 * kRowTiles_;
-  static constexpr int kWarps = 4, kThreads = 128;
   static constexpr int kRowBytes = kDim * kElement, kChunks = kRowBytes / 16;
-  static constexpr int kKeys = kRowBytes <= 128 ? 32 : 16;  // of a warp's tile
-  static constexpr int kRuns = kKeys / kVector;             // chunks of one dim's tokens in a tile
+  static constexpr SharedRoom kRoom = kRoom_;
+  static constexpr StreamSizes kSizes = stream_sizes(kRowBytes, kDim, kRoom);
+  static constexpr int kWarps = kSizes.warps, kThreads = kWarps * 32;
+  static constexpr int kKeys = kSizes.warp_keys;
+  static constexpr int kRuns = kKeys / kVector;  // chunks of one dim's tokens in a tile
   static constexpr int kTileKeys = kWarps * kKeys;
-  static constexpr int kStageBytes = 2 * kKeys * kRowBytes;
-  static constexpr int kStages = kStageBytes <= 4096 ? 5 : 3;
-  static constexpr int kRingBytes = kWarps * kStages * kStageBytes;
-  static constexpr int kMergeBytes = 2 * 16 * kDim * 4, kStatBytes = kWarps * 2 * 16 * 4;
-  static constexpr int kSharedBytes = kRingBytes + kMergeBytes + kStatBytes;
+  static constexpr int kStages = kSizes.stages, kStageBytes = kSizes.stage_bytes, kRingBytes = kSizes.ring_bytes;
+  static constexpr int kMergeBytes = kSizes.merge_bytes, kSharedBytes = kSizes.shared_bytes;
   static constexpr int kBlocksPerSm = kDim == 256 ? 1 : 2;
   // Accumulators, queries and scores of 32 rows of 128 dims or 16 rows of 256 exceed a thread's 255 registers, and what
   // spills leaves L1 for L2, because the ring takes all of L1: these shapes read their queries from shared memory.

@@ -14,19 +14,37 @@
 #pragma once
 
 #include "devices/cuda/kernels/key_rows.cuh"
+#include "devices/cuda/kernels/shared_room.h"
 #include "devices/cuda/kernels/softmax_tile.cuh"
 
 namespace sextant::cuda {
 
-template <class T_, int kDk, int kDv, int kRowTiles_, int kWarps_, int kKeys_, bool kAsync_>
+template <class T_, int kDk, int kDv, int kRowTiles_, int kWarps_, int kKeys_, bool kAsync_, SharedRoom kRoom_>
 struct TileShape {
   using T = T_;
   static constexpr int DK = kDk, DV = kDv, kRowTiles = kRowTiles_, kWarps = kWarps_, kKeys = kKeys_;
-  static constexpr bool kAsync = kAsync_;  // keys arrive by cp.async; otherwise through registers, converted
+  static constexpr SharedRoom kRoom = kRoom_;  // kSmall: for chips with no more; kLarge: for the others, or for all
+  static constexpr bool kAsync = kAsync_;      // keys arrive by cp.async; otherwise through registers, converted
   static constexpr int kThreads = kWarps * 32, kRows = kWarps * 16 * kRowTiles;
   static constexpr int kQBytes = kRows * DK * 2, kKBytes = kKeys * DK * 2, kVBytes = kKeys * DV * 2;
   static constexpr int kSharedBytes = kQBytes + 2 * (kKBytes + kVBytes) + 4 * kKeys * 8;
+  static constexpr bool kIsForAll = kDk <= 128;
+  static_assert(kSharedBytes <= (kRoom == SharedRoom::kSmall || kIsForAll ? kSmallSharedBytes : kMiddleSharedBytes));
 };
+
+// Where the row of a key begins: its address with kAsync, else its offset from the base of its origin.
+template <class S>
+__device__ __forceinline__ KeyRow find_tile_row(const AttentionParams& p, const Request& r, int32_t kv_head,
+                                                int32_t position, int32_t end) {
+  KeyRow row = find_key_row(p, r, kv_head, position, end);
+  if constexpr (S::kAsync) {
+    using T = typename S::T;
+    const bool packed = is_packed(p, r, position);
+    row.k = reinterpret_cast<int64_t>(static_cast<const T*>(packed ? p.packed_k : p.cache_k) + row.k);
+    row.v = reinterpret_cast<int64_t>(static_cast<const T*>(packed ? p.packed_v : p.cache_v) + row.v);
+  }
+  return row;
+}
 
 // Brings one tile of keys or values to shared memory. With kAsync the caller commits and waits.
 template <class S, bool kValues>
@@ -34,21 +52,31 @@ __device__ __forceinline__ void load_tile(const AttentionParams& p, const Reques
                                           int32_t key0, int32_t end, float packed_scale, float cache_scale) {
   constexpr int kDim = kValues ? S::DV : S::DK, kChunks = kDim / 8;
   const int dim = kValues ? p.head_dim_v : p.head_dim;
+  if constexpr (S::kAsync) {
+    // Eight threads a row. All rows of a thread are swizzled alike, so its places differ by constants.
+    using T = typename S::T;
+    constexpr int kLanes = 8, kRowsAPass = S::kThreads / kLanes;
+    static_assert(kDim % 64 == 0 && kRowsAPass % 8 == 0 && S::kKeys % kRowsAPass == 0);
+    const int lane = threadIdx.x % kLanes, first = threadIdx.x / kLanes;
+    const uint32_t to = shared_address(tile) + swizzled<kDim>(first, lane);
 #pragma unroll
-  for (int i = threadIdx.x; i < S::kKeys * kChunks; i += S::kThreads) {
-    const int row = i / kChunks, chunk = i % kChunks;
-    const bool valid = key0 + row < end && chunk * 8 < dim;
-    const bool packed = is_packed(p, r, key0 + row);
-    if constexpr (S::kAsync) {
-      using T = typename S::T;
-      const T* base =
-          static_cast<const T*>(packed ? (kValues ? p.packed_v : p.packed_k) : (kValues ? p.cache_v : p.cache_k));
-      const int stride = packed ? 8 : (kValues ? p.v_chunk_stride : p.k_chunk_stride);
-      cp_async_16(shared_address(tile) + swizzled<kDim>(row, chunk), base + (valid ? rows[row] + chunk * stride : 0),
-                  valid);
-    } else {
+    for (int pass = 0; pass < S::kKeys / kRowsAPass; ++pass) {
+      const int row = first + pass * kRowsAPass;
+      const bool valid = key0 + row < end;
+      const int stride = is_packed(p, r, key0 + row) ? 8 : kValues ? p.v_chunk_stride : p.k_chunk_stride;
+      const T* from = reinterpret_cast<const T*>(rows[row]) + lane * stride;
+#pragma unroll
+      for (int j = 0; j < kDim / 64; ++j)
+        cp_async_16(to + pass * kRowsAPass * kDim * 2 + j * 128, from + j * kLanes * stride,
+                    valid && (lane + j * kLanes) * 8 < dim);
+    }
+  } else {
+#pragma unroll
+    for (int i = threadIdx.x; i < S::kKeys * kChunks; i += S::kThreads) {
+      const int row = i / kChunks, chunk = i % kChunks;
+      const bool packed = is_packed(p, r, key0 + row);
       uint4 x = make_uint4(0, 0, 0, 0);
-      if (valid)
+      if (key0 + row < end && chunk * 8 < dim)
         x = read_chunk<typename S::T>(p, packed, kValues, rows[row], chunk, packed ? packed_scale : cache_scale);
       *reinterpret_cast<uint4*>(tile + swizzled<kDim>(row, chunk)) = x;
     }
@@ -79,11 +107,18 @@ __device__ __forceinline__ void load_queries(const AttentionParams& p, const Req
   }
 }
 
+// `steps` pairs of chunks behind a place of a swizzled tile that lies in the first pair of its row.
+__device__ __forceinline__ uint32_t move_chunks(uint32_t place, int steps) {
+  return (place ^ static_cast<uint32_t>(steps % 4 * 32)) + steps / 4 * 128;
+}
+
 // S = Q K^T of the warp's rows against one key tile.
 template <class S>
 __device__ __forceinline__ void multiply_keys(uint32_t q_tile, uint32_t k_tile,
                                               float (&s)[S::kRowTiles][S::kKeys / 8][4]) {
   const int lane = threadIdx.x & 31, warp_row = (threadIdx.x / 32) * 16 * S::kRowTiles;
+  const uint32_t query_at = q_tile + swizzled<S::DK>(warp_row + (lane & 15), lane >> 4);
+  const uint32_t key_at = k_tile + swizzled<S::DK>((lane >> 4) * 8 + (lane & 7), (lane >> 3) & 1);
 #pragma unroll
   for (int m = 0; m < S::kRowTiles; ++m)
 #pragma unroll
@@ -94,12 +129,11 @@ __device__ __forceinline__ void multiply_keys(uint32_t q_tile, uint32_t k_tile,
   for (int k = 0; k < S::DK / 16; ++k) {
     uint32_t a[S::kRowTiles][4];
 #pragma unroll
-    for (int m = 0; m < S::kRowTiles; ++m)
-      ldmatrix_x4(a[m], q_tile + swizzled<S::DK>(warp_row + m * 16 + (lane & 15), k * 2 + (lane >> 4)));
+    for (int m = 0; m < S::kRowTiles; ++m) ldmatrix_x4(a[m], move_chunks(query_at, k) + m * 16 * S::DK * 2);
 #pragma unroll
     for (int n = 0; n < S::kKeys / 16; ++n) {
       uint32_t b[4];
-      ldmatrix_x4(b, k_tile + swizzled<S::DK>(n * 16 + (lane >> 4) * 8 + (lane & 7), k * 2 + ((lane >> 3) & 1)));
+      ldmatrix_x4(b, move_chunks(key_at, k) + n * 16 * S::DK * 2);
 #pragma unroll
       for (int m = 0; m < S::kRowTiles; ++m) {
         mma_16816<typename S::T>(s[m][2 * n], a[m], b[0], b[1]);
@@ -115,6 +149,7 @@ __device__ __forceinline__ void multiply_values(const float (&s)[S::kRowTiles][S
                                                 float (&o)[S::kRowTiles][S::DV / 8][4]) {
   using T = typename S::T;
   const int lane = threadIdx.x & 31;
+  const uint32_t value_at = v_tile + swizzled<S::DV>(((lane >> 3) & 1) * 8 + (lane & 7), lane >> 4);
 #pragma unroll
   for (int k = 0; k < S::kKeys / 16; ++k) {
     uint32_t a[S::kRowTiles][4];
@@ -128,7 +163,7 @@ __device__ __forceinline__ void multiply_values(const float (&s)[S::kRowTiles][S
 #pragma unroll
     for (int d = 0; d < S::DV / 16; ++d) {
       uint32_t b[4];
-      ldmatrix_x4_trans(b, v_tile + swizzled<S::DV>(k * 16 + ((lane >> 3) & 1) * 8 + (lane & 7), d * 2 + (lane >> 4)));
+      ldmatrix_x4_trans(b, move_chunks(value_at, d) + k * 16 * S::DV * 2);
 #pragma unroll
       for (int m = 0; m < S::kRowTiles; ++m) {
         mma_16816<T>(o[m][2 * d], a[m], b[0], b[1]);
@@ -140,6 +175,7 @@ __device__ __forceinline__ void multiply_values(const float (&s)[S::kRowTiles][S
 
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, S::kThreads == 128 ? 2 : 1) tile_attention(const AttentionParams p) {
+  if constexpr (kOnlyLargeRoom && S::kRoom != SharedRoom::kLarge) return;
   using T = typename S::T;
   extern __shared__ __align__(128) char shared_bytes[];
   const int tile = gridDim.x - 1 - blockIdx.x, kv_head = blockIdx.y;  // the longest rows first
@@ -183,7 +219,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kThreads == 128 ? 2 : 1) tile_
 
   const int num_tiles = end > begin ? ceil_div(end - begin, S::kKeys) : 0;
   auto look_up = [&](int t) {
-    return find_key_row(p, r, kv_head, begin + t * S::kKeys + static_cast<int>(threadIdx.x), end);
+    return find_tile_row<S>(p, r, kv_head, begin + t * S::kKeys + static_cast<int>(threadIdx.x), end);
   };
   auto publish = [&](int t, const KeyRow& row) {
     key_rows[(t & 1) * 2 * S::kKeys + threadIdx.x] = row.k;
