@@ -35,11 +35,13 @@ struct ChipRates {
   struct Cluster {
     double sm = 4.6e10, sm_fp8 = 3.6e10;            // bytes/s that one SM takes by tensor-map copies
     double sm_rows = 1.5e10;                        // .. and row by row
-    double start = 5e-6;                            // what does not shrink with the keys
+    double start = 5e-6, start_alone = 12e-6;       // what does not shrink with the keys; head sizes above 128
+    double block = 7e-6;                            // of a block that shares its SM, beside its bytes
     double next_block = 1e-6, next_cluster = 4e-6;  // a wave more: two blocks an SM hide each other's start and end
     double next_alone = 12e-6, next_cluster_alone = 9e-6;  // one block an SM
     double merge = 6e-6, segment = 1.5e-6;                 // by the list: the reduce kernel, a request and head more
     double segment_alone = 13e-6;                          // one block an SM
+    double list_memory_part = 0.8;                         // of `memory`
     int32_t overhead = 1;
   } cluster;
 

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 #include "devices/cuda/hopper/cluster_launchers.h"
+#include "devices/cuda/plan_forward.h"
 
 namespace sextant::cuda {
 
@@ -25,11 +27,13 @@ double time_by_list(const PartKeys& keys, const AttentionParams& p, double slots
   const ChipRates::Cluster& rates = chip.rates.cluster;
   const ChipRates::List& list = chip.rates.list;
   const double all_bytes = keys.sum * bytes_of_key(p) * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads;
-  const double parts = slots * keys.longest / (keys.sum * p.num_kv_heads);
-  const double segment = p.head_dim > 128 ? rates.segment_alone : rates.segment;
-  return rates.start + rates.merge + (1 + pairs / slots) * segment +
-         std::max(0.0, parts - list.parts_in_start) * list.merge_part +
-         all_bytes / std::min(chip.rates.memory, chip.sms * sm_rate);
+  const double parts = slots * keys.longest / (keys.sum * p.num_kv_heads), segments = 1 + pairs / slots;
+  const bool alone = p.head_dim > 128;
+  const double by_bytes = segments * (alone ? rates.segment_alone : rates.segment) +
+                          all_bytes / std::min(rates.list_memory_part * chip.rates.memory, chip.sms * sm_rate);
+  const double by_waits = alone ? 0 : segments * rates.block + all_bytes / slots / sm_rate;  // short requests
+  return rates.start + rates.merge + std::max(0.0, parts - list.parts_in_start) * list.merge_part +
+         std::max(by_bytes, by_waits);
 }
 
 // The best shape of clusters that ends before `best`.
@@ -46,15 +50,20 @@ bool choose_shape(Clusters& clusters, double* best, const PartKeys& keys, int32_
     // One block an SM has all of its shared memory for copies in flight; two hide each other's start and end.
     const bool one_a_sm = pairs <= at_once || p.head_dim > 128;  // two would not fit
     const double slots = at_once * (one_a_sm ? 1.0 : 2.0), waves = std::ceil(pairs / slots);
-    const double rate = size * (one_a_sm ? sm_rate : sm_rate / 2);  // of a cluster
-    const double mean = all_bytes * row_tiles / pairs / rate, longest = keys.longest * key_bytes / rate;
+    // Two blocks share the SM's rate; a short one waits for one thing after the other all the same.
+    const auto cluster_seconds = [&](double bytes) {
+      const double alone = bytes / (size * sm_rate);
+      return one_a_sm ? alone : std::max(2 * alone, rates.block + alone);
+    };
+    const double mean = cluster_seconds(all_bytes * row_tiles / pairs),
+                 longest = cluster_seconds(keys.longest * key_bytes);
     // Equal requests go wave by wave; of others the longest may come last.
     const bool ragged = longest > 1.3 * mean;
     const double blocks = !ragged ? waves * mean : waves == 1 ? longest : pairs * mean / slots + longest / 2;
     const double next_wave = one_a_sm ? (size > 1 ? rates.next_cluster_alone : rates.next_alone)
                                       : (size > 1 ? rates.next_cluster : rates.next_block);
-    const double time =
-        rates.start + std::max({blocks, longest, all_bytes / chip.rates.memory}) + (waves - 1) * next_wave;
+    const double time = (p.head_dim > 128 ? rates.start_alone : rates.start) +
+                        std::max({blocks, longest, all_bytes / chip.rates.memory}) + (waves - 1) * next_wave;
     if (time >= *best) continue;
     *best = time;
     chosen = true;
@@ -73,6 +82,20 @@ int32_t count_known_blocks(const AttentionPlanArgs& a, const AttentionParams& p)
 
 bool may_cluster(const AttentionPlanArgs& a, const Bounds& n) {
   return a.split.kind == SplitPolicy::Kind::kAuto && !a.deterministic && !a.shared_prefix && n.requests <= kMostBlocks;
+}
+
+// Decodes of a mixed batch: clusters need no second kernel, so they run beside the prefills. Whether that ends before
+// prefills and then `alone` seconds of decodes do.
+bool run_beside(Clusters& clusters, double* seconds, const PartKeys& keys, double alone, const AttentionPlanArgs& a,
+                const AttentionParams& p, const Bounds& n, const ChipLimits& chip) {
+  double beside = std::numeric_limits<double>::infinity();
+  Clusters shape;
+  if (!choose_shape(shape, &beside, keys, 1, p, chip)) return false;
+  const double prefill = prefill_seconds(a, p, static_cast<int32_t>(n.short_query_len), chip);
+  if (seconds_beside(beside, prefill) > prefill + alone) return false;
+  clusters = shape;
+  *seconds = beside;
+  return true;
 }
 
 }  // namespace
@@ -114,7 +137,14 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   const bool chosen = choose_shape(clusters, &best, keys, 1, p, chip);
   // Lengths to come may be of any shape: the list, where there is enough to share.
   const bool one_a_sm = p.head_dim > 128;
-  const double slots = chip.sms * (one_a_sm ? 1.0 : 2.0), by_list = time_by_list(keys, p, slots, sm_rate, chip);
+  const double slots = chip.sms * (one_a_sm ? 1.0 : 2.0);
+  const double by_list = time_by_list(keys, p, slots, sm_rate, chip);
+  if (!n.open && n.any_long && run_beside(clusters, &part.seconds, keys, std::min(best, by_list), a, p, n, chip)) {
+    part.max_query_len = std::min(part.max_query_len, kClusterRows / p.group_size);
+    clusters.shape.known_blocks = count_known_blocks(a, p);
+    part.division = clusters;
+    return true;
+  }
   if (n.open ? pairs >= chip.sms && cache_has_boxes(p) : by_list < best) {
     part.seconds = by_list;
     part.rows = kClusterRows;

@@ -20,16 +20,6 @@ bool plain_cache(const AttentionPlanArgs& a, const AttentionParams& p) {
   return may_copy(a, p) && p.cache_dtype == p.dtype && cache_has_boxes(p);
 }
 
-// Floating-point operations of the requests longer than `short_len`.
-double prefill_flops(const AttentionPlanArgs& a, const AttentionParams& p, int32_t short_len) {
-  double pairs = 0;
-  for (size_t b = 0; b < a.seq_lens.size(); ++b) {
-    const double query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
-    if (query_len > short_len) pairs += query_len * (a.spec.causal ? seq_len - query_len / 2 : seq_len);
-  }
-  return 2 * pairs * p.num_heads * (p.head_dim + p.head_dim_v);
-}
-
 // The row tiles of a batch as they are divided over the chip, in key tiles.
 struct RowTileWork {
   double work = 0, pieces = 0, longest = 0;
@@ -91,7 +81,12 @@ int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& 
   const ChipRates::Forward& rates = chip.rates.forward;
   const bool cold = a.query_start_loc.back() <= static_cast<int64_t>(a.seq_lens.size()) * kForwardRows / p.group_size;
   const double tile = tile_seconds(p, cold, chip);
-  const double start = rates.item / tile, split_start = rates.split_item / tile, merge = rates.merge / tile;
+  const KeySource source = forward_source(p);
+  const double converts = source == KeySource::kFp16 || source == KeySource::kConvert
+                              ? chip.rates.copy.converted_item * std::max(1.0, p.head_dim / 128.0)
+                              : 0;
+  const double start = (rates.item + converts) / tile, split_start = (rates.split_item + converts) / tile,
+               merge = rates.merge / tile;
   constexpr double kMostBytes = 256 << 20;
   constexpr int32_t kLeastKeys = 512;
   const RowTileWork whole = count_row_tiles(part, a, p, 0);
@@ -146,6 +141,23 @@ std::shared_ptr<const RequestOrder> order_requests(const PlanPart& part, const A
   return order;
 }
 
+double prefill_seconds(const AttentionPlanArgs& a, const AttentionParams& p, int32_t short_len,
+                       const ChipLimits& chip) {
+  double pairs = 0;
+  for (size_t b = 0; b < a.seq_lens.size(); ++b) {
+    const double query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
+    double seen = a.spec.causal ? seq_len - query_len / 2 : seq_len;
+    if (p.window > 0) seen = std::min<double>(seen, p.window);
+    if (query_len > short_len) pairs += query_len * seen;
+  }
+  return 2 * pairs * p.num_heads * (p.head_dim + p.head_dim_v) / chip.rates.forward.products;
+}
+
+double seconds_beside(double decodes, double prefills) {
+  constexpr double kDelay = 0.25;  // of the shorter one: they share memory and SMs
+  return std::max(decodes, prefills) + kDelay * std::min(decodes, prefills);
+}
+
 double forward_seconds_of_few(const AttentionParams& p, const PartKeys& keys, const ChipLimits& chip) {
   constexpr double kLeastKeys = 512, kMostParts = 32;  // of a partition
   const ChipRates::Forward& rates = chip.rates.forward;
@@ -193,13 +205,14 @@ bool forward_joins(const PlanPart& decode, const AttentionPlanArgs& a, const Att
   if (decode.seconds == 0 || !plain_cache(a, p)) return false;
   const ChipRates::Forward& rates = chip.rates.forward;
   const PartKeys keys = count_keys(a, n, a.filter.min_query_len, short_len);
-  const double prefill = prefill_flops(a, p, short_len) / rates.products;
+  const double prefill = prefill_seconds(a, p, short_len, chip);
   const double all_bytes = keys.sum * bytes_of_key(p) * p.num_kv_heads;
   const double longest = keys.longest * bytes_of_key(p) / rates.sm;
   const double joined = std::max({all_bytes / (rates.memory_part * chip.rates.memory),
                                   prefill + all_bytes / rates.sm / chip.sms, longest}) +
                         longest / 4;
-  return joined < decode.seconds + prefill;
+  const bool beside = std::holds_alternative<Clusters>(decode.division);
+  return joined < (beside ? seconds_beside(decode.seconds, prefill) : decode.seconds + prefill);
 }
 
 }  // namespace sextant::cuda

@@ -10,6 +10,12 @@ namespace sextant::cuda {
 bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n, int32_t short_len,
                           bool fp8_products, const ChipLimits& chip);
 
+// Seconds of products of the requests longer than `short_len`.
+double prefill_seconds(const AttentionPlanArgs& a, const AttentionParams& p, int32_t short_len, const ChipLimits& chip);
+
+// Decodes by clusters, which need no second kernel, beside prefills.
+double seconds_beside(double decodes, double prefills);
+
 // Seconds of the forward kernel for requests of a few query tokens each, one row tile a KV head.
 double forward_seconds_of_few(const AttentionParams& p, const PartKeys& keys, const ChipLimits& chip);
 
