@@ -125,9 +125,7 @@ std::vector<Named> fp8_cases() {
   add("not causal", ragged, 64).change = [](AttentionPlanArgs& a) { a.spec.causal = false; };
   add("deterministic", ragged, 64).change = [](AttentionPlanArgs& a) { a.deterministic = true; };
   add("lengths to come", ragged, 128).change = [](AttentionPlanArgs& a) { a.bounds = {8, 40000}; };
-  add("seven segments", ragged, 64).change = [](AttentionPlanArgs& a) {
-    a.split = {SplitPolicy::Kind::kSegments, 7};
-  };
+  add("seven segments", ragged, 64).change = [](AttentionPlanArgs& a) { a.split = {SplitPolicy::Kind::kSegments, 7}; };
   add("more requests than blocks", std::vector<verify::RequestShape>(150, {1, 200}), 128);
   add("long context", {{1, 9000}, {1, 40000}}, 128);
   return cases;
