@@ -201,6 +201,19 @@ std::vector<Case> off_road_cases() {
   add_mla("latent fp8 64h B64 8k", 64, 1, 8192, 64, DType::kF8E4M3FN);
   add_mla("latent fp8 64h B9 767", 9, 1, 767, 64, DType::kF8E4M3FN);
   add_mla("latent fp8 128h B264 2k", 264, 1, 2048, 128, DType::kF8E4M3FN);
+  const auto add_mla_queries = [&](const std::string& name, int batch, int query_len, int64_t ctx, int heads,
+                                   bool ragged = false) {
+    add_mla("latent fp8 queries " + name, batch, query_len, ctx, heads, DType::kF8E4M3FN, ragged);
+    cases.back().q = DType::kF8E4M3FN;
+  };
+  add_mla_queries("128h B64 8k", 64, 1, 8192, 128);
+  add_mla_queries("128h B64 16k ragged", 64, 1, 16384, 128, true);
+  add_mla_queries("128h B32 8k q2", 32, 2, 8192, 128);
+  add_mla_queries("128h B264 2k", 264, 1, 2048, 128);
+  add_mla_queries("128h B1 8k", 1, 1, 8192, 128);
+  add_mla_queries("64h B64 8k", 64, 1, 8192, 64);
+  add_mla_queries("64h B64 16k ragged", 64, 1, 16384, 64, true);
+  add_mla_queries("16h B64 8k", 64, 1, 8192, 16);
   add_mla("latent 128h B264 2k", 264, 1, 2048, 128, DType::kBF16);
   add_mla("latent 64h B9 767", 9, 1, 767, 64, DType::kBF16);
   return cases;

@@ -112,6 +112,9 @@ def _draw(r, kind, space):
     if kind == "mla decode":
         values.update(num_heads=r.choice((16, 16, 64, 128, 128)), num_kv_heads=1, head_dim=576, head_dim_v=512, page=space.mla_page)
         values["kv"] = r.choice(("bf16", "bf16", "fp8"))
+        if values["kv"] == "fp8" and any(q == "fp8" for _, q, _ in space.formats):
+            own = random.Random(f"{query_lens} {kv_lens} {values['num_heads']}")  # `r` gives the cases behind this one what it always gave
+            values["q"] = own.choice(("bf16", "fp8"))
         tags += [f"h{values['num_heads']}"]
     elif kind == "mla prefill":
         heads = r.choice((16, 32, 128))

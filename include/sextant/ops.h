@@ -238,8 +238,7 @@ class Ops {
   // Whether plan_attention takes these args with merge_state, which saves the passes of merge_attn_states.
   virtual bool merges_state(const AttentionPlanArgs& args) const { return false; }
   // Whether plan_attention takes fp8 queries (spec.query_dtype) as they are. Where not, the ops that Device::ops()
-  // hands out convert them to spec.dtype in the workspace first, so that fp8 queries are served everywhere but by
-  // mla_decode.
+  // hands out convert them to spec.dtype in the workspace first, so that fp8 queries are served everywhere.
   virtual bool takes_fp8_queries(const AttentionPlanArgs& args) const { return false; }
   // Whether ops with beside_previous really overlap: only then are two buffers better than one.
   virtual bool overlaps() const { return false; }

@@ -244,7 +244,8 @@ sextant_status sextant_varlen_run(const sextant_attention_plan* plan, const sext
                                   const float* sinks, const float* alibi_slopes, void* workspace, void* stream);
 
 /* mla_decode over a latent cache: q [T, N, rank + rope], out [T, N, rank]; spec.num_kv_heads 1, spec.max_span_len 0.
- * The batch on the host for the plan and on the device for the run. */
+ * fp8 queries have no scale of their own here: multiply softmax_scale by it. The batch on the host for the plan and on
+ * the device for the run. */
 sextant_status sextant_mla_decode_plan_make(const sextant_device* device, int32_t family,
                                             const sextant_attention_spec* spec, const sextant_kv_cache_spec* cache,
                                             int32_t num_requests, const int32_t* query_start_loc,

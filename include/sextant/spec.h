@@ -41,7 +41,8 @@ struct AttentionSpec {
   bool has_sinks = false;      // one learned logit a query head joins the softmax's denominator
   bool has_alibi = false;      // score += slope[head] * (key_position - context_len)
   DType dtype = DType::kBF16;  // of q, k, v and out
-  // Of q, where it is not dtype: an fp8 type, whose values are stored * q_scale (AttentionArgs, RunTensors). MHA only.
+  // Of q, where it is not dtype: an fp8 type, whose values are stored * q_scale (AttentionArgs, RunTensors). Of MLA the
+  // op mla_decode takes it; the backends multiply their queries by weights first.
   std::optional<DType> query_dtype;
   MlaSpec mla;
 

@@ -273,6 +273,7 @@ struct MlaDecodeHandle {
   const Ops* ops;
   AttentionPlanPtr plan;
   KvCacheSpec cache;
+  DType query_dtype;
   std::vector<int32_t> query_start_loc, seq_lens;
   bool lse_out;
 };
@@ -299,6 +300,7 @@ int64_t mla_decode_make(const String& description, OptionalTensor query_start_lo
   args.deterministic = options.deterministic;
   args.lse_out = handle.lse_out = options.lse_out;
   args.out_dtype = args.spec.dtype;
+  handle.query_dtype = args.spec.query_type();
   handle.plan = value_or_raise(handle.ops->plan_attention(args));
   handle.query_start_loc.assign(args.query_start_loc.begin(), args.query_start_loc.end());
   handle.seq_lens.assign(args.seq_lens.begin(), args.seq_lens.end());
@@ -312,11 +314,15 @@ int64_t mla_decode_workspace_bytes(int64_t handle) {
 
 void mla_decode_run(int64_t handle, OptionalTensor q, OptionalTensor kv_cache, OptionalTensor out, OptionalTensor lse,
                     OptionalTensor kv_scale, OptionalTensor query_start_loc, OptionalTensor seq_lens,
-                    OptionalTensor block_table, OptionalTensor workspace, int64_t stream, bool next_layer) {
+                    OptionalTensor block_table, OptionalTensor q_scale, OptionalTensor workspace, int64_t stream,
+                    bool next_layer) {
   const auto plan = mla_decode_plans().get(handle);
   const DeviceInfo& device = plan->device->info();
   AttentionArgs args;
   args.q = view_from("q", q, device);
+  if (is_fp8(plan->query_dtype) && size_of(args.q.dtype) == 1) args.q.dtype = plan->query_dtype;  // as bytes
+  args.q_scale = array_from<float>("q_scale", q_scale, device);
+  if (q_scale.has_value()) args.num_q_scales = static_cast<int32_t>(q_scale.value().numel());
   args.out = written_view_from("out", out, device);
   args.lse = written_view_from("lse", lse, device);
   args.cache = whole_cache(plan->cache, kv_cache, {}, device);

@@ -36,7 +36,8 @@ class AttentionSpec:
     max_span_len: > 0: tokens may lie in spans of at most so many positions that see one another whatever the mask says (image tokens of
     Gemma 3, PaliGemma's prefix); `run` takes them as token_spans. 0 = no spans.
     dtype: "fp32", "fp16" or "bf16" of q, k, v and out; the types of PyTorch, NumPy and ml_dtypes (torch.float32) and their names too.
-    query_dtype: of q where it is not dtype: "fp8_e4m3fn", "fp8_e4m3fnuz" or "fp8_e5m2", whose values are stored * q_scale. Not for MLA.
+    query_dtype: of q where it is not dtype: "fp8_e4m3fn", "fp8_e4m3fnuz" or "fp8_e5m2", whose values are stored * q_scale. Of MLA
+    `mla_decode_plan` alone takes it: the queries of `plan` are multiplied by weights first.
     kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim: multi-head latent attention; 0 = none.
     """
 

@@ -73,16 +73,17 @@ class MlaDecodePlan:
     def run(
         self, *, q: Tensor, kv_cache: Tensor, out: Tensor, query_start_loc: Tensor, seq_lens: Tensor, block_table: Tensor, lse: Optional[Tensor] = None,
         kv_scale: Optional[Tensor] = None, workspace: Optional[Tensor] = None, stream: Optional[int] = None, next_layer: bool = False,
+        q_scale: Optional[Tensor] = None,
     ) -> None:  # fmt: skip
         """Launches on the caller's current stream.
 
         q [T, N, rank + rope], kv_cache [num_blocks, block_size, rank + rope], out [T, N, rank] (written); lse fp32 [N, T] (written) with
         lse_out: natural logarithm, any strides, -inf where a query sees no key (out is 0 there). query_start_loc int32 [B + 1], seq_lens
-        int32 [B], block_table int32 [B, max_blocks]. kv_scale: fp32 [1] of an fp8 cache. All on the plan's device. next_layer as in Plan.run. Raises
-        as Plan.run does.
+        int32 [B], block_table int32 [B, max_blocks]. kv_scale: fp32 [1] of an fp8 cache. q_scale: fp32 [1] of fp8 queries (spec.query_dtype), which
+        may come as bytes. All on the plan's device. next_layer as in Plan.run. Raises as Plan.run does.
         """
         tensors = passed(q=q, kv_cache=kv_cache, out=out, lse=lse, kv_scale=kv_scale, query_start_loc=query_start_loc, seq_lens=seq_lens,
-                         block_table=block_table)  # fmt: skip
+                         block_table=block_table, q_scale=q_scale)  # fmt: skip
         stream = chosen_stream(stream, q) if self._gpu or stream is not None else 0
         if workspace is None:
             refuse_without_workspace(next_layer, self.workspace_bytes)
@@ -101,7 +102,7 @@ def mla_decode_plan(
 ) -> MlaDecodePlan:  # fmt: skip
     """Plans latent attention alone: queries that W_UK has been multiplied to, results that W_UV is yet to be multiplied to.
 
-    spec: num_heads query heads over num_kv_heads=1, head_dim rank + rope, head_dim_v rank. For parallelism over contexts: each rank attends
+    spec: num_heads query heads over num_kv_heads=1, head_dim rank + rope, head_dim_v rank; query_dtype as in `plan`. For parallelism over contexts: each rank attends
     to the keys it has, the results are merged by their LSE. A request of no keys is allowed. family: "portable" or "tuned" kernels.
     The lengths are host sequences; max_query_len, max_seq_len: bounds up to which a GPU's plan holds for other lengths (captured graphs).
     Raises as `plan` does.

@@ -81,6 +81,32 @@ def test_fp8_queries(backend, scales):
         step.run(plan, q=bits, q_scale=np.ones(3, np.float32), lse=None)
 
 
+@pytest.mark.parametrize("as_bytes", (True, False))
+def test_fp8_queries_of_mla_decode(as_bytes):
+    spec = sextant.AttentionSpec(num_heads=4, num_kv_heads=1, head_dim=48, head_dim_v=32, softmax_scale=0.35, dtype="fp32", query_dtype="fp8_e4m3fn")
+    cache = sextant.KvCacheSpec(num_blocks=2, block_size=16, num_kv_heads=1, head_dim=48, head_dim_v=32, dtype="fp32", layout="latent")
+    random = np.random.default_rng(3)
+    bits = random.integers(0x28, 0x48, (2, 4, 48)).astype(np.uint8)  # e4m3fn, 2^-2 .. below 4
+    if not as_bytes:
+        bits = bits.view(pytest.importorskip("ml_dtypes").float8_e4m3fn)
+    exponent, mantissa = (bits.view(np.uint8) >> 3).astype(np.float64), (bits.view(np.uint8) & 7) / 8
+    q = 2.0 ** (exponent - 7) * (1 + mantissa) * 0.5
+    memory, out = random.standard_normal((2, 16, 48)).astype(np.float32), np.full((2, 4, 32), np.nan, np.float32)
+    plan = sextant.mla_decode_plan(spec, cache, query_start_loc=[0, 1, 2], seq_lens=[9, 16])
+    batch = dict(query_start_loc=np.arange(3, dtype=np.int32), seq_lens=np.array([9, 16], np.int32), block_table=np.array([[1], [0]], np.int32))
+    with pytest.raises(sextant.SextantInvalidArgument, match="num_q_scales is 4; allowed: 1"):
+        plan.run(q=bits, q_scale=np.ones(4, np.float32), kv_cache=memory, out=out, **batch)
+    with pytest.raises(sextant.SextantInvalidArgument, match="q has dtype fp32; allowed: fp8_e4m3fn"):
+        plan.run(q=q.astype(np.float32), kv_cache=memory, out=out, **batch)
+    assert np.isnan(out).all()
+    plan.run(q=bits, q_scale=np.array([0.5], np.float32), kv_cache=memory, out=out, **batch)
+    for request, (block, length) in enumerate(((1, 9), (0, 16))):
+        keys = memory[block, :length].astype(np.float64)
+        scores = 0.35 * q[request] @ keys.T
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        np.testing.assert_allclose(out[request], weights / weights.sum(-1, keepdims=True) @ keys[:, :32], rtol=1e-5, atol=1e-5)
+
+
 def test_select_explains():
     selection = sextant.select(SPEC, CACHE)
     assert selection.chosen in MHA

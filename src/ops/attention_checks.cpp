@@ -32,9 +32,6 @@ bool reads_packed_keys(AttentionOp op) { return op == AttentionOp::kVarlen || op
 
 // Head sizes of the op itself: mla_decode works in the latent space, whose sizes exceed those of other ops.
 Status check_op_spec(const AttentionPlanArgs& a) {
-  if (a.op == AttentionOp::kMlaDecode && a.spec.has_fp8_queries())
-    return unsupported(fmt::format("spec.query_dtype is {}; mla_decode allows {}", to_string(a.spec.query_type()),
-                                   to_string(a.spec.dtype)));
   if (a.op != AttentionOp::kMlaDecode) {
     AttentionSpec spec = a.spec;
     spec.mla = {};

@@ -312,6 +312,8 @@ std::vector<AttentionPlanArgs> problems_of_all_kernels(const Batch& batch) {
     for (const int32_t heads : {16, 64, 128}) {
       all.push_back(mla_args(batch, heads));
       all.back().cache.dtype = cache;
+      all.push_back(all.back());
+      all.back().spec.query_dtype = DType::kF8E4M3FN;
     }
     for (const int32_t dim : {64, 128, 256}) {
       all.push_back(decode_args(batch));
@@ -428,6 +430,74 @@ TEST(CudaPlan, Fp8QueriesGoToTheFp8KernelWhereTheyCan) {
   args.cache.layout = KvLayout::kNHD;
   args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = 256;
   EXPECT_FALSE(cuda::takes_fp8_queries(args, h100(), KernelFamily::kTuned));
+}
+
+// fp8 latents and queries.
+AttentionPlanArgs fp8_mla_args(const Batch& batch, int32_t heads) {
+  AttentionPlanArgs args = mla_args(batch, heads);
+  args.cache.dtype = args.spec.query_dtype.emplace(DType::kF8E4M3FN);
+  return args;
+}
+
+std::vector<std::string> kernels_of(const AttentionPlanArgs& args, const Batch& batch) {
+  const auto made = std::dynamic_pointer_cast<const cuda::CudaAttentionPlan>(plan(args, batch));
+  std::vector<std::string> names;
+  for (const cuda::PlanPart& part : made->parts) names.emplace_back(part.kernel->name);
+  return names;
+}
+
+TEST(CudaPlan, Fp8QueriesOfManyRowsAreMultipliedWithFp8Latents) {
+  using Names = std::vector<std::string>;
+  const Batch batch = {.seq_lens = requests(64, 8192)};
+  for (const DType dtype : {DType::kBF16, DType::kF16})
+    for (const bool deterministic : {false, true}) {
+      Batch repeated = batch;
+      repeated.deterministic = deterministic;
+      for (const int32_t heads : {40, 64, 128}) {
+        AttentionPlanArgs args = fp8_mla_args(repeated, heads);
+        args.spec.dtype = args.out_dtype = dtype;
+        EXPECT_EQ(kernels_of(args, repeated), Names{"mla_fp8"});
+        EXPECT_EQ(plan(args, repeated)->describe().rfind("mla_fp8 (", 0), 0u) << plan(args, repeated)->describe();
+      }
+    }
+  // Without the kernel, or for few rows, queries are converted.
+  const auto describe = [](AttentionPlanArgs args, const Batch& of) { return plan(std::move(args), of)->describe(); };
+  EXPECT_PRED2(has, describe(fp8_mla_args(batch, 16), batch), "queries to bf16; mla_bytes");
+  Batch portable = batch;
+  portable.family = KernelFamily::kPortable;
+  EXPECT_PRED2(has, describe(fp8_mla_args(portable, 128), portable), "queries to bf16; mla_attention");
+  for (const DType other : {DType::kF8E5M2, DType::kF8E4M3FNUZ}) {
+    AttentionPlanArgs queries = fp8_mla_args(batch, 128), cache = queries;
+    queries.spec.query_dtype = other;
+    cache.cache.dtype = other;
+    EXPECT_PRED2(has, describe(queries, batch), "queries to bf16; mla_wgmma");
+    EXPECT_PRED2(has, describe(cache, batch), "queries to bf16; mla_wgmma");
+  }
+}
+
+// Each part reads its queries as its kernel wants them, and the plan has room for those that are converted.
+TEST(CudaPlan, LatentsOfFewAndOfManyRowsInOnePlan) {
+  const Batch mixed = {.seq_lens = requests(8, 4096), .last_query_len = 4, .deterministic = true};
+  const AttentionPlanArgs args = fp8_mla_args(mixed, 16);
+  EXPECT_EQ(kernels_of(args, mixed), (std::vector<std::string>{"mla_bytes", "mla_fp8"}));
+  const auto made = std::dynamic_pointer_cast<const cuda::CudaAttentionPlan>(plan(args, mixed));
+  EXPECT_TRUE(made->converts);
+  EXPECT_EQ(made->converted_tokens, 7);
+  EXPECT_GE(made->workspace_bytes(), made->queries_offset + size_t{11} * 16 * 576 * 2);
+}
+
+TEST(CudaPlan, Fp8LatentsTakeFp8QueriesWhereSomeRowsAreMultipliedSo) {
+  const std::vector<int32_t> starts = {0, 1, 2}, lens = {4096, 4096};
+  const auto takes = [&](int32_t heads, KernelFamily family) {
+    AttentionPlanArgs args = fp8_mla_args({}, heads);
+    args.query_start_loc = starts;
+    args.seq_lens = lens;
+    return cuda::takes_fp8_queries(args, h100(), family);
+  };
+  EXPECT_TRUE(takes(128, KernelFamily::kTuned));
+  EXPECT_FALSE(takes(128, KernelFamily::kPortable));
+  EXPECT_FALSE(takes(16, KernelFamily::kTuned));
+  EXPECT_FALSE(cuda::takes_fp8_queries(fp8_mla_args({}, 128), h100(), KernelFamily::kTuned));  // no batch
 }
 
 }  // namespace

@@ -88,6 +88,16 @@ TEST(RandomCase, DrawsReachTheWholeSpace) {
   for (int dim : {8, 40, 64, 72, 96, 128, 192, 248, 256, 512}) EXPECT_TRUE(seen.contains(std::to_string(dim))) << dim;
 }
 
+TEST(RandomCase, LatentDecodeIsDrawnWithFp8Queries) {
+  std::set<std::string> seen;
+  for (const RandomCase& c : drawn_ops(3000))
+    if (c.op.name == "mla_decode" && c.spec.has_fp8_queries())
+      seen.insert(std::string(to_string(c.spec.query_type())) + " over " + to_string(c.cache_dtype));
+  for (const char* what :
+       {"fp8_e4m3fn over fp8_e4m3fn", "fp8_e4m3fn over bf16", "fp8_e5m2 over fp8_e4m3fn", "fp8_e4m3fnuz over fp8_e5m2"})
+    EXPECT_TRUE(seen.contains(what)) << what;
+}
+
 TEST(RandomCase, DrawsKeepTheirLimits) {
   DrawLimits limits = DrawLimits::of(DeviceKind::kCpu, "");
   for (uint64_t i = 0; i < 500; ++i) {

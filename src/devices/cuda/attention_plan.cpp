@@ -41,14 +41,19 @@ PlanPart plan_first(const AttentionKernel* const (&choice)[kCount], const PlanPa
   return start;
 }
 
+bool multiplies_fp8_latents(const AttentionPlanArgs& a, const AttentionParams& p, const ChipLimits& chip,
+                            KernelFamily family) {
+  return a.spec.query_type() == DType::kF8E4M3FN && may_run(kMlaFp8Kernel, p, chip, family);
+}
+
 // 17 to 32 rows over e4m3 latents: a tile takes the kernel of bytes 3.3 us, the one of 64 rows in 8 bits 2, but that
 // starts later. In deterministic mode the choice must not depend on how long requests are.
-bool fill_eight_bits(const PlanInput& in, KernelFamily family) {
+bool fill_eight_bits(const PlanInput& in, const AttentionKernel& many_rows, KernelFamily family) {
   constexpr double kTilesAnSm = 6;
   const AttentionParams& p = in.params;
   const int64_t rows = in.bounds.query_len * in.args.spec.num_heads;
-  if (in.args.deterministic || rows <= kMlaBytesRows / 2 || p.cache_dtype != DType::kF8E4M3FN ||
-      p.dtype != DType::kBF16 || !may_run(kMlaWgmmaKernel, p, in.chip, family))
+  const bool eight_bits = many_rows.fp8_queries || (p.cache_dtype == DType::kF8E4M3FN && p.dtype == DType::kBF16);
+  if (in.args.deterministic || rows <= kMlaBytesRows / 2 || !eight_bits || !may_run(many_rows, p, in.chip, family))
     return false;
   const PartKeys keys = count_keys(in.args, in.bounds, in.args.filter.min_query_len, in.args.filter.max_query_len);
   return keys.sum > kTilesAnSm * kMlaWgmmaTileKeys * in.chip.sms;
@@ -58,12 +63,13 @@ bool fill_eight_bits(const PlanInput& in, KernelFamily family) {
 // reads a request, and so its bits, must not depend on the others: requests for the kernels of few rows are then a part
 // of their own.
 std::vector<PlanPart> plan_latents(const PlanPart& all, const PlanInput& in, KernelFamily family) {
+  const AttentionKernel& many_rows =
+      multiplies_fp8_latents(in.args, in.params, in.chip, family) ? kMlaFp8Kernel : kMlaWgmmaKernel;
   const auto plan = [&](const PlanPart& part, const Bounds& bounds) {
     const PlanInput own = {in.args, in.params, bounds, in.short_len, in.chip};
-    if (fill_eight_bits(own, family)) return plan_first({&kMlaWgmmaKernel}, part, own, family);
-    return plan_first(
-        {&kMlaBytesClustersKernel, &kMlaBytesKernel, &kMlaTransposedKernel, &kMlaWgmmaKernel, &kMlaKernel}, part, own,
-        family);
+    if (fill_eight_bits(own, many_rows, family)) return plan_first({&many_rows}, part, own, family);
+    return plan_first({&kMlaBytesClustersKernel, &kMlaBytesKernel, &kMlaTransposedKernel, &many_rows, &kMlaKernel},
+                      part, own, family);
   };
   const int32_t few = may_run(kMlaBytesKernel, in.params, in.chip, family)        ? kMlaBytesRows
                       : may_run(kMlaTransposedKernel, in.params, in.chip, family) ? kMlaTransposedRows
@@ -262,7 +268,12 @@ AttentionParams planned_params(const AttentionPlanArgs& a) {
 }
 
 bool takes_fp8_queries(const AttentionPlanArgs& args, const ChipLimits& chip, KernelFamily family) {
-  return args.spec.query_type() == DType::kF8E4M3FN && may_run(kForwardFp8Kernel, planned_params(args), chip, family);
+  const AttentionParams p = planned_params(args);
+  if (args.op != AttentionOp::kMlaDecode)
+    return args.spec.query_type() == DType::kF8E4M3FN && may_run(kForwardFp8Kernel, p, chip, family);
+  // Fewer rows are never multiplied in fp8. (Asked without a batch: none.)
+  return multiplies_fp8_latents(args, p, chip, family) && args.query_start_loc.size() > args.seq_lens.size() &&
+         find_bounds(args, 1).query_len * args.spec.num_heads > kMlaBytesRows / 2;
 }
 
 Status supports_attention(const AttentionPlanArgs& args, const ChipLimits& chip) {

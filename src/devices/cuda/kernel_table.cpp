@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "devices/cuda/hopper/cluster_launchers.h"
+#include "devices/cuda/hopper/mla_fp8_launchers.h"
 #include "devices/cuda/plan_clusters.h"
 #include "devices/cuda/plan_forward.h"
 #include "devices/cuda/plan_mla.h"
@@ -128,6 +129,7 @@ bool mla_bytes_runs(const AttentionParams& p, const ChipLimits& chip) {
 bool mla_wgmma_runs(const AttentionParams& p, const ChipLimits& chip) {
   return mla_runs(p, chip) && mla_wgmma_serves(p);
 }
+bool mla_fp8_runs(const AttentionParams& p, const ChipLimits& chip) { return mla_runs(p, chip) && mla_fp8_serves(p); }
 cudaError_t run_mla(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
   return launch_mla_attention(p, stream_plan(in, 1), stream);
 }
@@ -136,6 +138,9 @@ cudaError_t run_mla_bytes(const AttentionParams& p, const LaunchInput& in, cudaS
 }
 cudaError_t run_mla_wgmma(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
   return launch_mla_wgmma(p, stream_plan(in, 1), stream);
+}
+cudaError_t run_mla_fp8(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
+  return launch_mla_fp8(p, in.queries, stream_plan(in.part, 1), stream);
 }
 
 constexpr bool kTuned = true, kPortable = false, kTakesFp8 = true, kNoFp8 = false;
@@ -160,6 +165,8 @@ const AttentionKernel kMlaTransposedKernel = {
     plan_mla_transposed, run_mla_wgmma};
 const AttentionKernel kMlaWgmmaKernel = {"mla_wgmma",    kTuned,         kNoFp8,       kRowTiles | kBalancedList,
                                          mla_wgmma_runs, plan_mla_wgmma, run_mla_wgmma};
+const AttentionKernel kMlaFp8Kernel = {"mla_fp8",    kTuned,         kTakesFp8,  kRowTiles | kBalancedList,
+                                       mla_fp8_runs, plan_mla_wgmma, run_mla_fp8};
 const AttentionKernel kMlaKernel = {"mla_attention", kPortable, kNoFp8, kRowTiles | kBalancedList,
                                     mla_runs,        plan_mla,  run_mla};
 

@@ -48,6 +48,7 @@ extern const AttentionKernel kForwardKernel, kForwardFp8Kernel;                 
 extern const AttentionKernel kTileKernel, kSimtKernel;                           // any query length, portable
 extern const AttentionKernel kMlaBytesClustersKernel, kMlaBytesKernel;           // decode over fp8 latents, few rows
 extern const AttentionKernel kMlaTransposedKernel, kMlaWgmmaKernel, kMlaKernel;  // decode over latents
+extern const AttentionKernel kMlaFp8Kernel;                                      // decode over fp8 latents, many rows
 
 // A kernel that a plan of `family` may use on `chip` for this problem.
 bool may_run(const AttentionKernel& kernel, const AttentionParams& params, const ChipLimits& chip, KernelFamily family);

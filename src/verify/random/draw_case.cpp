@@ -388,6 +388,11 @@ RandomCase draw_op_case(uint64_t seed, const Backend& backend, const DrawLimits&
     c.spec.head_dim = m.kv_lora_rank + m.qk_rope_head_dim;
     c.spec.head_dim_v = m.kv_lora_rank;
     c.spec.softmax_scale = static_cast<float>(1 / std::sqrt(1.0 * c.spec.head_dim));
+    Dice queries(mix(seed + 0x7138));  // beside `dice`: all else is what it would be without
+    if (queries.one_in(3)) {
+      c.spec.query_dtype = queries.one_of({DType::kF8E4M3FN, DType::kF8E4M3FN, DType::kF8E4M3FNUZ, DType::kF8E5M2});
+      if (!is_fp8(c.cache_dtype) && queries.one_in(2)) c.cache_dtype = DType::kF8E4M3FN;
+    }
   } else {
     op.name = to_string(dice.one_of(
         {AttentionOp::kUnified, AttentionOp::kPagedDecode, AttentionOp::kPrefixPrefill, AttentionOp::kVarlen}));

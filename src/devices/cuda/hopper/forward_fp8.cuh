@@ -16,6 +16,7 @@
 #pragma once
 
 #include "devices/cuda/hopper/forward_fp8_load.cuh"
+#include "devices/cuda/hopper/wgmma_fp8.cuh"
 
 namespace sextant::cuda {
 
@@ -92,18 +93,6 @@ __device__ __forceinline__ void exponentiate(float (&s)[S::kKeys / 2], float sca
       }
     rows.sum[half] = fmaf(rows.sum[half], factor[half], sum);
   }
-}
-
-// Four probabilities as e4m3 bytes, the first lowest.
-__device__ __forceinline__ uint32_t pack_fp8(float a, float b, float c, float d) {
-  uint32_t packed;
-  asm("{\n.reg .b16 low, high;\n"
-      "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
-      "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
-      "mov.b32 %0, {low, high};\n}\n"
-      : "=r"(packed)
-      : "f"(a), "f"(b), "f"(c), "f"(d));
-  return packed;
 }
 
 // A thread's accumulators become its A operand as they are: the transposed values have their keys in this order.

@@ -1,8 +1,10 @@
-// MLA decode over e4m3 latents on 8-bit wgmma, at 16-bit error: keys are multiplied as they lie in the cache.
+// MLA decode over e4m3 latents on 8-bit wgmma: keys are multiplied as they lie in the cache.
 //
-// A bf16 number is exactly the sum of two e4m3 numbers: eight significant bits are four and, signed, four more. So Q,
-// scaled row by row by a power of two, is two tiles, and so is each tile of P. The 8-bit unit is twice as fast as the
-// 16-bit one, so this takes the time of 16-bit products without a conversion of the keys.
+// In two parts, at 16-bit error: a bf16 number is exactly the sum of two e4m3 numbers, because eight significant bits
+// are four and, signed, four more. So Q, scaled row by row by a power of two, is two tiles, and so is each tile of P.
+// The 8-bit unit is twice as fast as the 16-bit one, so this takes the time of 16-bit products without a conversion of
+// the keys.
+// In one part, at 8-bit error: Q is e4m3 and one tile as it is, and P is rounded to e4m3 once. Half of the products.
 //
 //   producer (1 warpgroup)   latent cache -> ring of 4 tiles (mla_fp8_ring.cuh)
 //   consumer 0               even tiles of a segment: S [64 rows][64 keys] = Q K^T, softmax
@@ -20,12 +22,13 @@
 // thread's two rows, and keys in the order in which a thread holds scores: so P is stored as it comes, a word of four
 // keys at a time. The unit keeps about 14 bits of what it adds up: sums of a few steps are added in fp32.
 //
-// P's high part takes the place of the tile's own rope columns, which nobody reads once S is there. A row's maximum
-// goes from one consumer to the other and back with P. The work list is that of kernels/work_list.cuh; with
-// p.list_group > 1 so many blocks next to each other share an entry of it, each with its own 64 rows.
+// P, of two parts the high one, takes the place of the tile's own rope columns, which nobody reads once S is there. A
+// row's maximum goes from one consumer to the other and back with P. The work list is that of kernels/work_list.cuh;
+// with p.list_group > 1 so many blocks next to each other share an entry of it, each with its own 64 rows.
 #pragma once
 
 #include "devices/cuda/hopper/mla_convert.cuh"
+#include "devices/cuda/hopper/mla_fp8_launchers.h"
 #include "devices/cuda/hopper/mla_fp8_ring.cuh"
 #include "devices/cuda/hopper/mla_rows.cuh"
 #include "devices/cuda/hopper/pair.cuh"
@@ -94,6 +97,26 @@ __device__ __forceinline__ void mla_split_queries(const AttentionParams& p, cons
   }
 }
 
+// 64 rows of e4m3 queries to a tile as they are. Ends when this thread's have landed.
+__device__ __forceinline__ void mla_copy_query_bytes(const AttentionParams& p, const Request& r, int row0,
+                                                     char* q_tile) {
+  using S = MlaFp8Shape;
+  constexpr int kLanes = S::kConsumers / 64;  // of a row
+  const int tile_row = static_cast<int>(threadIdx.x) / kLanes, sub = static_cast<int>(threadIdx.x) % kLanes;
+  const int row = row0 + tile_row;
+  const int32_t query = row / p.group_size;
+  const bool valid = row < r.query_len * p.group_size;
+  const uint8_t* from =
+      static_cast<const uint8_t*>(p.q) +
+      (valid ? (r.query_start + query) * p.q_token_stride + (row - query * p.group_size) * p.q_head_stride : 0);
+  const uint32_t to = shared_address(q_tile);
+#pragma unroll
+  for (int j = 0; j < S::DK / 16 / kLanes; ++j)
+    cp_async_16(to + byte_chunk(tile_row, sub + j * kLanes), from + (sub + j * kLanes) * 16, valid);
+  cp_async_commit();
+  cp_async_wait<0>();
+}
+
 // Rows lane / 4 and lane / 4 + 8 of a warp's 16. `max`: what the last tile's P is relative to; `sum`: this thread's
 // share, of its own tiles.
 struct MlaFp8Rows {
@@ -116,9 +139,11 @@ struct MlaFp8Stats {
         grows(reinterpret_cast<int*>(maxima + 512)) {}
 };
 
-template <class T>
+// T: of the output, and of queries in two parts.
+template <class T, int kParts>
 struct MlaFp8Consumer {
   using S = MlaFp8Shape;
+  static_assert(kParts == 1 || kParts == 2);
   // A row's largest probability is 2^6 when O is scaled, and up to 446 before it is scaled again: e4m3 ends at 448.
   static constexpr float kTop = 6.0f, kMost = 8.8f;
   const AttentionParams& p;
@@ -151,8 +176,8 @@ struct MlaFp8Consumer {
     barrier_wait(ring.full(n), ring.full_parity(n));
     float part[32];
     wgmma_fence();
-    begin_scores<0, 18, false>(s, queries, S::kTileBytes, keys);
-    begin_scores<0, 9, true>(s, queries, 0, keys);
+    if constexpr (kParts == 2) begin_scores<0, 18, false>(s, queries, S::kTileBytes, keys);
+    begin_scores<0, 9, kParts == 2>(s, queries, 0, keys);
     begin_scores<9, 18, false>(part, queries, 0, keys);
     wgmma_commit();
     wgmma_wait<0>();
@@ -198,8 +223,8 @@ struct MlaFp8Consumer {
       float part[32];
       wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < 4; ++k)
-        wgmma_fp8_values(part, a[m & 1][k & 1], narrow_rows(k < 2 ? low : high, k % 2 * 32), k > 0);
+      for (int k = 0; k < 2 * kParts; ++k)
+        wgmma_fp8_values(part, a[m & 1][k & 1], narrow_rows(k < 2 * kParts - 2 ? low : high, k % 2 * 32), k > 0);
       wgmma_commit();
       if (m < 3) load_values(a[(m + 1) & 1], tile, m + 1);
       wgmma_wait<0>();
@@ -273,7 +298,7 @@ struct MlaFp8Consumer {
     for (int half = 0; half < 2; ++half) rows.sum[half] = fmaf(rows.sum[half], factor[half], sum[half]);
   }
 
-  // P to shared memory in two parts, for both consumers.
+  // P to shared memory, for both consumers.
   __device__ __forceinline__ void publish(const float (&s)[32], int n, const MlaFp8Rows& rows,
                                           const float (&factor)[2]) const {
     char* high_part = shared + S::kRingAt + n % S::kStages * S::kTileBytes + S::kRopeAt;
@@ -284,12 +309,16 @@ struct MlaFp8Consumer {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {  // 16 keys; of a thread's four the order is that of load_values
         const float* x = s + j * 8 + half * 2;
-        uint32_t high[2], low[2];
-        split_to_e4m3(pack_pair<__half>(x[0], x[1]), high[0], low[0]);
-        split_to_e4m3(pack_pair<__half>(x[4], x[5]), high[1], low[1]);
         const uint32_t to = (probabilities_at ^ j << 4) + half * 8 * 64;
-        *reinterpret_cast<uint32_t*>(high_part + to) = high[0] | high[1] << 16;
-        *reinterpret_cast<uint32_t*>(low_part + to) = low[0] | low[1] << 16;
+        if constexpr (kParts == 1) {
+          *reinterpret_cast<uint32_t*>(high_part + to) = pack_fp8(x[0], x[1], x[4], x[5]);
+        } else {
+          uint32_t high[2], low[2];
+          split_to_e4m3(pack_pair<__half>(x[0], x[1]), high[0], low[0]);
+          split_to_e4m3(pack_pair<__half>(x[4], x[5]), high[1], low[1]);
+          *reinterpret_cast<uint32_t*>(high_part + to) = high[0] | high[1] << 16;
+          *reinterpret_cast<uint32_t*>(low_part + to) = low[0] | low[1] << 16;
+        }
       }
       if ((lane & 3) == 0) {
         stats.maxima[group * 64 + row(half)] = rows.max[half];
@@ -342,11 +371,12 @@ struct MlaFp8Consumer {
   }
 };
 
-template <class T>
-__device__ __forceinline__ void mla_consume_fp8(const AttentionParams& p, const BlockWork& work, const MlaPlace& place,
-                                                TileCursor done, char* shared, const MlaRing<MlaFp8Shape>& ring) {
+template <class T, int kParts>
+__device__ __forceinline__ void mla_consume_fp8(const AttentionParams& p, float query_scale, const BlockWork& work,
+                                                const MlaPlace& place, TileCursor done, char* shared,
+                                                const MlaRing<MlaFp8Shape>& ring) {
   using S = MlaFp8Shape;
-  using Consumer = MlaFp8Consumer<T>;
+  using Consumer = MlaFp8Consumer<T, kParts>;
   const TileRange& range = work.range;
   const int group = static_cast<int>(uniform(threadIdx.x / 128)),
             warp = static_cast<int>(uniform(threadIdx.x / 32 % 4)), lane = static_cast<int>(threadIdx.x) & 31;
@@ -360,7 +390,7 @@ __device__ __forceinline__ void mla_consume_fp8(const AttentionParams& p, const 
                          warp,
                          group * 2 * S::kBlockBytes + wide_row_chunk(lane, warp),
                          narrow_row_chunk(warp * 16 + lane / 4, 0) + (lane & 3) * 4};
-  const ScoreRule rule = make_score_rule(p, key_scale(p, 0));
+  const ScoreRule rule = make_score_rule(p, key_scale(p, 0) * query_scale);
   float o[128];
   for (int32_t x = range.begin; x < range.end;) {
     const int32_t first_tile = done.tile, tiles = min(done.counts.tiles - first_tile, range.end - x);
@@ -375,14 +405,18 @@ __device__ __forceinline__ void mla_consume_fp8(const AttentionParams& p, const 
       at.all_from = p.window > 0 ? r.context_len + (at.row0 + 63) / p.group_size - p.window + 1 : 0;
     }
     if (x > range.begin) named_wait(S::kAllBarrier, S::kConsumers);  // the other warpgroup may still write its rows
-    mla_split_queries<T>(p, done.request, at.row0, shared, self.stats.scales);
+    if constexpr (kParts == 1) {
+      mla_copy_query_bytes(p, done.request, at.row0, shared);
+    } else {
+      mla_split_queries<T>(p, done.request, at.row0, shared, self.stats.scales);
+    }
     fence_async_proxy();
     MlaFp8Rows rows = {{-INFINITY, -INFINITY}, {0, 0}, {0, 0}};
 #pragma unroll
     for (int i = 0; i < 128; ++i) o[i] = 0.0f;
     named_wait(S::kAllBarrier, S::kConsumers);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) rows.scale[half] = self.stats.scales[self.row(half)];
+    for (int half = 0; half < 2; ++half) rows.scale[half] = kParts == 1 ? 1.0f : self.stats.scales[self.row(half)];
     // The tile before its own waits until its own maximum has been found: the other needs that first.
 #pragma unroll 1
     for (int32_t own = group; own <= tiles; own += 2) {
@@ -409,9 +443,11 @@ __device__ __forceinline__ void mla_consume_fp8(const AttentionParams& p, const 
   }
 }
 
-template <class T>
+// `queries`: of one part.
+template <class T, int kParts>
 __global__ void __launch_bounds__(MlaTile::kThreads, 1)
-    mla_fp8(const __grid_constant__ AttentionParams p, const __grid_constant__ KeyMap map) {
+    mla_fp8(const __grid_constant__ AttentionParams p, const __grid_constant__ KeyMap map,
+            const __grid_constant__ Fp8Queries queries) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
   using S = MlaFp8Shape;
   extern __shared__ __align__(1024) char shared[];  // as the swizzle wants it
@@ -437,7 +473,8 @@ __global__ void __launch_bounds__(MlaTile::kThreads, 1)
     mla_produce_bytes<S>(p, map, work.range, cursor, place.list_rows, ring);
   } else {
     grow_registers<S::kConsumerRegisters>();
-    mla_consume_fp8<T>(p, work, place, cursor, shared, ring);
+    const float query_scale = kParts == 2 || queries.scale == nullptr ? 1.0f : __ldg(queries.scale);
+    mla_consume_fp8<T, kParts>(p, query_scale, work, place, cursor, shared, ring);
   }
 #endif
 }

@@ -7,10 +7,10 @@
 
 namespace sextant::cuda {
 
-// `cluster`: blocks along x; 0: none.
-template <class S>
-cudaError_t launch_mla_kernel(void (*kernel)(AttentionParams, KeyMap), const AttentionParams& p, const KeyMap& map,
-                              int32_t cluster, dim3 grid, cudaStream_t stream) {
+// `cluster`: blocks along x; 0: none. `rest`: what the kernel gets beside.
+template <class S, class... Rest>
+cudaError_t launch_mla_kernel(void (*kernel)(AttentionParams, KeyMap, Rest...), const AttentionParams& p,
+                              const KeyMap& map, int32_t cluster, dim3 grid, cudaStream_t stream, Rest... rest) {
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
   if (error != cudaSuccess) return error;
   cudaLaunchAttribute attribute = cluster_attribute(cluster);
@@ -21,7 +21,7 @@ cudaError_t launch_mla_kernel(void (*kernel)(AttentionParams, KeyMap), const Att
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = cluster > 0 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, p, map);
+  return cudaLaunchKernelEx(&config, kernel, p, map, rest...);
 }
 
 template <class T, bool kFp8>
