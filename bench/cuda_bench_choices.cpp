@@ -144,11 +144,16 @@ int run_choices(const std::vector<Case>& cases, int replays, double seconds, con
     std::string best_text;
     for (const AttentionPlanPtr& plan : plans) {
       problem.use(ops, plan);
+      if (cases.size() == 1) {  // before it runs, in case that it does not end
+        std::printf("  %s", plan->describe().c_str());
+        std::fflush(stdout);
+      }
       const double error = problem.error(), first = first_run_us(problem);
       const bool is_wrong = !(error < problem.allowed_error());
       if (is_wrong) std::printf("WRONG (%.1e) %s: %s\n", error, c.name.c_str(), plan->describe().c_str());
       wrong += is_wrong ? 1 : 0;
       // A plan that takes twice the time of another at once cannot be the best.
+      if (cases.size() == 1) std::printf(": %.1f us at first\n", first);
       if (chosen > 0 && first > 2 * roughly + 20) continue;
       roughly = std::min(roughly, first);
       const double us =

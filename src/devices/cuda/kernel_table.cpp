@@ -140,7 +140,7 @@ cudaError_t run_mla_wgmma(const AttentionParams& p, const LaunchInput& in, cudaS
   return launch_mla_wgmma(p, stream_plan(in, 1), stream);
 }
 cudaError_t run_mla_fp8(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
-  return launch_mla_fp8(p, in.queries, stream_plan(in.part, 1), stream);
+  return launch_mla_fp8(p, in.queries, stream_plan(in, 1), stream);
 }
 
 constexpr bool kTuned = true, kPortable = false, kTakesFp8 = true, kNoFp8 = false;
