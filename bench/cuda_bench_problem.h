@@ -43,6 +43,7 @@ class Problem {
   bool latent_ = false;
   std::vector<int32_t> starts_, lens_, key_starts_, host_table_;
   std::vector<float> sinks_;
+  std::vector<reference::OracleRow> expected_;  // of the sampled rows, which all plans share
   AttentionPlanArgs plan_args_;
   AttentionPlanPtr plan_;
   AttentionArgs args_;
