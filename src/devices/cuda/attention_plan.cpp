@@ -149,6 +149,8 @@ std::vector<PlanPart> choose_parts(const PlanInput& in, KernelFamily family, boo
   const std::optional<PlanPart> staged = vectors && !forward_fp8 ? plan_staged(rest, in, family) : std::nullopt;
   if (forward_fp8) {
     rest = plan_first({&kForwardFp8Kernel}, rest, in, family);
+    rest.staging = plan_byte_staging(rest, a, p, n, chip);
+    if (rest.staging) rest.workspace_bytes = rest.staging->end;
   } else if (staged) {
     rest = *staged;
   } else if (forward) {

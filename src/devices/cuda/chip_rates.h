@@ -13,7 +13,7 @@ struct ChipRates {
   // Prefill, extend and mixed batches (kForwardKernel).
   struct Forward {
     double memory_part = 0.95;  // of `memory`
-    double sm = 6.0e10;         // bytes/s that one SM takes
+    double sm = 3.8e10;         // bytes/s that one SM takes
     double products = 6.0e14;   // a second
     double start = 8e-6;        // a launch
     double item = 2.0e-6;       // what a row tile costs beside its key tiles; with partial results to write:
@@ -22,6 +22,7 @@ struct ChipRates {
     double reduce = 5e-6;                           // launch of the merge after a decode
     double tile = 1.1e-6, converted_tile = 3.3e-6;  // 128 keys, of a block that has few; of a cache in 8 bits
     double cold_rows = 4e-6;                        // the same row by row, from memory
+    double beside = 0.33;  // of the shorter of decodes and prefills that run at once: they share memory and SMs
 
     // Long prefills whose keys come by boxes, by head size; the parts of that by the other ways (forward_launchers.h).
     double boxed(int32_t head_dim) const {
@@ -29,13 +30,14 @@ struct ChipRates {
     }
     double fp16(int32_t head_dim) const { return head_dim <= 128 ? 0.75 : 0.68; }
     double convert = 0.26, rows = 0.38, padded_rows = 0.3;
+    double byte_rows = 0.4;  // of fp8 products
   } forward;
 
   // Decode by clusters (kClusterKernel).
   struct Cluster {
-    double sm = 4.6e10, sm_fp8 = 3.6e10;            // bytes/s that one SM takes by tensor-map copies
+    double sm = 4.6e10, sm_fp8 = 2.5e10;            // bytes/s that one SM takes by tensor-map copies
     double sm_rows = 1.5e10;                        // .. and row by row
-    double start = 5e-6, start_alone = 12e-6;       // what does not shrink with the keys; head sizes above 128
+    double start = 8e-6, start_alone = 12e-6;       // what does not shrink with the keys; head sizes above 128
     double block = 7e-6;                            // of a block that shares its SM, beside its bytes
     double next_block = 1e-6, next_cluster = 4e-6;  // a wave more: two blocks an SM hide each other's start and end
     double next_alone = 12e-6, next_cluster_alone = 9e-6;  // one block an SM
@@ -47,10 +49,10 @@ struct ChipRates {
 
   // Decode from the balanced list (kStreamKernel).
   struct List {
-    double start = 20e-6;
+    double start = 14e-6;
     double memory_part = 0.96, memory_part_fp8 = 0.8;  // of `memory`, where a row tile is a request's only one
     double segment = 5e-6;                             // a request and head more that a block comes to
-    double sm = 2.2e10, sm_fp8 = 1.6e10;               // bytes/s that one SM takes by cp.async
+    double sm = 3.2e10, sm_fp8 = 2.5e10;               // bytes/s that one SM takes by cp.async
     double rows_32 = 2.0e12, wide = 1.5e12;  // bytes/s with 32 rows, and with rows so long that an SM has one block
     double row_tile = 10e-6;                 // queries, a merge and a new chain of waits at each that a block comes to
     double merge_part = 0.45e-6;             // parts of one row are merged one after the other,
@@ -73,7 +75,7 @@ struct ChipRates {
     double start = 3e-6, bytes = 2.5e12;  // launch; a second
     double decode_start = 4e-6;           // launch before a decode, the wait for it included
     double convert_queries = 3e-6;        // a row tile's, where the kernel converts them to fp16 before it begins
-    double converted_item = 12e-6;        // a row tile whose keys are converted, beside the products of its key tiles
+    double converted_item = 17e-6;        // a row tile whose keys are converted, beside the products of its key tiles
     double portable_products = 2e13;      // a second, of the kernel that would read the cache as it is
   } copy;
 };

@@ -92,7 +92,7 @@ bool run_beside(Clusters& clusters, double* seconds, const PartKeys& keys, doubl
   Clusters shape;
   if (!choose_shape(shape, &beside, keys, 1, p, chip)) return false;
   const double prefill = prefill_seconds(a, p, static_cast<int32_t>(n.short_query_len), chip);
-  if (seconds_beside(beside, prefill) > prefill + alone) return false;
+  if (seconds_beside(beside, prefill, chip) > prefill + alone) return false;
   clusters = shape;
   *seconds = beside;
   return true;

@@ -153,9 +153,8 @@ double prefill_seconds(const AttentionPlanArgs& a, const AttentionParams& p, int
   return 2 * pairs * p.num_heads * (p.head_dim + p.head_dim_v) / chip.rates.forward.products;
 }
 
-double seconds_beside(double decodes, double prefills) {
-  constexpr double kDelay = 0.25;  // of the shorter one: they share memory and SMs
-  return std::max(decodes, prefills) + kDelay * std::min(decodes, prefills);
+double seconds_beside(double decodes, double prefills, const ChipLimits& chip) {
+  return std::max(decodes, prefills) + chip.rates.forward.beside * std::min(decodes, prefills);
 }
 
 double forward_seconds_of_few(const AttentionParams& p, const PartKeys& keys, const ChipLimits& chip) {
@@ -212,7 +211,7 @@ bool forward_joins(const PlanPart& decode, const AttentionPlanArgs& a, const Att
                                   prefill + all_bytes / rates.sm / chip.sms, longest}) +
                         longest / 4;
   const bool beside = std::holds_alternative<Clusters>(decode.division);
-  return joined < (beside ? seconds_beside(decode.seconds, prefill) : decode.seconds + prefill);
+  return joined < (beside ? seconds_beside(decode.seconds, prefill, chip) : decode.seconds + prefill);
 }
 
 }  // namespace sextant::cuda

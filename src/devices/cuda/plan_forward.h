@@ -14,7 +14,7 @@ bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, 
 double prefill_seconds(const AttentionPlanArgs& a, const AttentionParams& p, int32_t short_len, const ChipLimits& chip);
 
 // Decodes by clusters, which need no second kernel, beside prefills.
-double seconds_beside(double decodes, double prefills);
+double seconds_beside(double decodes, double prefills, const ChipLimits& chip);
 
 // Seconds of the forward kernel for requests of a few query tokens each, one row tile a KV head.
 double forward_seconds_of_few(const AttentionParams& p, const PartKeys& keys, const ChipLimits& chip);

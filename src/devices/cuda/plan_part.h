@@ -30,6 +30,7 @@ struct Staging {
   int64_t blocks = 0;        // room, of kStagedTokens
   int64_t table_stride = 0;  // entries of a request
   size_t k_offset = 0, v_offset = 0, table_offset = 0, end = 0;
+  bool bytes = false;  // of an 8-bit cache, as they are
 };
 
 // One attention kernel and its reduce, over the requests whose query length lies in [min_query_len, max_query_len].

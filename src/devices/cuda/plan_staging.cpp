@@ -13,10 +13,10 @@ namespace {
 // Of a graph's workspace, whose lengths are only bounded, and of a batch of known lengths.
 constexpr int64_t kMostOpenBytes = int64_t{256} << 20, kMostBytes = int64_t{1} << 30;
 
-KvCacheSpec staged_spec(const AttentionParams& p, int64_t blocks) {
+KvCacheSpec staged_spec(const AttentionParams& p, int64_t blocks, bool bytes) {
   KvCacheSpec spec;
   spec.layout = KvLayout::kHND;
-  spec.dtype = p.dtype;
+  spec.dtype = bytes ? p.cache_dtype : p.dtype;
   spec.num_blocks = blocks;
   spec.block_size = kStagedTokens;
   spec.num_kv_heads = p.num_kv_heads;
@@ -72,6 +72,24 @@ LongQueries count_long_queries(const PlanPart& part, const AttentionPlanArgs& a,
   return q;
 }
 
+Staging lay_out(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, int64_t blocks,
+                bool bytes) {
+  Staging staging;
+  staging.bytes = bytes;
+  staging.blocks = blocks;
+  const int64_t longest = std::max<int64_t>(a.bounds.max_seq_len, *std::ranges::max_element(a.seq_lens));
+  staging.table_stride = ceil_div(longest, kStagedTokens) + 1;
+  staging.k_offset = align_workspace(part.workspace_bytes);
+  const auto size = [&](int32_t dim) {
+    return align_workspace(static_cast<size_t>(blocks * kStagedTokens * p.num_kv_heads * dim * (bytes ? 1 : 2)));
+  };
+  staging.v_offset = staging.k_offset + size(p.head_dim);
+  staging.table_offset = staging.v_offset + size(p.head_dim_v);
+  const auto entries = static_cast<size_t>(staging.table_stride) * a.seq_lens.size();
+  staging.end = staging.table_offset + align_workspace(entries * sizeof(int32_t));
+  return staging;
+}
+
 }  // namespace
 
 std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& planned,
@@ -97,24 +115,26 @@ std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArg
                              ? q.row_tiles / chip.sms * rates.converted_item * std::max(1.0, p.head_dim / 128.0)
                              : 0);
   if (copy + q.products / forward_rate(p, KeySource::kExact, forward) > direct) return std::nullopt;
-  Staging staging;
-  staging.blocks = q.blocks;
-  const int64_t longest = std::max<int64_t>(a.bounds.max_seq_len, *std::ranges::max_element(a.seq_lens));
-  staging.table_stride = ceil_div(longest, kStagedTokens) + 1;
-  staging.k_offset = align_workspace(part.workspace_bytes);
-  const auto bytes = [&](int32_t dim) {
-    return align_workspace(static_cast<size_t>(q.blocks * kStagedTokens * p.num_kv_heads * dim * 2));
-  };
-  staging.v_offset = staging.k_offset + bytes(p.head_dim);
-  staging.table_offset = staging.v_offset + bytes(p.head_dim_v);
-  const auto entries = static_cast<size_t>(staging.table_stride) * a.seq_lens.size();
-  staging.end = staging.table_offset + align_workspace(entries * sizeof(int32_t));
-  return staging;
+  return lay_out(part, a, p, q.blocks, /*bytes=*/false);
+}
+
+std::optional<Staging> plan_byte_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
+                                         const Bounds& n, const ChipLimits& chip) {
+  if (a.deterministic || a.shared_prefix || cache_has_boxes(p)) return std::nullopt;
+  const LongQueries q = count_long_queries(part, a, p, n);
+  const auto key_bytes = static_cast<double>(p.num_kv_heads * (p.head_dim + p.head_dim_v));
+  const auto block_bytes = static_cast<int64_t>(key_bytes) * kStagedTokens;
+  if (q.blocks == 0 || q.blocks * block_bytes > (n.open ? kMostOpenBytes : kMostBytes)) return std::nullopt;
+  const ChipRates::Forward& forward = chip.rates.forward;
+  const double copy = chip.rates.copy.start + 2 * static_cast<double>(q.keys) * key_bytes / chip.rates.copy.bytes;
+  const double boxed = q.products / forward.boxed(std::max(p.head_dim, p.head_dim_v));
+  if (copy + boxed > boxed / forward.byte_rows) return std::nullopt;
+  return lay_out(part, a, p, q.blocks, /*bytes=*/true);
 }
 
 AttentionParams staged_params(const AttentionParams& p, const Staging& staging, char* workspace) {
   AttentionParams q = p;
-  const KvCacheSpec spec = staged_spec(p, staging.blocks);
+  const KvCacheSpec spec = staged_spec(p, staging.blocks, staging.bytes);
   q.cache_dtype = spec.dtype;
   q.k_addr = k_addressing(spec);
   q.v_addr = v_addressing(spec);
@@ -136,8 +156,12 @@ AttentionParams staged_params(const AttentionParams& p, const Staging& staging, 
 }
 
 StagedCache staged_cache(const Staging& staging, char* workspace) {
-  return {workspace + staging.k_offset, workspace + staging.v_offset,
-          reinterpret_cast<int32_t*>(workspace + staging.table_offset), staging.table_stride, staging.blocks};
+  return {workspace + staging.k_offset,
+          workspace + staging.v_offset,
+          reinterpret_cast<int32_t*>(workspace + staging.table_offset),
+          staging.table_stride,
+          staging.blocks,
+          staging.bytes};
 }
 
 }  // namespace sextant::cuda

@@ -130,6 +130,22 @@ __device__ __forceinline__ void copy_rows(const AttentionParams& p, const Staged
   }
 }
 
+// Bytes of vectors of 16, as they are.
+template <bool kValues>
+__device__ __forceinline__ void copy_bytes(const AttentionParams& p, const StagedRows& rows, uint8_t* to) {
+  const int dim = kValues ? p.head_dim_v : p.head_dim, per_row = dim / 16;
+  const int64_t vector = kValues ? p.v_vector_stride : p.k_vector_stride;
+  const int64_t* from = kValues ? rows.v : rows.k;
+  const auto* base = static_cast<const uint8_t*>(kValues ? p.cache_v : p.cache_k);
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x); i < kTokens * per_row; i += kThreads) {
+    const int row = i / per_row, j = i - row * per_row;
+    if (from[row] < 0) continue;
+    *reinterpret_cast<uint4*>(to + row * dim + j * 16) =
+        __ldg(reinterpret_cast<const uint4*>(base + from[row] + j * vector));
+  }
+}
+
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     stage_cache(const __grid_constant__ AttentionParams p, const __grid_constant__ StagedCache to) {
@@ -143,6 +159,11 @@ __global__ void __launch_bounds__(kThreads)
   find_rows(p, load_request(p, found.request), head, found.block * kStagedTokens + part * kTokens, rows);
   __syncthreads();
   const int64_t token = (static_cast<int64_t>(index) * p.num_kv_heads + head) * kStagedTokens + part * kTokens;
+  if (to.bytes) {
+    copy_bytes<false>(p, rows, static_cast<uint8_t*>(to.k) + token * p.head_dim);
+    copy_bytes<true>(p, rows, static_cast<uint8_t*>(to.v) + token * p.head_dim_v);
+    return;
+  }
   copy_rows<T, false>(p, rows, static_cast<T*>(to.k) + token * p.head_dim);
   copy_rows<T, true>(p, rows, static_cast<T*>(to.v) + token * p.head_dim_v);
 }

@@ -7,13 +7,15 @@ namespace sextant::cuda {
 
 constexpr int32_t kStagedTokens = 128;  // of a staged block: a key tile of the forward kernel
 
-// Where the copies go: K [blocks, num_kv_heads, kStagedTokens, head_dim] in AttentionParams::dtype, V likewise.
+// Where the copies go: K [blocks, num_kv_heads, kStagedTokens, head_dim] in AttentionParams::dtype, or the cache's
+// bytes as they are, whose rows are vectors of 16; V likewise.
 struct StagedCache {
   void* k = nullptr;
   void* v = nullptr;
   int32_t* block_table = nullptr;  // [num_requests, block_table_stride]; blocks that no query sees have no entry
   int64_t block_table_stride = 0;
   int64_t blocks = 0;  // room
+  bool bytes = false;
 };
 
 // Of the requests that pass p's filter: the keys of the cache that some query sees. Values of scales that belong to
