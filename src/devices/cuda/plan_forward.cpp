@@ -196,7 +196,8 @@ bool forward_beats_stream(const AttentionPlanArgs& a, const AttentionParams& p, 
                                   waves * item_bytes * (copied ? widened : 1) / rates.sm);
   const int64_t rows = p.group_size * n.short_query_len, tile_rows = wide || rows <= 16 ? 16 : 32;
   const double row_tiles = items * static_cast<double>(ceil_div(rows, tile_rows)) / (chip.sms * (wide ? 1 : 2));
-  return seconds < list.start + row_tiles * list.row_tile + all_bytes / (wide ? list.wide : list.rows_32);
+  const double converts = fp8_products ? chip.rates.copy.decode_start : 0;  // the list's kernel takes no fp8 queries
+  return seconds < converts + list.start + row_tiles * list.row_tile + all_bytes / (wide ? list.wide : list.rows_32);
 }
 
 bool forward_joins(const PlanPart& decode, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
