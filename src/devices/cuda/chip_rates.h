@@ -20,7 +20,7 @@ struct ChipRates {
     double split_item = 4e-6;
     double merge = 6e-6, merge_bytes = 1.8e12;       // of partial results: launch, bytes/s
     double reduce = 5e-6;                            // launch of the merge after a decode
-    double tile = 1.5e-6, converted_tile = 3.75e-6;  // 128 keys, of a block that has few; of a cache in 8 bits
+    double tile = 1.5e-6, converted_tile = 2.86e-6;  // 128 keys, of a block that has few; of a cache in 8 bits
     double cold_rows = 4e-6;                         // the same row by row, from memory
     double beside = 0.6;  // of the shorter of decodes and prefills that run at once: they share memory and SMs
 
@@ -35,15 +35,16 @@ struct ChipRates {
 
   // Decode by clusters (kClusterKernel).
   struct Cluster {
-    double sm = 4.6e10, sm_fp8 = 2e10;                 // bytes/s that one SM takes by tensor-map copies
-    double sm_rows = 0.85e10;                          // .. and row by row
-    double start = 8e-6, start_alone = 11e-6;          // what does not shrink with the keys; head sizes above 128
-    double block = 5.6e-6;                             // of a block that shares its SM, beside its bytes
-    double next_block = 1e-6, next_cluster = 2.95e-6;  // a wave more: two blocks an SM hide each other's start and end
-    double next_alone = 11e-6, next_cluster_alone = 9.5e-6;  // one block an SM
-    double merge = 10.2e-6, segment = 1.7e-6;                // by the list: the reduce kernel, a request and head more
-    double segment_alone = 14e-6;                            // one block an SM
-    double list_memory_part = 0.8;                           // of `memory`
+    double sm = 4.6e10, sm_fp8 = 2.77e10, sm_fp8_narrow = 3.4e10;  // bytes/s that one SM takes by tensor-map copies
+    double sm_rows = 0.85e10;                                      // .. and row by row
+    double start = 8e-6, start_alone = 11e-6;  // what does not shrink with the keys; head sizes above 128
+    double block = 5.6e-6;                     // of a block that shares its SM, beside its bytes
+    double next_block = 0.87e-6,
+           next_cluster = 2.95e-6;  // a wave more: two blocks an SM hide each other's start and end
+    double next_alone = 11e-6, next_cluster_alone = 10.5e-6;  // one block an SM
+    double merge = 10.2e-6, segment = 1.7e-6;                 // by the list: the reduce kernel, a request and head more
+    double segment_alone = 14e-6;                             // one block an SM
+    double list_memory_part = 0.77;                           // of `memory`
     int32_t overhead = 1;
   } cluster;
 
@@ -62,19 +63,20 @@ struct ChipRates {
 
   // MLA decode in tiles of 64 keys (kMlaTransposedKernel, kMlaWgmmaKernel).
   struct Mla {
-    double start = 12e-6, tile = 2e-6;      // what a block costs beside its tiles; a tile
-    double merge = 5.7e-6, part = 0.06e-6;  // of partial results: launch; each of a row, sixteen at a time
-    double partial_bytes = 2.5e12;          // a second, written and read
-    double cluster = 2e-6;                  // of a cluster's blocks in shared memory
+    double start = 12e-6, tile = 2.16e-6;  // what a block costs beside its tiles; a tile
+    double merge = 7e-6, part = 0.06e-6;   // of partial results: launch; each of a row, sixteen at a time
+    double partial_bytes = 2.5e12;         // a second, written and read
+    double cluster = 2e-6;                 // of a cluster's blocks in shared memory
     int32_t overhead = 5;
   } mla;
-  Mla mla_bytes = {.start = 7e-6, .tile = 1.6e-6, .overhead = 2};  // kMlaBytesKernel
+  Mla mla_bytes = {
+      .start = 7e-6, .tile = 1.6e-6, .merge = 5.7e-6, .cluster = 4.2e-6, .overhead = 2};  // kMlaBytesKernel
 
   // Copies of keys that a kernel reads better (plan_staging.h).
   struct Copy {
     double start = 3e-6, bytes = 2.7e12;  // launch; a second
     double decode_start = 4e-6;           // launch before a decode, the wait for it included
-    double convert_queries = 6e-6;        // a row tile's, where the kernel converts them to fp16 before it begins
+    double convert_queries = 6.2e-6;      // a row tile's, where the kernel converts them to fp16 before it begins
     double converted_item = 19.6e-6;      // a row tile whose keys are converted, beside the products of its key tiles
     double portable_products = 2e13;      // a second, of the kernel that would read the cache as it is
   } copy;

@@ -17,7 +17,9 @@ constexpr int64_t kMostBlocks = 65535;  // of a grid's third extent
 
 // Bytes/s that one SM takes: by boxes, or row by row.
 double sm_rate_of(const AttentionParams& p, const ChipRates::Cluster& rates) {
-  return !cache_has_boxes(p) ? rates.sm_rows : size_of(p.cache_dtype) == 1 ? rates.sm_fp8 : rates.sm;
+  if (!cache_has_boxes(p)) return rates.sm_rows;
+  if (size_of(p.cache_dtype) > 1) return rates.sm;
+  return p.head_dim <= 64 ? rates.sm_fp8_narrow : rates.sm_fp8;
 }
 
 // Seconds of single blocks that share the balanced list; `slots` run at once. A block ends and begins anew at each
