@@ -10,6 +10,7 @@ times sdpa's. Prints one line a figure; --json FILE writes them too.
 
 import argparse
 import gc
+import inspect
 import json
 import time
 import traceback
@@ -138,10 +139,18 @@ def measure_generate(options: argparse.Namespace, model: torch.nn.Module, ends: 
     return rows
 
 
+def batching_settings(page_size: int, **settings: object) -> object:
+    """Of this transformers: older ones say block_size for page_size, and lack some of the others."""
+    kind = transformers.ContinuousBatchingConfig
+    known = inspect.signature(kind).parameters
+    settings["page_size" if "page_size" in known else "block_size"] = page_size
+    return kind(**{name: value for name, value in settings.items() if name in known})
+
+
 def batched(model: torch.nn.Module, implementation: str, ids: torch.Tensor, tokens: int, page: int) -> tuple:
     """The texts of `generate_batch`, tokens a second, and layers of decode steps that ran outside a graph."""
     model.set_attn_implementation(implementation)
-    settings = transformers.ContinuousBatchingConfig(
+    settings = batching_settings(
         page_size=page, num_blocks=len(ids) * (-(-(ids.shape[1] + tokens) // page) + 2), auto_switch_to_flash=False,
         max_batch_tokens=max(4096, ids.shape[1]), allow_block_sharing=False,
     )  # fmt: skip

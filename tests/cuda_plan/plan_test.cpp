@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "devices/cuda/attention_plan.h"
@@ -32,6 +33,7 @@ struct Batch {
   int32_t block_size = 16;
   bool deterministic = false;
   KernelFamily family = KernelFamily::kTuned;
+  cuda::ChipLimits chip = h100();
 };
 
 AttentionPlanArgs decode_args(const Batch& batch) {
@@ -70,7 +72,7 @@ AttentionPlanPtr plan(AttentionPlanArgs args, const Batch& batch) {
     starts.push_back(starts.back() + (b + 1 == batch.seq_lens.size() ? batch.last_query_len : batch.query_len));
   args.query_start_loc = starts;
   args.seq_lens = batch.seq_lens;
-  auto made = cuda::plan_attention(args, h100(), batch.family);
+  auto made = cuda::plan_attention(args, batch.chip, batch.family);
   EXPECT_TRUE(made.is_ok()) << made.status().message();
   return made.is_ok() ? *made : nullptr;
 }
@@ -498,6 +500,35 @@ TEST(CudaPlan, Fp8LatentsTakeFp8QueriesWhereSomeRowsAreMultipliedSo) {
   EXPECT_FALSE(takes(128, KernelFamily::kPortable));
   EXPECT_FALSE(takes(16, KernelFamily::kTuned));
   EXPECT_FALSE(cuda::takes_fp8_queries(fp8_mla_args({}, 128), h100(), KernelFamily::kTuned));  // no batch
+}
+
+// An RTX 4090 has 99 KiB of shared memory for a block, an A100 163: the kernels with tensor cores have shapes for both.
+TEST(CudaPlan, ChipsOfLessSharedMemoryKeepTheTensorCores) {
+  for (const auto& [capability, kib, latent_rows] : {std::tuple{89, 99, "16 rows"}, std::tuple{80, 163, "32 rows"}}) {
+    cuda::ChipLimits chip = h100();
+    chip.compute_capability = capability;
+    chip.shared_bytes = int64_t{1024} * kib;
+    EXPECT_PRED2(has, chosen({.seq_lens = requests(64, 4096), .chip = chip}), "stream_attention");
+    for (const int32_t dim : {64, 128, 192, 256}) {
+      const Batch prefill = {.seq_lens = requests(1, 4096), .last_query_len = 4096, .chip = chip};
+      AttentionPlanArgs args = decode_args(prefill);
+      args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = dim;
+      EXPECT_PRED2(has, plan(args, prefill)->describe(), "tile_attention") << dim;
+    }
+    const Batch latents = {.seq_lens = requests(5, 3000), .chip = chip};
+    EXPECT_PRED2(has, plan(mla_args(latents, 128), latents)->describe(), "mla_attention");
+    EXPECT_PRED2(has, plan(mla_args(latents, 128), latents)->describe(), latent_rows);
+  }
+}
+
+TEST(CudaPlan, PortableLongQueriesReadACopyOfWhatTheirTilesCannotCopy) {
+  const Batch prefill = {.seq_lens = requests(1, 4096), .last_query_len = 4096, .family = KernelFamily::kPortable};
+  AttentionPlanArgs args = decode_args(prefill);
+  EXPECT_FALSE(has(plan(args, prefill)->describe(), "copy of keys"));
+  args.cache.dtype = DType::kF8E4M3FN;
+  EXPECT_PRED2(has, plan(args, prefill)->describe(), "copy of keys (33 blocks of 128) + tile_attention");
+  args.deterministic = true;
+  EXPECT_FALSE(has(plan(args, prefill)->describe(), "copy of keys"));
 }
 
 }  // namespace

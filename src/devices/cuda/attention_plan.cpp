@@ -96,6 +96,18 @@ std::optional<PlanPart> plan_staged(const PlanPart& start, const PlanInput& in, 
   return part;
 }
 
+// The portable tile kernel behind a copy of the keys, where that pays.
+std::optional<PlanPart> plan_staged_tile(const PlanPart& start, const PlanInput& in, KernelFamily family) {
+  if (in.params.origin == KeyOrigin::kPacked) return std::nullopt;
+  const AttentionParams copied = staged_params(in.params, {}, nullptr);
+  if (!may_run(kTileKernel, copied, in.chip, family)) return std::nullopt;
+  PlanPart part = plan_first({&kTileKernel}, start, {in.args, copied, in.bounds, in.short_len, in.chip}, family);
+  part.staging = plan_tile_staging(part, in.args, in.params, in.bounds, in.chip);
+  if (!part.staging) return std::nullopt;
+  part.workspace_bytes = part.staging->end;
+  return part;
+}
+
 // A few query tokens of each request, more than a row tile of the cluster kernel: several of its row tiles, where that
 // ends before the forward kernel does.
 std::optional<PlanPart> plan_few_tokens(const PlanPart& start, const PlanInput& in, KernelFamily family) {
@@ -163,6 +175,8 @@ std::vector<PlanPart> choose_parts(const PlanInput& in, KernelFamily family, boo
       if (!joined.reduces) return {joined};
     }
     rest = plan_first({&kForwardKernel}, rest, in, family);
+  } else if (const std::optional<PlanPart> copied = vectors ? plan_staged_tile(rest, in, family) : std::nullopt) {
+    rest = *copied;
   } else {
     rest = plan_first({&kTileKernel, &kSimtKernel}, rest, in, family);
   }

@@ -79,6 +79,8 @@ struct ChipRates {
     double convert_queries = 6.2e-6;      // a row tile's, where the kernel converts them to fp16 before it begins
     double converted_item = 19.6e-6;      // a row tile whose keys are converted, beside the products of its key tiles
     double portable_products = 2e13;      // a second, of the kernel that would read the cache as it is
+    double tile_products = 2.2e14,
+           tile_converted = 4e13;  // of the portable tile kernel, by copies and through registers
   } copy;
 };
 

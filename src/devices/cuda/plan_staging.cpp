@@ -118,6 +118,23 @@ std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArg
   return lay_out(part, a, p, q.blocks, /*bytes=*/false);
 }
 
+std::optional<Staging> plan_tile_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
+                                         const Bounds& n, const ChipLimits& chip) {
+  const bool reads_rows =
+      !p.has_token_scales && p.cache_dtype == p.dtype && p.k_chunk_stride > 0 && p.v_chunk_stride > 0;
+  if (p.origin == KeyOrigin::kPacked || a.deterministic || a.shared_prefix || reads_rows) return std::nullopt;
+  const LongQueries q = count_long_queries(part, a, p, n);
+  const auto key_elements = static_cast<double>(p.num_kv_heads * (p.head_dim + p.head_dim_v));
+  const auto block_bytes = static_cast<int64_t>(key_elements) * kStagedTokens * 2;
+  if (q.blocks == 0 || q.blocks * block_bytes > (n.open ? kMostOpenBytes : kMostBytes)) return std::nullopt;
+  const ChipRates::Copy& rates = chip.rates.copy;
+  const double copy = rates.start + static_cast<double>(q.keys) * key_elements *
+                                        (static_cast<double>(size_of(p.cache_dtype)) + 4) / rates.bytes;
+  const double direct = p.has_token_scales ? rates.portable_products : rates.tile_converted;
+  if (copy + q.products / rates.tile_products > q.products / direct) return std::nullopt;
+  return lay_out(part, a, p, q.blocks, /*bytes=*/false);
+}
+
 std::optional<Staging> plan_byte_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
                                          const Bounds& n, const ChipLimits& chip) {
   if (a.deterministic || a.shared_prefix || cache_has_boxes(p)) return std::nullopt;

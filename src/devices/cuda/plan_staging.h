@@ -10,6 +10,9 @@ namespace sextant::cuda {
 // is read as it is.
 std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
                                     const Bounds& n, const ChipLimits& chip);
+// The same for the portable tile kernel, whose copies take rows of its own type only.
+std::optional<Staging> plan_tile_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
+                                         const Bounds& n, const ChipLimits& chip);
 // The same for the kernel of fp8 products, of bytes as they are: where boxes do not bring the cache's rows.
 std::optional<Staging> plan_byte_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
                                          const Bounds& n, const ChipLimits& chip);
