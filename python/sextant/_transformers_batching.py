@@ -56,8 +56,10 @@ def _resolved(initialization: Any, original: Any, config: Any, options: Any, *ar
     """
     if not str(config._attn_implementation).startswith("sextant_"):
         return original(config, options, *args, **kwargs)
-    kinds = initialization.group_layers_by_attn_type(config)
-    if not all(initialization.ATTN_TYPE_TO_ALLOCATOR[kind].supports_block_table for kind in kinds):
+    group = getattr(initialization, "group_layers_by_attn_type", None)  # transformers 5.17 has none
+    if group is None or not all(
+        initialization.ATTN_TYPE_TO_ALLOCATOR[kind].supports_block_table for kind in group(config)
+    ):
         options.max_blocks_per_request = 0
     if not torch.cuda.is_available():
         return

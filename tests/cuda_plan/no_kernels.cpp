@@ -27,34 +27,36 @@ cudaError_t launch_simt_attention(const AttentionParams&, TileGrid, cudaStream_t
   SEXTANT_FORWARD(dims##_padded)    \
   SEXTANT_FORWARD(dims##_convert)   \
   SEXTANT_FORWARD(dims##_fp16)
-#define SEXTANT_STREAM(name)          \
-  SEXTANT_NONE(name, int, dim3)       \
-  SEXTANT_NONE(name##_fp8, int, dim3) \
-  SEXTANT_NONE(name##_tokens, int, dim3)
+#define SEXTANT_STREAM(name)                  \
+  SEXTANT_NONE(name, const StreamPlan&)       \
+  SEXTANT_NONE(name##_fp8, const StreamPlan&) \
+  SEXTANT_NONE(name##_tokens, const StreamPlan&)
 #define SEXTANT_CLUSTER(name)                           \
   SEXTANT_NONE(name, const KeyMap&, const ClusterPlan&) \
   SEXTANT_NONE(name##_padded, const KeyMap&, const ClusterPlan&)
 #define SEXTANT_FORWARD_FP8(name) SEXTANT_NONE(name, const Fp8Queries&, const ForwardMaps&, const ForwardOrder&, int)
-#define SEXTANT_TYPE(type)                                \
-  SEXTANT_FORWARD_CLASS(forward_##type##_64_64)           \
-  SEXTANT_FORWARD_CLASS(forward_##type##_96_96)           \
-  SEXTANT_FORWARD_CLASS(forward_##type##_128_128)         \
-  SEXTANT_FORWARD_CLASS(forward_##type##_192_128)         \
-  SEXTANT_FORWARD_CLASS(forward_##type##_192_192)         \
-  SEXTANT_FORWARD_CLASS(forward_##type##_256_256)         \
-  SEXTANT_STREAM(stream_##type##_64)                      \
-  SEXTANT_STREAM(stream_##type##_128)                     \
-  SEXTANT_STREAM(stream_##type##_256)                     \
-  SEXTANT_CLUSTER(cluster_decode_##type)                  \
-  SEXTANT_CLUSTER(cluster_decode_##type##_fp8)            \
-  SEXTANT_NONE(tile_##type##_64_64, bool, int, int)       \
-  SEXTANT_NONE(tile_##type##_128_128, bool, int, int)     \
-  SEXTANT_NONE(tile_##type##_192_128, bool, int, int)     \
-  SEXTANT_NONE(tile_##type##_256_256, bool, int, int)     \
-  SEXTANT_NONE(mla_##type, int, dim3)                     \
-  SEXTANT_NONE(mla_bytes_##type, const StreamPlan&)       \
-  SEXTANT_NONE(mla_wgmma_##type, const StreamPlan&)       \
-  SEXTANT_NONE(mla_wgmma_##type##_fp8, const StreamPlan&) \
+#define SEXTANT_TYPE(type)                                  \
+  SEXTANT_FORWARD_CLASS(forward_##type##_64_64)             \
+  SEXTANT_FORWARD_CLASS(forward_##type##_96_96)             \
+  SEXTANT_FORWARD_CLASS(forward_##type##_128_128)           \
+  SEXTANT_FORWARD_CLASS(forward_##type##_192_128)           \
+  SEXTANT_FORWARD_CLASS(forward_##type##_192_192)           \
+  SEXTANT_FORWARD_CLASS(forward_##type##_256_256)           \
+  SEXTANT_STREAM(stream_##type##_64)                        \
+  SEXTANT_STREAM(stream_##type##_128)                       \
+  SEXTANT_STREAM(stream_##type##_256)                       \
+  SEXTANT_CLUSTER(cluster_decode_##type)                    \
+  SEXTANT_CLUSTER(cluster_decode_##type##_fp8)              \
+  SEXTANT_NONE(tile_##type##_64_64, bool, int, int)         \
+  SEXTANT_NONE(tile_##type##_128_128, bool, int, int)       \
+  SEXTANT_NONE(tile_##type##_192_128, bool, int, int)       \
+  SEXTANT_NONE(tile_##type##_256_256, bool, int, int)       \
+  SEXTANT_NONE(tile_##type##_192_128_small, bool, int, int) \
+  SEXTANT_NONE(tile_##type##_256_256_small, bool, int, int) \
+  SEXTANT_NONE(mla_##type, const StreamPlan&)               \
+  SEXTANT_NONE(mla_bytes_##type, const StreamPlan&)         \
+  SEXTANT_NONE(mla_wgmma_##type, const StreamPlan&)         \
+  SEXTANT_NONE(mla_wgmma_##type##_fp8, const StreamPlan&)   \
   SEXTANT_NONE(mla_fp8_##type, const Fp8Queries&, const StreamPlan&)
 
 SEXTANT_TYPE(bf16)

@@ -143,7 +143,7 @@ std::optional<Staging> plan_byte_staging(const PlanPart& part, const AttentionPl
   const auto block_bytes = static_cast<int64_t>(key_bytes) * kStagedTokens;
   if (q.blocks == 0 || q.blocks * block_bytes > (n.open ? kMostOpenBytes : kMostBytes)) return std::nullopt;
   const ChipRates::Forward& forward = chip.rates.forward;
-  const double copy = chip.rates.copy.start + 2 * static_cast<double>(q.keys) * key_bytes / chip.rates.copy.bytes;
+  const double copy = chip.rates.copy.start + 2 * static_cast<double>(q.blocks * block_bytes) / chip.rates.copy.bytes;
   const double boxed = q.products / forward.boxed(std::max(p.head_dim, p.head_dim_v));
   if (copy + boxed > boxed / forward.byte_rows) return std::nullopt;
   return lay_out(part, a, p, q.blocks, /*bytes=*/true);
