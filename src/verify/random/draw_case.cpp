@@ -205,6 +205,21 @@ void draw_requests(Dice& dice, RandomCase& c, const DrawLimits& limits) {
   }
 }
 
+// What an engine decodes: one token of each of many equally long requests, of few heads more often than not. Planners
+// divide such batches in ways of their own, by how many requests there are.
+void draw_equal_decodes(Dice& dice, RandomCase& c, const DrawLimits& limits) {
+  if (dice.one_in(2)) c.spec.num_heads = c.spec.num_kv_heads = dice.one_of<int32_t>({1, 8, 16, 16});
+  const auto count = static_cast<size_t>(dice.one_of<int32_t>({1, 2, 4, 8, 9, 12, 15, 16, 32, 33, 64, 66, 128}));
+  int32_t length = std::min(limits.most_context, dice.one_of<int32_t>({512, 1024, 1101, 2048, 4096, 8192}));
+  while (true) {
+    c.requests.assign(count, {1, length});
+    const bool fits = work_of(c) <= limits.most_work && kv_elements_of(c) <= limits.most_kv_elements &&
+                      key_tokens_of(c) <= limits.most_key_tokens;
+    if (fits || length == 1) return;
+    length = std::max(1, length / 2);
+  }
+}
+
 // Rows of neighbours change hands; those of short queries stay short queries'.
 void redivide(Dice& dice, int32_t few, std::vector<RequestShape>& requests) {
   for (size_t b = 0; b + 1 < requests.size(); ++b) {
@@ -222,7 +237,7 @@ void redivide(Dice& dice, int32_t few, std::vector<RequestShape>& requests) {
 // What a bound of zero leaves to the longest planned.
 void leave_one_bound(Dice& dice, RandomCase& c) {
   PlanBounds& bounds = c.options.bounds;
-  const auto longest = [](const std::vector<RequestShape>& requests, int32_t RequestShape::* len) {
+  const auto longest = [](const std::vector<RequestShape>& requests, int32_t RequestShape::*len) {
     int32_t most = 0;
     for (const RequestShape& r : requests) most = std::max(most, r.*len);
     return most;
@@ -340,6 +355,8 @@ RandomCase draw_case(uint64_t seed, const Backend& backend, const DrawLimits& li
   c.block_size = dice.one_of<int32_t>({1, 16, 16, 16, 32, 48, 64, 128, 256, dice.between(1, 40), dice.between(1, 600)});
   if (c.layout == KvLayout::kPacked && size_of(c.cache_dtype) > 2) c.layout = KvLayout::kNHD;  // as validate() says
   draw_requests(dice, c, limits);
+  Dice serving(mix(seed + 0x6571));  // beside `dice`: all else is what it would be without
+  if (mla && serving.one_in(3)) draw_equal_decodes(serving, c, limits);
   c.options.lse_out = dice.one_in(2);
   c.options.deterministic = dice.one_in(4);
   if (dice.one_in(6)) c.options.chunk_workspace_rows = dice.size(1, 40000);
