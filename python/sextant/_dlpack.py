@@ -159,7 +159,7 @@ def current_stream(tensor: object) -> int:
 
         return int(torch.cuda.current_stream(device).cuda_stream)
     if library_of(tensor) == "cupy":
-        import cupy
+        import cupy  # type: ignore[import-not-found,unused-ignore]
 
         return int(cupy.cuda.get_current_stream().ptr)
     return 0
@@ -190,7 +190,7 @@ def workspace_beside(tensor: Any, size: int, stream: int) -> Optional[Tensor]:
 
         memory = torch.empty(size + 256, dtype=torch.uint8, device=tensor.device)
         if stream != current_stream(tensor):  # the allocator gives the memory to others only after that stream's work
-            memory.record_stream(torch.cuda.ExternalStream(stream, tensor.device))
+            memory.record_stream(torch.cuda.ExternalStream(stream, tensor.device))  # type: ignore[no-untyped-call,unused-ignore]
         offset = -memory.data_ptr() % 256
         return memory[offset : offset + size]
     if library == "cupy":
@@ -205,5 +205,5 @@ def workspace_beside(tensor: Any, size: int, stream: int) -> Optional[Tensor]:
     if library == "jax":
         import jax
 
-        return jax.block_until_ready(jax.numpy.zeros(size, jax.numpy.uint8, device=tensor.device))  # type: ignore[no-any-return]
+        return jax.block_until_ready(jax.numpy.zeros(size, jax.numpy.uint8, device=tensor.device))  # type: ignore[no-any-return,no-untyped-call,unused-ignore]
     raise SextantInvalidArgument(f"workspace is missing; allowed: at least {size} bytes on the device of {library}'s tensor")
