@@ -152,7 +152,8 @@ TEST_F(OpErrors, GatheredTokensAreInTheTable) {
   gather.v = make_view(v_rows.data(), DType::kF32, {2, 2, 8});
   for (const int64_t begin : {int64_t{3}, std::numeric_limits<int64_t>::max() - 1}) {
     gather.chunk_begin = begin;
-    EXPECT_ERROR(ops.gather_cache(gather, {}), StatusCode::kInvalidArgument, "; allowed: at most 4 (the row of block_table)");
+    EXPECT_ERROR(ops.gather_cache(gather, {}), StatusCode::kInvalidArgument,
+                 "; allowed: at most 4 (the row of block_table)");
   }
   gather.chunk_begin = 0;
   gather.seq_lens = before;
