@@ -237,7 +237,7 @@ void redivide(Dice& dice, int32_t few, std::vector<RequestShape>& requests) {
 // What a bound of zero leaves to the longest planned.
 void leave_one_bound(Dice& dice, RandomCase& c) {
   PlanBounds& bounds = c.options.bounds;
-  const auto longest = [](const std::vector<RequestShape>& requests, int32_t RequestShape::*len) {
+  const auto longest = [](const std::vector<RequestShape>& requests, int32_t RequestShape::* len) {
     int32_t most = 0;
     for (const RequestShape& r : requests) most = std::max(most, r.*len);
     return most;
