@@ -9,7 +9,6 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -38,13 +37,18 @@ std::vector<double*> rates_of(cuda::ChipRates& r) {
                               &f.tile,
                               &f.converted_tile,
                               &f.cold_rows,
+                              &f.beside,
                               &f.convert,
                               &f.rows,
                               &f.padded_rows,
+                              &f.byte_rows,
                               &c.sm,
                               &c.sm_fp8,
+                              &c.sm_fp8_narrow,
                               &c.sm_rows,
                               &c.start,
+                              &c.start_alone,
+                              &c.block,
                               &c.next_block,
                               &c.next_cluster,
                               &c.next_alone,
@@ -52,6 +56,7 @@ std::vector<double*> rates_of(cuda::ChipRates& r) {
                               &c.merge,
                               &c.segment,
                               &c.segment_alone,
+                              &c.list_memory_part,
                               &l.start,
                               &l.segment,
                               &l.sm,
@@ -65,7 +70,9 @@ std::vector<double*> rates_of(cuda::ChipRates& r) {
                               &copy.decode_start,
                               &copy.convert_queries,
                               &copy.converted_item,
-                              &copy.portable_products};
+                              &copy.portable_products,
+                              &copy.tile_products,
+                              &copy.tile_converted};
   for (auto* mla : {&r.mla, &r.mla_bytes})
     for (double* rate : {&mla->start, &mla->tile, &mla->merge, &mla->part, &mla->partial_bytes, &mla->cluster})
       all.push_back(rate);
