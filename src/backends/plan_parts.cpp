@@ -6,12 +6,11 @@
 #include <limits>
 
 #include "ops/checks.h"
-#include "types/ceil_div.h"
 
 namespace sextant {
 
 Region WorkspaceLayout::take(size_t bytes) {
-  const size_t rounded = ceil_div(bytes, kWorkspaceAlignment) * kWorkspaceAlignment;
+  const size_t rounded = align_workspace(bytes);
   Region region{total_, rounded};
   total_ += rounded;
   return region;

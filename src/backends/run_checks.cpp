@@ -70,10 +70,10 @@ Status check_memory(const PlanRequest& planned, size_t workspace_bytes, const Ru
       writes ? memory_of("k_pe", first(t.k_pe, 0, tokens)) : Memory{},
       memory_of("kv_b_proj", t.kv_b_proj)};
   const size_t written = writes ? 5 : 3;
-  const auto is_cache = [](size_t i) { return i == 3 || i == 4; };
+  constexpr size_t kCacheK = 3, kCacheV = 4;
   for (size_t i = 0; i < written; ++i)
     for (size_t j = i + 1; j < std::size(all); ++j)
-      if (all[i].meets(all[j]) && !(is_cache(i) && is_cache(j)))
+      if (all[i].meets(all[j]) && !(i == kCacheK && j == kCacheV))
         return invalid_argument(fmt::format("{} overlaps {}; allowed: memory apart from all else that a run touches",
                                             all[i].field, all[j].field));
   return Status::ok();

@@ -8,7 +8,6 @@
 #include "ops/array_checks.h"
 #include "ops/checks.h"
 #include "ops/query_conversion.h"
-#include "types/ceil_div.h"
 
 namespace sextant {
 namespace {
@@ -43,7 +42,7 @@ class CheckedPlan final : public AttentionPlan {
                      : inner_->describe();
   }
   bool converts_queries() const { return converts_; }
-  size_t queries_at() const { return ceil_div(inner_->workspace_bytes(), kWorkspaceAlignment) * kWorkspaceAlignment; }
+  size_t queries_at() const { return align_workspace(inner_->workspace_bytes()); }
   const AttentionPlan& inner() const { return *inner_; }
   const AttentionPlanArgs& args() const { return args_; }
 

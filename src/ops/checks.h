@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "sextant/kv_cache.h"
+#include "types/ceil_div.h"
 
 namespace sextant {
 
@@ -51,6 +52,7 @@ Status check_cache_apart(const KvCacheView& cache);
 // A run's cache is the planned one, with at least as many blocks.
 Status check_cache_as_planned(const KvCacheSpec& planned, const KvCacheView& cache);
 inline constexpr size_t kWorkspaceAlignment = 256;  // cache lines, TMA and cudaMalloc alike
+constexpr size_t align_workspace(size_t bytes) { return ceil_div(bytes, kWorkspaceAlignment) * kWorkspaceAlignment; }
 inline constexpr std::initializer_list<DType> kComputeTypes = {DType::kF32, DType::kF16, DType::kBF16};
 
 }  // namespace sextant

@@ -84,25 +84,14 @@ std::vector<PlanPart> plan_latents(const PlanPart& all, const PlanInput& in, Ker
   return {plan(shorter, few_rows), plan(longer, in.bounds)};
 }
 
-// The forward kernel behind a copy of the keys, where that pays.
-std::optional<PlanPart> plan_staged(const PlanPart& start, const PlanInput& in, KernelFamily family) {
+// `kernel` behind a copy of the keys, where that pays: `plan_copy` decides.
+std::optional<PlanPart> plan_staged(const AttentionKernel& kernel, decltype(plan_staging)& plan_copy,
+                                    const PlanPart& start, const PlanInput& in, KernelFamily family) {
   if (in.params.origin == KeyOrigin::kPacked) return std::nullopt;
   const AttentionParams copied = staged_params(in.params, {}, nullptr);
-  if (!may_run(kForwardKernel, copied, in.chip, family)) return std::nullopt;
-  PlanPart part = plan_first({&kForwardKernel}, start, {in.args, copied, in.bounds, in.short_len, in.chip}, family);
-  part.staging = plan_staging(part, in.args, in.params, in.bounds, in.chip);
-  if (!part.staging) return std::nullopt;
-  part.workspace_bytes = part.staging->end;
-  return part;
-}
-
-// The portable tile kernel behind a copy of the keys, where that pays.
-std::optional<PlanPart> plan_staged_tile(const PlanPart& start, const PlanInput& in, KernelFamily family) {
-  if (in.params.origin == KeyOrigin::kPacked) return std::nullopt;
-  const AttentionParams copied = staged_params(in.params, {}, nullptr);
-  if (!may_run(kTileKernel, copied, in.chip, family)) return std::nullopt;
-  PlanPart part = plan_first({&kTileKernel}, start, {in.args, copied, in.bounds, in.short_len, in.chip}, family);
-  part.staging = plan_tile_staging(part, in.args, in.params, in.bounds, in.chip);
+  if (!may_run(kernel, copied, in.chip, family)) return std::nullopt;
+  PlanPart part = plan_first({&kernel}, start, {in.args, copied, in.bounds, in.short_len, in.chip}, family);
+  part.staging = plan_copy(part, in.args, in.params, in.bounds, in.chip);
   if (!part.staging) return std::nullopt;
   part.workspace_bytes = part.staging->end;
   return part;
@@ -158,7 +147,8 @@ std::vector<PlanPart> choose_parts(const PlanInput& in, KernelFamily family, boo
   if (!parts.empty() && !n.any_long) return parts;
   PlanPart rest = all;
   if (!parts.empty()) rest.min_query_len = std::max(all.min_query_len, short_len + 1);
-  const std::optional<PlanPart> staged = vectors && !forward_fp8 ? plan_staged(rest, in, family) : std::nullopt;
+  const std::optional<PlanPart> staged =
+      vectors && !forward_fp8 ? plan_staged(kForwardKernel, plan_staging, rest, in, family) : std::nullopt;
   if (forward_fp8) {
     rest = plan_first({&kForwardFp8Kernel}, rest, in, family);
     rest.staging = plan_byte_staging(rest, a, p, n, chip);
@@ -175,7 +165,8 @@ std::vector<PlanPart> choose_parts(const PlanInput& in, KernelFamily family, boo
       if (!joined.reduces) return {joined};
     }
     rest = plan_first({&kForwardKernel}, rest, in, family);
-  } else if (const std::optional<PlanPart> copied = vectors ? plan_staged_tile(rest, in, family) : std::nullopt) {
+  } else if (const std::optional<PlanPart> copied =
+                 vectors ? plan_staged(kTileKernel, plan_tile_staging, rest, in, family) : std::nullopt) {
     rest = *copied;
   } else {
     rest = plan_first({&kTileKernel, &kSimtKernel}, rest, in, family);

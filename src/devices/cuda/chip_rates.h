@@ -3,6 +3,7 @@
 // of its own here; only the memory's rate is asked of the device.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace sextant::cuda {
@@ -74,6 +75,7 @@ struct ChipRates {
 
   // Copies of keys that a kernel reads better (plan_staging.h).
   struct Copy {
+    double converted(int32_t head_dim) const { return converted_item * std::max(1.0, head_dim / 128.0); }
     double start = 3e-6, bytes = 2.7e12;  // launch; a second
     double decode_start = 4e-6;           // launch before a decode, the wait for it included
     double convert_queries = 6.2e-6;      // a row tile's, where the kernel converts them to fp16 before it begins

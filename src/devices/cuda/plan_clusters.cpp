@@ -136,18 +136,14 @@ bool choose_cluster(PlanPart& part, const AttentionPlanArgs& a, const AttentionP
   double best = list.start + pairs / list_slots * list.segment +
                 std::max(0.0, parts - list.parts_in_start) * list.merge_part + all_bytes / list_rate;
   Clusters clusters;
-  const bool chosen = choose_shape(clusters, &best, keys, 1, p, chip);
+  bool chosen = choose_shape(clusters, &best, keys, 1, p, chip);
   // Lengths to come may be of any shape: the list, where there is enough to share.
   const bool one_a_sm = p.head_dim > 128;
   const double slots = chip.sms * (one_a_sm ? 1.0 : 2.0);
   const double by_list = time_by_list(keys, p, slots, sm_rate, chip);
-  if (!n.open && n.any_long && run_beside(clusters, &part.seconds, keys, std::min(best, by_list), a, p, n, chip)) {
-    part.max_query_len = std::min(part.max_query_len, kClusterRows / p.group_size);
-    clusters.shape.known_blocks = count_known_blocks(a, p);
-    part.division = clusters;
-    return true;
-  }
-  if (n.open ? pairs >= chip.sms && cache_has_boxes(p) : by_list < best) {
+  if (!n.open && n.any_long && run_beside(clusters, &best, keys, std::min(best, by_list), a, p, n, chip)) {
+    chosen = true;
+  } else if (n.open ? pairs >= chip.sms && cache_has_boxes(p) : by_list < best) {
     part.seconds = by_list;
     part.rows = kClusterRows;
     part.tile_keys = cluster_tile_keys(p);

@@ -67,7 +67,7 @@ double tile_seconds(const AttentionParams& planned, bool cold, const ChipLimits&
   const KeySource source = forward_source(p);
   if (source == KeySource::kRows || (source == KeySource::kPadded && !cache_has_boxes(p)))
     return std::max(products / rates.rows, cold ? rates.cold_rows : 0.0);
-  if (source == KeySource::kFp16 || source == KeySource::kConvert)
+  if (converts_keys(source))
     return std::max(products / (source == KeySource::kFp16 ? rates.fp16(p.head_dim) : rates.convert),
                     cold ? rates.converted_tile * p.head_dim / 128.0 : 0.0);
   return products;
@@ -81,10 +81,7 @@ int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& 
   const ChipRates::Forward& rates = chip.rates.forward;
   const bool cold = a.query_start_loc.back() <= static_cast<int64_t>(a.seq_lens.size()) * kForwardRows / p.group_size;
   const double tile = tile_seconds(p, cold, chip);
-  const KeySource source = forward_source(p);
-  const double converts = source == KeySource::kFp16 || source == KeySource::kConvert
-                              ? chip.rates.copy.converted_item * std::max(1.0, p.head_dim / 128.0)
-                              : 0;
+  const double converts = converts_keys(forward_source(p)) ? chip.rates.copy.converted(p.head_dim) : 0;
   const double start = (rates.item + converts) / tile, split_start = (rates.split_item + converts) / tile,
                merge = rates.merge / tile;
   constexpr double kMostBytes = 256 << 20;

@@ -2,14 +2,13 @@
 #pragma once
 
 #include "devices/cuda/plan_part.h"
+#include "ops/checks.h"
 #include "plan/length_bounds.h"
 #include "types/ceil_div.h"
 
 namespace sextant::cuda {
 
 constexpr int32_t kDeterministicKeys = 1024;  // keys of a partition when bits must not depend on the machine
-
-constexpr size_t align_workspace(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 // Requests that are short enough for the decode kernels, and the others.
 struct Bounds : LengthBounds {

@@ -43,6 +43,10 @@ double forward_rate(const AttentionParams& p, KeySource source, const ChipRates:
   }
 }
 
+int64_t block_bytes(const AttentionParams& p, int64_t element) {
+  return int64_t{p.num_kv_heads} * (p.head_dim + p.head_dim_v) * kStagedTokens * element;
+}
+
 // What the long queries of a batch are, as far as it is known.
 struct LongQueries {
   double products = 0;   // floating-point operations
@@ -72,6 +76,23 @@ LongQueries count_long_queries(const PlanPart& part, const AttentionPlanArgs& a,
   return q;
 }
 
+// What a copy would hold, of elements of `element` bytes; nullopt: there may be none. Bits that must not depend on the
+// batch must not depend on an estimate of it either.
+std::optional<LongQueries> count_copied(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
+                                        const Bounds& n, int64_t element) {
+  if (p.origin == KeyOrigin::kPacked || a.deterministic || a.shared_prefix) return std::nullopt;
+  const LongQueries q = count_long_queries(part, a, p, n);
+  if (q.blocks == 0 || q.blocks * block_bytes(p, element) > (n.open ? kMostOpenBytes : kMostBytes)) return std::nullopt;
+  return q;
+}
+
+// Seconds of a copy in 16 bits: written, and read again.
+double copy_seconds(const LongQueries& q, const AttentionParams& p, const ChipRates::Copy& rates) {
+  const auto key_elements = static_cast<double>(p.num_kv_heads * (p.head_dim + p.head_dim_v));
+  return rates.start +
+         static_cast<double>(q.keys) * key_elements * (static_cast<double>(size_of(p.cache_dtype)) + 4) / rates.bytes;
+}
+
 Staging lay_out(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, int64_t blocks,
                 bool bytes) {
   Staging staging;
@@ -94,59 +115,46 @@ Staging lay_out(const PlanPart& part, const AttentionPlanArgs& a, const Attentio
 
 std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& planned,
                                     const Bounds& n, const ChipLimits& chip) {
-  // Bits that must not depend on the batch must not depend on an estimate of it either.
-  if (planned.origin == KeyOrigin::kPacked || a.deterministic || a.shared_prefix) return std::nullopt;
   AttentionParams p = planned;
   set_vector_strides(p);
   const bool reads_cache = may_run(kForwardKernel, p, chip, KernelFamily::kTuned);
   const KeySource source = forward_source(p);
   if (reads_cache && (source == KeySource::kExact || (source == KeySource::kPadded && cache_has_boxes(p))))
     return std::nullopt;
-  const LongQueries q = count_long_queries(part, a, p, n);
-  const auto key_elements = static_cast<double>(p.num_kv_heads * (p.head_dim + p.head_dim_v));
-  const auto block_bytes = static_cast<int64_t>(key_elements) * kStagedTokens * 2;
-  if (q.blocks == 0 || q.blocks * block_bytes > (n.open ? kMostOpenBytes : kMostBytes)) return std::nullopt;
+  const auto q = count_copied(part, a, p, n, 2);
+  if (!q) return std::nullopt;
   const ChipRates::Copy& rates = chip.rates.copy;
   const ChipRates::Forward& forward = chip.rates.forward;
-  const double copy = rates.start + static_cast<double>(q.keys) * key_elements *
-                                        (static_cast<double>(size_of(p.cache_dtype)) + 4) / rates.bytes;
-  const double direct = q.products / (reads_cache ? forward_rate(p, source, forward) : rates.portable_products) +
-                        (reads_cache && (source == KeySource::kFp16 || source == KeySource::kConvert)
-                             ? q.row_tiles / chip.sms * rates.converted_item * std::max(1.0, p.head_dim / 128.0)
-                             : 0);
-  if (copy + q.products / forward_rate(p, KeySource::kExact, forward) > direct) return std::nullopt;
-  return lay_out(part, a, p, q.blocks, /*bytes=*/false);
+  const double direct =
+      q->products / (reads_cache ? forward_rate(p, source, forward) : rates.portable_products) +
+      (reads_cache && converts_keys(source) ? q->row_tiles / chip.sms * rates.converted(p.head_dim) : 0);
+  if (copy_seconds(*q, p, rates) + q->products / forward_rate(p, KeySource::kExact, forward) > direct)
+    return std::nullopt;
+  return lay_out(part, a, p, q->blocks, /*bytes=*/false);
 }
 
 std::optional<Staging> plan_tile_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
                                          const Bounds& n, const ChipLimits& chip) {
-  const bool reads_rows =
-      !p.has_token_scales && p.cache_dtype == p.dtype && p.k_chunk_stride > 0 && p.v_chunk_stride > 0;
-  if (p.origin == KeyOrigin::kPacked || a.deterministic || a.shared_prefix || reads_rows) return std::nullopt;
-  const LongQueries q = count_long_queries(part, a, p, n);
-  const auto key_elements = static_cast<double>(p.num_kv_heads * (p.head_dim + p.head_dim_v));
-  const auto block_bytes = static_cast<int64_t>(key_elements) * kStagedTokens * 2;
-  if (q.blocks == 0 || q.blocks * block_bytes > (n.open ? kMostOpenBytes : kMostBytes)) return std::nullopt;
+  if (!p.has_token_scales && tile_copies_keys(p)) return std::nullopt;
+  const auto q = count_copied(part, a, p, n, 2);
+  if (!q) return std::nullopt;
   const ChipRates::Copy& rates = chip.rates.copy;
-  const double copy = rates.start + static_cast<double>(q.keys) * key_elements *
-                                        (static_cast<double>(size_of(p.cache_dtype)) + 4) / rates.bytes;
   const double direct = p.has_token_scales ? rates.portable_products : rates.tile_converted;
-  if (copy + q.products / rates.tile_products > q.products / direct) return std::nullopt;
-  return lay_out(part, a, p, q.blocks, /*bytes=*/false);
+  if (copy_seconds(*q, p, rates) + q->products / rates.tile_products > q->products / direct) return std::nullopt;
+  return lay_out(part, a, p, q->blocks, /*bytes=*/false);
 }
 
 std::optional<Staging> plan_byte_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
                                          const Bounds& n, const ChipLimits& chip) {
-  if (a.deterministic || a.shared_prefix || cache_has_boxes(p)) return std::nullopt;
-  const LongQueries q = count_long_queries(part, a, p, n);
-  const auto key_bytes = static_cast<double>(p.num_kv_heads * (p.head_dim + p.head_dim_v));
-  const auto block_bytes = static_cast<int64_t>(key_bytes) * kStagedTokens;
-  if (q.blocks == 0 || q.blocks * block_bytes > (n.open ? kMostOpenBytes : kMostBytes)) return std::nullopt;
+  if (cache_has_boxes(p)) return std::nullopt;
+  const auto q = count_copied(part, a, p, n, 1);
+  if (!q) return std::nullopt;
   const ChipRates::Forward& forward = chip.rates.forward;
-  const double copy = chip.rates.copy.start + 2 * static_cast<double>(q.blocks * block_bytes) / chip.rates.copy.bytes;
-  const double boxed = q.products / forward.boxed(std::max(p.head_dim, p.head_dim_v));
+  const double copy =
+      chip.rates.copy.start + 2 * static_cast<double>(q->blocks * block_bytes(p, 1)) / chip.rates.copy.bytes;
+  const double boxed = q->products / forward.boxed(std::max(p.head_dim, p.head_dim_v));
   if (copy + boxed > boxed / forward.byte_rows) return std::nullopt;
-  return lay_out(part, a, p, q.blocks, /*bytes=*/true);
+  return lay_out(part, a, p, q->blocks, /*bytes=*/true);
 }
 
 AttentionParams staged_params(const AttentionParams& p, const Staging& staging, char* workspace) {

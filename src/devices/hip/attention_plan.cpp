@@ -8,6 +8,7 @@
 
 #include "devices/gpu/bind.h"
 #include "devices/hip/tuned_plan.h"
+#include "ops/checks.h"
 #include "types/ceil_div.h"
 
 namespace sextant::hip {
@@ -17,8 +18,6 @@ constexpr int32_t kTileRows = 64, kMlaRows = 16, kMlaTunedRows = 32;
 constexpr int32_t kLatentDim = 576, kLatentValueDim = 512;  // of the kernels for latents
 constexpr int32_t kDeterministicKeys = 1024;  // keys of a partition when bits must not depend on the machine
 constexpr int32_t kGranule = 32;              // keys of a tile
-
-size_t align(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 std::string portable_kernel(const AttentionPlanArgs& a) {
   const int32_t k = a.spec.head_dim, v = a.spec.value_head_dim();
@@ -42,7 +41,9 @@ bool is_wide(const AttentionPlanArgs& a) {
 }
 
 // Bytes of the work list of a part.
-size_t list_bytes(const LengthBounds& n) { return align(static_cast<size_t>(2 * n.requests + 1) * sizeof(int32_t)); }
+size_t list_bytes(const LengthBounds& n) {
+  return align_workspace(static_cast<size_t>(2 * n.requests + 1) * sizeof(int32_t));
+}
 
 // `partials`: where partial results may lie.
 void set_part_split(PlanPart& part, const AttentionPlanArgs& a, const LengthBounds& n, const ChipLimits& chip,
@@ -81,8 +82,9 @@ void set_part_split(PlanPart& part, const AttentionPlanArgs& a, const LengthBoun
   }
   const auto rows = static_cast<size_t>(part.reduces ? part.max_items * part.rows : 0);
   part.partial_out_offset = partials;
-  part.partial_lse_offset = partials + align(rows * static_cast<size_t>(a.spec.value_head_dim()) * sizeof(float));
-  part.workspace_bytes = part.partial_lse_offset + align(rows * sizeof(float));
+  part.partial_lse_offset =
+      partials + align_workspace(rows * static_cast<size_t>(a.spec.value_head_dim()) * sizeof(float));
+  part.workspace_bytes = part.partial_lse_offset + align_workspace(rows * sizeof(float));
 }
 
 PlanPart portable_part(const AttentionPlanArgs& a, const ChipLimits& chip, KernelFamily family, const LengthBounds& n,

@@ -186,6 +186,10 @@ int64_t key_tokens_of(const RandomCase& c) {
   return keys;
 }
 
+bool fits(const RandomCase& c, double work, double kv_elements, const DrawLimits& limits) {
+  return work_of(c) <= work && kv_elements_of(c) <= kv_elements && key_tokens_of(c) <= limits.most_key_tokens;
+}
+
 // A batch within the limits: an expected cost is drawn, and sizes shrink until they meet it.
 void draw_requests(Dice& dice, RandomCase& c, const DrawLimits& limits) {
   const double work = dice.spread(limits.most_work / 1e4, limits.most_work);
@@ -196,7 +200,7 @@ void draw_requests(Dice& dice, RandomCase& c, const DrawLimits& limits) {
   c.options.decode_max_query_len = dice.one_in(3) ? few : dice.one_of<int32_t>({1, 1, 1, 8});
   while (true) {
     c.requests = draw_batch(dice, count, most, few);
-    if (work_of(c) <= work && kv_elements_of(c) <= elements && key_tokens_of(c) <= limits.most_key_tokens) return;
+    if (fits(c, work, elements, limits)) return;
     if (count > 1 && dice.one_in(2))
       count = (count + 1) / 2;
     else
@@ -213,9 +217,7 @@ void draw_equal_decodes(Dice& dice, RandomCase& c, const DrawLimits& limits) {
   int32_t length = std::min(limits.most_context, dice.one_of<int32_t>({512, 1024, 1101, 2048, 4096, 8192}));
   while (true) {
     c.requests.assign(count, {1, length});
-    const bool fits = work_of(c) <= limits.most_work && kv_elements_of(c) <= limits.most_kv_elements &&
-                      key_tokens_of(c) <= limits.most_key_tokens;
-    if (fits || length == 1) return;
+    if (fits(c, limits.most_work, limits.most_kv_elements, limits) || length == 1) return;
     length = std::max(1, length / 2);
   }
 }

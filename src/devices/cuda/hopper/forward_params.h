@@ -17,6 +17,8 @@ enum class KeySource : uint8_t {
              // queries in bf16 are scaled to fp16 row by row. All keys from the cache, in vectors of 16 dims
 };
 
+constexpr bool converts_keys(KeySource source) { return source == KeySource::kConvert || source == KeySource::kFp16; }
+
 // How the tensor-map copies see the tensors. K and V: dims {columns, token, column block, 8 tokens, outer}, where a
 // box is whole tokens of one KV head: groups of 8, in them blocks of 128 bytes of columns (or of the whole row, where
 // it has only 64 bytes). The head is an offset in `column block` or in `outer`. For KeySource::kPadded: dims {columns,

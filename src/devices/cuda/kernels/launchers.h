@@ -25,6 +25,7 @@ cudaError_t launch_reduce_fixed(const AttentionParams& p, int64_t num_slots, boo
 int32_t tile_rows(const AttentionParams& p, SharedRoom room);
 cudaError_t launch_tile_attention(const AttentionParams& p, TileGrid grid, SharedRoom room, cudaStream_t stream);
 bool tile_serves(const AttentionParams& p);
+bool tile_copies_keys(const AttentionParams& p);  // by cp.async; else through registers
 
 // Hopper: wgmma, tensor-map copies, persistent blocks; 16-bit operands, head sizes up to 256 in multiples of 8.
 constexpr int32_t kForwardRows = 128, kForwardCounters = 3;

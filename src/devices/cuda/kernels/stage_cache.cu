@@ -85,6 +85,21 @@ __device__ __forceinline__ void find_rows(const AttentionParams& p, const Reques
   }
 }
 
+// Vectors of 16 bytes as they are, `stride` elements apart.
+template <class Element>
+__device__ __forceinline__ void copy_vectors(const int64_t* from, const Element* base, int64_t stride, int dim,
+                                             Element* to) {
+  constexpr int kVector = 16 / sizeof(Element);
+  const int per_row = dim / kVector;
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x); i < kTokens * per_row; i += kThreads) {
+    const int row = i / per_row, j = i - row * per_row;
+    if (from[row] < 0) continue;
+    *reinterpret_cast<uint4*>(to + row * dim + j * kVector) =
+        __ldg(reinterpret_cast<const uint4*>(base + from[row] + j * stride));
+  }
+}
+
 template <class T, bool kValues>
 __device__ __forceinline__ void copy_rows(const AttentionParams& p, const StagedRows& rows, T* to) {
   const int dim = kValues ? p.head_dim_v : p.head_dim, vector = kValues ? p.v_vector_stride : p.k_vector_stride,
@@ -113,36 +128,13 @@ __device__ __forceinline__ void copy_rows(const AttentionParams& p, const Staged
       }
     });
   } else if (chunk > 0 && p.cache_dtype == p.dtype) {
-    const int per_row = dim / 8;
-#pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < kTokens * per_row; i += kThreads) {
-      const int row = i / per_row, j = i - row * per_row;
-      if (from[row] < 0) continue;
-      *reinterpret_cast<uint4*>(to + row * dim + j * 8) = __ldg(
-          reinterpret_cast<const uint4*>(static_cast<const T*>(base) + from[row] + static_cast<int64_t>(j) * chunk));
-    }
+    copy_vectors(from, static_cast<const T*>(base), chunk, dim, to);
   } else {  // neighbouring threads take neighbouring tokens, which lie together where a token's dims do not
     for (int i = static_cast<int>(threadIdx.x); i < kTokens * (dim / 8); i += kThreads) {
       const int row = i % kTokens, j = i / kTokens;
       if (from[row] < 0) continue;
       *reinterpret_cast<uint4*>(to + row * dim + j * 8) = read_chunk<T>(p, false, kValues, from[row], j, scales[row]);
     }
-  }
-}
-
-// Bytes of vectors of 16, as they are.
-template <bool kValues>
-__device__ __forceinline__ void copy_bytes(const AttentionParams& p, const StagedRows& rows, uint8_t* to) {
-  const int dim = kValues ? p.head_dim_v : p.head_dim, per_row = dim / 16;
-  const int64_t vector = kValues ? p.v_vector_stride : p.k_vector_stride;
-  const int64_t* from = kValues ? rows.v : rows.k;
-  const auto* base = static_cast<const uint8_t*>(kValues ? p.cache_v : p.cache_k);
-#pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x); i < kTokens * per_row; i += kThreads) {
-    const int row = i / per_row, j = i - row * per_row;
-    if (from[row] < 0) continue;
-    *reinterpret_cast<uint4*>(to + row * dim + j * 16) =
-        __ldg(reinterpret_cast<const uint4*>(base + from[row] + j * vector));
   }
 }
 
@@ -160,8 +152,10 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   const int64_t token = (static_cast<int64_t>(index) * p.num_kv_heads + head) * kStagedTokens + part * kTokens;
   if (to.bytes) {
-    copy_bytes<false>(p, rows, static_cast<uint8_t*>(to.k) + token * p.head_dim);
-    copy_bytes<true>(p, rows, static_cast<uint8_t*>(to.v) + token * p.head_dim_v);
+    copy_vectors(rows.k, static_cast<const uint8_t*>(p.cache_k), p.k_vector_stride, p.head_dim,
+                 static_cast<uint8_t*>(to.k) + token * p.head_dim);
+    copy_vectors(rows.v, static_cast<const uint8_t*>(p.cache_v), p.v_vector_stride, p.head_dim_v,
+                 static_cast<uint8_t*>(to.v) + token * p.head_dim_v);
     return;
   }
   copy_rows<T, false>(p, rows, static_cast<T*>(to.k) + token * p.head_dim);

@@ -14,12 +14,9 @@ int dim_class(const AttentionParams& p) {
   return dim <= 64 ? 64 : dim <= 128 ? 128 : 256;
 }
 
-// 256 dims want the large room, all others the middle one.
 StreamSizes sizes_of(const AttentionParams& p, SharedRoom room) {
   const int dim = dim_class(p);
-  const bool small = room == SharedRoom::kSmall || (dim == 256 && room == SharedRoom::kMiddle);
-  return stream_sizes(dim * static_cast<int>(size_of(p.cache_dtype)), dim,
-                      small ? SharedRoom::kSmall : SharedRoom::kLarge);
+  return stream_sizes(dim * static_cast<int>(size_of(p.cache_dtype)), dim, stream_room(dim, room));
 }
 
 // Elements of 16 bytes.

@@ -484,10 +484,9 @@ cudaError_t launch_stream_rows(const AttentionParams& p, const StreamPlan& plan,
   }
 }
 
-// 256 dims want the large room, all others the middle one.
 template <class T, KvBits kBits, int kDim, ValueOrder kOrder>
 cudaError_t launch_stream_room(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream) {
-  if (plan.room == SharedRoom::kLarge || (kDim < 256 && plan.room == SharedRoom::kMiddle))
+  if (stream_room(kDim, plan.room) == SharedRoom::kLarge)
     return launch_stream_rows<T, kBits, kDim, kOrder, SharedRoom::kLarge>(p, plan, stream);
   return launch_stream_rows<T, kBits, kDim, kOrder, SharedRoom::kSmall>(p, plan, stream);
 }

@@ -6,6 +6,12 @@
 
 namespace sextant::cuda {
 
+// Whose sizes a block has: 256 dims want the large room, all others the middle one.
+constexpr SharedRoom stream_room(int dim, SharedRoom room) {
+  return room == SharedRoom::kSmall || (dim == 256 && room == SharedRoom::kMiddle) ? SharedRoom::kSmall
+                                                                                   : SharedRoom::kLarge;
+}
+
 struct StreamSizes {
   int warps, warp_keys;  // keys of a warp's tile
   int stages, stage_bytes, ring_bytes;

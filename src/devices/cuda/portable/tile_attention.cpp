@@ -3,14 +3,10 @@
 #include "devices/cuda/portable/tile_launchers.h"
 
 namespace sextant::cuda {
-namespace {
-
-bool copies_keys(const AttentionParams& p) {
+bool tile_copies_keys(const AttentionParams& p) {
   const bool cache = p.cache_dtype == p.dtype && p.k_chunk_stride > 0 && p.v_chunk_stride > 0;
   return (p.origin == KeyOrigin::kPacked || cache) && (p.origin == KeyOrigin::kCache || p.packed_aligned);
 }
-
-}  // namespace
 
 bool tile_serves(const AttentionParams& p) {
   return p.dtype != DType::kF32 && p.head_dim <= 256 && p.head_dim_v <= 256 && p.head_dim % 8 == 0 &&
@@ -35,7 +31,7 @@ cudaError_t launch_tile_attention(const AttentionParams& p, TileGrid grid, Share
     launcher = small ? (bf16 ? tile_bf16_256_256_small : tile_f16_256_256_small)
                      : (bf16 ? tile_bf16_256_256 : tile_f16_256_256);
   }
-  return launcher(p, copies_keys(p), grid.tiles, grid.partitions, stream);
+  return launcher(p, tile_copies_keys(p), grid.tiles, grid.partitions, stream);
 }
 
 }  // namespace sextant::cuda
