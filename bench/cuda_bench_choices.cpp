@@ -111,21 +111,6 @@ std::vector<AttentionPlanPtr> plan_every_way(const AttentionPlanArgs& args, cons
   return plans;
 }
 
-double first_run_us(Problem& problem) {
-  cudaEvent_t begin, end;
-  cudaEventCreate(&begin);
-  cudaEventCreate(&end);
-  cudaEventRecord(begin, nullptr);
-  problem.launch(1, nullptr);
-  cudaEventRecord(end, nullptr);
-  check(cudaEventSynchronize(end), "run");
-  float ms = 0;
-  cudaEventElapsedTime(&ms, begin, end);
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  return ms * 1000.0;
-}
-
 }  // namespace
 
 int run_choices(const std::vector<Case>& cases, int replays, double seconds, const std::string& json) {
@@ -155,7 +140,7 @@ int run_choices(const std::vector<Case>& cases, int replays, double seconds, con
         std::printf("  %s", plan->describe().c_str());
         std::fflush(stdout);
       }
-      const double error = problem.error(), first = first_run_us(problem);
+      const double error = problem.error(), first = time_once(nullptr, [&] { problem.launch(1, nullptr); });
       const bool is_wrong = !(error < problem.allowed_error());
       if (is_wrong) std::printf("WRONG (%.1e) %s: %s\n", error, c.name.c_str(), plan->describe().c_str());
       wrong += is_wrong ? 1 : 0;

@@ -42,6 +42,21 @@ Pattern make_pattern(DType dtype, uint64_t seed, double magnitude) {
   return p;
 }
 
+double time_once(cudaStream_t stream, const std::function<void()>& launch) {
+  cudaEvent_t begin, end;
+  check(cudaEventCreate(&begin), "event");
+  check(cudaEventCreate(&end), "event");
+  cudaEventRecord(begin, stream);
+  launch();
+  cudaEventRecord(end, stream);
+  check(cudaEventSynchronize(end), "run");
+  float ms = 0;
+  cudaEventElapsedTime(&ms, begin, end);
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+  return 1000.0 * ms;
+}
+
 double time_graph(const std::function<void(int, cudaStream_t)>& launch, int launches, int replays) {
   cudaStream_t stream;
   check(cudaStreamCreate(&stream), "stream");
@@ -53,26 +68,16 @@ double time_graph(const std::function<void(int, cudaStream_t)>& launch, int laun
   for (int i = 0; i < launches; ++i) launch(i, stream);
   check(cudaStreamEndCapture(stream, &graph), "capture");
   check(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
-  cudaEvent_t begin, end;
-  cudaEventCreate(&begin);
-  cudaEventCreate(&end);
-  std::vector<float> times;
+  std::vector<double> times;
   for (int i = 0; i < replays + 1; ++i) {
-    cudaEventRecord(begin, stream);
-    check(cudaGraphLaunch(executable, stream), "replay");
-    cudaEventRecord(end, stream);
-    check(cudaStreamSynchronize(stream), "replay");
-    float ms = 0;
-    cudaEventElapsedTime(&ms, begin, end);
-    if (i > 0) times.push_back(ms);
+    const double us = time_once(stream, [&] { check(cudaGraphLaunch(executable, stream), "replay"); });
+    if (i > 0) times.push_back(us);
   }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
   cudaGraphExecDestroy(executable);
   cudaGraphDestroy(graph);
   cudaStreamDestroy(stream);
   std::sort(times.begin(), times.end());
-  return 1000.0 * times[times.size() / 2] / launches;
+  return times[times.size() / 2] / launches;
 }
 
 }  // namespace sextant::cuda_bench

@@ -51,6 +51,8 @@ struct Pattern {
 };
 Pattern make_pattern(DType dtype, uint64_t seed, double magnitude);
 
+// Microseconds of what `launch` puts into `stream`, once it has ended.
+double time_once(cudaStream_t stream, const std::function<void()>& launch);
 // Microseconds of a launch: the median of `replays` of a graph of `launches` of them, of which launch `i` gets `i`.
 double time_graph(const std::function<void(int, cudaStream_t)>& launch, int launches, int replays);
 

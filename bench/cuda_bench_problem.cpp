@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "types/ceil_div.h"
+
 namespace sextant::cuda_bench {
 
 Problem::Problem(const Case& c) : case_(c) {
@@ -118,7 +120,7 @@ void Problem::describe() {
   key_starts_ = {0};
   for (int32_t len : lens_) key_starts_.push_back(key_starts_.back() + len);
   blocks_a_set_ = 0;
-  for (int32_t len : lens_) blocks_a_set_ += (len + case_.page - 1) / case_.page;
+  for (int32_t len : lens_) blocks_a_set_ += ceil_div(len, case_.page);
   constexpr double kColdBytes = 240e6;
   const int sets = case_.contiguous ? 1 : std::clamp(static_cast<int>(kColdBytes / bytes()), 1, 48);
   if (case_.contiguous) {
@@ -181,13 +183,13 @@ void Problem::make_tables() {
   for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
   std::shuffle(order.begin(), order.end(), std::mt19937_64(5));
   const int32_t longest = *std::max_element(lens_.begin(), lens_.end());
-  const int64_t stride = (longest + case_.page - 1) / case_.page;
+  const int64_t stride = ceil_div(longest, case_.page);
   args_.block_table_stride = stride;
   size_t next = 0;
   for (int set = 0; set < num_sets_; ++set) {
     std::vector<int32_t> table(static_cast<size_t>(stride) * lens_.size(), 0);
     for (size_t b = 0; b < lens_.size(); ++b)
-      for (int64_t i = 0; i < (lens_[b] + case_.page - 1) / case_.page; ++i)
+      for (int64_t i = 0; i < ceil_div(lens_[b], case_.page); ++i)
         table[b * static_cast<size_t>(stride) + static_cast<size_t>(i)] = order[next++];
     if (set == 0) host_table_ = table;
     tables_.push_back(arena_.upload(table));

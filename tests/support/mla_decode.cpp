@@ -6,6 +6,7 @@
 #include <random>
 
 #include "reference/numbers.h"
+#include "types/ceil_div.h"
 #include "verify/device_buffer.h"
 
 namespace sextant::testing {
@@ -22,8 +23,9 @@ MlaDecode::MlaDecode(const MlaDecodeCase& test, uint64_t seed) : test_(test), di
   for (const verify::RequestShape& r : test.requests) {
     starts_.push_back(starts_.back() + r.query_len);
     lens_.push_back(r.seq_len);
-    columns_ = std::max<int64_t>(columns_, (r.seq_len + test.block_size - 1) / test.block_size);
-    blocks += (r.seq_len + test.block_size - 1) / test.block_size;
+    const int32_t columns = ceil_div(r.seq_len, test.block_size);
+    columns_ = std::max<int64_t>(columns_, columns);
+    blocks += columns;
   }
   args_.op = AttentionOp::kMlaDecode;
   args_.spec.num_heads = test.heads;

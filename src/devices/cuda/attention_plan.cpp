@@ -235,8 +235,7 @@ int32_t count_converted_tokens(const std::vector<PlanPart>& parts, const Attenti
   for (const PlanPart& part : parts)
     for (size_t b = 0; b < a.seq_lens.size(); ++b) {
       const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b];
-      if (!part.kernel->fp8_queries && query_len >= part.min_query_len && query_len <= part.max_query_len)
-        tokens = std::max(tokens, a.query_start_loc[b + 1]);
+      if (!part.kernel->fp8_queries && part.takes(query_len)) tokens = std::max(tokens, a.query_start_loc[b + 1]);
     }
   return tokens;
 }

@@ -39,8 +39,9 @@ RowTileWork count_row_tiles(const PlanPart& part, const AttentionPlanArgs& a, co
   constexpr double kTileKeys = 128;
   RowTileWork w;
   for (size_t b = 0; b < a.seq_lens.size(); ++b) {
-    const double query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
-    if (query_len < std::max(1, part.min_query_len) || query_len > part.max_query_len) continue;
+    const int32_t queries = a.query_start_loc[b + 1] - a.query_start_loc[b];
+    if (queries < 1 || !part.takes(queries)) continue;
+    const double query_len = queries, seq_len = a.seq_lens[b];
     const double tiles = std::ceil(query_len * p.group_size / kForwardRows), tile_queries = query_len / tiles;
     const double context = seq_len - query_len;
     double range = seq_len, mean = p.causal ? context + (query_len + tile_queries) / 2 : seq_len, longest = seq_len;
@@ -115,7 +116,7 @@ std::shared_ptr<const RequestOrder> order_requests(const PlanPart& part, const A
   const int32_t tile_queries = std::max(1, kForwardRows / p.group_size);
   for (size_t b = 0; b < a.seq_lens.size(); ++b) {
     const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
-    if (query_len < std::max(1, part.min_query_len) || query_len > part.max_query_len) continue;
+    if (query_len < 1 || !part.takes(query_len)) continue;
     int64_t keys = seq_len;
     if (p.causal) keys -= query_len - std::min(query_len, tile_queries);
     if (p.window > 0) keys = std::min<int64_t>(keys, int64_t{p.window} + tile_queries);

@@ -49,6 +49,8 @@ struct PlanPart {
   std::optional<Staging> staging;
   std::shared_ptr<const RequestOrder> requests;  // of the forward kernel; null: the order of the batch
   size_t partial_lse_offset = 0, tile_starts_offset = 0, counters_offset = 0, workspace_bytes = 0;
+
+  bool takes(int64_t query_len) const { return query_len >= min_query_len && query_len <= max_query_len; }
 };
 
 }  // namespace sextant::cuda

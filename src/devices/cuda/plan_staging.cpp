@@ -58,7 +58,7 @@ LongQueries count_long_queries(const PlanPart& part, const AttentionPlanArgs& a,
   LongQueries q;
   for (size_t b = 0; b < a.seq_lens.size(); ++b) {
     const int64_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
-    if (!n.open && (query_len < part.min_query_len || query_len > part.max_query_len)) continue;
+    if (!n.open && !part.takes(query_len)) continue;
     const int64_t most = n.open ? n.keys : std::min(seq_len, n.keys);
     int64_t keys = most, seen = p.causal ? most - query_len / 2 : most;  // by a row tile
     if (p.window > 0) {

@@ -170,7 +170,7 @@ Status from_json(const Json& json, SplitPolicy::Kind& value) { return from_names
 
 }  // namespace
 
-int64_t RandomCase::num_tokens() const {
+int64_t count_tokens(const std::vector<RequestShape>& requests) {
   int64_t tokens = 0;
   for (const RequestShape& r : requests) tokens += r.query_len;
   return tokens;

@@ -35,6 +35,9 @@ struct RandomOp {
   int32_t size = 0;  // of a simple op (simple_ops.h): about how many tokens
 };
 
+// Query tokens of all requests.
+int64_t count_tokens(const std::vector<RequestShape>& requests);
+
 struct RandomCase {
   std::string backend;  // "TRITON_ATTN"; empty with op.name
   RandomOp op;
@@ -61,7 +64,7 @@ struct RandomCase {
   bool replays() const { return !planned.empty(); }
   bool is_op() const { return !op.name.empty(); }
   DType out_dtype() const { return op.out_f32 ? DType::kF32 : spec.dtype; }
-  int64_t num_tokens() const;
+  int64_t num_tokens() const { return count_tokens(requests); }
 };
 
 Result<AttentionOp> parse_attention_op(std::string_view name);

@@ -25,12 +25,7 @@ bool drop(RandomCase& c, size_t first, size_t count) {
   };
   erase(c.requests);
   erase(c.planned);
-  const auto tokens = [](const std::vector<RequestShape>& requests) {
-    int64_t sum = 0;
-    for (const RequestShape& r : requests) sum += r.query_len;
-    return sum;
-  };
-  return c.planned.empty() || tokens(c.requests) == tokens(c.planned);
+  return c.planned.empty() || count_tokens(c.requests) == count_tokens(c.planned);
 }
 
 std::vector<Simplify> simplifications(const RandomCase& c) {

@@ -5,7 +5,6 @@
 
 namespace sextant::cuda {
 
-using MlaLauncher = cudaError_t(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
-MlaLauncher mla_wgmma_bf16, mla_wgmma_f16, mla_wgmma_bf16_fp8, mla_wgmma_f16_fp8;
+StreamLauncher mla_wgmma_bf16, mla_wgmma_f16, mla_wgmma_bf16_fp8, mla_wgmma_f16_fp8;
 
 }  // namespace sextant::cuda

@@ -55,6 +55,7 @@ struct StreamPlan {
   SharedRoom room = SharedRoom::kLarge;
   dim3 grid;  // balanced: (blocks, 1, 1); fixed split: (row tiles, KV heads, partitions)
 };
+using StreamLauncher = cudaError_t(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
 bool stream_serves(const AttentionParams& p);
 int stream_blocks_per_sm(const AttentionParams& p, SharedRoom room);
 int32_t stream_tile_keys(const AttentionParams& p, SharedRoom room);

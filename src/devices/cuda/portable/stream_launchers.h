@@ -5,7 +5,6 @@
 
 namespace sextant::cuda {
 
-using StreamLauncher = cudaError_t(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
 StreamLauncher stream_bf16_64, stream_bf16_128, stream_bf16_256;
 StreamLauncher stream_f16_64, stream_f16_128, stream_f16_256;
 StreamLauncher stream_bf16_64_fp8, stream_bf16_128_fp8, stream_bf16_256_fp8;
