@@ -50,7 +50,7 @@ void set_division(AttentionParams& p, const PlanPart& part) {
 
 cudaError_t launch_reduce(const PlanPart& part, const AttentionParams& p, bool overlap, cudaStream_t stream) {
   if (const auto* list = std::get_if<BalancedList>(&part.division))
-    return launch_reduce_balanced(p, list->blocks, part.rows, part.tile_keys, overlap, stream);
+    return launch_reduce_balanced(p, {list->blocks, part.rows, part.tile_keys, list->query_len}, overlap, stream);
   const auto* tiles = std::get_if<RowTiles>(&part.division);
   const int64_t slots = tiles != nullptr ? tiles->num_slots : std::get<Clusters>(part.division).num_slots;
   return launch_reduce_fixed(p, slots, overlap, stream);

@@ -18,9 +18,10 @@ struct RowTiles {
 };
 // Every key tile of the batch in one list, cut into equal shares (kernels/work_list.cuh).
 struct BalancedList {
-  int32_t blocks = 0;    // shares
-  int32_t group = 1;     // blocks of the grid a share, each with its own rows of the entry
-  int32_t overhead = 0;  // tiles that a request more costs a share
+  int32_t blocks = 0;     // shares
+  int32_t group = 1;      // blocks of the grid a share, each with its own rows of the entry
+  int32_t overhead = 0;   // tiles that a request more costs a share
+  int32_t query_len = 1;  // of a request at most
 };
 // A cluster of blocks a request and KV head, or several a request where `split` has partitions.
 struct Clusters {

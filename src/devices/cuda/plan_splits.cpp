@@ -93,7 +93,9 @@ void set_balanced(PlanPart& part, const AttentionPlanArgs& a, const Bounds& n, i
   const int64_t most = row_tiles * std::max<int64_t>(1, ceil_div(n.keys, part.tile_keys)), heads = a.spec.num_kv_heads;
   const int64_t shares = std::clamp<int64_t>(most, 1, std::max<int64_t>(1, chip.sms * blocks_per_sm / heads));
   const int64_t blocks = shares * heads;
-  part.division = BalancedList{.blocks = static_cast<int32_t>(blocks), .overhead = overhead};
+  const int64_t longest = std::max<int64_t>(1, std::min<int64_t>(n.query_len, part.max_query_len));
+  part.division = BalancedList{
+      .blocks = static_cast<int32_t>(blocks), .overhead = overhead, .query_len = static_cast<int32_t>(longest)};
   part.reduces = true;
   const auto rows = static_cast<size_t>(2 * blocks * part.rows);
   part.partial_lse_offset = align_workspace(rows * static_cast<size_t>(a.spec.value_head_dim()) * sizeof(float));

@@ -61,9 +61,13 @@ int stream_blocks_per_sm(const AttentionParams& p, SharedRoom room);
 int32_t stream_tile_keys(const AttentionParams& p, SharedRoom room);
 int32_t stream_key_align(const AttentionParams& p);  // for AttentionParams::key_align
 cudaError_t launch_stream_attention(const AttentionParams& p, const StreamPlan& plan, cudaStream_t stream);
-// Merges what the blocks of a balanced list left in parts. `rows`, `tile_keys`: of their tiles.
-cudaError_t launch_reduce_balanced(const AttentionParams& p, int32_t blocks, int32_t rows, int32_t tile_keys,
-                                   bool overlap, cudaStream_t stream);
+// Merges what the blocks of a balanced list left in parts.
+struct ListTiles {
+  int32_t blocks;      // of the attention kernel
+  int32_t rows, keys;  // of a tile
+  int32_t query_len;   // of a request at most
+};
+cudaError_t launch_reduce_balanced(const AttentionParams& p, const ListTiles& list, bool overlap, cudaStream_t stream);
 
 // Whether the dims of a cache's token lie together, 8 after 8.
 inline bool cache_has_plain_rows(const AttentionParams& p) {
