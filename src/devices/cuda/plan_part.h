@@ -27,8 +27,9 @@ struct AttentionKernel;  // kernel_table.h
 
 // Keys copied before the kernel runs (plan_staging.h); offsets in the part's workspace.
 struct Staging {
-  int64_t blocks = 0;        // room, of kStagedTokens
-  int64_t table_stride = 0;  // entries of a request
+  int64_t blocks = 0;          // room, of kStagedTokens
+  int32_t request_blocks = 0;  // StagedCache::request_blocks
+  int64_t table_stride = 0;    // entries of a request
   size_t k_offset = 0, v_offset = 0, table_offset = 0, end = 0;
   bool bytes = false;  // of an 8-bit cache, as they are
 };

@@ -14,7 +14,8 @@ struct StagedCache {
   void* v = nullptr;
   int32_t* block_table = nullptr;  // [num_requests, block_table_stride]; blocks that no query sees have no entry
   int64_t block_table_stride = 0;
-  int64_t blocks = 0;  // room
+  int64_t blocks = 0;          // room
+  int32_t request_blocks = 0;  // > 0: each request has room for so many, one request's after the other's; 0: no gaps
   bool bytes = false;
 };
 
