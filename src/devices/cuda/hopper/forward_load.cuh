@@ -130,7 +130,7 @@ __device__ __forceinline__ void copy_rows(const AttentionParams& p, const Forwar
       const int32_t position = key0 + first + (pass + i) * kRowsAPass;
       valid[i] = position >= w.begin && position < w.end;
       const bool packed = is_packed(p, w.request, position);
-      const KeyRow found = find_key_row(p, w.request, w.kv_head, valid[i] ? position : w.end, w.end);
+      const KeyRow found = find_key_row</*kWritten=*/true>(p, w.request, w.kv_head, valid[i] ? position : w.end, w.end);
       const int stride = packed ? 8 : (kValues ? p.v_chunk_stride : p.k_chunk_stride);
       rows[i] =
           static_cast<const T*>(packed ? (kValues ? p.packed_v : p.packed_k) : (kValues ? p.cache_v : p.cache_k)) +
@@ -256,8 +256,7 @@ __device__ __forceinline__ void copy_key_tiles(const AttentionParams& p, const F
     if (mine && all_cache) {  // looked up before the wait: its latency is hidden there
       const BlockOffset at = split_position(p, key0 + token);
       row = at.offset;
-      block = static_cast<int32_t>(
-          clamp_block(p, __ldg(p.block_table + w.request.index * p.block_table_stride + at.block)));
+      block = static_cast<int32_t>(clamp_block(p, load_block_id</*kWritten=*/true>(p, w.request, at.block)));
     }
     barrier_wait(empty, ring.empty_parity());
     const bool zeroes = kValues && !whole;
