@@ -11,7 +11,7 @@ namespace sextant::cuda {
 namespace {
 
 constexpr int kSide = kStagedTokens, kThreads = 2 * kSide, kWarps = kThreads / 32;  // a side: of K, or of V
-constexpr int kBatch = 4;  // vectors of a thread that are under way at once
+constexpr int kBatch = 4;  // pieces of a thread that are under way at once; more cost registers, and so thread blocks
 
 // One past the last key of the cache that a query of the request may see.
 __device__ __forceinline__ int32_t staged_end(const AttentionParams& p, const Request& r) {
@@ -119,34 +119,39 @@ struct StagedPart {
 // What a kernel is instantiated for beside the fp8 formats, which come by vectors of 16 dims: everything else.
 constexpr DType kAny = DType::kF32;
 
-// By vectors of 16 bytes, `stride` bytes apart; neighbouring threads take neighbours. kAny: as they are.
+// Neighbouring threads take neighbours, each 16 bytes of the copy: eight fp8 numbers of vectors of 16, `stride` bytes
+// apart, or with kAny vectors as they are. (Were a thread to take a whole fp8 vector, its two writes would fill half
+// of each sector that they go to.)
 template <class T, DType kFormat>
-__device__ __forceinline__ void move_vectors(const StagedRows& rows, const StagedPart& part, int row_vectors,
+__device__ __forceinline__ void move_vectors(const StagedRows& rows, const StagedPart& part, int row_pieces,
                                              int64_t stride, int thread) {
-  const int count = part.tokens * row_vectors;
-  // i / row_vectors = i * inverse >> 20: at most 32 vectors a row, and 128 rows.
-  const uint32_t inverse = ((1u << 20) + row_vectors - 1) / row_vectors;
+  constexpr bool kAsIs = kFormat == kAny;
+  using Piece = std::conditional_t<kAsIs, uint4, uint2>;
+  const int count = part.tokens * row_pieces;
+  // i / row_pieces = i * inverse >> 20: at most 32 pieces a row, and 128 rows.
+  const uint32_t inverse = ((1u << 20) + row_pieces - 1) / row_pieces;
   auto* to = reinterpret_cast<uint4*>(part.to);
 #pragma unroll 1
   for (int first = thread; first < count; first += kBatch * kSide) {
-    uint4 raw[kBatch];
+    Piece raw[kBatch];
     float scale[kBatch];
 #pragma unroll
     for (int n = 0; n < kBatch; ++n) {
       const int i = first + n * kSide, row = static_cast<int>(static_cast<uint32_t>(i) * inverse >> 20);
-      if (i >= count) continue;
-      raw[n] = __ldg(reinterpret_cast<const uint4*>(rows.from[row] + (i - row * row_vectors) * stride));
+      if (i >= count) break;
+      const int j = i - row * row_pieces;
+      raw[n] =
+          __ldg(reinterpret_cast<const Piece*>(rows.from[row] + (kAsIs ? j : j / 2) * stride) + (kAsIs ? 0 : j % 2));
       scale[n] = rows.scale[row];
     }
 #pragma unroll
     for (int n = 0; n < kBatch; ++n) {
       const int i = first + n * kSide;
-      if (i >= count) continue;
-      if constexpr (kFormat == kAny) {
+      if (i >= count) break;
+      if constexpr (kAsIs) {
         to[i] = raw[n];
       } else {
-        to[2 * i] = scale_halves<T>(fp8_to_halves<kFormat>(raw[n].x, raw[n].y), scale[n]);
-        to[2 * i + 1] = scale_halves<T>(fp8_to_halves<kFormat>(raw[n].z, raw[n].w), scale[n]);
+        to[i] = scale_halves<T>(fp8_to_halves<kFormat>(raw[n].x, raw[n].y), scale[n]);
       }
     }
   }
@@ -247,7 +252,7 @@ __global__ void __launch_bounds__(kThreads)
   part.to = static_cast<uint8_t*>(values ? to.v : to.k) + token * part.dim * (to.bytes ? 1 : 2);
   const int vector = values ? p.v_vector_stride : p.k_vector_stride;
   if constexpr (kFormat != kAny) {
-    move_vectors<T, kFormat>(rows, part, part.dim / 16, vector, thread);
+    move_vectors<T, kFormat>(rows, part, part.dim / 8, vector, thread);
   } else {
     const int chunk = values ? p.v_chunk_stride : p.k_chunk_stride;
     const bool halves = !is_quantized(p.cache_dtype);
@@ -277,7 +282,7 @@ StageKernel pick_kernel(const AttentionParams& p, bool bytes) {
 
 cudaError_t launch_stage_cache(const AttentionParams& p, const StagedCache& to, cudaStream_t stream) {
   // Where few blocks leave the chip empty, several thread blocks share each; more than are at once on it only wait.
-  constexpr int64_t kAtOnce = 660;  // of an H100
+  constexpr int64_t kAtOnce = 8 * 132;  // on an H100
   constexpr unsigned kMostParts = 4;
   unsigned parts = 1;
   while (parts < kMostParts && 2 * parts * to.blocks * p.num_kv_heads <= kAtOnce) parts *= 2;
