@@ -162,6 +162,20 @@ void add_caches(std::vector<Case>& cases) {
   large.cache_dtype = DType::kF8E4M3FN;
   large.magnitude = 20;
   cases.push_back(large);
+  // A GPU's prefill kernel reads a copy of these keys, in blocks of 128 tokens: a window's keys in one block or in two,
+  // of requests that all have as many, or not.
+  for (bool alike : {true, false})
+    for (DType fp8 : {DType::kF8E4M3FN, DType::kF8E5M2}) {
+      Case c = base(fmt::format("{} cache, many short requests {}, window 32", to_string(fp8),
+                                alike ? "of one length" : "of several lengths"),
+                    mha(16, 2, alike ? 256 : 80, DType::kBF16), std::vector<RequestShape>(24, {6, 40}));
+      for (size_t i = 0; !alike && i < c.requests.size(); i += 3) c.requests[i] = {6, 150};
+      if (!alike) c.requests[1] = {0, 37};
+      c.cache_dtype = fp8;
+      c.block_size = 8;
+      c.spec.sliding_window = 32;
+      cases.push_back(c);
+    }
 }
 
 // One scale a token and head, which the cache write finds.

@@ -157,6 +157,38 @@ TEST(CudaPlan, ManyShortPromptsOverAnFp8CacheReadACopyOfTheirKeys) {
   EXPECT_PRED2(has, plan(args, batch)->describe(), "copy of keys");
 }
 
+AttentionPlanArgs fp8_window_args(const Batch& batch, int32_t window) {
+  AttentionPlanArgs args = decode_args(batch);
+  args.spec.num_heads = 16;
+  args.spec.num_kv_heads = args.cache.num_kv_heads = 2;
+  args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = 256;
+  args.spec.sliding_window = window;
+  args.cache.dtype = DType::kF8E4M3FN;
+  return args;
+}
+
+TEST(CudaPlan, ACopyHasRoomForTheBlocksThatKeysTouch) {
+  Batch batch = {.seq_lens = requests(336, 40), .query_len = 6, .last_query_len = 6, .block_size = 8};
+  EXPECT_PRED2(has, plan(fp8_window_args(batch, 32), batch)->describe(), "copy of keys (336 blocks of 128)");
+  batch.seq_lens = requests(336, 150);  // keys 113 .. 149
+  EXPECT_PRED2(has, plan(fp8_window_args(batch, 32), batch)->describe(), "copy of keys (672 blocks of 128)");
+  batch.seq_lens = requests(336, 300);  // 263 .. 299
+  EXPECT_PRED2(has, plan(fp8_window_args(batch, 32), batch)->describe(), "copy of keys (336 blocks of 128)");
+}
+
+// Of a graph's requests any may be the one of the long query, and its keys may begin anywhere in a block.
+TEST(CudaPlan, ACopyForLengthsToComeHasRoomForAllOfThem) {
+  const Batch batch = {.seq_lens = requests(8, 3000), .query_len = 64, .last_query_len = 64};
+  AttentionPlanArgs args = fp8_window_args(batch, 1000);
+  EXPECT_PRED2(has, plan(args, batch)->describe(), "copy of keys (72 blocks of 128)");  // keys 1937 .. 2999 touch 9
+  args.bounds = {.max_query_len = 505, .max_seq_len = 4096};
+  EXPECT_PRED2(has, plan(args, batch)->describe(), "copy of keys (104 blocks of 128)");  // 1504 keys touch 13 at most
+  args.bounds.max_seq_len = 1200;
+  std::vector<int32_t> short_lens = requests(8, 1100);
+  EXPECT_PRED2(has, plan(args, {.seq_lens = short_lens, .query_len = 64, .last_query_len = 64})->describe(),
+               "copy of keys (80 blocks of 128)");  // positions below 1200
+}
+
 TEST(CudaPlan, MlaSplitsNoRowWhereRequestsFillTheChip) {
   const Batch batch = {requests(64, 8192)};
   const auto made = plan(mla_args(batch, 128), batch);
@@ -526,7 +558,7 @@ TEST(CudaPlan, PortableLongQueriesReadACopyOfWhatTheirTilesCannotCopy) {
   AttentionPlanArgs args = decode_args(prefill);
   EXPECT_FALSE(has(plan(args, prefill)->describe(), "copy of keys"));
   args.cache.dtype = DType::kF8E4M3FN;
-  EXPECT_PRED2(has, plan(args, prefill)->describe(), "copy of keys (33 blocks of 128) + tile_attention");
+  EXPECT_PRED2(has, plan(args, prefill)->describe(), "copy of keys (32 blocks of 128) + tile_attention");
   args.deterministic = true;
   EXPECT_FALSE(has(plan(args, prefill)->describe(), "copy of keys"));
 }

@@ -27,8 +27,9 @@ struct AttentionKernel;  // kernel_table.h
 
 // Keys copied before the kernel runs (plan_staging.h); offsets in the part's workspace.
 struct Staging {
-  int64_t blocks = 0;        // room, of kStagedTokens
-  int64_t table_stride = 0;  // entries of a request
+  int64_t blocks = 0;          // room, of kStagedTokens
+  int32_t request_blocks = 0;  // StagedCache::request_blocks
+  int64_t table_stride = 0;    // entries of a request
   size_t k_offset = 0, v_offset = 0, table_offset = 0, end = 0;
   bool bytes = false;  // of an 8-bit cache, as they are
 };
@@ -46,6 +47,7 @@ struct PlanPart {
   int sms = 0;            // that a persistent kernel's blocks should take
   bool whole = false;     // no request may be split, unless the caller asks for it
   bool reduces = false;   // partial results, merged by a second kernel
+  int counters = 0;       // at counters_offset, that are zero when the kernel begins
   std::optional<Staging> staging;
   std::shared_ptr<const RequestOrder> requests;  // of the forward kernel; null: the order of the batch
   size_t partial_lse_offset = 0, tile_starts_offset = 0, counters_offset = 0, workspace_bytes = 0;

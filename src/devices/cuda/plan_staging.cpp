@@ -47,15 +47,37 @@ int64_t block_bytes(const AttentionParams& p, int64_t element) {
   return int64_t{p.num_kv_heads} * (p.head_dim + p.head_dim_v) * kStagedTokens * element;
 }
 
+// Blocks that the keys of one request touch, at most: as the kernel counts them. Lengths of now are those of the run
+// unless the plan is open.
+int64_t count_known_blocks(const AttentionPlanArgs& a, const AttentionParams& p, int64_t query_len, int64_t seq_len) {
+  const int64_t context_len = seq_len - query_len;
+  int64_t first = a.key_begin, end = std::min(seq_len, a.key_end);
+  if (p.origin == KeyOrigin::kCacheThenPacked) end = std::min(end, context_len);
+  if (p.window > 0) first = std::max(first, context_len - p.window + 1);
+  return end > first ? ceil_div(end, kStagedTokens) - first / kStagedTokens : 0;
+}
+int64_t count_open_blocks(const AttentionPlanArgs& a, const Bounds& n, int64_t longest) {
+  const int64_t end = std::min(longest, a.key_end);
+  if (n.keys <= 0 || end <= a.key_begin) return 0;
+  // A window's keys may begin with the last token of a block.
+  return std::min(ceil_div(n.keys + kStagedTokens - 1, int64_t{kStagedTokens}),
+                  ceil_div(end, int64_t{kStagedTokens}) - a.key_begin / kStagedTokens);
+}
+int64_t longest_request(const AttentionPlanArgs& a) {
+  return std::max<int64_t>(a.bounds.max_seq_len, *std::ranges::max_element(a.seq_lens));
+}
+
 // What the long queries of a batch are, as far as it is known.
 struct LongQueries {
   double products = 0;   // floating-point operations
   double row_tiles = 0;  // of all heads
-  int64_t keys = 0, blocks = 0;
+  int64_t keys = 0;
+  int64_t blocks = 0, most_blocks = 0;  // touched by all, and by one; 0: there are no long queries
 };
 LongQueries count_long_queries(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
                                const Bounds& n) {
   LongQueries q;
+  const int64_t open_blocks = n.open ? count_open_blocks(a, n, longest_request(a)) : 0;
   for (size_t b = 0; b < a.seq_lens.size(); ++b) {
     const int64_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
     if (!n.open && !part.takes(query_len)) continue;
@@ -66,7 +88,10 @@ LongQueries count_long_queries(const PlanPart& part, const AttentionPlanArgs& a,
       seen = std::min<int64_t>(seen, p.window + kForwardRows / p.group_size + kStagedTokens);
     }
     q.keys += keys;
-    q.blocks += ceil_div(keys, kStagedTokens) + 1;
+    // One at least: without a key in the cache, too, the kernel then reads the others as it does behind a copy.
+    const int64_t blocks = std::max<int64_t>(1, n.open ? open_blocks : count_known_blocks(a, p, query_len, seq_len));
+    q.blocks += blocks;
+    q.most_blocks = std::max(q.most_blocks, blocks);
     const double tiles = static_cast<double>(ceil_div(query_len * p.group_size, kForwardRows)) * p.num_kv_heads;
     q.row_tiles += tiles;
     // A tile is worked on whole; of a row tile's first and last, half is masked on average.
@@ -93,13 +118,16 @@ double copy_seconds(const LongQueries& q, const AttentionParams& p, const ChipRa
          static_cast<double>(q.keys) * key_elements * (static_cast<double>(size_of(p.cache_dtype)) + 4) / rates.bytes;
 }
 
-Staging lay_out(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, int64_t blocks,
+Staging lay_out(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const LongQueries& q,
                 bool bytes) {
   Staging staging;
   staging.bytes = bytes;
-  staging.blocks = blocks;
-  const int64_t longest = std::max<int64_t>(a.bounds.max_seq_len, *std::ranges::max_element(a.seq_lens));
-  staging.table_stride = ceil_div(longest, kStagedTokens) + 1;
+  // Room for as many blocks of each request needs no search for a block's request; up to a quarter more is worth that.
+  const int64_t even = static_cast<int64_t>(a.seq_lens.size()) * q.most_blocks;
+  const bool finds = even <= q.blocks + q.blocks / 4;
+  staging.request_blocks = finds ? static_cast<int32_t>(q.most_blocks) : 0;
+  const int64_t blocks = staging.blocks = finds ? even : q.blocks;
+  staging.table_stride = ceil_div(longest_request(a), kStagedTokens) + 1;
   staging.k_offset = align_workspace(part.workspace_bytes);
   const auto size = [&](int32_t dim) {
     return align_workspace(static_cast<size_t>(blocks * kStagedTokens * p.num_kv_heads * dim * (bytes ? 1 : 2)));
@@ -130,7 +158,7 @@ std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArg
       (reads_cache && converts_keys(source) ? q->row_tiles / chip.sms * rates.converted(p.head_dim) : 0);
   if (copy_seconds(*q, p, rates) + q->products / forward_rate(p, KeySource::kExact, forward) > direct)
     return std::nullopt;
-  return lay_out(part, a, p, q->blocks, /*bytes=*/false);
+  return lay_out(part, a, p, *q, /*bytes=*/false);
 }
 
 std::optional<Staging> plan_tile_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
@@ -141,7 +169,7 @@ std::optional<Staging> plan_tile_staging(const PlanPart& part, const AttentionPl
   const ChipRates::Copy& rates = chip.rates.copy;
   const double direct = p.has_token_scales ? rates.portable_products : rates.tile_converted;
   if (copy_seconds(*q, p, rates) + q->products / rates.tile_products > q->products / direct) return std::nullopt;
-  return lay_out(part, a, p, q->blocks, /*bytes=*/false);
+  return lay_out(part, a, p, *q, /*bytes=*/false);
 }
 
 std::optional<Staging> plan_byte_staging(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
@@ -154,7 +182,7 @@ std::optional<Staging> plan_byte_staging(const PlanPart& part, const AttentionPl
       chip.rates.copy.start + 2 * static_cast<double>(q->blocks * block_bytes(p, 1)) / chip.rates.copy.bytes;
   const double boxed = q->products / forward.boxed(std::max(p.head_dim, p.head_dim_v));
   if (copy + boxed > boxed / forward.byte_rows) return std::nullopt;
-  return lay_out(part, a, p, q->blocks, /*bytes=*/true);
+  return lay_out(part, a, p, *q, /*bytes=*/true);
 }
 
 AttentionParams staged_params(const AttentionParams& p, const Staging& staging, char* workspace) {
@@ -186,6 +214,7 @@ StagedCache staged_cache(const Staging& staging, char* workspace) {
           reinterpret_cast<int32_t*>(workspace + staging.table_offset),
           staging.table_stride,
           staging.blocks,
+          staging.request_blocks,
           staging.bytes};
 }
 

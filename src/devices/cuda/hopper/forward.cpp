@@ -89,6 +89,11 @@ ForwardOrder make_forward_order(const AttentionParams& p, const ForwardPlan& pla
   return order;
 }
 
+cudaError_t zero_forward_claims(const ForwardPlan& plan, cudaStream_t stream) {
+  if (plan.behind_copy) return cudaSuccess;
+  return cudaMemsetAsync(plan.claimed, 0, kForwardCounters * sizeof(int32_t), stream);
+}
+
 bool forward_serves(const AttentionParams& p) {
   const bool sizes = p.head_dim % 8 == 0 && p.head_dim_v % 8 == 0 && p.head_dim <= 256 && p.head_dim_v <= 256;
   const bool out_aligned =
@@ -101,8 +106,9 @@ cudaError_t launch_forward(const AttentionParams& params, const ForwardPlan& pla
   set_vector_strides(p);
   const ForwardClass& chosen = find_class(p);
   const KeySource source = find_source(p, chosen);
-  const ForwardOrder order = make_forward_order(p, plan, 2);
-  const cudaError_t error = cudaMemsetAsync(plan.claimed, 0, kForwardCounters * sizeof(int32_t), stream);
+  ForwardOrder order = make_forward_order(p, plan, 2);
+  order.behind_copy = plan.behind_copy;
+  const cudaError_t error = zero_forward_claims(plan, stream);
   if (error != cudaSuccess) return error;
   ForwardLauncher* launcher = chosen.launchers[p.dtype == DType::kBF16 ? 0 : 1][static_cast<int>(source)];
   return launcher(p, make_forward_maps(p, chosen.tile, source), order, order.blocks, stream);

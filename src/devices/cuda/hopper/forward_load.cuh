@@ -73,6 +73,12 @@ __device__ __forceinline__ int claim_item(const ForwardOrder& order) {
              : atomicAdd(order.claimed + 1, 1) + order.blocks - order.front_blocks;
 }
 
+// Before the first key, and the first claim: where the kernel starts beside the copy of its keys, that has ended then.
+// Lengths and queries are older than the copy.
+__device__ __forceinline__ void wait_for_copy(const ForwardOrder& order) {
+  if (order.behind_copy) wait_for_previous_kernel();
+}
+
 // The leading half brings Q: a box a column block, or row by row.
 template <class S>
 __device__ __forceinline__ void load_forward_queries(const AttentionParams& p, const ForwardMaps& maps,
@@ -124,7 +130,7 @@ __device__ __forceinline__ void copy_rows(const AttentionParams& p, const Forwar
       const int32_t position = key0 + first + (pass + i) * kRowsAPass;
       valid[i] = position >= w.begin && position < w.end;
       const bool packed = is_packed(p, w.request, position);
-      const KeyRow found = find_key_row(p, w.request, w.kv_head, valid[i] ? position : w.end, w.end);
+      const KeyRow found = find_key_row</*kWritten=*/true>(p, w.request, w.kv_head, valid[i] ? position : w.end, w.end);
       const int stride = packed ? 8 : (kValues ? p.v_chunk_stride : p.k_chunk_stride);
       rows[i] =
           static_cast<const T*>(packed ? (kValues ? p.packed_v : p.packed_k) : (kValues ? p.cache_v : p.cache_k)) +
@@ -250,8 +256,7 @@ __device__ __forceinline__ void copy_key_tiles(const AttentionParams& p, const F
     if (mine && all_cache) {  // looked up before the wait: its latency is hidden there
       const BlockOffset at = split_position(p, key0 + token);
       row = at.offset;
-      block = static_cast<int32_t>(
-          clamp_block(p, __ldg(p.block_table + w.request.index * p.block_table_stride + at.block)));
+      block = static_cast<int32_t>(clamp_block(p, load_block_id</*kWritten=*/true>(p, w.request, at.block)));
     }
     barrier_wait(empty, ring.empty_parity());
     const bool zeroes = kValues && !whole;
@@ -389,9 +394,11 @@ __device__ __forceinline__ void lead_forward(const AttentionParams& p, const For
         load_forward_queries<S>(p, maps, w, thread, shared_address(shared) + queries.index() * S::kQBytes, full);
       }
       ++queries.count;
+      wait_for_copy(order);
       load_key_tiles<S, false>(p, maps, w, ring, no_landings, shared, barriers, claim);
       if (w.tiles == 0) claim();
     } else {
+      wait_for_copy(order);
       claim();
     }
     named_wait(kLeaderBarrier, S::kHalf);  // all have read the item before
@@ -404,7 +411,8 @@ __device__ __forceinline__ void lead_forward(const AttentionParams& p, const For
 
 // The other half follows with V.
 template <class S>
-__device__ __forceinline__ void follow_forward(const AttentionParams& p, const ForwardMaps& maps, char* shared,
+__device__ __forceinline__ void follow_forward(const AttentionParams& p, const ForwardMaps& maps,
+                                               const ForwardOrder& order, char* shared,
                                                const ForwardBarriers<S>& barriers) {
   const auto* works = reinterpret_cast<const ForwardWork*>(shared + S::kWorkAt);
   RingPosition<S::kStages> ring;
@@ -416,6 +424,7 @@ __device__ __forceinline__ void follow_forward(const AttentionParams& p, const F
     if (w.tiles == kNoMoreWork) break;
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(barriers.q_empty(queries.index()));
+    wait_for_copy(order);
     load_key_tiles<S, true>(p, maps, w, ring, landings, shared, barriers, [] {});
   }
   cp_async_wait<0>();
