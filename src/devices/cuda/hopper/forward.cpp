@@ -85,13 +85,13 @@ ForwardOrder make_forward_order(const AttentionParams& p, const ForwardPlan& pla
   order.items = order.tiles * plan.partitions * p.num_kv_heads;
   order.blocks = std::min(plan.sms, order.items);
   order.front_blocks = std::min(plan.front_sms, order.blocks);
-  order.claimed = plan.claimed;
+  order.claimed = order.items > order.blocks ? plan.claimed : nullptr;
   return order;
 }
 
-cudaError_t zero_forward_claims(const ForwardPlan& plan, cudaStream_t stream) {
-  if (plan.behind_copy) return cudaSuccess;
-  return cudaMemsetAsync(plan.claimed, 0, kForwardCounters * sizeof(int32_t), stream);
+cudaError_t zero_forward_claims(const ForwardOrder& order, bool behind_copy, cudaStream_t stream) {
+  if (behind_copy || order.claimed == nullptr) return cudaSuccess;
+  return cudaMemsetAsync(order.claimed, 0, kForwardCounters * sizeof(int32_t), stream);
 }
 
 bool forward_serves(const AttentionParams& p) {
@@ -108,7 +108,7 @@ cudaError_t launch_forward(const AttentionParams& params, const ForwardPlan& pla
   const KeySource source = find_source(p, chosen);
   ForwardOrder order = make_forward_order(p, plan, 2);
   order.behind_copy = plan.behind_copy;
-  const cudaError_t error = zero_forward_claims(plan, stream);
+  const cudaError_t error = zero_forward_claims(order, plan.behind_copy, stream);
   if (error != cudaSuccess) return error;
   ForwardLauncher* launcher = chosen.launchers[p.dtype == DType::kBF16 ? 0 : 1][static_cast<int>(source)];
   return launcher(p, make_forward_maps(p, chosen.tile, source), order, order.blocks, stream);

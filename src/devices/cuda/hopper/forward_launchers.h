@@ -30,10 +30,10 @@ ForwardLauncher forward_f16_256_256_exact, forward_f16_256_256_padded, forward_f
 // How the kernel brings the keys of a problem with its vector strides set (kernels/vector_strides.h).
 KeySource forward_source(const AttentionParams& p);
 
-// plan.claimed = 0, where no copy of keys has done that.
-cudaError_t zero_forward_claims(const ForwardPlan& plan, cudaStream_t stream);
-
 // In which order the work is done. `key_bytes`: of an element of K and V.
 ForwardOrder make_forward_order(const AttentionParams& p, const ForwardPlan& plan, int32_t key_bytes);
+
+// The counters of items begin at zero: unless nothing counts, or the copy of keys before has done it.
+cudaError_t zero_forward_claims(const ForwardOrder& order, bool behind_copy, cudaStream_t stream);
 
 }  // namespace sextant::cuda

@@ -65,6 +65,7 @@ __device__ __forceinline__ int first_item(const ForwardOrder& order) {
   return block < order.front_blocks ? order.items - 1 - block : block - order.front_blocks;
 }
 __device__ __forceinline__ int claim_item(const ForwardOrder& order) {
+  if (order.claimed == nullptr) return order.items;
   // Every item is taken once, from whichever end: this counts both.
   const int next = atomicAdd(order.claimed, 1) + order.blocks;
   if (order.front_blocks == 0 || next >= order.items) return next;
@@ -325,23 +326,26 @@ __device__ __forceinline__ void convert_key_tiles(const AttentionParams& p, cons
   }
   if (t < 0) return;
   KeyVectors<S, kValues> vectors;
-  vectors.read(p, w, w.first + t * S::kKeys, 0, thread);
+  constexpr int kBatches = KeyVectors<S, kValues>::kBatches;
+  const int batches = (t + 1) * kBatches;  // of all tiles, the last tile's first
+  const auto key0_of = [&](int i) { return w.first + (t - i / kBatches) * S::kKeys; };
+  vectors.read(p, w, key0_of(0), 0, thread);
+  if (batches > 1) vectors.announce(p, w, key0_of(1), 1 % kBatches, thread);
 #pragma unroll 1
-  for (; t >= 0; --t) {
-    if (t == 0) claim();
-    const int32_t key0 = w.first + t * S::kKeys;
-    wait_empty();
-#pragma unroll
-    for (int batch = 0; batch < vectors.kBatches; ++batch) {
-      if (batch > 0) vectors.read(p, w, key0, batch, thread);
-      if constexpr (S::kFp16) {
-        vectors.template write<false>(p, tile_of(ring.index()), batch, thread, 1.0f);
-      } else {
-        vectors.template write<true>(p, tile_of(ring.index()), batch, thread, scale);
-      }
+  for (int i = 0; i < batches; ++i) {
+    const int batch = i % kBatches;
+    if (batch == 0) {
+      if (i + kBatches == batches) claim();
+      wait_empty();
     }
-    announce();
-    if (t > 0) vectors.read(p, w, key0 - S::kKeys, 0, thread);
+    if constexpr (S::kFp16) {
+      vectors.template write<false>(p, tile_of(ring.index()), batch, thread, 1.0f);
+    } else {
+      vectors.template write<true>(p, tile_of(ring.index()), batch, thread, scale);
+    }
+    if (batch + 1 == kBatches) announce();
+    if (i + 1 < batches) vectors.read(p, w, key0_of(i + 1), (i + 1) % kBatches, thread);
+    if (i + 2 < batches) vectors.announce(p, w, key0_of(i + 2), (i + 2) % kBatches, thread);
   }
 }
 
