@@ -91,6 +91,7 @@ class SextantGrid:
 
     def make(self, t):
         c, s = t.case, self.sextant
+        self.description = ""  # of whole backends alone
         if c.packed:
             return self._varlen(t)
         out = torch.empty(t.tokens, c.num_heads, c.head_dim_v, device=t.device, dtype=t.dtype)
