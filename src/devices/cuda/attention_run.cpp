@@ -94,10 +94,7 @@ Status run_attention(const CudaAttentionPlan& plan, const AttentionArgs& args, c
     p.filter.max_query_len = part.max_query_len;
     if (part.staging) {
       set_vector_strides(p);
-      StagedCache cache = staged_cache(*part.staging, workspace);
-      cache.counters = reinterpret_cast<int32_t*>(workspace + part.counters_offset);
-      cache.num_counters = part.counters;
-      const cudaError_t error = launch_stage_cache(p, cache, cuda_stream);
+      const cudaError_t error = launch_stage_cache(p, staged_cache(*part.staging, workspace), cuda_stream);
       SEXTANT_RETURN_IF_ERROR(to_status(error, "copy of keys"));
       p = staged_params(p, *part.staging, workspace);
     }

@@ -77,7 +77,6 @@ bool plan_forward(PlanPart& part, const PlanInput& in) {
   set_row_tiles(part, in.args, in.bounds, in.short_len, known || part.whole ? 0 : in.chip.sms);
   const int32_t partition = known && !part.whole ? choose_forward_partition(part, in.args, in.params, in.chip) : 0;
   if (partition > 0) split_row_tiles(part, in.args, in.bounds, partition, in.bounds.query_len);
-  part.counters = kForwardCounters;
   part.counters_offset = align_workspace(part.workspace_bytes);
   part.workspace_bytes = part.counters_offset + align_workspace(kForwardCounters * sizeof(int32_t));
   return true;
@@ -90,8 +89,7 @@ ForwardPlan forward_plan(const LaunchInput& in) {
           in.part.max_keys,
           in.part.front_sms,
           reinterpret_cast<int32_t*>(in.workspace + in.part.counters_offset),
-          in.part.requests.get(),
-          in.part.staging.has_value()};
+          in.part.requests.get()};
 }
 cudaError_t run_forward(const AttentionParams& p, const LaunchInput& in, cudaStream_t stream) {
   return launch_forward(p, forward_plan(in), stream);

@@ -47,7 +47,6 @@ struct PlanPart {
   int sms = 0;            // that a persistent kernel's blocks should take
   bool whole = false;     // no request may be split, unless the caller asks for it
   bool reduces = false;   // partial results, merged by a second kernel
-  int counters = 0;       // at counters_offset, that are zero when the kernel begins
   std::optional<Staging> staging;
   std::shared_ptr<const RequestOrder> requests;  // of the forward kernel; null: the order of the batch
   size_t partial_lse_offset = 0, tile_starts_offset = 0, counters_offset = 0, workspace_bytes = 0;

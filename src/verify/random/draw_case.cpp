@@ -186,8 +186,15 @@ int64_t key_tokens_of(const RandomCase& c) {
   return keys;
 }
 
+double row_elements_of(const RandomCase& c) {
+  double tokens = 0;
+  for (const RequestShape& request : c.requests) tokens += request.query_len;
+  return tokens * c.spec.num_heads * std::max(c.spec.head_dim, c.spec.value_head_dim());
+}
+
 bool fits(const RandomCase& c, double work, double kv_elements, const DrawLimits& limits) {
-  return work_of(c) <= work && kv_elements_of(c) <= kv_elements && key_tokens_of(c) <= limits.most_key_tokens;
+  return work_of(c) <= work && kv_elements_of(c) <= kv_elements && key_tokens_of(c) <= limits.most_key_tokens &&
+         row_elements_of(c) <= limits.most_row_elements;
 }
 
 // A batch within the limits: an expected cost is drawn, and sizes shrink until they meet it.
@@ -318,6 +325,7 @@ DrawLimits DrawLimits::of(DeviceKind device, const std::string& isa, bool small)
     limits.most_context = 1 << 20;
     limits.most_key_tokens = 1 << 21;
     limits.most_kv_elements = 5e8;
+    limits.most_row_elements = 5e8;
     limits.most_work = 5e12;
   } else if (device != DeviceKind::kCpu) {
     limits.most_kv_elements = 5e5;

@@ -15,6 +15,7 @@ struct DrawLimits {
   int32_t most_context = 32768;
   int64_t most_key_tokens = 1 << 18;  // of all requests
   double most_kv_elements = 4e6;      // keys, all heads and dims
+  double most_row_elements = 1e18;    // queries, all heads and dims: a narrow window makes many of them cheap
   bool replays = true;                // planned for other lengths than those that run
   double most_work = 1e9;             // (dim + dim_v) * heads * pairs of query and key
   // small: for sanitizers, under which everything takes a hundred times as long.

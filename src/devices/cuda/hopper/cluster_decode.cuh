@@ -119,7 +119,8 @@ __device__ __forceinline__ void produce_tiles(const AttentionParams& p, const Ke
     for (int j = 0; j < tiles_at_once && j0 + j < w.count; ++j) {
       const int32_t key0 = w.key0(j0 + j);
       const int first_box = lo > key0 ? (lo - key0) / map.tokens : 0;
-      const int end_box = min(boxes, ceil_div(hi - key0, map.tokens));
+      // A window may begin behind the op's last key, in the same tile: then there is no box.
+      const int end_box = max(first_box, min(boxes, ceil_div(hi - key0, map.tokens)));
       barrier_wait(ring.empty(stage), parity);
       const uint32_t full = ring.full(stage), tile = ring.data + stage * S::kStageBytes;
       if (lane == 0)

@@ -89,8 +89,8 @@ ForwardOrder make_forward_order(const AttentionParams& p, const ForwardPlan& pla
   return order;
 }
 
-cudaError_t zero_forward_claims(const ForwardOrder& order, bool behind_copy, cudaStream_t stream) {
-  if (behind_copy || order.claimed == nullptr) return cudaSuccess;
+cudaError_t zero_forward_claims(const ForwardOrder& order, cudaStream_t stream) {
+  if (order.claimed == nullptr) return cudaSuccess;
   return cudaMemsetAsync(order.claimed, 0, kForwardCounters * sizeof(int32_t), stream);
 }
 
@@ -106,9 +106,8 @@ cudaError_t launch_forward(const AttentionParams& params, const ForwardPlan& pla
   set_vector_strides(p);
   const ForwardClass& chosen = find_class(p);
   const KeySource source = find_source(p, chosen);
-  ForwardOrder order = make_forward_order(p, plan, 2);
-  order.behind_copy = plan.behind_copy;
-  const cudaError_t error = zero_forward_claims(order, plan.behind_copy, stream);
+  const ForwardOrder order = make_forward_order(p, plan, 2);
+  const cudaError_t error = zero_forward_claims(order, stream);
   if (error != cudaSuccess) return error;
   ForwardLauncher* launcher = chosen.launchers[p.dtype == DType::kBF16 ? 0 : 1][static_cast<int>(source)];
   return launcher(p, make_forward_maps(p, chosen.tile, source), order, order.blocks, stream);

@@ -20,7 +20,6 @@
 
 #include "devices/cuda/hopper/forward_load.cuh"
 #include "devices/cuda/hopper/wgmma_forward.cuh"
-#include "devices/cuda/kernels/launch.cuh"
 
 namespace sextant::cuda {
 
@@ -396,7 +395,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     if (threadIdx.x < S::kConsumers + S::kHalf) {
       lead_forward<S>(p, maps, order, shared, barriers);
     } else {
-      follow_forward<S>(p, maps, order, shared, barriers);
+      follow_forward<S>(p, maps, shared, barriers);
     }
   } else {
     grow_registers<S::kConsumerRegisters>();
@@ -411,8 +410,8 @@ cudaError_t launch_forward_shape(const AttentionParams& p, const ForwardMaps& ma
   const cudaError_t error =
       cudaFuncSetAttribute(forward<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
   if (error != cudaSuccess) return error;
-  return launch_after_with(S::kSharedBytes, forward<S>, dim3(static_cast<unsigned>(blocks)), S::kThreads,
-                           /*overlap=*/order.behind_copy, stream, p, maps, order);
+  forward<S><<<blocks, S::kThreads, S::kSharedBytes, stream>>>(p, maps, order);
+  return cudaGetLastError();
 }
 
 }  // namespace sextant::cuda

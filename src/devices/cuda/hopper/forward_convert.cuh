@@ -2,14 +2,12 @@
 #pragma once
 
 #include "devices/cuda/hopper/forward_shape.cuh"
-#include "devices/cuda/hopper/pair.cuh"
 #include "devices/cuda/kernels/fp8_vectors.cuh"
 
 namespace sextant::cuda {
 
 // One producer thread's share of a tile of K or V, in vectors of 16 dims. A tile is one batch, or two where its vectors
-// would not fit in registers. While a batch is on its way to them, the next one is announced: else each tile waits for
-// its block ids and then for the memory.
+// would not fit in registers.
 template <class S, bool kValues>
 struct KeyVectors {
   static constexpr int kRowVectors = (kValues ? S::DV : S::DK) / 16;
@@ -60,25 +58,6 @@ struct KeyVectors {
         if (is_valid(i) && (lane + j * kLanes) * 16 < dim)
           x[i][j] = __ldg(base + row[i] + j * kLanes * static_cast<uint32_t>(stride / 16));
       }
-  }
-
-  // A batch to come, row by row over the threads: its block ids to L1, its keys to L2. Of layouts whose dims lie apart,
-  // nothing.
-  static __device__ __forceinline__ void announce(const AttentionParams& p, const ForwardWork& w, int32_t key0,
-                                                  int batch, int thread) {
-    if ((kValues ? p.v_vector_stride : p.k_vector_stride) != 16) return;
-    const KvAddressing& a = kValues ? p.v_addr : p.k_addr;
-    const auto* base = static_cast<const char*>(kValues ? p.cache_v : p.cache_k) + w.kv_head * a.head_stride;
-    const int32_t* table = p.block_table + w.request.index * p.block_table_stride;
-#pragma unroll 1
-    for (int row = thread; row < kRows * kRowsAPass; row += S::kHalf) {
-      const int32_t key = key0 + batch * kRows * kRowsAPass + row;
-      if (key < w.begin || key >= w.end) continue;
-      const BlockOffset at = split_position(p, key);
-      const int64_t block = clamp_block(p, __ldg(table + at.block));
-      prefetch_to_l2(base + block * a.block_stride + at.offset * a.token_outer_stride,
-                     static_cast<uint32_t>(kValues ? p.head_dim_v : p.head_dim));
-    }
   }
 
   template <bool kScaled>

@@ -32,7 +32,7 @@ cudaError_t launch_forward_fp8(const AttentionParams& params, const Fp8Queries& 
   p.k_vector_stride = vector_stride(p.k_addr, p.head_dim, kChunk);
   p.v_vector_stride = vector_stride(p.v_addr, p.head_dim_v, kChunk);
   const ForwardOrder order = make_forward_order(p, plan, /*key_bytes=*/1);
-  const cudaError_t error = zero_forward_claims(order, plan.behind_copy, stream);
+  const cudaError_t error = zero_forward_claims(order, stream);
   if (error != cudaSuccess) return error;
   ForwardFp8Launcher* launcher = std::max(p.head_dim, p.head_dim_v) <= 64 ? forward_fp8_64 : forward_fp8_128;
   return launcher(p, queries, make_forward_fp8_maps(p, kFp8TileKeys), order, order.blocks, stream);

@@ -33,7 +33,7 @@ KeySource forward_source(const AttentionParams& p);
 // In which order the work is done. `key_bytes`: of an element of K and V.
 ForwardOrder make_forward_order(const AttentionParams& p, const ForwardPlan& plan, int32_t key_bytes);
 
-// The counters of items begin at zero: unless nothing counts, or the copy of keys before has done it.
-cudaError_t zero_forward_claims(const ForwardOrder& order, bool behind_copy, cudaStream_t stream);
+// The counters of items begin at zero, if there are any.
+cudaError_t zero_forward_claims(const ForwardOrder& order, cudaStream_t stream);
 
 }  // namespace sextant::cuda

@@ -74,12 +74,6 @@ __device__ __forceinline__ int claim_item(const ForwardOrder& order) {
              : atomicAdd(order.claimed + 1, 1) + order.blocks - order.front_blocks;
 }
 
-// Before the first key, and the first claim: where the kernel starts beside the copy of its keys, that has ended then.
-// Lengths and queries are older than the copy.
-__device__ __forceinline__ void wait_for_copy(const ForwardOrder& order) {
-  if (order.behind_copy) wait_for_previous_kernel();
-}
-
 // The leading half brings Q: a box a column block, or row by row.
 template <class S>
 __device__ __forceinline__ void load_forward_queries(const AttentionParams& p, const ForwardMaps& maps,
@@ -131,7 +125,7 @@ __device__ __forceinline__ void copy_rows(const AttentionParams& p, const Forwar
       const int32_t position = key0 + first + (pass + i) * kRowsAPass;
       valid[i] = position >= w.begin && position < w.end;
       const bool packed = is_packed(p, w.request, position);
-      const KeyRow found = find_key_row</*kWritten=*/true>(p, w.request, w.kv_head, valid[i] ? position : w.end, w.end);
+      const KeyRow found = find_key_row(p, w.request, w.kv_head, valid[i] ? position : w.end, w.end);
       const int stride = packed ? 8 : (kValues ? p.v_chunk_stride : p.k_chunk_stride);
       rows[i] =
           static_cast<const T*>(packed ? (kValues ? p.packed_v : p.packed_k) : (kValues ? p.cache_v : p.cache_k)) +
@@ -257,7 +251,8 @@ __device__ __forceinline__ void copy_key_tiles(const AttentionParams& p, const F
     if (mine && all_cache) {  // looked up before the wait: its latency is hidden there
       const BlockOffset at = split_position(p, key0 + token);
       row = at.offset;
-      block = static_cast<int32_t>(clamp_block(p, load_block_id</*kWritten=*/true>(p, w.request, at.block)));
+      block = static_cast<int32_t>(
+          clamp_block(p, __ldg(p.block_table + w.request.index * p.block_table_stride + at.block)));
     }
     barrier_wait(empty, ring.empty_parity());
     const bool zeroes = kValues && !whole;
@@ -326,26 +321,23 @@ __device__ __forceinline__ void convert_key_tiles(const AttentionParams& p, cons
   }
   if (t < 0) return;
   KeyVectors<S, kValues> vectors;
-  constexpr int kBatches = KeyVectors<S, kValues>::kBatches;
-  const int batches = (t + 1) * kBatches;  // of all tiles, the last tile's first
-  const auto key0_of = [&](int i) { return w.first + (t - i / kBatches) * S::kKeys; };
-  vectors.read(p, w, key0_of(0), 0, thread);
-  if (batches > 1) vectors.announce(p, w, key0_of(1), 1 % kBatches, thread);
+  vectors.read(p, w, w.first + t * S::kKeys, 0, thread);
 #pragma unroll 1
-  for (int i = 0; i < batches; ++i) {
-    const int batch = i % kBatches;
-    if (batch == 0) {
-      if (i + kBatches == batches) claim();
-      wait_empty();
+  for (; t >= 0; --t) {
+    if (t == 0) claim();
+    const int32_t key0 = w.first + t * S::kKeys;
+    wait_empty();
+#pragma unroll
+    for (int batch = 0; batch < vectors.kBatches; ++batch) {
+      if (batch > 0) vectors.read(p, w, key0, batch, thread);
+      if constexpr (S::kFp16) {
+        vectors.template write<false>(p, tile_of(ring.index()), batch, thread, 1.0f);
+      } else {
+        vectors.template write<true>(p, tile_of(ring.index()), batch, thread, scale);
+      }
     }
-    if constexpr (S::kFp16) {
-      vectors.template write<false>(p, tile_of(ring.index()), batch, thread, 1.0f);
-    } else {
-      vectors.template write<true>(p, tile_of(ring.index()), batch, thread, scale);
-    }
-    if (batch + 1 == kBatches) announce();
-    if (i + 1 < batches) vectors.read(p, w, key0_of(i + 1), (i + 1) % kBatches, thread);
-    if (i + 2 < batches) vectors.announce(p, w, key0_of(i + 2), (i + 2) % kBatches, thread);
+    announce();
+    if (t > 0) vectors.read(p, w, key0 - S::kKeys, 0, thread);
   }
 }
 
@@ -398,11 +390,9 @@ __device__ __forceinline__ void lead_forward(const AttentionParams& p, const For
         load_forward_queries<S>(p, maps, w, thread, shared_address(shared) + queries.index() * S::kQBytes, full);
       }
       ++queries.count;
-      wait_for_copy(order);
       load_key_tiles<S, false>(p, maps, w, ring, no_landings, shared, barriers, claim);
       if (w.tiles == 0) claim();
     } else {
-      wait_for_copy(order);
       claim();
     }
     named_wait(kLeaderBarrier, S::kHalf);  // all have read the item before
@@ -415,8 +405,7 @@ __device__ __forceinline__ void lead_forward(const AttentionParams& p, const For
 
 // The other half follows with V.
 template <class S>
-__device__ __forceinline__ void follow_forward(const AttentionParams& p, const ForwardMaps& maps,
-                                               const ForwardOrder& order, char* shared,
+__device__ __forceinline__ void follow_forward(const AttentionParams& p, const ForwardMaps& maps, char* shared,
                                                const ForwardBarriers<S>& barriers) {
   const auto* works = reinterpret_cast<const ForwardWork*>(shared + S::kWorkAt);
   RingPosition<S::kStages> ring;
@@ -428,7 +417,6 @@ __device__ __forceinline__ void follow_forward(const AttentionParams& p, const F
     if (w.tiles == kNoMoreWork) break;
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(barriers.q_empty(queries.index()));
-    wait_for_copy(order);
     load_key_tiles<S, true>(p, maps, w, ring, landings, shared, barriers, [] {});
   }
   cp_async_wait<0>();

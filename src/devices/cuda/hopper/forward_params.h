@@ -49,7 +49,6 @@ struct ForwardOrder {
   int32_t front_blocks = 0;    // the first so many blocks take items from the end of the order
   int32_t* claimed = nullptr;  // [3], zeroed before the launch: items taken beyond the blocks' first; of these by
                                // blocks that go from the start, and from the end; null: each block has one item
-  bool behind_copy = false;    // the kernel before it, a copy of keys, may still run when it starts
   RequestOrder requests;       // none: row tiles from the batch's last to its first
 };
 

@@ -20,14 +20,6 @@ struct KeyRow {
 __device__ __forceinline__ bool is_packed(const AttentionParams& p, const Request& r, int32_t position) {
   return p.origin == KeyOrigin::kPacked || (p.origin == KeyOrigin::kCacheThenPacked && position >= r.context_len);
 }
-// kWritten: the block table may have been written since this kernel began (launch.cuh), so that no read may go ahead of
-// the wait for its writer as __ldg's might.
-template <bool kWritten>
-__device__ __forceinline__ int32_t load_block_id(const AttentionParams& p, const Request& r, int32_t block) {
-  const int32_t* id = p.block_table + r.index * p.block_table_stride + block;
-  return kWritten ? *id : __ldg(id);
-}
-template <bool kWritten = false>
 __device__ __forceinline__ KeyRow find_key_row(const AttentionParams& p, const Request& r, int32_t kv_head,
                                                int32_t position, int32_t end) {
   if (position >= end) return {0, 0};
@@ -37,7 +29,7 @@ __device__ __forceinline__ KeyRow find_key_row(const AttentionParams& p, const R
             token * p.packed_v_token_stride + kv_head * p.packed_v_head_stride};
   }
   const BlockOffset at = split_position(p, position);
-  const int64_t block = clamp_block(p, load_block_id<kWritten>(p, r, at.block));
+  const int64_t block = clamp_block(p, __ldg(p.block_table + r.index * p.block_table_stride + at.block));
   return {token_offset(p.k_addr, block, kv_head, at.offset), token_offset(p.v_addr, block, kv_head, at.offset)};
 }
 

@@ -9,24 +9,18 @@ namespace sextant::cuda {
 // ended; each block must then call wait_for_previous_kernel() before it reads that kernel's results, at its end at the
 // latest, so that what follows comes after both.
 template <class... Parameters, class... Arguments>
-cudaError_t launch_after_with(int shared_bytes, void (*kernel)(Parameters...), dim3 grid, int threads, bool overlap,
-                              cudaStream_t stream, Arguments... arguments) {
+cudaError_t launch_after(void (*kernel)(Parameters...), dim3 grid, int threads, bool overlap, cudaStream_t stream,
+                         Arguments... arguments) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = overlap ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
-}
-template <class... Parameters, class... Arguments>
-cudaError_t launch_after(void (*kernel)(Parameters...), dim3 grid, int threads, bool overlap, cudaStream_t stream,
-                         Arguments... arguments) {
-  return launch_after_with(0, kernel, grid, threads, overlap, stream, arguments...);
 }
 
 }  // namespace sextant::cuda

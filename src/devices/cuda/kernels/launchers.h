@@ -44,7 +44,6 @@ struct ForwardPlan {
   int32_t front_sms = 0;                   // that begin with the first requests, where the others begin with the last
   int32_t* claimed = nullptr;              // [kForwardCounters], in the workspace
   const RequestOrder* requests = nullptr;  // null: from the batch's last row tile to its first
-  bool behind_copy = false;                // comes right after launch_stage_cache, which has zeroed `claimed`
 };
 bool forward_serves(const AttentionParams& p);
 cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cudaStream_t stream);

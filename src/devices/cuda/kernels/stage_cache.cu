@@ -216,10 +216,7 @@ template <class T, DType kFormat>
 __global__ void __launch_bounds__(kThreads)
     stage_cache(const __grid_constant__ AttentionParams p, const __grid_constant__ StagedCache to) {
   __shared__ StagedRows rows_of[2];
-  launch_dependents();
   const auto index = static_cast<int32_t>(blockIdx.x), head = static_cast<int32_t>(blockIdx.y);
-  if (blockIdx.x + blockIdx.y + blockIdx.z == 0 && threadIdx.x < static_cast<unsigned>(to.num_counters))
-    to.counters[threadIdx.x] = 0;
   StagedBlock found;
   if (to.request_blocks > 0) {
     found.request = index / to.request_blocks;

@@ -17,13 +17,11 @@ struct StagedCache {
   int64_t blocks = 0;          // room
   int32_t request_blocks = 0;  // > 0: each request has room for so many, one request's after the other's; 0: no gaps
   bool bytes = false;
-  int32_t* counters = nullptr;  // of the kernel behind the copy, which become zero; null: it has none
-  int32_t num_counters = 0;
 };
 
 // Of the requests that pass p's filter: the keys of the cache that some query sees. Values of scales that belong to
 // single tokens, or to a cache beside packed keys, are applied; others are left to the kernel that reads the copy.
-// p's vector strides are set (vector_strides.h). The kernel behind it may start while it runs (kernels/launch.cuh).
+// p's vector strides are set (vector_strides.h).
 cudaError_t launch_stage_cache(const AttentionParams& p, const StagedCache& to, cudaStream_t stream);
 
 }  // namespace sextant::cuda
