@@ -64,10 +64,10 @@ struct ChipRates {
 
   // MLA decode in tiles of 64 keys (kMlaTransposedKernel, kMlaWgmmaKernel).
   struct Mla {
-    double start = 12e-6, tile = 2.16e-6;  // what a block costs beside its tiles; a tile
-    double merge = 7e-6, part = 0.06e-6;   // of partial results: launch; each of a row, sixteen at a time
-    double partial_bytes = 2.5e12;         // a second, written and read
-    double cluster = 2e-6;                 // of a cluster's blocks in shared memory
+    double start = 12e-6, tile = 2.16e-6;   // what a block costs beside its tiles; a tile
+    double merge = 5.4e-6, part = 0.06e-6;  // of partial results: launch; each of a row
+    double partial_bytes = 2.5e12;          // a second, written and read
+    double cluster = 2e-6;                  // of a cluster's blocks in shared memory
     int32_t overhead = 5;
   } mla;
   Mla mla_bytes = {
