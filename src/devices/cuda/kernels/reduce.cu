@@ -303,9 +303,9 @@ __device__ __forceinline__ bool find_segment_of_block(const AttentionParams& p, 
   s.kv_head = block - share * p.num_kv_heads;
   return s.first >= range.begin && s.first < range.end && s.last >= range.end;
 }
-// Without a wait for the attention kernel, where there are few requests.
 // Segment `unit` of [row tiles over all requests, at most][num_kv_heads]. `row_tiles`: of each request at most; 0: the
-// batch's row tiles are counted from where queries start.
+// batch's row tiles are counted from where queries start. Where requests are few this does not wait for the attention
+// kernel.
 __device__ __forceinline__ bool find_segment(const AttentionParams& p, int unit, int row_tiles, int rows, int keys,
                                              Segment& s) {
   const int tile = unit / p.num_kv_heads, lane = threadIdx.x & 31;
