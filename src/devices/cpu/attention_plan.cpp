@@ -204,7 +204,14 @@ class Planner {
   // Decided by the request alone, so that company changes no bit. Two sources need the other kernel.
   bool streams(const TokenRun& run) const {
     return !a_.shared_prefix && a_.op != AttentionOp::kPrefixPrefill &&
-           (run.end - run.begin) * a_.spec.group_size() <= kernels_.stream_rows;
+           (run.end - run.begin) * a_.spec.group_size() <= stream_rows();
+  }
+
+  int64_t stream_rows() const {
+    if (!reads_cache(a_.op)) return kernels_.stream_rows;
+    return a_.cache.is_latent()           ? kernels_.latent_stream_rows
+           : size_of(a_.cache.dtype) == 1 ? kernels_.code_stream_rows
+                                          : kernels_.stream_rows;
   }
 
   // One item for as many KV heads as share a tile; fewer when nothing else would feed all workers.
