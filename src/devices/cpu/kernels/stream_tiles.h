@@ -73,11 +73,13 @@ class StreamTiles {
   void attend_in_place() {
     const int64_t dims = round_up(it_.head_dim, 32) / 32, dims_v = round_up(it_.head_dim_v, kPanel) / kPanel;
     const auto beside = [this]() __attribute__((always_inline)) { run_.ahead.step(); };
+    const int64_t weight = value_tokens_ / kPanel;
+    const auto beside_output = [this, weight]() __attribute__((always_inline)) { run_.ahead.step(weight); };
     Step now;
     for (bool more = first_step(now); more; more = next_step(now)) {
       const typename Run::Columns c = now.columns;
       const int64_t v0 = c.from / value_tokens_ * value_tokens_, v1 = round_up(c.to, value_tokens_);
-      run_.prefetch(now.next, now.h, now.groups() * dims + (v1 - v0) / value_tokens_ * dims_v);
+      run_.prefetch(now.next, now.h, now.groups() * dims + (v1 - v0) / kPanel * dims_v);
       bind_key_panels(now);
       bind_value_pairs(now, v0, v1);
       S::template tile_scores<true>(k_, k_tails_, now.groups(), it_.head_dim, queries(now.h), m_.depth, m_.s + c.from,
@@ -85,7 +87,7 @@ class StreamTiles {
       run_.softmax(*now.tile, now.h, c);
       clear_weights(v0, c, v1);
       S::template tile_output<true>(v_, strides_, (v1 - v0) / value_tokens_, value_tokens_, it_.head_dim_v, m_.p + v0,
-                                    output(now.h), m_.dv_padded, beside);
+                                    output(now.h), m_.dv_padded, beside_output);
     }
   }
 
@@ -232,8 +234,8 @@ class StreamTiles {
     void make(const Step& step, int64_t v0, int64_t v1) const {
       const Run& run = x.run_;
       const int64_t dim = x.it_.head_dim, dim_v = x.it_.head_dim_v;
-      run.bind_rows(*step.tile, step.tile->k, run.source.k_addr, run.source.k_head_stride, step.h, dim,
-                    x.m_.k_staging, x.m_.k_rows);
+      run.bind_rows(*step.tile, step.tile->k, run.source.k_addr, run.source.k_head_stride, step.h, dim, x.m_.k_staging,
+                    x.m_.k_rows);
       if (!run.latent)
         run.bind_rows(*step.tile, step.tile->v, run.source.v_addr, run.source.v_head_stride, step.h, dim_v,
                       x.m_.v_staging, x.m_.v_rows);
