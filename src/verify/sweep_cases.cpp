@@ -135,6 +135,20 @@ void add_caches(std::vector<Case>& cases) {
       cases.push_back(f);
     }
   }
+  // Up to 16 rows of a KV head in a matrix unit: dims that fill no tile, blocks of any size, windows that begin inside.
+  struct Rows {
+    int32_t group, dim, block_size;
+  };
+  for (const Rows& rows : {Rows{16, 40, 32}, Rows{3, 72, 1}, Rows{12, 112, 24}, Rows{5, 160, 16}, Rows{8, 8, 64}}) {
+    Case c = base(fmt::format("decode, group {}, head_dim {}, block_size {}", rows.group, rows.dim, rows.block_size),
+                  mha(2 * rows.group, 2, rows.dim, DType::kBF16), {{1, 1}, {1, 33}, {1, 300}, {1, 700}});
+    c.block_size = rows.block_size;
+    cases.push_back(c);
+    c.name += ", fp8 cache, window 150";
+    c.cache_dtype = DType::kF8E4M3FN;
+    c.spec.sliding_window = 150;
+    cases.push_back(c);
+  }
   for (DType fp8 : {DType::kF8E4M3FN, DType::kF8E4M3FNUZ, DType::kF8E5M2})
     for (int32_t scales : {1, 2}) {
       Case c = base(fmt::format("{} cache, {} scale(s)", to_string(fp8), scales), mha(8, 2, 64, DType::kBF16), kRagged);

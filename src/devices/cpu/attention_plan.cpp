@@ -23,6 +23,7 @@ constexpr int64_t kStreamTileKeys = 64;
 constexpr int64_t kStreamTileBytes = 256 << 10;  // of one tile, all heads of an item: two of them share L2
 constexpr int64_t kWorkersBytes = 256 << 10;     // of keys and values, read while a worker is told of its share
 constexpr double kStreamReadRows = 9;            // reading a key from memory costs about as much as this many rows
+constexpr double kStreamItemCost = 350;          // to begin and end an item: about a microsecond
 constexpr int64_t kItemsPerWorker = 4;
 constexpr int64_t kSharesPerWorker = 4;  // an item that costs more than this share of the work is divided
 constexpr int64_t kMinItemRows = 96;
@@ -133,7 +134,7 @@ class Planner {
     const int64_t least = std::min(kMinItemRows, p_.item_rows);
     const int64_t most = std::clamp<int64_t>(all_rows / (3 * workers_), least, p_.item_rows);
     double total = items_of_rows(most, whole);
-    if (!has_tiles(whole)) return total;
+    if (!has_tiles(whole)) return divide_heads(most, total, whole);
     // Seven equal items on two workers leave one idle for an eighth of the time: other sizes may come out even.
     int64_t made = most, best = most;
     double best_time = busiest_worker(whole);
@@ -148,6 +149,30 @@ class Planner {
       best = rows;
     }
     return made == best ? total : items_of_rows(best, whole);
+  }
+  // Three short requests on two workers leave one idle for half of the time: halves of their heads come out even. Items
+  // whose keys are divided come out even anyway.
+  double divide_heads(int64_t rows, double total, std::pmr::vector<WorkItem>& whole) {
+    const bool short_items = std::all_of(whole.begin(), whole.end(), [](const WorkItem& item) {
+      return item.key_end - item.key_begin < 2 * kMinAutoSplit;
+    });
+    if (workers_ == 1 || !short_items || whole.size() > static_cast<size_t>(kFewItems * workers_)) return total;
+    const auto time_of = [&] {
+      return busiest_worker(whole) + kStreamItemCost * static_cast<double>(whole.size()) / workers_;
+    };
+    int64_t best = 1;
+    double best_time = time_of();
+    for (const int64_t parts : {2, 4}) {
+      if (parts > a_.spec.num_kv_heads || best_time <= total / (kWorthwhile * workers_)) break;
+      head_parts_ = parts;
+      items_of_rows(rows, whole);
+      const double time = time_of();
+      if (time > kWorthwhile * best_time) continue;
+      best_time = time;
+      best = parts;
+    }
+    head_parts_ = best;
+    return items_of_rows(rows, whole);
   }
   static bool has_tiles(const std::pmr::vector<WorkItem>& items) {
     return std::any_of(items.begin(), items.end(), [](const WorkItem& item) { return !item.stream; });
@@ -204,7 +229,14 @@ class Planner {
   // Decided by the request alone, so that company changes no bit. Two sources need the other kernel.
   bool streams(const TokenRun& run) const {
     return !a_.shared_prefix && a_.op != AttentionOp::kPrefixPrefill &&
-           (run.end - run.begin) * a_.spec.group_size() <= kernels_.stream_rows;
+           (run.end - run.begin) * a_.spec.group_size() <= stream_rows();
+  }
+
+  int64_t stream_rows() const {
+    if (!reads_cache(a_.op)) return kernels_.stream_rows;
+    return a_.cache.is_latent()           ? kernels_.latent_stream_rows
+           : size_of(a_.cache.dtype) == 1 ? kernels_.code_stream_rows
+                                          : kernels_.stream_rows;
   }
 
   // One item for as many KV heads as share a tile; fewer when nothing else would feed all workers.
@@ -220,6 +252,7 @@ class Planner {
       const int64_t parts = runs == 1 ? workers_ : ceil_div(kItemsPerWorker * workers_, runs);
       heads = std::min(heads, ceil_div(kv_heads, parts));
     }
+    heads = std::min(heads, ceil_div(kv_heads, head_parts_));
     WorkItem item;
     item.stream = true;
     item.request = run.request;
@@ -332,6 +365,7 @@ class Planner {
   const BatchLengths& lengths_;
   std::pmr::vector<TokenRun> runs_;
   double pairs_per_head_ = 0;
+  int64_t head_parts_ = 1;  // that the heads of a streaming request are divided into, at least
 };
 
 // Rows of an item at most: of one KV head in tiles, of all KV heads where few rows stream.

@@ -53,8 +53,8 @@ Features detect() {
   f.avx2 = (saved & kYmm) == kYmm && bit(seven.ebx, 5) && bit(one.ecx, 12) && bit(one.ecx, 29);
   f.avx512 = f.avx2 && (saved & kZmm) == kZmm && bit(seven.ebx, 16) && bit(seven.ebx, 17) && bit(seven.ebx, 30) &&
              bit(seven.ebx, 31);
-  // With VBMI, whose byte tables read 8-bit caches: every processor with bf16 products but Cooper Lake has it.
-  f.avx512_bf16 = f.avx512 && bit(seven_one.eax, 5) && bit(seven.ecx, 1);
+  // With VBMI and GFNI, which read 8-bit caches: every processor with bf16 products but Cooper Lake has them.
+  f.avx512_bf16 = f.avx512 && bit(seven_one.eax, 5) && bit(seven.ecx, 1) && bit(seven.ecx, 8);
   f.amx = f.avx512_bf16 && (saved & kTiles) == kTiles && bit(seven.edx, 22) && bit(seven.edx, 24) && permit_amx();
   return f;
 }

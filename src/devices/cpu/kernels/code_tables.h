@@ -40,34 +40,97 @@ struct CodeBytes {
   }
 };
 
-// fp8 codes are a sign and a magnitude, so that one half of the table does.
+#if defined(__GFNI__)
+// Where the exponent needs no carry, each byte of the bf16 is bits of the code, some of them inverted (gf2p8affine, one
+// instruction; vpermi2b takes three). Numbers below the normal range, infinities and NaN are looked up: turned left by
+// one bit, their codes are [-kBelow, kFrom] modulo 256, and differ in their low six bits.
+template <DType T>
+struct AffineCodes {
+  static constexpr bool kExists = T == DType::kF8E4M3FN || T == DType::kF8E5M2;
+  static constexpr bool kFour = T == DType::kF8E4M3FN;  // bits of exponent
+  static constexpr int kBelow = kFour ? 2 : 8, kFrom = kFour ? 15 : 7, kInverted = kFour ? 0x3c : 0x38;
+  struct Rows {
+    int of_bit[8];
+  };
+  static constexpr Rows kLow = kFour ? Rows{{0, 0, 0, 0, 1, 2, 4, 8}} : Rows{{0, 0, 0, 0, 0, 1, 2, 4}};
+  static constexpr Rows kHigh =
+      kFour ? Rows{{16, 32, 64, 64, 64, 64, 64, 128}} : Rows{{8, 16, 32, 64, 64, 64, 64, 128}};
+  static constexpr Rows kTurned = {{128, 1, 2, 4, 8, 16, 32, 64}};
+  static constexpr uint64_t matrix(const Rows& rows) {
+    uint64_t m = 0;
+    for (int i = 0; i < 8; ++i) m |= static_cast<uint64_t>(rows.of_bit[i]) << 8 * (7 - i);
+    return m;
+  }
+  static constexpr int turned(int code) { return (code << 1 & 0xff) | code >> 7; }
+  static constexpr bool special(int code) { return ((turned(code) + kBelow) & 0xff) <= kFrom + kBelow; }
+  struct Special {
+    alignas(64) uint8_t low[64] = {}, high[64] = {};
+    constexpr Special() {
+      for (int code = 0; code < 256; ++code) {
+        if (!special(code)) continue;
+        const int bits = code_as_bf16<T>(code & 0x7f) | (code & 0x80) << 8;
+        low[turned(code) & 63] = static_cast<uint8_t>(bits & 0xff);
+        high[turned(code) & 63] = static_cast<uint8_t>(bits >> 8);
+      }
+    }
+  };
+  static constexpr Special kSpecial{};
+  static constexpr int apply(const Rows& rows, int code) {
+    int byte = 0;
+    for (int i = 0; i < 8; ++i) byte |= __builtin_parity(static_cast<unsigned>(rows.of_bit[i] & code)) << i;
+    return byte;
+  }
+  static constexpr bool exact() {
+    for (int code = 0; code < 256; ++code) {
+      const int at = turned(code) & 63;
+      const int low = special(code) ? kSpecial.low[at] : apply(kLow, code);
+      const int high = special(code) ? kSpecial.high[at] : apply(kHigh, code) ^ kInverted;
+      if ((low | high << 8) != (code_as_bf16<T>(code & 0x7f) | (code & 0x80) << 8)) return false;
+    }
+    return true;
+  }
+
+  inline __attribute__((always_inline)) static void widen(__m512i codes, __m512i& low_bytes, __m512i& high_bytes) {
+    const auto by = [&](const Rows& rows) { return _mm512_set1_epi64(static_cast<int64_t>(matrix(rows))); };
+    const __m512i turned_codes = _mm512_gf2p8affine_epi64_epi8(codes, by(kTurned), 0);
+    const __mmask64 specials = _mm512_cmple_epu8_mask(_mm512_add_epi8(turned_codes, _mm512_set1_epi8(kBelow)),
+                                                      _mm512_set1_epi8(kFrom + kBelow));
+    low_bytes = _mm512_mask_permutexvar_epi8(_mm512_gf2p8affine_epi64_epi8(codes, by(kLow), 0), specials, turned_codes,
+                                             _mm512_load_si512(kSpecial.low));
+    high_bytes = _mm512_mask_permutexvar_epi8(_mm512_gf2p8affine_epi64_epi8(codes, by(kHigh), kInverted), specials,
+                                              turned_codes, _mm512_load_si512(kSpecial.high));
+  }
+};
+static_assert(AffineCodes<DType::kF8E4M3FN>::exact() && AffineCodes<DType::kF8E5M2>::exact());
+#endif
+
+// A sign and a magnitude of seven bits, so that one half of the table does.
 template <DType T>
 struct CodeTables {
   static constexpr CodeBytes<T, 0> kLower{};
-  static constexpr CodeBytes<T, 128> kUpper{};
-  __m512i low[2], high[2], upper_low[2], upper_high[2];
+  __m512i low[2], high[2];
 
   CodeTables() {
     for (int i = 0; i < 2; ++i) {
       low[i] = _mm512_load_si512(kLower.low + 64 * i);
       high[i] = _mm512_load_si512(kLower.high + 64 * i);
-      upper_low[i] = _mm512_load_si512(kUpper.low + 64 * i);
-      upper_high[i] = _mm512_load_si512(kUpper.high + 64 * i);
     }
   }
 
   // bf16 of 64 codes, the bytes apart.
   inline __attribute__((always_inline)) void widen(__m512i codes, __m512i& low_bytes, __m512i& high_bytes) const {
-    low_bytes = _mm512_permutex2var_epi8(low[0], codes, low[1]);  // bit 7 of an index does not count
-    high_bytes = _mm512_permutex2var_epi8(high[0], codes, high[1]);
-    if constexpr (T == DType::kI8) {
-      const __mmask64 upper = _mm512_movepi8_mask(codes);
-      low_bytes = _mm512_mask_blend_epi8(upper, low_bytes, _mm512_permutex2var_epi8(upper_low[0], codes, upper_low[1]));
+#if defined(__GFNI__)
+    if constexpr (AffineCodes<T>::kExists) return AffineCodes<T>::widen(codes, low_bytes, high_bytes);
+#endif
+    const __m512i magnitudes = T == DType::kI8 ? _mm512_abs_epi8(codes) : codes;
+    low_bytes = _mm512_permutex2var_epi8(low[0], magnitudes, low[1]);  // bit 7 of an index does not count
+    high_bytes = _mm512_permutex2var_epi8(high[0], magnitudes, high[1]);
+    // high | (codes & sign)
+    high_bytes = _mm512_ternarylogic_epi32(high_bytes, codes, _mm512_set1_epi8(INT8_MIN), 0xf8);
+    if constexpr (T == DType::kI8) {  // -128 has no magnitude of seven bits; the low byte of it and of 0 is 0
+      const __mmask64 least = _mm512_cmpeq_epi8_mask(codes, _mm512_set1_epi8(INT8_MIN));
       high_bytes =
-          _mm512_mask_blend_epi8(upper, high_bytes, _mm512_permutex2var_epi8(upper_high[0], codes, upper_high[1]));
-    } else {
-      // high | (codes & sign)
-      high_bytes = _mm512_ternarylogic_epi32(high_bytes, codes, _mm512_set1_epi8(INT8_MIN), 0xf8);
+          _mm512_mask_mov_epi8(high_bytes, least, _mm512_set1_epi8(static_cast<char>(code_as_bf16<T>(128) >> 8)));
     }
     if constexpr (T == DType::kF8E4M3FNUZ) {  // minus zero is the only NaN
       const __mmask64 nan = _mm512_cmpeq_epi8_mask(codes, _mm512_set1_epi8(INT8_MIN));

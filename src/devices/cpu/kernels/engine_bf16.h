@@ -42,6 +42,14 @@ struct Bf16Packing : PackedTokens {
     }
   }
 
+  // Dims d .. d + 31 of 16 rows of bf16, as [16 pairs][16 keys][2].
+  static void pack_key_tile(const char* const* rows, int64_t dim, int64_t d, uint16_t* dst) {
+    __m512i r[16];
+    for (int i = 0; i < 16; ++i) r[i] = load_bf16<DType::kBF16>(rows[i] + 2 * d, dim - d);
+    transpose(r);
+    for (int i = 0; i < 16; ++i) _mm512_storeu_si512(dst + i * 32, r[i]);
+  }
+
   template <DType T, class Between>
   static void pack_keys(const char* const* rows, int64_t count, int64_t dim, int64_t panel_depth, uint16_t* dst,
                         const Between& between) {
@@ -93,6 +101,16 @@ struct Bf16Packing : PackedTokens {
         x = _mm512_and_si512(_mm512_maskz_loadu_epi32(lanes, src + 2 * d), mask);
       }
       _mm512_storeu_si512(dst, x);
+    }
+  }
+
+  // Rows of two tokens as pairs, [dim][2]; dst has room for whole vectors.
+  static void join_value_rows(const char* first, const char* second, int64_t dim, uint16_t* dst) {
+    for (int64_t d = 0; d < dim; d += 32, dst += 64) {
+      const __m512i a = load_bf16<DType::kBF16>(first + 2 * d, dim - d);
+      const __m512i b = load_bf16<DType::kBF16>(second + 2 * d, dim - d);
+      _mm512_storeu_si512(dst, first_pairs(a, b));
+      if (dim - d > kPanel) _mm512_storeu_si512(dst + 32, last_pairs(a, b));
     }
   }
 

@@ -27,6 +27,8 @@ constexpr AttentionKernels attention_kernels(int64_t item_rows, int64_t stream_r
           item_bytes,
           tile_bytes,
           stream_rows,
+          stream_rows,
+          stream_rows,
           &peak_products<E>,
           nullptr,
           nullptr};

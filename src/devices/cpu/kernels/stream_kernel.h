@@ -74,6 +74,10 @@ struct StreamScratch {
   }
 };
 
+// The products of tiles: stream_tiles.h.
+template <class S>
+class StreamTiles;
+
 template <class S>
 struct StreamRun {
   using Elem = typename S::Elem;
@@ -83,11 +87,11 @@ struct StreamRun {
   const int64_t group;         // query heads a KV head
   const int64_t source_bytes;  // of one stored element
   const bool codes;            // of 8 bits, fp8 or int8
+  const bool panels;           // the cache holds the panels that the products want
+  const bool tiles;            // ... which are of tiles: of panels as they lie, or of what is brought into their form
   const bool widened;          // codes become rows of bf16 first, which is exact: S does not read them
   const DType key_type;        // what the products read
   const bool latent;           // V is the first columns of K
-  bool panels = false;         // the cache holds the panels that the products want
-  bool tiles = false;          // ... and they are whole tiles
   int64_t first_key = INT64_MAX, last_key = 0;
   Prefetcher ahead;
 
@@ -98,11 +102,15 @@ struct StreamRun {
         group(item.num_heads / item.num_kv_heads),
         source_bytes(element_bytes(source.dtype)),
         codes(source_bytes == 1),
-        widened(codes && !S::kReadsCodes),
+        panels(S::kReadsPanels && source.packed_layout),
+        tiles(takes_tiles(m.rows, item.head_dim, panels, codes)),
+        widened(codes && !panels && (tiles || !S::kReadsCodes)),
         key_type(widened ? DType::kBF16 : source.dtype),
-        latent(source.k == source.v && source.block_table != nullptr) {
-    if constexpr (S::kReadsPanels) panels = source.packed_layout;
-    if constexpr (S::kReadsTiles) tiles = panels && it.head_dim % 32 == 0 && it.head_dim_v % 16 == 0 && m.rows <= 16;
+        latent(source.k == source.v && source.block_table != nullptr) {}
+
+  static bool takes_tiles(int64_t rows, int64_t dim, bool panels, bool codes) {
+    if constexpr (S::kReadsTiles) return S::takes_tiles(rows, dim, panels, codes);
+    return false;
   }
 
   int64_t row_lo(int64_t token) const { return larger(it.key_lo[token], it.key_begin); }
@@ -118,7 +126,7 @@ struct StreamRun {
           Elem* row = m.q + (h / group * m.rows + t * group + h % group) * m.depth;
           const char* query = q + (t * it.q_token_stride + h * it.q_head_stride) * bytes;
           if constexpr (S::kReadsCodes)
-            if (codes && !panels) {
+            if (codes && !panels && !widened) {
               S::template pack_query_of_codes<T>(query, it.head_dim, m.depth, row);
               continue;
             }
@@ -305,9 +313,18 @@ struct StreamRun {
 
   void attend() {
     load_queries();
+    if (tiles)
+      attend_tiles();
+    else
+      attend_heads();
+    for (int64_t h = 0; h < it.num_kv_heads; ++h)
+      for (int64_t r = 0; r < m.rows; ++r) write(h, r);
+  }
+  void attend_tiles() {
+    if constexpr (S::kReadsTiles) StreamTiles<S>(*this).attend();
+  }
+  void attend_heads() {
     const int64_t start = first_key / kStreamKeys * kStreamKeys;
-    if constexpr (S::kReadsTiles)
-      if (tiles) S::begin_tiles(m.rows);
     if (first_key < last_key) find_tile(start, m.tiles[0]);
     for (int64_t begin = start, current = 0; begin < last_key; begin += kStreamKeys, current ^= 1) {
       const StreamTile& tile = m.tiles[current];
@@ -324,10 +341,6 @@ struct StreamRun {
         attend_rows(tile, next, h, c);
       }
     }
-    if constexpr (S::kReadsTiles)
-      if (tiles) S::end_tiles();
-    for (int64_t h = 0; h < it.num_kv_heads; ++h)
-      for (int64_t r = 0; r < m.rows; ++r) write(h, r);
   }
 
   // The packed cache layout: panels of 16 keys and pairs of values are multiplied where they lie. Blocks that are no
@@ -335,12 +348,11 @@ struct StreamRun {
   void attend_panels(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c);
   const char* copy_key_panel(const StreamTile& tile, int64_t h, int64_t j) const;
   const char* copy_value_pair(const StreamTile& tile, int64_t h, int64_t j) const;
-  void multiply_tiles(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c, const char** k);
-  void widen_tiles(int64_t groups, const char** k, const char** v, int64_t* strides);
+  void find_key_panels(const StreamTile& tile, int64_t h, Columns c, const char** k) const;
 
   void write(int64_t h, int64_t r) {
     const int64_t row = h * m.rows + r, token = r / group, head = h * group + r % group;
-    const ChunkOrder order = panels              ? ChunkOrder::kNatural
+    const ChunkOrder order = panels || tiles     ? ChunkOrder::kNatural
                              : codes && !widened ? ChunkOrder::kCodes
                                                  : S::order(key_type);
     // [dv_padded] fits the staging: 64 rows of depth.
@@ -391,86 +403,40 @@ const char* StreamRun<S>::copy_value_pair(const StreamTile& tile, int64_t h, int
 }
 
 template <class S>
+void StreamRun<S>::find_key_panels(const StreamTile& tile, int64_t h, Columns c, const char** k) const {
+  for (int64_t j = c.from; j < c.to; j += kPanel) {
+    // Any token of a panel leads to it; columns outside [from, to) are masked, whatever they hold.
+    const int64_t i = larger(j, tile.from), inside = (i - j) * source.k_addr.token_inner_stride;
+    k[(j - c.from) / kPanel] = source.block_size % kPanel == 0
+                                   ? tile.k[i] + (h * source.k_head_stride - inside) * source_bytes
+                                   : copy_key_panel(tile, h, j);
+  }
+}
+
+template <class S>
 void StreamRun<S>::attend_panels(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c) {
   if constexpr (S::kReadsPanels) {
     const char* k[kStreamKeys / kPanel];
     const char* v[kStreamKeys / 2];
-    for (int64_t j = c.from; j < c.to; j += kPanel) {
-      // Any token of a panel leads to it; columns outside [from, to) are masked, whatever they hold.
-      const int64_t i = larger(j, tile.from), inside = (i - j) * source.k_addr.token_inner_stride;
-      k[j / kPanel] = source.block_size % kPanel == 0 ? tile.k[i] + (h * source.k_head_stride - inside) * source_bytes
-                                                      : copy_key_panel(tile, h, j);
-    }
-    const int64_t groups = (c.to - c.from) / kPanel, first = c.from / kPanel;
+    find_key_panels(tile, h, c, k);
+    const int64_t groups = (c.to - c.from) / kPanel;
     const Elem* q = m.q + h * m.rows * m.depth;
     float* o = m.o + h * m.rows * m.dv_padded;
-    if (tiles) return multiply_tiles(tile, next, h, c, k);
     for (int64_t j = c.from; j < c.last; j += 2) {
       const bool direct = j >= tile.from && j + 1 < tile.to && source.block_size % 2 == 0;
       v[j / 2] = direct ? tile.v[j] + h * source.v_head_stride * source_bytes : copy_value_pair(tile, h, j);
     }
     prefetch(next, h, round_up(m.rows, 4) / 4 * it.head_dim / 8 + output_steps(m.rows, c.to - c.from, it.head_dim_v));
     if (codes)
-      S::scores_of_code_panels(source.dtype, k + first, groups, it.head_dim, q, m.depth, m.rows, m.s + c.from, ahead);
+      S::scores_of_code_panels(source.dtype, k, groups, it.head_dim, q, m.depth, m.rows, m.s + c.from, ahead);
     else
-      S::scores_of_panels(k + first, groups, it.head_dim, q, m.depth, m.rows, m.s + c.from, ahead);
+      S::scores_of_panels(k, groups, it.head_dim, q, m.depth, m.rows, m.s + c.from, ahead);
     softmax(tile, h, c);
     if (codes)
       S::output_of_code_pairs(source.dtype, v + c.from / 2, c.last - c.from, it.head_dim_v, m.p + c.from, m.rows, o,
                               m.dv_padded, ahead);
     else
       S::output_of_pairs(v + c.from / 2, c.last - c.from, it.head_dim_v, m.p + c.from, m.rows, o, m.dv_padded, ahead);
-  }
-}
-
-// Codes as tiles of bf16 in the staging buffers, where copies of panels and pairs take less than the first half. Keys
-// and values at once: what is stored first has left the store buffer when its tiles are loaded.
-template <class S>
-void StreamRun<S>::widen_tiles(int64_t groups, const char** k, const char** v, int64_t* strides) {
-  if constexpr (S::kReadsTiles) {
-    using Packing = typename S::Packing;
-    auto* keys = reinterpret_cast<Elem*>(m.k_staging) + kStreamKeys * m.depth;
-    auto* values = reinterpret_cast<Elem*>(m.v_staging) + kStreamKeys * m.dv_padded;
-    Packing::with_tables(source.dtype, [&](const auto& tables) {
-      for (int64_t g = 0; g < groups; ++g, keys += kPanel * m.depth) {
-        Packing::widen_key_panel(tables, k[g], it.head_dim, nullptr, keys);
-        k[g] = reinterpret_cast<const char*>(keys);
-      }
-      for (int64_t g = 0; g < groups; ++g) {
-        const char* pairs = v[g];
-        v[g] = reinterpret_cast<const char*>(values);
-        for (int64_t t = 0; t < kPanel; t += 2, pairs += strides[g], values += 2 * m.dv_padded)
-          Packing::widen_value_pairs(tables, pairs, ~0u, it.head_dim_v, nullptr, 2 * kPanel, values);
-        strides[g] = 4 * m.dv_padded;
-      }
-    });
-  }
-}
-
-template <class S>
-void StreamRun<S>::multiply_tiles(const StreamTile& tile, const StreamTile* next, int64_t h, Columns c,
-                                  const char** k) {
-  if constexpr (S::kReadsTiles) {
-    const int64_t groups = (c.to - c.from) / kPanel;
-    const char* v[kStreamKeys / kPanel];
-    int64_t strides[kStreamKeys / kPanel];
-    for (int64_t g = 0; g < groups; ++g) {
-      const int64_t j = c.from + g * kPanel;
-      if (j >= tile.from && j + kPanel <= tile.to && source.block_size % kPanel == 0) {
-        v[g] = tile.v[j] + h * source.v_head_stride * source_bytes;
-        strides[g] = source.v_addr.token_outer_stride * source_bytes;
-        continue;
-      }
-      v[g] = copy_value_pair(tile, h, j);
-      for (int64_t i = 2; i < kPanel; i += 2) copy_value_pair(tile, h, j + i);
-      strides[g] = 2 * m.dv_padded * source_bytes;
-    }
-    prefetch(next, h, groups * (it.head_dim / 32 + it.head_dim_v / 16));
-    k += c.from / kPanel;
-    if (codes) widen_tiles(groups, k, v, strides);
-    S::tile_scores(k, groups, it.head_dim, m.q + h * m.rows * m.depth, m.depth, m.s + c.from, ahead);
-    softmax(tile, h, c);
-    S::tile_output(v, strides, groups, it.head_dim_v, m.p + c.from, m.o + h * m.rows * m.dv_padded, m.dv_padded, ahead);
   }
 }
 
