@@ -234,9 +234,9 @@ class Planner {
 
   int64_t stream_rows() const {
     if (!reads_cache(a_.op)) return kernels_.stream_rows;
-    return a_.cache.is_latent()           ? kernels_.latent_stream_rows
-           : size_of(a_.cache.dtype) == 1 ? kernels_.code_stream_rows
-                                          : kernels_.stream_rows;
+    if (a_.cache.is_latent()) return kernels_.latent_stream_rows;
+    const bool code_panels = size_of(a_.cache.dtype) == 1 && a_.cache.layout == KvLayout::kPacked;
+    return code_panels ? kernels_.code_stream_rows : kernels_.stream_rows;
   }
 
   // One item for as many KV heads as share a tile; fewer when nothing else would feed all workers.

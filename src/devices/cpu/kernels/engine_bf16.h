@@ -119,6 +119,16 @@ struct Bf16Packing : PackedTokens {
   static void with_tables(DType dtype, const F& f) {
     with_code_type(dtype, [&]<DType T>() { f(CodeTables<T>()); });
   }
+  // A row of codes as bf16; dst has room for whole registers.
+  template <DType T>
+  static void widen_row(const CodeTables<T>& tables, const char* codes, int64_t dim, uint16_t* dst) {
+    for (int64_t d = 0; d < dim; d += kCodeChunk) {
+      __m512bh x, y;
+      tables.widen_in_order(load_codes(codes + d, dim - d), x, y);
+      _mm512_storeu_si512(dst + d, as_int(x));
+      _mm512_storeu_si512(dst + d + 32, as_int(y));
+    }
+  }
   // A panel of keys in codes, [dim / 2][16][2], as bf16. scales: of its 16 keys; null: none.
   template <DType T>
   static void widen_key_panel(const CodeTables<T>& tables, const char* codes, int64_t dim, const float* scales,

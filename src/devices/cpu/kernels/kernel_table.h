@@ -150,7 +150,7 @@ struct AttentionKernels {
   // Rows of a KV head up to which stream() is the faster one.
   int64_t stream_rows;
   int64_t latent_stream_rows;  // ... where keys are latents
-  int64_t code_stream_rows;    // ... where they are 8-bit codes
+  int64_t code_stream_rows;    // ... where they are 8-bit codes in the packed layout
   // The ceiling of the unit that multiplies: products alone, operands in registers (AMX) or in the first-level cache.
   // Returns operations done.
   double (*peak)(int64_t iterations, void* scratch);

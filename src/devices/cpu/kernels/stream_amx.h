@@ -21,7 +21,7 @@ struct AmxStream : DotStream {
   // takes as long as three rows' products.
   static bool takes_tiles(int64_t rows, int64_t dim, bool panels, bool codes) {
     if (rows > 16) return false;
-    if (codes) return panels && rows >= (dim > 64 ? 3 : 2);
+    if (codes) return rows >= (!panels ? 3 : dim > 64 ? 3 : 2);
     return panels || rows >= 3;
   }
 

@@ -104,7 +104,7 @@ struct StreamRun {
         codes(source_bytes == 1),
         panels(S::kReadsPanels && source.packed_layout),
         tiles(takes_tiles(m.rows, item.head_dim, panels, codes)),
-        widened(codes && !panels && (tiles || !S::kReadsCodes)),
+        widened(codes && !S::kReadsCodes),
         key_type(widened ? DType::kBF16 : source.dtype),
         latent(source.k == source.v && source.block_table != nullptr) {}
 
@@ -126,7 +126,7 @@ struct StreamRun {
           Elem* row = m.q + (h / group * m.rows + t * group + h % group) * m.depth;
           const char* query = q + (t * it.q_token_stride + h * it.q_head_stride) * bytes;
           if constexpr (S::kReadsCodes)
-            if (codes && !panels && !widened) {
+            if (codes && !panels && !tiles) {
               S::template pack_query_of_codes<T>(query, it.head_dim, m.depth, row);
               continue;
             }

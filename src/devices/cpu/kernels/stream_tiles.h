@@ -228,7 +228,18 @@ class StreamTiles {
     }
   };
 
-  // Rows of any layout. Codes have become bf16 on the way.
+  // Rows of any layout; codes become rows of bf16 first.
+  void widen_rows(const StreamTile& tile, int64_t dim, int64_t stride, char* staging, const char** rows) const {
+    if (!run_.codes) return;
+    with_code_type(run_.source.dtype, [&]<DType T>() {
+      const CodeTables<T> tables;
+      for (int64_t i = tile.from; i < tile.to; ++i) {
+        auto* row = reinterpret_cast<Elem*>(staging) + i * stride;
+        Packing::widen_row(tables, rows[i], dim, row);
+        rows[i] = reinterpret_cast<const char*>(row);
+      }
+    });
+  }
   struct Rows {
     StreamTiles& x;
     void make(const Step& step, int64_t v0, int64_t v1) const {
@@ -236,9 +247,12 @@ class StreamTiles {
       const int64_t dim = x.it_.head_dim, dim_v = x.it_.head_dim_v;
       run.bind_rows(*step.tile, step.tile->k, run.source.k_addr, run.source.k_head_stride, step.h, dim, x.m_.k_staging,
                     x.m_.k_rows);
-      if (!run.latent)
+      x.widen_rows(*step.tile, dim, x.m_.depth, x.m_.k_staging, x.m_.k_rows);
+      if (!run.latent) {
         run.bind_rows(*step.tile, step.tile->v, run.source.v_addr, run.source.v_head_stride, step.h, dim_v,
                       x.m_.v_staging, x.m_.v_rows);
+        x.widen_rows(*step.tile, dim_v, x.m_.dv_padded, x.m_.v_staging, x.m_.v_rows);
+      }
       for (int64_t g = 0; g < step.groups(); ++g)
         for (int64_t d = 0; d < dim; d += 32)
           Packing::pack_key_tile(x.m_.k_rows + step.columns.from + g * kPanel, dim, d,
