@@ -1,6 +1,6 @@
 // Decode with AMX (stream_tiles.h). Panels of the packed cache layout are tiles already: K [D/2][16 keys][2] is D/32
-// tiles of 32 dims, V [bs/2][D][2] has pairs of tokens under each other, 16 or, in blocks of 16 tokens, eight. Where K
-// and V are bf16 nothing is copied or packed, and one instruction takes in 1 KiB of the cache.
+// tiles of 32 dims, V [bs/2][D][2] has pairs of tokens under each other, of which eight are half a tile. Where K and V
+// are bf16 nothing is copied or packed, and one instruction takes in 1 KiB of the cache, or half of it.
 //
 // A product takes as long as its first operand has rows: the few rows of decode make the tiles low.
 #pragma once

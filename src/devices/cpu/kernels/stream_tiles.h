@@ -2,7 +2,7 @@
 // of tiles, and multiplied by the matrix unit.
 //
 //   cache                    keys, panels [dim / 2][16][2]          values, pairs of tokens [dim][2]
-//   packed, bf16             in place                               in place, 16 or 32 tokens a tile
+//   packed, bf16             in place                               in place, 16 tokens a tile
 //   packed, 8-bit codes      widened into L1                        widened into L1
 //   rows, any of the types   transposed into L1                     joined into L1
 //
@@ -51,11 +51,11 @@ class StreamTiles {
   }
 
  private:
-  // Of a tile of values: 32 fill it. In blocks of 16 tokens, 16 lie together. Of few keys, 16 are made sooner.
+  // Of a tile of values: 32 fill it. In place it is 16, which lie together in blocks of 16 tokens too: sums of 32 would
+  // have other bits, and the block size must change none. Of few keys, 16 are made sooner.
   static int64_t tokens_of_values(const Run& run) {
     constexpr int64_t kFewKeys = 256;
-    const int64_t block = run.source.block_size;
-    if (run.panels && !run.codes) return block % 32 != 0 && block % kPanel == 0 ? 16 : 32;
+    if (run.panels && !run.codes) return kPanel;
     return run.last_key - run.first_key < kFewKeys ? 16 : 32;
   }
 
