@@ -5,8 +5,8 @@
 
 #include "devices/hip/emulator/emulated_device.h"
 #include "support/matchers.h"
+#include "support/random_case.h"
 #include "support/sanitizers.h"
-#include "verify/random/run_random.h"
 #include "verify/run_case.h"
 #include "verify/sweep_cases.h"
 #include "verify/verify.h"
@@ -32,10 +32,7 @@ TEST(HipConformance, EveryBackendAgreesWithTheOracle) {
 void expect_passes(const std::string& text) {
   auto device = open_device(DeviceKind::kHipEmulated);
   ASSERT_OK(device);
-  const auto test = verify::parse_random_case(text);
-  ASSERT_OK(test);
-  const verify::RandomVerdict verdict = verify::run_random_case(**device, *test, {});
-  EXPECT_EQ(verdict.kind, verify::RandomVerdict::Kind::kPassed) << verdict.message << " in " << text;
+  testing::expect_passes(**device, text);
 }
 
 // Deterministic mode: in blocks of another size the same kernel gives the same bits.

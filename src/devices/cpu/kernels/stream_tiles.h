@@ -30,7 +30,6 @@ class StreamTiles {
       : run_(run),
         it_(run.it),
         m_(run.m),
-        in_place_(run.panels && !run.codes),
         value_tokens_(tokens_of_values(run)),
         // Copies and collected rows take less than the other half of each.
         keys_(reinterpret_cast<Elem*>(m_.k_staging) + kStreamKeys * m_.depth),
@@ -41,12 +40,12 @@ class StreamTiles {
     // Nobody writes behind the last dim, where zeros of Q are multiplied: 0 * NaN is NaN.
     if (it_.head_dim % 32 != 0)
       __builtin_memset(m_.k_staging, 0, static_cast<size_t>(kStreamKeys * m_.depth) * sizeof(float));
-    if (in_place_)
-      attend_in_place();
+    if (run_.panels && !run_.codes)
+      attend_as(InPlace{*this});
     else if (!run_.panels)
-      attend_made(Rows{*this});
+      attend_as(Rows{*this});
     else
-      with_code_type(run_.source.dtype, [&]<DType T>() { attend_made(Codes<T>{*this}); });
+      with_code_type(run_.source.dtype, [&]<DType T>() { attend_as(Codes<T>{*this}); });
     S::end_tiles();
   }
 
@@ -67,36 +66,10 @@ class StreamTiles {
     int64_t groups() const { return (columns.to - columns.from) / kPanel; }
   };
 
-  // ---- operands that lie in the cache
-  // ---------------------------------------------------------------------------------
-
-  void attend_in_place() {
-    const int64_t dims = round_up(it_.head_dim, 32) / 32, dims_v = round_up(it_.head_dim_v, kPanel) / kPanel;
-    const auto beside = [this]() __attribute__((always_inline)) { run_.ahead.step(); };
-    const int64_t weight = value_tokens_ / kPanel;
-    const auto beside_output = [this, weight]() __attribute__((always_inline)) { run_.ahead.step(weight); };
-    Step now;
-    for (bool more = first_step(now); more; more = next_step(now)) {
-      const typename Run::Columns c = now.columns;
-      const int64_t v0 = c.from / value_tokens_ * value_tokens_, v1 = round_up(c.to, value_tokens_);
-      run_.prefetch(now.next, now.h, now.groups() * dims + (v1 - v0) / kPanel * dims_v);
-      bind_key_panels(now);
-      bind_value_pairs(now, v0, v1);
-      S::template tile_scores<true>(k_, k_tails_, now.groups(), it_.head_dim, queries(now.h), m_.depth, m_.s + c.from,
-                                    beside);
-      run_.softmax(*now.tile, now.h, c);
-      clear_weights(v0, c, v1);
-      S::template tile_output<true>(v_, strides_, (v1 - v0) / value_tokens_, value_tokens_, it_.head_dim_v, m_.p + v0,
-                                    output(now.h), m_.dv_padded, beside_output);
-    }
-  }
-
-  // ---- operands that are made
-  // -----------------------------------------------------------------------------------------
-
-  // Keys and values of a step at once: what is stored first has left the store buffer when it is loaded as a tile.
+  // `form` says where a step's operands lie. Keys and values at once: what is stored first has left the store buffer
+  // when it is loaded as a tile.
   template <class Form>
-  void attend_made(const Form& form) {
+  void attend_as(const Form& form) {
     const int64_t dims = round_up(it_.head_dim, 32) / 32, dims_v = round_up(it_.head_dim_v, kPanel) / kPanel;
     const auto beside = [this]() __attribute__((always_inline)) { run_.ahead.step(); };
     Step now;
@@ -104,15 +77,7 @@ class StreamTiles {
       const typename Run::Columns c = now.columns;
       const int64_t v0 = c.from / value_tokens_ * value_tokens_, v1 = round_up(c.to, value_tokens_);
       run_.prefetch(now.next, now.h, now.groups() * dims + (v1 - v0) / value_tokens_ * dims_v);
-      form.make(now, v0, v1);
-      for (int64_t g = 0; g < now.groups(); ++g) {
-        k_[g] = reinterpret_cast<const char*>(keys_ + g * kPanel * m_.depth);
-        k_tails_[g] = k_[g] + 2 * (it_.head_dim / 32 * 32) * kPanel;
-      }
-      for (int64_t g = 0; g < (v1 - v0) / value_tokens_; ++g) {
-        v_[g] = reinterpret_cast<const char*>(values_ + (v0 + g * value_tokens_) * m_.dv_padded);
-        strides_[g] = 4 * m_.dv_padded;
-      }
+      form.bind(now, v0, v1);
       S::template tile_scores<true>(k_, k_tails_, now.groups(), it_.head_dim, queries(now.h), m_.depth, m_.s + c.from,
                                     beside);
       run_.softmax(*now.tile, now.h, c);
@@ -199,10 +164,30 @@ class StreamTiles {
     }
   }
 
+  struct InPlace {
+    StreamTiles& x;
+    void bind(const Step& step, int64_t v0, int64_t v1) const {
+      x.bind_key_panels(step);
+      x.bind_value_pairs(step, v0, v1);
+    }
+  };
+
+  // What has been made, in its halves of the buffers.
+  void bind_made(const Step& step, int64_t v0, int64_t v1) {
+    for (int64_t g = 0; g < step.groups(); ++g) {
+      k_[g] = reinterpret_cast<const char*>(keys_ + g * kPanel * m_.depth);
+      k_tails_[g] = k_[g] + 2 * (it_.head_dim / 32 * 32) * kPanel;
+    }
+    for (int64_t g = 0; g < (v1 - v0) / value_tokens_; ++g) {
+      v_[g] = reinterpret_cast<const char*>(values_ + (v0 + g * value_tokens_) * m_.dv_padded);
+      strides_[g] = 4 * m_.dv_padded;
+    }
+  }
+
   template <DType T>
   struct Codes {
     StreamTiles& x;
-    __attribute__((noinline)) void make(const Step& step, int64_t v0, int64_t v1) const {
+    __attribute__((noinline)) void bind(const Step& step, int64_t v0, int64_t v1) const {
       const StreamTile& tile = *step.tile;
       const int64_t block = x.run_.source.block_size, pair_bytes = 2 * x.m_.dv_padded;
       x.run_.find_key_panels(tile, step.h, step.columns, x.k_);
@@ -225,6 +210,7 @@ class StreamTiles {
         for (int64_t i = 0; i < kPanel; i += 2, codes += x.strides_[g], pair += pair_bytes)
           Packing::widen_value_pairs(tables, codes, ~0u, x.it_.head_dim_v, nullptr, 2 * kPanel, pair);
       }
+      x.bind_made(step, v0, v1);
     }
   };
 
@@ -242,7 +228,7 @@ class StreamTiles {
   }
   struct Rows {
     StreamTiles& x;
-    void make(const Step& step, int64_t v0, int64_t v1) const {
+    void bind(const Step& step, int64_t v0, int64_t v1) const {
       const Run& run = x.run_;
       const int64_t dim = x.it_.head_dim, dim_v = x.it_.head_dim_v;
       run.bind_rows(*step.tile, step.tile->k, run.source.k_addr, run.source.k_head_stride, step.h, dim, x.m_.k_staging,
@@ -260,13 +246,13 @@ class StreamTiles {
       const char* const* rows = run.latent ? x.m_.k_rows : x.m_.v_rows;
       for (int64_t j = v0; j < v1; j += 2)
         Packing::join_value_rows(rows[j], rows[j + 1], dim_v, x.values_ + j * x.m_.dv_padded);
+      x.bind_made(step, v0, v1);
     }
   };
 
   Run& run_;
   const AttentionItem& it_;
   StreamScratch<S>& m_;
-  const bool in_place_;
   const int64_t value_tokens_;
   Elem* const keys_;  // halves of buffers
   Elem* const values_;
