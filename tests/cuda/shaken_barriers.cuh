@@ -18,6 +18,7 @@ __device__ __forceinline__ void shake() {
 
 #define named_wait(...) (shake(), named_wait(__VA_ARGS__), shake())
 #define named_arrive(...) (shake(), named_arrive(__VA_ARGS__), shake())
+#define wait_together(...) (shake(), wait_together(__VA_ARGS__), shake())
 #define barrier_wait(...) (barrier_wait(__VA_ARGS__), shake())
 #define barrier_arrive(...) (shake(), barrier_arrive(__VA_ARGS__))
 #define barrier_arrive_remote(...) (shake(), barrier_arrive_remote(__VA_ARGS__))

@@ -223,7 +223,8 @@ std::string describe(const PlanPart& part, int32_t num_kv_heads) {
   const TileGrid& grid = tiles.grid;
   const std::string copy =
       part.staging ? fmt::format("copy of keys ({} blocks of {}) + ", part.staging->blocks, kStagedTokens) : "";
-  return fmt::format("{}{} ({} x {} blocks{}{}){}", copy, name, grid.tiles * tiles.group, num_kv_heads,
+  return fmt::format("{}{} ({} x {} blocks{}{}{}){}", copy, name, grid.tiles * tiles.group, num_kv_heads,
+                     part.rows == kForwardTallRows ? fmt::format(" of {} rows", part.rows) : "",
                      part.front_sms > 0 ? ", decodes beside prefills" : "",
                      grid.partitions > 1 ? fmt::format(" x {} partitions", grid.partitions) : "", reduce);
 }

@@ -23,6 +23,7 @@ struct ChipRates {
     double reduce = 5e-6;                            // launch of the merge after a decode
     double tile = 1.5e-6, converted_tile = 2.86e-6;  // 128 keys, of a block that has few; of a cache in 8 bits
     double cold_rows = 4e-6;                         // the same row by row, from memory
+    double tall = 0.9;    // of the time of the same products, where row tiles have 192 rows
     double beside = 0.6;  // of the shorter of decodes and prefills that run at once: they share memory and SMs
 
     // Long prefills whose keys come by boxes, by head size; the parts of that by the other ways (forward_launchers.h).
@@ -30,14 +31,14 @@ struct ChipRates {
       return head_dim <= 64 ? 3.8e14 : head_dim <= 96 ? 5.2e14 : head_dim <= 192 ? 6.6e14 : 6.0e14;
     }
     double fp16(int32_t head_dim) const { return head_dim <= 128 ? 0.75 : 0.68; }
-    double convert = 0.26, rows = 0.38, padded_rows = 0.3;
+    double convert = 0.26, rows = 0.38, padded_rows = 0.3, exact_rows = 0.6;
     double byte_rows = 0.4;  // of fp8 products
   } forward;
 
   // Decode by clusters (kClusterKernel).
   struct Cluster {
     double sm = 4.6e10, sm_fp8 = 2.77e10, sm_fp8_narrow = 3.4e10;  // bytes/s that one SM takes by tensor-map copies
-    double sm_rows = 0.85e10;                                      // .. and row by row
+    double row_key = 35e-9, row_key_fp8 = 60e-9;                   // row by row: of an SM, a key of a whole tile
     double start = 8e-6, start_alone = 11e-6;  // what does not shrink with the keys; head sizes above 128
     double block = 5.6e-6;                     // of a block that shares its SM, beside its bytes
     double next_block = 0.87e-6,

@@ -72,8 +72,9 @@ bool forward_fp8_runs(const AttentionParams& p, const ChipLimits&) { return forw
 bool plan_forward(PlanPart& part, const PlanInput& in) {
   part.max_keys = in.bounds.keys;
   part.sms = in.chip.sms;
-  part.rows = kForwardRows;
   const bool known = in.knows_lengths();
+  part.rows =
+      part.kernel->fp8_queries ? kForwardRows : choose_forward_rows(part, in.args, in.params, in.bounds, in.chip);
   set_row_tiles(part, in.args, in.bounds, in.short_len, known || part.whole ? 0 : in.chip.sms);
   const int32_t partition = known && !part.whole ? choose_forward_partition(part, in.args, in.params, in.chip) : 0;
   if (partition > 0) split_row_tiles(part, in.args, in.bounds, partition, in.bounds.query_len);
@@ -83,7 +84,8 @@ bool plan_forward(PlanPart& part, const PlanInput& in) {
 }
 ForwardPlan forward_plan(const LaunchInput& in) {
   const auto& grid = std::get<RowTiles>(in.part.division).grid;
-  return {grid.tiles,
+  return {in.part.rows,
+          grid.tiles,
           grid.partitions,
           in.part.sms,
           in.part.max_keys,

@@ -17,8 +17,9 @@ constexpr int64_t kMostBlocks = 65535;  // of a grid's third extent
 
 // Bytes/s that one SM takes: by boxes, or row by row.
 double sm_rate_of(const AttentionParams& p, const ChipRates::Cluster& rates) {
-  if (!cache_has_boxes(p)) return rates.sm_rows;
-  if (size_of(p.cache_dtype) > 1) return rates.sm;
+  const bool bytes = size_of(p.cache_dtype) == 1;
+  if (!cache_has_boxes(p)) return bytes_of_key(p) / (bytes ? rates.row_key_fp8 : rates.row_key);
+  if (!bytes) return rates.sm;
   return p.head_dim <= 64 ? rates.sm_fp8_narrow : rates.sm_fp8;
 }
 
@@ -44,6 +45,7 @@ bool choose_shape(Clusters& clusters, double* best, const PartKeys& keys, int32_
   const ChipRates::Cluster& rates = chip.rates.cluster;
   const double sm_rate = sm_rate_of(p, rates), key_bytes = bytes_of_key(p);
   const double all_bytes = keys.sum * key_bytes * p.num_kv_heads, pairs = keys.requests * p.num_kv_heads * row_tiles;
+  const double tile_bytes = cluster_tile_keys(p) * key_bytes;
   bool chosen = false;
   for (int32_t size = 1; size <= kMostClusterBlocks; size *= 2) {
     if (size > 1 && 2 * keys.longest < size * cluster_tile_keys(p)) break;
@@ -54,14 +56,22 @@ bool choose_shape(Clusters& clusters, double* best, const PartKeys& keys, int32_
     const double slots = at_once * (one_a_sm ? 1.0 : 2.0), waves = std::ceil(pairs / slots);
     // Two blocks share the SM's rate; a short one waits for one thing after the other all the same.
     const auto cluster_seconds = [&](double bytes) {
-      const double alone = bytes / (size * sm_rate);
+      double share = bytes / size;
+      if (!cache_has_boxes(p)) share = std::ceil(share / tile_bytes) * tile_bytes;  // rows are looked at tile by tile
+      const double alone = share / sm_rate;
       return one_a_sm ? alone : std::max(2 * alone, rates.block + alone);
     };
-    const double mean = cluster_seconds(all_bytes * row_tiles / pairs),
+    const double mean_bytes = all_bytes * row_tiles / pairs, mean = cluster_seconds(mean_bytes),
                  longest = cluster_seconds(keys.longest * key_bytes);
+    // All clusters at work share the memory: a full wave may wait for it where the last one does not.
+    const auto wave_seconds = [&](double clusters_at_work) {
+      return std::max(mean, mean_bytes / row_tiles * clusters_at_work / chip.rates.memory);
+    };
     // Equal requests go wave by wave; of others the longest may come last.
     const bool ragged = longest > 1.3 * mean;
-    const double blocks = !ragged ? waves * mean : waves == 1 ? longest : pairs * mean / slots + longest / 2;
+    const double blocks = !ragged      ? (waves - 1) * wave_seconds(slots) + wave_seconds(pairs - (waves - 1) * slots)
+                          : waves == 1 ? longest
+                                       : pairs * mean / slots + longest / 2;
     const double next_wave = one_a_sm ? (size > 1 ? rates.next_cluster_alone : rates.next_alone)
                                       : (size > 1 ? rates.next_cluster : rates.next_block);
     const double time = (p.head_dim > 128 ? rates.start_alone : rates.start) +

@@ -42,7 +42,7 @@ RowTileWork count_row_tiles(const PlanPart& part, const AttentionPlanArgs& a, co
     const int32_t queries = a.query_start_loc[b + 1] - a.query_start_loc[b];
     if (queries < 1 || !part.takes(queries)) continue;
     const double query_len = queries, seq_len = a.seq_lens[b];
-    const double tiles = std::ceil(query_len * p.group_size / kForwardRows), tile_queries = query_len / tiles;
+    const double tiles = std::ceil(query_len * p.group_size / part.rows), tile_queries = query_len / tiles;
     const double context = seq_len - query_len;
     double range = seq_len, mean = p.causal ? context + (query_len + tile_queries) / 2 : seq_len, longest = seq_len;
     if (p.window > 0) {
@@ -58,30 +58,45 @@ RowTileWork count_row_tiles(const PlanPart& part, const AttentionPlanArgs& a, co
   return w;
 }
 
-// A key tile's time for one row tile. `cold`: no other row tile reads the keys, so they come from memory; what copies
+// 128 keys' time for one row tile. `cold`: no other row tile reads the keys, so they come from memory; what copies
 // or converts them row by row then waits for it.
-double tile_seconds(const AttentionParams& planned, bool cold, const ChipLimits& chip) {
+double tile_seconds(const AttentionParams& planned, int32_t rows, bool cold, const ChipLimits& chip) {
   AttentionParams p = planned;
   set_vector_strides(p);
   const ChipRates::Forward& rates = chip.rates.forward;
-  const double products = 2.0 * kForwardRows * 128 * (p.head_dim + p.head_dim_v) / (rates.products / chip.sms);
+  const double products = 2.0 * rows * 128 * (p.head_dim + p.head_dim_v) / (rates.products / chip.sms) *
+                          (rows == kForwardTallRows ? rates.tall : 1.0);
   const KeySource source = forward_source(p);
-  if (source == KeySource::kRows || (source == KeySource::kPadded && !cache_has_boxes(p)))
-    return std::max(products / rates.rows, cold ? rates.cold_rows : 0.0);
+  if (forward_brings_boxes(p, source)) return products;
   if (converts_keys(source))
     return std::max(products / (source == KeySource::kFp16 ? rates.fp16(p.head_dim) : rates.convert),
                     cold ? rates.converted_tile * p.head_dim / 128.0 : 0.0);
-  return products;
+  return std::max(products / (source == KeySource::kExact ? rates.exact_rows : rates.rows),
+                  cold ? rates.cold_rows : 0.0);
 }
 
 }  // namespace
+
+int32_t choose_forward_rows(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
+                            const ChipLimits& chip) {
+  // Tiles of other keys have other bits.
+  if (a.deterministic || !forward_may_be_tall(p)) return kForwardRows;
+  if (n.open) return n.query_len * p.group_size >= 8 * kForwardTallRows ? kForwardTallRows : kForwardRows;
+  const auto seconds = [&](int32_t rows) {
+    PlanPart of = part;
+    of.rows = rows;
+    const double tile = tile_seconds(p, rows, false, chip);
+    return tile * count_row_tiles(of, a, p, 0).makespan(chip.rates.forward.item / tile, chip.sms);
+  };
+  return seconds(kForwardTallRows) < seconds(kForwardRows) ? kForwardTallRows : kForwardRows;
+}
 
 int32_t choose_forward_partition(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
                                  const ChipLimits& chip) {
   // In the time of a key tile: what an item costs beside its tiles, and with partial results to write; the merge.
   const ChipRates::Forward& rates = chip.rates.forward;
-  const bool cold = a.query_start_loc.back() <= static_cast<int64_t>(a.seq_lens.size()) * kForwardRows / p.group_size;
-  const double tile = tile_seconds(p, cold, chip);
+  const bool cold = a.query_start_loc.back() <= static_cast<int64_t>(a.seq_lens.size()) * part.rows / p.group_size;
+  const double tile = tile_seconds(p, part.rows, cold, chip);
   const double converts = converts_keys(forward_source(p)) ? chip.rates.copy.converted(p.head_dim) : 0;
   const double start = (rates.item + converts) / tile, split_start = (rates.split_item + converts) / tile,
                merge = rates.merge / tile;
@@ -113,15 +128,15 @@ std::shared_ptr<const RequestOrder> order_requests(const PlanPart& part, const A
   };
   if (n.open || a.seq_lens.size() > RequestOrder::kMost) return nullptr;
   std::vector<Entry> entries;
-  const int32_t tile_queries = std::max(1, kForwardRows / p.group_size);
+  const int32_t tile_queries = std::max(1, part.rows / p.group_size);
   for (size_t b = 0; b < a.seq_lens.size(); ++b) {
     const int32_t query_len = a.query_start_loc[b + 1] - a.query_start_loc[b], seq_len = a.seq_lens[b];
     if (query_len < 1 || !part.takes(query_len)) continue;
     int64_t keys = seq_len;
     if (p.causal) keys -= query_len - std::min(query_len, tile_queries);
     if (p.window > 0) keys = std::min<int64_t>(keys, int64_t{p.window} + tile_queries);
-    entries.push_back({ceil_div(int64_t{query_len} * p.group_size, int64_t{kForwardRows}), keys,
-                       static_cast<uint8_t>(b), part.front_sms > 0 && query_len <= short_len});
+    entries.push_back({ceil_div(int64_t{query_len} * p.group_size, int64_t{part.rows}), keys, static_cast<uint8_t>(b),
+                       part.front_sms > 0 && query_len <= short_len});
   }
   if (entries.size() < 2) return nullptr;
   std::ranges::stable_sort(entries, [](const Entry& x, const Entry& y) {

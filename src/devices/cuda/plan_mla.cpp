@@ -64,7 +64,7 @@ int32_t few_parts(const PlanInput& in, const MlaWork& work, double* best) {
   if (!in.knows_lengths() || in.args.shared_prefix || work.requests == 0) return 0;
   *best = work.by_list();
   int32_t chosen = 0;
-  for (const int32_t parts : {1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32}) {
+  for (const int32_t parts : {1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 44, 66}) {
     if (parts > work.longest) break;
     const double time = work.by_parts(parts);
     if (time >= (parts == 1 ? 1.05 : 1.0) * *best) continue;  // nothing to merge: no second launch

@@ -29,6 +29,7 @@ KvCacheSpec staged_spec(const AttentionParams& p, int64_t blocks, bool bytes) {
 double forward_rate(const AttentionParams& p, KeySource source, const ChipRates::Forward& rates) {
   const int32_t dim = std::max(p.head_dim, p.head_dim_v);
   const double boxed = rates.boxed(dim);
+  if (forward_brings_boxes(p, source)) return boxed;
   switch (source) {
     case KeySource::kFp16:
       return rates.fp16(dim) * boxed;
@@ -37,10 +38,11 @@ double forward_rate(const AttentionParams& p, KeySource source, const ChipRates:
     case KeySource::kRows:
       return rates.rows * boxed;
     case KeySource::kPadded:
-      return cache_has_boxes(p) ? boxed : rates.padded_rows * boxed;
-    default:
-      return boxed;
+      return rates.padded_rows * boxed;
+    case KeySource::kExact:
+      return rates.exact_rows * boxed;
   }
+  return boxed;
 }
 
 int64_t block_bytes(const AttentionParams& p, int64_t element) {
@@ -147,8 +149,7 @@ std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArg
   set_vector_strides(p);
   const bool reads_cache = may_run(kForwardKernel, p, chip, KernelFamily::kTuned);
   const KeySource source = forward_source(p);
-  if (reads_cache && (source == KeySource::kExact || (source == KeySource::kPadded && cache_has_boxes(p))))
-    return std::nullopt;
+  if (reads_cache && forward_brings_boxes(p, source)) return std::nullopt;
   const auto q = count_copied(part, a, p, n, 2);
   if (!q) return std::nullopt;
   const ChipRates::Copy& rates = chip.rates.copy;
@@ -156,7 +157,7 @@ std::optional<Staging> plan_staging(const PlanPart& part, const AttentionPlanArg
   const double direct =
       q->products / (reads_cache ? forward_rate(p, source, forward) : rates.portable_products) +
       (reads_cache && converts_keys(source) ? q->row_tiles / chip.sms * rates.converted(p.head_dim) : 0);
-  if (copy_seconds(*q, p, rates) + q->products / forward_rate(p, KeySource::kExact, forward) > direct)
+  if (copy_seconds(*q, p, rates) + q->products / forward.boxed(std::max(p.head_dim, p.head_dim_v)) > direct)
     return std::nullopt;
   return lay_out(part, a, p, *q, /*bytes=*/false);
 }

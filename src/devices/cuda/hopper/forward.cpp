@@ -22,6 +22,15 @@ struct ForwardClass {
   ForwardTile tile;
   ForwardLauncher* launchers[2][5];  // [bf16, f16][KeySource]
 };
+// Row tiles of three consumers. The sizes of a class above.
+constexpr ForwardClass kTallClasses[] = {
+    {{64, 64, 96, kForwardTallRows},
+     {{forward_bf16_64_64_exact_tall, nullptr, forward_bf16_64_64_padded_tall, nullptr, nullptr},
+      {forward_f16_64_64_exact_tall, nullptr, forward_f16_64_64_padded_tall, nullptr, nullptr}}},
+    {{96, 96, 96, kForwardTallRows},
+     {{nullptr, nullptr, forward_bf16_96_96_padded_tall, nullptr, nullptr},
+      {nullptr, nullptr, forward_f16_96_96_padded_tall, nullptr, nullptr}}},
+};
 constexpr ForwardClass kClasses[] = {
     {{64, 64, 128},
      {{forward_bf16_64_64_exact, forward_bf16_64_64_rows, forward_bf16_64_64_padded, forward_bf16_64_64_convert,
@@ -62,16 +71,30 @@ KeySource find_source(const AttentionParams& p, const ForwardClass& chosen) {
   return exact && chosen.launchers[0][0] != nullptr ? KeySource::kExact : KeySource::kPadded;
 }
 
+bool fits(const AttentionParams& p, const ForwardClass& c) {
+  return p.head_dim <= c.tile.head_dim && p.head_dim_v <= c.tile.head_dim_v;
+}
 // The first that the head sizes fit in.
 const ForwardClass& find_class(const AttentionParams& p) {
   for (const ForwardClass& c : kClasses)
-    if (p.head_dim <= c.tile.head_dim && p.head_dim_v <= c.tile.head_dim_v) return c;
+    if (fits(p, c)) return c;
   return *(std::end(kClasses) - 1);
+}
+// With the vector strides set; null: none.
+const ForwardClass* find_tall_class(const AttentionParams& p) {
+  for (const ForwardClass& c : kTallClasses)
+    if (fits(p, c)) return forward_brings_boxes(p, find_source(p, find_class(p))) ? &c : nullptr;
+  return nullptr;
 }
 
 }  // namespace
 
 KeySource forward_source(const AttentionParams& p) { return find_source(p, find_class(p)); }
+
+bool forward_brings_boxes(const AttentionParams& p, KeySource source) {
+  return (source == KeySource::kExact || source == KeySource::kPadded) &&
+         (p.origin == KeyOrigin::kPacked || cache_has_boxes(p));
+}
 
 ForwardOrder make_forward_order(const AttentionParams& p, const ForwardPlan& plan, int32_t key_bytes) {
   ForwardOrder order;
@@ -101,11 +124,19 @@ bool forward_serves(const AttentionParams& p) {
   return p.dtype != DType::kF32 && sizes && p.q_aligned && p.packed_aligned && out_aligned;
 }
 
+bool forward_may_be_tall(const AttentionParams& params) {
+  AttentionParams p = params;
+  set_vector_strides(p);
+  return find_tall_class(p) != nullptr;
+}
+
 cudaError_t launch_forward(const AttentionParams& params, const ForwardPlan& plan, cudaStream_t stream) {
   AttentionParams p = params;
   set_vector_strides(p);
-  const ForwardClass& chosen = find_class(p);
-  const KeySource source = find_source(p, chosen);
+  const ForwardClass* tall = plan.rows == kForwardTallRows ? find_tall_class(p) : nullptr;
+  if (plan.rows != kForwardRows && tall == nullptr) return cudaErrorInvalidValue;
+  const KeySource source = find_source(p, find_class(p));
+  const ForwardClass& chosen = tall != nullptr ? *tall : find_class(p);
   const ForwardOrder order = make_forward_order(p, plan, 2);
   const cudaError_t error = zero_forward_claims(order, stream);
   if (error != cudaSuccess) return error;

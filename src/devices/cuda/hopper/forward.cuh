@@ -2,15 +2,17 @@
 //
 //   producer, half a warpgroup   takes work items, brings Q and K tiles (forward_load.cuh)
 //   producer, the other half     follows with V tiles
-//   consumers 0 and 1            64 rows each: S = Q K^T, softmax in registers, O += P V with P from registers
+//   consumers 0 and 1 (and 2)    64 rows each: S = Q K^T, softmax in registers, O += P V with P from registers
 //
 //   a consumer:  S_0 | softmax | S_1, O += P_0 V_0 | softmax | S_2, O += P_1 V_1 | softmax | ... | O += P_n V_n | store
 //   the other:       S_0 | softmax | S_1, O += P_0 V_0 | softmax | ...
 //
 // One consumer's softmax runs under the other's products. With kTurns they take turns at the matrix unit by barrier, as
 // FlashAttention-3's do ("ping-pong", Shah et al. 2024): 2 to 7 % faster for head sizes 64, 192 and 256, 2 to 3 %
-// slower for 128. O is rescaled only when a row's maximum grew. (To wait until it grew by 2^8 is 0.5 to 4 % faster, but
-// then the largest weight of a row is not exactly 1 and is rounded like the others: 6 % more error, 70 % at worst.)
+// slower for 128. Head sizes up to 96 leave registers for three consumers: their products are short, and two others'
+// softmaxes hide them better. O is rescaled only when a row's maximum grew. (To wait until it grew by 2^8 is 0.5 to 4 %
+// faster, but then the largest weight of a row is not exactly 1 and is rounded like the others: 6 % more error, 70 % at
+// worst.)
 //
 // Rows are queries x heads of one KV head (row r is query r / G, head r % G), so that G heads share each loaded key.
 // Key tiles go from the last to the first: masks are needed at the ends only.
@@ -294,8 +296,9 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
   const auto release = [&](uint32_t barrier) {
     if (lane == 0) barrier_arrive(barrier);
   };
-  const int my_turn = kFirstTurnBarrier + group, other_turn = kFirstTurnBarrier + 1 - group;
-  if (S::kTurns && group == 1) named_arrive(other_turn, S::kConsumers);  // consumer 0 has the first turn
+  constexpr int kTurnThreads = 256;  // the consumer before says that the next one may
+  const int my_turn = kFirstTurnBarrier + group, next_turn = kFirstTurnBarrier + (group + 1) % S::kGroups;
+  if (S::kTurns && group == S::kGroups - 1) named_arrive(next_turn, kTurnThreads);  // consumer 0 has the first turn
   RingPosition<S::kStages> k_ring, v_ring;
   RingPosition<S::kQBuffers> queries;
   for (;; ++queries.count) {
@@ -337,13 +340,13 @@ __device__ __forceinline__ void consume_forward(const AttentionParams& p, char* 
       pack_probabilities<S>(s, prob);
       const auto step = [&](int t, auto scores) {
         barrier_wait(barriers.k_full(k_ring.index()), k_ring.full_parity());
-        if constexpr (S::kTurns) named_wait(my_turn, S::kConsumers);
+        if constexpr (S::kTurns) named_wait(my_turn, kTurnThreads);
         wgmma_fence();
         issue_scores<S>(s, q_rows, base + S::kKAt + k_ring.index() * S::kKBytes);
         barrier_wait(barriers.v_full(v_ring.index()), v_ring.full_parity());
         wgmma_fence();
         issue_values<S>(o, prob, base + S::kVAt + v_ring.index() * S::kVBytes);
-        if constexpr (S::kTurns) named_arrive(other_turn, S::kConsumers);
+        if constexpr (S::kTurns) named_arrive(next_turn, kTurnThreads);
         wgmma_wait<1>();
         release(barriers.k_empty(k_ring.index()));
         ++k_ring.count;

@@ -95,7 +95,7 @@ __device__ __forceinline__ void load_fp8_tile(const AttentionParams& p, const Fo
       at = split_position(p, key0 + token);
       table_entry = __ldg(p.block_table + w.request.index * p.block_table_stride + at.block);
     }
-    barrier_wait(empty, empty_parity);
+    wait_together(empty, empty_parity, kValues ? kFollowerBarrier : kLeaderBarrier, S::kHalf);
     if (copies)
       copy_key_box<kValues>(maps.cache, tile + token * S::kRowBytes, at.offset, w.kv_head,
                             static_cast<int32_t>(clamp_block(p, table_entry)), full);
@@ -163,7 +163,7 @@ __device__ __forceinline__ void lead_fp8(const AttentionParams& p, const Forward
     if (ends) w.tiles = kNoMoreWork;
     if (ends || find_forward_work<S>(p, order, item, w)) {
       const uint32_t full = barriers.q_full(queries.index());
-      barrier_wait(barriers.q_empty(queries.index()), queries.empty_parity());
+      wait_together(barriers.q_empty(queries.index()), queries.empty_parity(), kLeaderBarrier, S::kHalf);
       if (thread == 0) {
         works[queries.count % S::kWorkSlots] = w;
         barrier_arrive(full);

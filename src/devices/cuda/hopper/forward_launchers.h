@@ -27,8 +27,15 @@ ForwardLauncher forward_f16_192_128_exact, forward_f16_192_128_padded, forward_f
 ForwardLauncher forward_f16_192_192_padded, forward_f16_192_192_convert;
 ForwardLauncher forward_f16_256_256_exact, forward_f16_256_256_padded, forward_f16_256_256_convert;
 
+// Row tiles of kForwardTallRows.
+ForwardLauncher forward_bf16_64_64_exact_tall, forward_bf16_64_64_padded_tall, forward_bf16_96_96_padded_tall,
+    forward_f16_64_64_exact_tall, forward_f16_64_64_padded_tall, forward_f16_96_96_padded_tall;
+
 // How the kernel brings the keys of a problem with its vector strides set (kernels/vector_strides.h).
 KeySource forward_source(const AttentionParams& p);
+
+// Whether tensor-map copies do it; else threads do, row by row or through registers.
+bool forward_brings_boxes(const AttentionParams& p, KeySource source);
 
 // In which order the work is done. `key_bytes`: of an element of K and V.
 ForwardOrder make_forward_order(const AttentionParams& p, const ForwardPlan& plan, int32_t key_bytes);

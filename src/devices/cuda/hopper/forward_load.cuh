@@ -5,40 +5,52 @@
 
 namespace sextant::cuda {
 
-// Row tile `position` of the order -> its request and first row.
-template <class S>
-__device__ __forceinline__ void find_row_tile(const AttentionParams& p, const ForwardOrder& order, int position,
-                                              ForwardWork& w) {
+// Row tiles whose items are mixed in the order: one request's where the order knows requests, else all.
+struct TileRun {
+  int first, tiles;
+  int request;  // -1: of all
+};
+__device__ __forceinline__ TileRun find_tile_run(const ForwardOrder& order, int position) {
   const RequestOrder& requests = order.requests;
-  if (requests.count == 0) {
-    const int tile = order.tiles - 1 - position;
-    w.request = load_request(p, find_request(p, tile, S::kRows));
-    const Request& r = w.request;
-    const int first_tile = static_cast<int>(static_cast<int64_t>(r.query_start) * p.group_size / S::kRows) + r.index;
-    w.row0 = (tile - first_tile) * S::kRows;
-    return;
-  }
+  if (requests.count == 0) return {0, order.tiles, -1};
   int low = 0, high = requests.count;  // first[low] <= position < first[high]
   while (high - low > 1) {
     const int middle = (low + high) / 2;
     (requests.first[middle] <= position ? low : high) = middle;
   }
-  w.request = load_request(p, requests.request[low]);
-  w.row0 = (requests.first[low + 1] - 1 - position) * S::kRows;
+  return {requests.first[low], requests.first[low + 1] - requests.first[low], requests.request[low]};
+}
+
+// Row tile `tile` of a run, counted from its last -> its request and first row.
+template <class S>
+__device__ __forceinline__ void find_row_tile(const AttentionParams& p, const TileRun& run, int tile, ForwardWork& w) {
+  tile = run.tiles - 1 - tile;
+  if (run.request >= 0) {
+    w.request = load_request(p, run.request);
+    w.row0 = tile * S::kRows;
+    return;
+  }
+  w.request = load_request(p, find_request(p, tile, S::kRows));
+  const Request& r = w.request;
+  const int first_tile = static_cast<int>(static_cast<int64_t>(r.query_start) * p.group_size / S::kRows) + r.index;
+  w.row0 = (tile - first_tile) * S::kRows;
 }
 
 // Item of the launch order -> its work. False where the item has none (tiles are counted by an upper bound).
 template <class S>
 __device__ __forceinline__ bool find_forward_work(const AttentionParams& p, const ForwardOrder& order, int item,
                                                   ForwardWork& w) {
-  const int section_items = order.tiles * order.partitions * order.heads_per_section;
-  const int section = item / section_items, first_head = section * order.heads_per_section;
+  const int items_a_tile = order.partitions * p.num_kv_heads;
+  const TileRun run = find_tile_run(order, item / items_a_tile);
+  int rest = item - run.first * items_a_tile;
+  const int section_items = run.tiles * order.partitions * order.heads_per_section;
+  const int section = rest / section_items, first_head = section * order.heads_per_section;
   const int heads = min(order.heads_per_section, p.num_kv_heads - first_head);
-  int rest = item - section * section_items;
+  rest -= section * section_items;
   w.kv_head = first_head + rest % heads;
   rest /= heads;
   w.part_index = rest % order.partitions;
-  find_row_tile<S>(p, order, rest / order.partitions, w);
+  find_row_tile<S>(p, run, rest / order.partitions, w);
   const Request& r = w.request;
   w.num_rows = r.query_len * p.group_size;
   if (!r.active || w.row0 >= w.num_rows) return false;
@@ -254,7 +266,7 @@ __device__ __forceinline__ void copy_key_tiles(const AttentionParams& p, const F
       block = static_cast<int32_t>(
           clamp_block(p, __ldg(p.block_table + w.request.index * p.block_table_stride + at.block)));
     }
-    barrier_wait(empty, ring.empty_parity());
+    wait_together(empty, ring.empty_parity(), kValues ? kFollowerBarrier : kLeaderBarrier, S::kHalf);
     const bool zeroes = kValues && !whole;
     const uint32_t landed = zeroes ? barriers.landed() : full;
     if (mine) {
@@ -374,7 +386,7 @@ __device__ __forceinline__ void lead_forward(const AttentionParams& p, const For
     if (ends) w.tiles = kNoMoreWork;
     if (ends || find_forward_work<S>(p, order, item, w)) {
       const uint32_t full = barriers.q_full(queries.index());
-      barrier_wait(barriers.q_empty(queries.index()), queries.empty_parity());
+      wait_together(barriers.q_empty(queries.index()), queries.empty_parity(), kLeaderBarrier, S::kHalf);
       if (thread == 0) {
         works[queries.count % S::kWorkSlots] = w;
         barrier_arrive(full);

@@ -37,9 +37,10 @@ struct ForwardMaps {
   bool queries = false;
 };
 
-// The order of the work items: sections of KV heads whose keys stay in the L2 cache together; in a section the row
-// tiles that see the most keys first, as far as that is known. In a mixed batch some blocks start at the other end, so
-// that decodes, which wait for memory, and prefills, which wait for products, run side by side.
+// The order of the work items: requests that see the most keys first, where lengths are known; in a request sections of
+// KV heads whose keys stay in the L2 cache together; in a section the row tiles that see the most keys first. (Sections
+// of the whole batch would leave the last heads' longest row tiles to the end.) In a mixed batch some blocks start at
+// the other end, so that decodes, which wait for memory, and prefills, which wait for products, run side by side.
 struct ForwardOrder {
   int32_t tiles = 0;  // row tiles over all requests, at most
   int32_t partitions = 1;

@@ -20,19 +20,20 @@ struct ForwardWork {
 };
 constexpr int32_t kNoMoreWork = -1;
 
-// Named barriers; 0 is __syncthreads.
-constexpr int kFirstTurnBarrier = 1, kLeaderBarrier = 3, kFollowerBarrier = 4;
+// Named barriers; 0 is __syncthreads. The last two: of the two warps of half a producer.
+constexpr int kFirstTurnBarrier = 1, kLeaderBarrier = 4, kFollowerBarrier = 5;
 
 // Keys that boxes bring are on their way for a microsecond; what threads copy or convert takes them twice as long, and
 // a third stage hides that where it fits.
 //
-// Tiles in shared memory, swizzled by 128 bytes. Q: blocks of 64 columns, [128 rows][128 bytes]. K and V of
+// Tiles in shared memory, swizzled by 128 bytes. Q: blocks of 64 columns, [rows][128 bytes]. K and V of
 // KeySource::kExact: groups of 8 keys, in a group blocks of 64 columns, [8 keys][128 bytes], so that one box brings the
 // whole of a page; of the other sources: blocks of 64 columns, [keys][128 bytes], a box each.
-template <class T_, int kDk, int kDv, int kKeys_, int kStages_, int kQBuffers_, bool kTurns_, KeySource kSource_>
+template <class T_, int kDk, int kDv, int kKeys_, int kStages_, int kQBuffers_, bool kTurns_, KeySource kSource_,
+          int kRows_ = kForwardRows>
 struct ForwardShape {
   using T = T_;
-  static constexpr int DK = kDk, DV = kDv, kRows = 128, kKeys = kKeys_, kStages = kStages_, kQBuffers = kQBuffers_;
+  static constexpr int DK = kDk, DV = kDv, kRows = kRows_, kKeys = kKeys_, kStages = kStages_, kQBuffers = kQBuffers_;
   static constexpr bool kTurns = kTurns_;  // the consumers take turns at the matrix unit
   static constexpr KeySource kSource = kSource_;
   static constexpr bool kFp16 = kSource == KeySource::kFp16, kConvert = kSource == KeySource::kConvert || kFp16,
@@ -40,11 +41,19 @@ struct ForwardShape {
   using M = std::conditional_t<kFp16, __half, T>;  // what is multiplied; T: of queries and output
   static constexpr int kColumns = DV % 128 == 0 ? 128 : DV,
                        kBlocks = DV / kColumns;  // O is computed in blocks of columns
-  static constexpr int kConsumers = 256, kProducers = 128, kThreads = kConsumers + kProducers;
+  static constexpr int kGroups = kRows / 64;     // consumers, a warpgroup each
+  static constexpr int kConsumers = kGroups * 128, kProducers = 128, kThreads = kConsumers + kProducers;
   static constexpr int kHalf = kProducers / 2;  // producer threads that load K; as many load V
-  // Of a thread, 64512 of the SM's registers in all. Producers that convert hold a tile's keys in theirs.
-  static constexpr int kProducerRegisters = kConvert && DV < 192 ? 104 : 88,
-                       kConsumerRegisters = kConvert && DV < 192 ? 200 : 208;
+  // Of a thread, 64512 of the SM's registers in all, or 65536 with three consumers, whose accumulators then fit
+  // without spilling. Producers that convert hold a tile's keys in theirs.
+  static constexpr bool kTall = kGroups == 3;
+  static constexpr int kTallProducer = kKeys > 96 ? 32 : DV <= 64 ? 80 : 56;
+  static constexpr int kProducerRegisters = kTall                  ? kTallProducer
+                                            : kConvert && DV < 192 ? 104
+                                                                   : 88,
+                       kConsumerRegisters = kTall                  ? (512 - kTallProducer) / 3
+                                            : kConvert && DV < 192 ? 200
+                                                                   : 208;
 
   static constexpr int kKBlocks = (DK + 63) / 64, kVBlocks = (DV + 63) / 64;  // of 64 columns
   // Bytes from 8 keys to the next 8, and from a block of columns to the next.

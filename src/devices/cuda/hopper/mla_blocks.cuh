@@ -3,8 +3,8 @@
 // it; block 8, the rope columns, once both are.
 //
 // A tile is [9 blocks][64 keys][128 bytes], swizzled by 128 bytes. Tensor-map boxes bring it, 64 columns of a page
-// each, or cp.async by rows (page sizes that 8 does not divide, the ends of requests). Two blocks, a cluster, read the
-// same keys: by boxes each brings half of them for both.
+// each, or cp.async by rows (page sizes that 8 does not divide, the ends of requests). Where two blocks, a cluster,
+// read the same keys, by boxes each brings half of them for both.
 #pragma once
 
 #include "devices/cuda/hopper/mla_ring.cuh"
@@ -53,10 +53,11 @@ __device__ __forceinline__ void prefetch_keys(const AttentionParams& p, const Re
 
 // One producer warp: one half of one buffer. So the halves are loaded in whatever order they become free. A segment's
 // first tile lies in buffer 0, the next in buffer 1 and so on.
-template <class T>
+template <class T, bool kPair>
 struct MlaHalfLoader {
   using S = MlaBlocks;
-  static constexpr int kShare = S::kKeys / 2;  // keys of a tile that this block loads by boxes
+  static constexpr int kManyTiles = 8;                            // fewer are over before a prefetch pays
+  static constexpr int kShare = kPair ? S::kKeys / 2 : S::kKeys;  // keys of a tile that this block loads by boxes
   const AttentionParams& p;
   const KeyMap& map;
   const MlaBlockRing& ring;
@@ -71,17 +72,23 @@ struct MlaHalfLoader {
     for (int i = lane; i < (last - first) * boxes; i += 32) {
       const int block = first + i / boxes;
       const uint32_t to = ring.tile(stage) + block * S::kBlockBytes + key * 128, full = ring.full(stage, block / 2);
-      copy_box_to_pair(to, &map.k, 0, token, block, 0, outer, full);
+      if constexpr (kPair) {
+        copy_box_to_pair(to, &map.k, 0, token, block, 0, outer, full);
+      } else {
+        copy_box(to, &map.k, 0, token, block, 0, outer, full);
+      }
     }
   }
 
-  __device__ __forceinline__ void load_boxes(const Request& r, int32_t key0) const {
+  // `goes_on`: this block has many tiles to come.
+  __device__ __forceinline__ void load_boxes(const Request& r, int32_t key0, bool goes_on) const {
     const int boxes = kShare / map.tokens;
-    const int key = static_cast<int>(blockIdx.x) % 2 * kShare + lane % boxes * map.tokens;
+    const int rank = kPair ? static_cast<int>(blockIdx.x) % 2 : 0, key = rank * kShare + lane % boxes * map.tokens;
     // Looked up before the wait: its latency is hidden there.
     const BlockOffset at = split_position(p, key0 + key);
     const int32_t entry = __ldg(p.block_table + r.index * p.block_table_stride + at.block);
-    if (half == 0 && lane < boxes) prefetch_keys(p, r, key0 + 2 * S::kKeys + key, map.tokens);
+    // Of a pair only: one block alone takes what the memory gives, and asking twice costs it a fifth.
+    if (kPair && goes_on && half == 0 && lane < boxes) prefetch_keys(p, r, key0 + S::kKeys + key, map.tokens);
     const int32_t outer = static_cast<int32_t>(clamp_block(p, entry)) * map.k_block_outer;
     barrier_wait(ring.empty(stage, half), parity);
     copy(half * 4, half * 4 + 4, boxes, key, at.offset, outer);
@@ -123,7 +130,7 @@ struct MlaHalfLoader {
         const Request& r = cursor.request;
         const int32_t key0 = r.key_lo + cursor.tile * S::kKeys;
         if (map.tokens > 0 && key0 + S::kKeys <= r.key_hi && key0 % map.tokens == 0) {
-          load_boxes(r, key0);
+          load_boxes(r, key0, x + kManyTiles < range.end);
         } else {
           load_rows(r, key0);
         }

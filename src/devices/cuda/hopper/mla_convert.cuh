@@ -79,8 +79,8 @@ __device__ __forceinline__ void mla_convert(const AttentionParams& p, const Tile
 }
 
 // A row of Q by a warp, from T to M: lane i has chunks i, i + 32, .. of 8 columns; where fp16 takes the place of bf16,
-// by a power of two, after which the largest is below 2^(kExponent + 1), and whose inverse is returned.
-template <class T, class M, int kExponent = 8>
+// by a power of two, after which the largest is below 2^9, and whose inverse is returned.
+template <class T, class M>
 __device__ __forceinline__ float load_query_row(const T* from, bool valid, uint4 (&x)[3]) {
   const int lane = threadIdx.x & 31;
   float largest = 0;
@@ -90,14 +90,13 @@ __device__ __forceinline__ float load_query_row(const T* from, bool valid, uint4
     if (valid && lane + i * 32 < MlaTile::DK / 8)
       x[i] = __ldg(reinterpret_cast<const uint4*>(from + (lane + i * 32) * 8));
   }
-  static_assert(kExponent == 8 || kExponent == 7);
   if constexpr (std::is_same_v<T, M>) return 1.0f;
 #pragma unroll
   for (int i = 0; i < 3; ++i) largest = fmaxf(largest, largest_magnitude<T>(x[i]));
 #pragma unroll
   for (int offset = 1; offset < 32; offset *= 2)
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
-  const float factor = row_factor(largest) * (kExponent == 8 ? 1.0f : 0.5f);
+  const float factor = row_factor(largest);
 #pragma unroll
   for (int i = 0; i < 3; ++i) x[i] = to_scaled_halves<T>(x[i], factor);
   return 1.0f / factor;

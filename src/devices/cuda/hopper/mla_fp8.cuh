@@ -61,39 +61,44 @@ __device__ __forceinline__ void split_to_e4m3(uint32_t halves, uint32_t& high, u
   low = f16_pair_to_e4m3(*reinterpret_cast<const uint32_t*>(&rest));
 }
 
-// 64 rows of queries to two tiles of e4m3. `inverses`: what turns dots of a row back, [64].
+// 64 rows of queries to two tiles of e4m3, four threads a row, all of whose loads are under way at once: nothing else
+// hides their latency. `inverses`: what turns dots of a row back, [64].
 template <class T>
 __device__ __forceinline__ void mla_split_queries(const AttentionParams& p, const Request& r, int row0, char* q_tile,
                                                   float* inverses) {
   using S = MlaFp8Shape;
-  const int num_rows = r.query_len * p.group_size, lane = threadIdx.x & 31;
-  const auto find_row = [&](int row) {
-    const int32_t query = row / p.group_size;
-    return static_cast<const T*>(p.q) + (r.query_start + query) * p.q_token_stride +
-           (row - query * p.group_size) * p.q_head_stride;
-  };
-  const int ahead = row0 + static_cast<int>(threadIdx.x);  // one latency of the memory for all rows
-  if (threadIdx.x < 64 && ahead < num_rows) prefetch_to_l2(find_row(ahead), S::DK * sizeof(T));
-#pragma unroll 2  // rows in flight
-  for (int tile_row = threadIdx.x / 32; tile_row < 64; tile_row += S::kConsumers / 32) {
-    const int row = row0 + tile_row;
-    const T* from = find_row(row);
-    uint4 x[3];
-    // fp16 between [2^8, 2^9) at most; e4m3 ends at 448.
-    const float inverse = load_query_row<T, __half, 7>(from, row < num_rows, x);
-    if (lane == 0) inverses[tile_row] = inverse;
+  constexpr int kLanes = S::kConsumers / 64, kChunks = S::DK / 8 / kLanes;  // of 8 columns
+  const int tile_row = static_cast<int>(threadIdx.x) / kLanes, sub = static_cast<int>(threadIdx.x) % kLanes;
+  const int row = row0 + tile_row;
+  const int32_t query = row / p.group_size;
+  const bool valid = row < r.query_len * p.group_size;
+  const T* from =
+      static_cast<const T*>(p.q) + sub * 8 +
+      (valid ? (r.query_start + query) * p.q_token_stride + (row - query * p.group_size) * p.q_head_stride : 0);
+  uint4 x[kChunks];
 #pragma unroll
-    for (int i = 0; i < 3; ++i) {
-      const int chunk = lane + i * 32;  // of 8 columns
-      if (chunk >= S::DK / 8) continue;
-      const uint32_t words[4] = {x[i].x, x[i].y, x[i].z, x[i].w};
-      uint32_t high[4], low[4];
+  for (int j = 0; j < kChunks; ++j) {
+    x[j] = make_uint4(0, 0, 0, 0);
+    if (valid) x[j] = __ldg(reinterpret_cast<const uint4*>(from + j * kLanes * 8));
+  }
+  float largest = 0;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) split_to_e4m3(words[j], high[j], low[j]);
-      char* to = q_tile + byte_chunk(tile_row, chunk / 2) + chunk % 2 * 8;
-      *reinterpret_cast<uint2*>(to) = make_uint2(high[0] | high[1] << 16, high[2] | high[3] << 16);
-      *reinterpret_cast<uint2*>(to + S::kTileBytes) = make_uint2(low[0] | low[1] << 16, low[2] | low[3] << 16);
-    }
+  for (int j = 0; j < kChunks; ++j) largest = fmaxf(largest, largest_magnitude<T>(x[j]));
+  largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+  largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+  const float factor = row_factor(largest) * 0.5f;  // fp16 below 2^8; e4m3 ends at 448
+  if (sub == 0) inverses[tile_row] = 1.0f / factor;
+#pragma unroll
+  for (int j = 0; j < kChunks; ++j) {
+    const int chunk = sub + j * kLanes;
+    const uint4 halves = to_scaled_halves<T>(x[j], factor);
+    const uint32_t words[4] = {halves.x, halves.y, halves.z, halves.w};
+    uint32_t high[4], low[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) split_to_e4m3(words[i], high[i], low[i]);
+    char* to = q_tile + byte_chunk(tile_row, chunk / 2) + chunk % 2 * 8;
+    *reinterpret_cast<uint2*>(to) = make_uint2(high[0] | high[1] << 16, high[2] | high[3] << 16);
+    *reinterpret_cast<uint2*>(to + S::kTileBytes) = make_uint2(low[0] | low[1] << 16, low[2] | low[3] << 16);
   }
 }
 

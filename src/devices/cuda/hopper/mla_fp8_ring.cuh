@@ -57,7 +57,7 @@ __device__ __forceinline__ void mla_produce_bytes(const AttentionParams& p, cons
         at = split_position(p, key0 + box * map.tokens);
         entry = __ldg(p.block_table + r.index * p.block_table_stride + at.block);
       }
-      barrier_wait(ring.empty(n), ring.empty_parity(n));  // all threads: none may run a phase ahead
+      wait_together(ring.empty(n), ring.empty_parity(n), S::kProducerBarrier, S::kProducers);
       if (thread == 0) barrier_arrive_all(ring.full(n), S::kProducers, S::kTileBytes);
       if (box < boxes) {
         const int key = box * map.tokens;

@@ -13,8 +13,8 @@
 // tiles in flight and two halves of the output, is where the idea comes from.)
 //
 // V is the first 8 column blocks of K read MN-major, so that nothing is transposed. The work list is that of
-// kernels/work_list.cuh; two blocks next to each other, a cluster, share an entry of it, each with its own 64 rows:
-// every key crosses L2 once for both.
+// kernels/work_list.cuh. A pair (kPair), two blocks next to each other in a cluster, shares an entry of it, each with
+// its own 64 rows: every key crosses L2 once for both.
 #pragma once
 
 #include "devices/cuda/hopper/mla_rows.cuh"
@@ -51,7 +51,7 @@ struct MlaHalfStats {
       : maxima(reinterpret_cast<float*>(stats)), factors(maxima + 128), sums(maxima + 256), last(maxima + 384) {}
 };
 
-template <class T, int kGroup>
+template <class T, bool kPair, int kGroup>
 struct MlaHalfConsumer {
   using S = MlaHalvesShape;
   static constexpr int kOther = kGroup ^ 1;
@@ -66,7 +66,7 @@ struct MlaHalfConsumer {
   __device__ __forceinline__ void release(int stage) const {
     if (lane == 0) {
       barrier_arrive(ring.empty(stage, kGroup));
-      barrier_arrive_remote(ring.empty(stage, kGroup), (blockIdx.x & 1) ^ 1);
+      if constexpr (kPair) barrier_arrive_remote(ring.empty(stage, kGroup), (blockIdx.x & 1) ^ 1);
     }
   }
 
@@ -197,8 +197,8 @@ struct MlaHalfConsumer {
 };
 
 // The tiles of a segment.
-template <class T, int kGroup>
-__device__ __forceinline__ void mla_add_tiles(const MlaHalfConsumer<T, kGroup>& self, const MlaSegment& at,
+template <class T, bool kPair, int kGroup>
+__device__ __forceinline__ void mla_add_tiles(const MlaHalfConsumer<T, kPair, kGroup>& self, const MlaSegment& at,
                                               const ScoreRule& rule, int32_t first_tile, int32_t tiles,
                                               uint32_t (&parity)[2], MlaHalfRows& rows, float (&o)[128]) {
   using S = MlaHalvesShape;
@@ -260,7 +260,7 @@ __device__ __forceinline__ void mla_write_halves(const AttentionParams& p, const
   mla_write_rows<T>(target, group * 256, o, reinterpret_cast<float*>(shared + (group * 4 + warp) * kMlaRoomBytes));
 }
 
-template <class T>
+template <class T, bool kPair>
 __device__ __forceinline__ void mla_consume_halves(const AttentionParams& p, const BlockWork& work,
                                                    const MlaPlace& place, TileCursor done, char* shared,
                                                    const MlaBlockRing& ring) {
@@ -269,8 +269,8 @@ __device__ __forceinline__ void mla_consume_halves(const AttentionParams& p, con
   const int group = static_cast<int>(uniform(threadIdx.x / 128)), lane = static_cast<int>(threadIdx.x) & 31,
             warp = static_cast<int>(threadIdx.x) / 32 % 4;
   const MlaHalfStats stats(shared + S::kStatAt);
-  const MlaHalfConsumer<T, 0> zero = {p, ring, stats, shared, lane, warp};
-  const MlaHalfConsumer<T, 1> one = {p, ring, stats, shared, lane, warp};
+  const MlaHalfConsumer<T, kPair, 0> zero = {p, ring, stats, shared, lane, warp};
+  const MlaHalfConsumer<T, kPair, 1> one = {p, ring, stats, shared, lane, warp};
   const ScoreRule rule = make_score_rule(p, key_scale(p, 0));
   float o[128];
   uint32_t parity[2] = {0, 0};  // of the two buffers' full barriers
@@ -306,7 +306,7 @@ __device__ __forceinline__ void mla_consume_halves(const AttentionParams& p, con
   }
 }
 
-template <class T>
+template <class T, bool kPair>
 __global__ void __launch_bounds__(MlaTile::kThreads, 1)
     mla_halves(const __grid_constant__ AttentionParams p, const __grid_constant__ KeyMap map) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
@@ -315,7 +315,7 @@ __global__ void __launch_bounds__(MlaTile::kThreads, 1)
   const MlaBlockRing ring{shared_address(shared + S::kRingAt), shared_address(shared + S::kBarrierAt)};
   launch_dependents();
   if (threadIdx.x == 0) {
-    ring.init(S::kConsumers / 32);  // a consumer's four warps, of both blocks
+    ring.init(kPair ? 8 : 4);  // a consumer's warps, of a pair both blocks'
     if (map.tokens > 0) prefetch_tensor_map(&map.k);
     fence_barrier_init();
     fence_async_proxy();
@@ -326,17 +326,21 @@ __global__ void __launch_bounds__(MlaTile::kThreads, 1)
       find_work<S::kThreads>(p, place.list_rows, S::kKeys, reinterpret_cast<int32_t*>(shared + S::kScratchAt), &cursor,
                              place.block, place.blocks);
   if (work.range.begin == work.range.end) return;  // of a pair both
-  cluster_meet();
+  const auto meet = [] {
+    if constexpr (kPair) cluster_meet();
+  };
+  if (!kPair) __syncthreads();
+  meet();
   if (threadIdx.x >= S::kConsumers) {
     shrink_registers<S::kProducerRegisters>();
     const int warp = (static_cast<int>(threadIdx.x) - S::kConsumers) / 32;
-    MlaHalfLoader<T> loader{p, map, ring, warp / 2, warp % 2, static_cast<int>(threadIdx.x) % 32};
+    MlaHalfLoader<T, kPair> loader{p, map, ring, warp / 2, warp % 2, static_cast<int>(threadIdx.x) % 32};
     loader.run(work.range, cursor, place.list_rows);
-    cluster_meet();
+    meet();
   } else {
     grow_registers<S::kConsumerRegisters>();
-    mla_consume_halves<T>(p, work, place, cursor, shared, ring);
-    cluster_meet();  // no block ends while another's copies or arrivals are on their way to it
+    mla_consume_halves<T, kPair>(p, work, place, cursor, shared, ring);
+    meet();  // no block ends while another's copies or arrivals are on their way to it
   }
 #endif
 }

@@ -16,6 +16,7 @@ struct MlaTile {
   static constexpr int kGroupBytes = kBlocks * 1024;  // of 8 keys
   static constexpr int kTileBytes = kKeys * DK * 2, kStages = 2;
   static constexpr int kConsumers = 256, kThreads = 384, kProducers = kThreads - kConsumers;
+  static constexpr int kProducerBarrier = 8;  // consumers have those below
 };
 
 // This block's place: of its rows in a list entry, and of the entry.
@@ -73,7 +74,7 @@ __device__ __forceinline__ void mla_produce(const AttentionParams& p, const KeyM
         at = split_position(p, key0 + thread * map.tokens);
         entry = __ldg(p.block_table + r.index * p.block_table_stride + at.block);
       }
-      barrier_wait(ring.empty(n), ring.empty_parity(n));  // all threads: none may run a phase ahead
+      wait_together(ring.empty(n), ring.empty_parity(n), S::kProducerBarrier, S::kProducers);
       if (thread == 0) barrier_arrive_all(ring.full(n), S::kProducers, S::kTileBytes);
       if (thread < boxes)
         copy_key_box<false>(map, tile + thread * map.tokens * (S::DK * 2), at.offset, 0,

@@ -1,7 +1,7 @@
-// MLA decode on wgmma: 64 query rows x 576, tiles of 64 keys, O [64][512] in the registers of two warpgroups. (Pairs of
-// blocks with the same keys of a 16-bit cache: mla_halves.cuh.)
+// MLA decode over latents in 8 bits that are converted, on wgmma: 64 query rows x 576, tiles of 64 keys, O [64][512] in
+// the registers of two warpgroups. (Latents in 16 bits: mla_halves.cuh; e4m3 multiplied as it is: mla_fp8.cuh.)
 //
-//   producer (1 warpgroup)   latent cache -> K ring of 2 tiles (mla_ring.cuh; fp8: mla_convert.cuh)
+//   producer (1 warpgroup)   latent cache -> K ring of 2 tiles in fp16 (mla_convert.cuh)
 //   consumer w in {0, 1}     tiles w, w + 2, ...: S = Q K^T of all 64 keys, P to shared memory, for both
 //                            all tiles:           O_w += P V for columns 256w..256w+255
 //
@@ -25,9 +25,7 @@
 
 namespace sextant::cuda {
 
-template <bool kFp8_>
 struct MlaWgmmaShape : MlaTile {
-  static constexpr bool kFp8 = kFp8_;
   static constexpr int kRows = 64, kBlockBytes = 64 * 128;  // of Q: 64 rows x 64 columns
   // Q (at the end of a segment: rows of O) | K ring | maxima, factors of two tiles, sums of both consumers, [2][64]
   // each, scales [64], last maxima [64] | barriers and scratch
@@ -35,7 +33,7 @@ struct MlaWgmmaShape : MlaTile {
   static constexpr int kBarrierAt = kStatAt + 8 * 64 * 4, kScratchAt = kBarrierAt + 64;
   static constexpr int kSharedBytes = kScratchAt + 128 + 1024;  // the swizzle wants 1 KiB alignment
   static_assert(kConsumers / 32 * kMlaRoomBytes <= kRingAt);
-  static constexpr int kProducerRegisters = kFp8 ? 104 : 88, kConsumerRegisters = kFp8 ? 200 : 208;
+  static constexpr int kProducerRegisters = 104, kConsumerRegisters = 200;
   // Named barriers; the last two: + consumer, or + tile modulo 2.
   static constexpr int kAllBarrier = 1, kOwnBarrier = 2, kReadyBarrier = 4;
 };
@@ -50,7 +48,7 @@ __device__ __forceinline__ uint32_t probability_offset(int row, int chunk) {
 template <class T, class M>
 __device__ __forceinline__ void mla_load_query_blocks(const AttentionParams& p, const Request& r, int row0,
                                                       char* q_tile, float* inverses) {
-  using S = MlaWgmmaShape<true>;
+  using S = MlaWgmmaShape;
   const int num_rows = r.query_len * p.group_size, lane = threadIdx.x & 31;
 #pragma unroll 4  // rows in flight
   for (int tile_row = threadIdx.x / 32; tile_row < S::kRows; tile_row += S::kConsumers / 32) {
@@ -84,9 +82,10 @@ struct MlaStats {
         last(maxima + 448) {}
 };
 
-template <class S, class T>
+template <class T>  // of queries and output
 struct MlaConsumer {
-  using M = std::conditional_t<S::kFp8, __half, T>;  // what is multiplied; T: of queries and output
+  using S = MlaWgmmaShape;
+  using M = __half;  // what is multiplied
   const AttentionParams& p;
   const MlaRing<S>& ring;
   MlaStats stats;
@@ -199,17 +198,18 @@ struct MlaConsumer {
   }
 };
 
-template <class S, class T>
+template <class T>
 __device__ __forceinline__ void mla_consume(const AttentionParams& p, const BlockWork& work, const MlaPlace& place,
-                                            TileCursor done, char* shared, const MlaRing<S>& ring) {
+                                            TileCursor done, char* shared, const MlaRing<MlaWgmmaShape>& ring) {
+  using S = MlaWgmmaShape;
   const TileRange& range = work.range;
-  const MlaConsumer<S, T> self = {p,
-                                  ring,
-                                  MlaStats(shared + S::kStatAt),
-                                  shared,
-                                  static_cast<int>(threadIdx.x) / 128,
-                                  static_cast<int>(threadIdx.x) & 31,
-                                  static_cast<int>(threadIdx.x) / 32 % 4};
+  const MlaConsumer<T> self = {p,
+                               ring,
+                               MlaStats(shared + S::kStatAt),
+                               shared,
+                               static_cast<int>(threadIdx.x) / 128,
+                               static_cast<int>(threadIdx.x) & 31,
+                               static_cast<int>(threadIdx.x) / 32 % 4};
   const ScoreRule rule = make_score_rule(p, key_scale(p, 0));
   float o[128];
   MlaRows rows;
@@ -222,11 +222,7 @@ __device__ __forceinline__ void mla_consume(const AttentionParams& p, const Bloc
       first_tile = done.tile;
       const int row0 = done.row_tile * place.list_rows + place.sub * 64;
       named_wait(S::kAllBarrier, S::kConsumers);  // the other warpgroup may still write its rows
-      if constexpr (S::kFp8) {
-        mla_load_query_blocks<T, __half>(p, r, row0, shared, self.stats.scales);
-      } else {
-        mla_copy_queries<T>(p, r, row0, shared);
-      }
+      mla_load_query_blocks<T, __half>(p, r, row0, shared, self.stats.scales);
       fence_async_proxy();
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -244,7 +240,7 @@ __device__ __forceinline__ void mla_consume(const AttentionParams& p, const Bloc
       other_waits = false;
       named_wait(S::kAllBarrier, S::kConsumers);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) rows.scale[half] = S::kFp8 ? self.stats.scales[self.row(half)] : 1.0f;
+      for (int half = 0; half < 2; ++half) rows.scale[half] = self.stats.scales[self.row(half)];
     }
     const bool ends = done.tile + 1 == done.counts.tiles, last = ends || x + 1 == range.end;
     if (n % 2 == self.group) {
@@ -266,18 +262,17 @@ __device__ __forceinline__ void mla_consume(const AttentionParams& p, const Bloc
   }
 }
 
-template <class T, bool kFp8>
+template <class T>
 __global__ void __launch_bounds__(MlaTile::kThreads, 1)
-    mla_wgmma(const __grid_constant__ AttentionParams p, const __grid_constant__ KeyMap map) {
+    mla_wgmma(const __grid_constant__ AttentionParams p, const __grid_constant__ KeyMap) {
 #if __CUDA_ARCH_FEAT_SM90_ALL
-  using S = MlaWgmmaShape<kFp8>;
+  using S = MlaWgmmaShape;
   extern __shared__ char shared_bytes[];
   char* shared = shared_bytes + (1024 - shared_address(shared_bytes) % 1024) % 1024;
   const MlaRing<S> ring{shared_address(shared + S::kRingAt), shared_address(shared + S::kBarrierAt)};
   launch_dependents();
   if (threadIdx.x == 0) {
     ring.init(S::kConsumers / 32);
-    if (map.tokens > 0) prefetch_tensor_map(&map.k);
     fence_async_proxy();
   }
   const MlaPlace place = mla_place(p);
@@ -289,14 +284,10 @@ __global__ void __launch_bounds__(MlaTile::kThreads, 1)
   if (work.range.begin == work.range.end) return;
   if (threadIdx.x >= S::kConsumers) {
     shrink_registers<S::kProducerRegisters>();
-    if constexpr (kFp8) {
-      mla_convert<S, 1>(p, work.range, cursor, place.list_rows, shared + S::kRingAt, ring);
-    } else {
-      mla_produce<S, T>(p, map, work.range, cursor, place.list_rows, ring);
-    }
+    mla_convert<S, 1>(p, work.range, cursor, place.list_rows, shared + S::kRingAt, ring);
   } else {
     grow_registers<S::kConsumerRegisters>();
-    mla_consume<S, T>(p, work, place, cursor, shared, ring);
+    mla_consume<T>(p, work, place, cursor, shared, ring);
   }
 #endif
 }

@@ -113,11 +113,11 @@ Keys cache_keys(const AttentionParams& p, const void* base, const KvAddressing& 
 }
 
 // Row r of a tile is query r / G, head r % G.
-bool make_query_map(CUtensorMap* map, const AttentionParams& p) {
-  if (kForwardRows % p.group_size != 0 || !p.q_aligned) return false;
+bool make_query_map(CUtensorMap* map, const AttentionParams& p, int32_t rows) {
+  if (rows % p.group_size != 0 || !p.q_aligned) return false;
   return make_map<4>(map, p.dtype, p.q, {p.head_dim, p.group_size, p.num_tokens, p.num_kv_heads},
                      {p.q_head_stride, p.q_token_stride, p.group_size * p.q_head_stride},
-                     {64, p.group_size, kForwardRows / p.group_size, 1});
+                     {64, p.group_size, rows / p.group_size, 1});
 }
 
 // A whole head is one column block of 128 bytes; columns beyond head_dim become zero.
@@ -154,7 +154,8 @@ ForwardMaps make_forward_fp8_maps(const AttentionParams& p, int32_t tile_keys) {
 
 KeyMap make_cache_map(const AttentionParams& p, int32_t tile_keys) {
   KeyMap map{};
-  const int32_t tokens = std::min(tile_keys, p.block_size & -p.block_size);
+  // A power of two that divides the block size and the tile.
+  const int32_t tokens = std::min(tile_keys & -tile_keys, p.block_size & -p.block_size);
   if (cache_has_boxes(p) && p.head_dim % 64 == 0 && p.head_dim_v % 64 == 0)
     make_key_maps(&map, p.cache_dtype, cache_keys(p, p.cache_k, p.k_addr, p.head_dim),
                   cache_keys(p, p.cache_v, p.v_addr, p.head_dim_v), tokens);
@@ -197,7 +198,7 @@ KeyMap make_latent_bytes_map(const AttentionParams& p, int32_t box_keys) {
 
 ForwardMaps make_forward_maps(const AttentionParams& p, const ForwardTile& tile, KeySource source) {
   ForwardMaps maps{};
-  maps.queries = make_query_map(&maps.q, p);
+  maps.queries = make_query_map(&maps.q, p, tile.rows);
   if (source != KeySource::kExact && source != KeySource::kPadded) return maps;
   const bool padded = source == KeySource::kPadded;
   if (p.origin != KeyOrigin::kPacked && padded) {

@@ -7,7 +7,7 @@ namespace sextant::cuda {
 
 // Tile sizes of an instantiation: head sizes as padded, keys.
 struct ForwardTile {
-  int32_t head_dim, head_dim_v, keys;
+  int32_t head_dim, head_dim_v, keys, rows = kForwardRows;
 };
 
 // Maps for the tensors of `p` where their layout, alignment and head sizes allow it. What has no map is copied row by

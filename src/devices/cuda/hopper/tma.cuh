@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "devices/cuda/hopper/wgmma.cuh"
+
 namespace sextant::cuda {
 
 __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
@@ -54,6 +56,15 @@ __device__ __forceinline__ void named_wait(int id, int threads) {
 
 __device__ __forceinline__ void named_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// The wait of `threads` for a buffer that one of them then announces for all. A wait sees only whether the phase before
+// the present one is over: a warp that came so late that another phase had passed would wait for ever, because nobody
+// waits for its arrival. So all of them see the phase before any goes on. (Without this a kernel did not end once in
+// some ten thousand launches; docs/dev/gpu-log.md, run 25.)
+__device__ __forceinline__ void wait_together(uint32_t barrier, uint32_t parity, int id, int threads) {
+  barrier_wait(barrier, parity);
+  named_wait(id, threads);
 }
 
 }  // namespace sextant::cuda

@@ -28,7 +28,7 @@ bool tile_serves(const AttentionParams& p);
 bool tile_copies_keys(const AttentionParams& p);  // by cp.async; else through registers
 
 // Hopper: wgmma, tensor-map copies, persistent blocks; 16-bit operands, head sizes up to 256 in multiples of 8.
-constexpr int32_t kForwardRows = 128, kForwardCounters = 3;
+constexpr int32_t kForwardRows = 128, kForwardTallRows = 192, kForwardCounters = 3;
 // Requests of known lengths in the order in which their row tiles are taken. Row tiles first[i] .. first[i + 1] - 1 of
 // the order are those of request[i], its last one first.
 struct RequestOrder {
@@ -38,6 +38,7 @@ struct RequestOrder {
   uint16_t first[kMost + 1] = {};
 };
 struct ForwardPlan {
+  int32_t rows = kForwardRows;        // of a row tile; kForwardTallRows where forward_may_be_tall
   int32_t tiles = 0, partitions = 1;  // as in TileGrid
   int32_t sms = 0;
   int64_t max_keys = 0;                    // of a request
@@ -46,6 +47,7 @@ struct ForwardPlan {
   const RequestOrder* requests = nullptr;  // null: from the batch's last row tile to its first
 };
 bool forward_serves(const AttentionParams& p);
+bool forward_may_be_tall(const AttentionParams& p);  // head sizes up to 96 whose keys come by boxes
 cudaError_t launch_forward(const AttentionParams& p, const ForwardPlan& plan, cudaStream_t stream);
 
 // Balanced decode: 16 or 32 query rows, keys of one request over the warps of many blocks.

@@ -69,6 +69,14 @@ __device__ __forceinline__ float tanh_approx(float x) {
   return y;
 }
 
+// Two instructions of the special unit and three others, no branch: off by 3e-7 at most, whatever the value.
+__device__ __forceinline__ float tanh_short(float x) {
+  float grown, inverse;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(grown) : "f"(x * 2.885390082f));  // e^2x
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(grown + 1.0f));
+  return fmaf(-2.0f, inverse, 1.0f);
+}
+
 // 2^x; exact zero for -infinity.
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;

@@ -16,7 +16,12 @@ using gpu::make_score_rule;
 using gpu::RowEnd;
 using gpu::ScoreRule;
 
+// Of operands in 16 bits, and of any.
 __device__ __forceinline__ float score_log2(const ScoreRule& r, float dot) {
+  const float s = dot * r.scale_log2;
+  return r.has_cap ? r.cap_log2 * tanh_short(s * r.cap_inverse) : s;
+}
+__device__ __forceinline__ float score_log2_fp32(const ScoreRule& r, float dot) {
   const float s = dot * r.scale_log2;
   return r.has_cap ? r.cap_log2 * tanhf(s * r.cap_inverse) : s;
 }
