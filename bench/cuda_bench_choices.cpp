@@ -39,6 +39,7 @@ std::vector<double*> rates_of(cuda::ChipRates& r) {
                               &f.cold_rows,
                               &f.beside,
                               &f.tall,
+                              &f.tall_wide,
                               &f.convert,
                               &f.rows,
                               &f.padded_rows,

@@ -23,7 +23,8 @@ struct ChipRates {
     double reduce = 5e-6;                            // launch of the merge after a decode
     double tile = 1.5e-6, converted_tile = 2.86e-6;  // 128 keys, of a block that has few; of a cache in 8 bits
     double cold_rows = 4e-6;                         // the same row by row, from memory
-    double tall = 0.9;    // of the time of the same products, where row tiles have 192 rows
+    // Of the time of the same products, where row tiles have 192 rows: head sizes up to 64, and above.
+    double tall = 0.86, tall_wide = 0.95;
     double beside = 0.6;  // of the shorter of decodes and prefills that run at once: they share memory and SMs
 
     // Long prefills whose keys come by boxes, by head size; the parts of that by the other ways (forward_launchers.h).

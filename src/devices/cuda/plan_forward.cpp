@@ -65,7 +65,9 @@ double tile_seconds(const AttentionParams& planned, int32_t rows, bool cold, con
   set_vector_strides(p);
   const ChipRates::Forward& rates = chip.rates.forward;
   const double products = 2.0 * rows * 128 * (p.head_dim + p.head_dim_v) / (rates.products / chip.sms) *
-                          (rows == kForwardTallRows ? rates.tall : 1.0);
+                          (rows != kForwardTallRows                   ? 1.0
+                           : std::max(p.head_dim, p.head_dim_v) <= 64 ? rates.tall
+                                                                      : rates.tall_wide);
   const KeySource source = forward_source(p);
   if (forward_brings_boxes(p, source)) return products;
   if (converts_keys(source))
@@ -79,8 +81,8 @@ double tile_seconds(const AttentionParams& planned, int32_t rows, bool cold, con
 
 int32_t choose_forward_rows(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
                             const ChipLimits& chip) {
-  // Tiles of other keys have other bits.
-  if (a.deterministic || !forward_may_be_tall(p)) return kForwardRows;
+  // Tiles of other keys have other bits. Decodes beside prefills leave two of three consumers idle.
+  if (a.deterministic || !forward_may_be_tall(p) || (part.whole && p.head_dim > 64)) return kForwardRows;
   if (n.open) return n.query_len * p.group_size >= 8 * kForwardTallRows ? kForwardTallRows : kForwardRows;
   const auto seconds = [&](int32_t rows) {
     PlanPart of = part;
