@@ -67,13 +67,18 @@ struct ChipRates {
   // MLA decode in tiles of 64 keys (kMlaTransposedKernel, kMlaWgmmaKernel).
   struct Mla {
     double start = 12e-6, tile = 2.16e-6;   // what a block costs beside its tiles; a tile
+    double shared_tile = 0;                 // of a block that shares its SM with another, where two fit
     double merge = 5.4e-6, part = 0.06e-6;  // of partial results: launch; each of a row
     double partial_bytes = 2.5e12;          // a second, written and read
     double cluster = 2e-6;                  // of a cluster's blocks in shared memory
     int32_t overhead = 5;
   } mla;
-  Mla mla_bytes = {
-      .start = 7e-6, .tile = 1.6e-6, .merge = 5.7e-6, .cluster = 4.2e-6, .overhead = 2};  // kMlaBytesKernel
+  Mla mla_bytes = {.start = 7e-6,
+                   .tile = 2.3e-6,
+                   .shared_tile = 3.2e-6,
+                   .merge = 5.7e-6,
+                   .cluster = 4.2e-6,
+                   .overhead = 2};  // kMlaBytesKernel
 
   // Copies of keys that a kernel reads better (plan_staging.h).
   struct Copy {

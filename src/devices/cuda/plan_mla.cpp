@@ -36,16 +36,21 @@ struct MlaWork {
     longest = std::ceil(keys.longest / part.tile_keys);
     partial = 2.0 * part.rows * in.args.spec.value_head_dim() * sizeof(float) / rates.partial_bytes;
   }
+  // Seconds of a tile where so many blocks are at work.
+  double tile_among(double blocks) const {
+    return blocks > sms / 2.0 ? std::max(rates.tile, rates.shared_tile) : rates.tile;
+  }
   // A block of the list begins anew with each row tile that it comes to.
   double by_list() const {
     const double all = tiles + rates.overhead * requests * row_tiles;
-    return rates.start + (std::ceil(all / sms) + 1) * rates.tile + rates.merge + 1.5 * sms * partial +
+    return rates.start + (std::ceil(all / sms) + 1) * tile_among(sms) + rates.merge + 1.5 * sms * partial +
            rates.part * std::min(longest, longest * row_tiles * sms / std::max(tiles, 1.0));
   }
   // Equal parts of every request.
   double by_parts(int32_t parts) const {
     const double blocks = requests * row_tiles * parts, a_block = std::ceil(longest / parts);
-    return std::ceil(blocks / sms) * (rates.start + a_block * rates.tile) + (parts > 1 ? merge_of(blocks, parts) : 0);
+    return std::ceil(blocks / sms) * (rates.start + a_block * tile_among(blocks)) +
+           (parts > 1 ? merge_of(blocks, parts) : 0);
   }
   double merge_of(double blocks, int32_t parts) const { return rates.merge + rates.part * parts + blocks * partial; }
   // `count` clusters of `size` blocks a request; `slots`: clusters that run at once.
@@ -54,7 +59,7 @@ struct MlaWork {
     const double a_cluster = std::ceil(longest / (size * count)), mean = tiles / (clusters * size);
     const bool ragged = a_cluster > 1.3 * mean + 1;
     const double all = ragged && waves > 1 ? clusters * mean / slots + a_cluster / 2 : waves * a_cluster;
-    return waves * (rates.start + rates.cluster) + std::max(all, a_cluster) * rates.tile +
+    return waves * (rates.start + rates.cluster) + std::max(all, a_cluster) * tile_among(clusters * size) +
            (count > 1 ? merge_of(clusters, count) : 0);
   }
 };
