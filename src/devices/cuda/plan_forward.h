@@ -20,8 +20,8 @@ double seconds_beside(double decodes, double prefills, const ChipLimits& chip);
 double forward_seconds_of_few(const AttentionParams& p, const PartKeys& keys, const ChipLimits& chip);
 
 // Rows of the forward kernel's row tiles: three consumers' where their products are faster and few rows are empty.
-int32_t choose_forward_rows(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p,
-                            const Bounds& n, const ChipLimits& chip);
+int32_t choose_forward_rows(const PlanPart& part, const AttentionPlanArgs& a, const AttentionParams& p, const Bounds& n,
+                            const ChipLimits& chip);
 
 // Keys of a partition where the chip is filled better, or the longest row tile ends earlier, when requests are split;
 // 0: they are not. The lengths are those of now.
