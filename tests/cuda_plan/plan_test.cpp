@@ -563,5 +563,36 @@ TEST(CudaPlan, PortableLongQueriesReadACopyOfWhatTheirTilesCannotCopy) {
   EXPECT_FALSE(has(plan(args, prefill)->describe(), "copy of keys"));
 }
 
+TEST(CudaPlan, RowTilesAreTallWhereTheyFillThreeConsumers) {
+  const auto of_dim = [](int32_t dim, int32_t query_len, bool deterministic = false) {
+    const Batch batch = {.seq_lens = requests(1, 4096), .last_query_len = query_len, .deterministic = deterministic};
+    AttentionPlanArgs args = decode_args(batch);
+    args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = dim;
+    return plan(args, batch)->describe();
+  };
+  for (int32_t dim : {40, 64, 80, 96}) EXPECT_PRED2(has, of_dim(dim, 4096), "blocks of 192 rows") << dim;
+  EXPECT_FALSE(has(of_dim(128, 4096), "192 rows"));       // registers for two consumers only
+  EXPECT_FALSE(has(of_dim(64, 24), "192 rows"));          // 96 rows
+  EXPECT_FALSE(has(of_dim(64, 4096, true), "192 rows"));  // tiles of other keys have other bits
+}
+
+TEST(CudaPlan, PagesOfOneTokenAreCopiedForEveryHeadSize) {
+  for (int32_t dim : {64, 96, 128, 192, 256}) {
+    const Batch batch = {.seq_lens = requests(1, 4096), .last_query_len = 4096, .block_size = 1};
+    AttentionPlanArgs args = decode_args(batch);
+    args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = dim;
+    EXPECT_PRED2(has, plan(args, batch)->describe(), "copy of keys (32 blocks of 128) + forward") << dim;
+  }
+}
+
+TEST(CudaPlan, ShortDecodesOverPagesOfOneTokenTakeTheListAndNotClusters) {
+  const Batch batch = {.seq_lens = requests(9, 1562), .block_size = 1};
+  AttentionPlanArgs args = decode_args(batch);
+  args.spec.sliding_window = 128;
+  args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = 64;
+  args.cache.dtype = DType::kF8E4M3FN;
+  EXPECT_PRED2(has, plan(args, batch)->describe(), "stream_attention");
+}
+
 }  // namespace
 }  // namespace sextant
