@@ -2,7 +2,7 @@
 """Compares the table of attention facts (src/model/attention_facts.json) with Hugging Face transformers' config classes.
 
 For every model type of the table that the installed transformers knows, an empty config ({"model_type": ...}), others with few and odd
-numbers of layers, and nulls go through `sextant select --json` and through the class; heads, KV heads, head sizes, windows and the type of every layer must agree.
+numbers of layers, nulls, and the file that the class itself saves go through `sextant select --json` and through the class; heads, KV heads, head sizes, windows and the type of every layer must agree.
 So do the published configs of tests/model/published_models.json.
 Without transformers it says so and exits with 77, which ctest counts as skipped. PyTorch is not needed.
 
@@ -48,9 +48,9 @@ def classes():
 def layers_of(config, table):
     """What the class says of every layer: (what it does, heads, KV heads, head size, window)."""
 
-    def get(*names):
+    def get(*names, of=config):
         for name in names:
-            value = getattr(config, name, None)
+            value = getattr(of, name, None)
             if value is not None:
                 return value
         return None
@@ -62,10 +62,10 @@ def layers_of(config, table):
         types = ["recurrent"] * config.num_hidden_layers
     count = get("num_hidden_layers", "num_layers", "n_layer")
     count = len(types) if types else count
-    overrides = config.to_dict().get("per_layer_config") or {}
+    differ = getattr(config, "is_heterogeneous", False)
     rows = []
     for layer in range(count):
-        override = overrides.get(layer, overrides.get(str(layer), {}))
+        own = config.per_layer_config[layer] if differ else config
         name = types[layer] if types else None
         facts = table["layer_types"].get(name) if name else None
         what = facts["as"] if facts else "full"
@@ -74,29 +74,26 @@ def layers_of(config, table):
             continue
 
         def pick(*names):
-            for one in names:
-                if override.get(one) is not None:
-                    return override[one]
-            return get(*names)
+            return get(*names, of=own)
 
         heads = pick("num_attention_heads", "n_head", "num_heads")
         if what == "sliding":
-            heads = get("swa_num_attention_heads") or heads
+            heads = pick("swa_num_attention_heads") or heads
         kv = pick("num_key_value_heads", "num_kv_heads") or heads
         if what == "sliding":
-            kv = get("swa_num_key_value_heads") or kv
+            kv = pick("swa_num_key_value_heads") or kv
         if config.model_type == "mimo_v2_flash" and what == "sliding" and not get("swa_num_key_value_heads"):
             kv *= 2  # modeling_mimo_v2_flash.py doubles them; the models' own configs say swa_num_key_value_heads
         if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
             kv = 1
-        if get("kv_lora_rank"):
-            kv, dim = heads, get("qk_nope_head_dim") + get("qk_rope_head_dim")
+        if pick("kv_lora_rank"):
+            kv, dim = heads, pick("qk_nope_head_dim") + pick("qk_rope_head_dim")
         else:
-            dim = pick("attention_head_dim", "head_dim", "d_kv", "d_head", "kv_channels") or get("hidden_size") // heads
+            dim = pick("attention_head_dim", "head_dim", "attention_head_size", "d_kv", "d_head", "kv_channels") or get("hidden_size") // heads
         window = 0
-        sliding = what == "sliding" or (types is None and get("sliding_window", "attention_window_size"))
+        sliding = what == "sliding" or (types is None and pick("sliding_window", "attention_window_size"))
         if sliding:
-            window = get("sliding_window", "attention_window_size", "window_size") or 0
+            window = pick("sliding_window", "attention_window_size", "window_size") or 0
             if getattr(config, "use_bidirectional_attention", False) in (True, "all"):
                 window -= 1  # Gemma's classes count half a window and one more, as an exclusive bound
         if config.model_type == "t5gemma2_text" and sliding:
@@ -167,6 +164,13 @@ def cases(table, known):
         for variant in variants(known[model_type], facts):
             config = {"model_type": model_type, "dtype": "bfloat16", **variant}
             yield f"{model_type} {variant or ''}", model_type, variant, config
+        try:
+            saved = json.loads(known[model_type]().to_json_string(use_diff=False))
+        except Exception:  # a class that refuses its own defaults
+            continue
+        if model_type == "dory":  # its file lists attention and feed-forward apart, its class together
+            continue
+        yield f"{model_type} as saved", model_type, {}, {**saved, "model_type": model_type, "dtype": "bfloat16"}
     for model in json.loads(PUBLISHED.read_text()):
         part = model["config"].get("text_config", model["config"])
         model_type = part.get("model_type", "")

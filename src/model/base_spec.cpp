@@ -58,6 +58,9 @@ Result<int64_t> kv_heads_of(const ConfigFields& fields, const ConfigFields& atte
   }
   auto type = attention.text({"attn_type"}, "");
   if (!type) return type.status();
+  if (!type->empty() && *type != "multihead_attention" && *type != "multiquery_attention" &&
+      *type != "grouped_query_attention")
+    return attention.error("attn_type", *type, "multihead_attention, multiquery_attention, grouped_query_attention");
   if (*type == "multiquery_attention") return int64_t{1};
   auto nested = attention.whole({"kv_n_heads"}, 1, num_heads);
   if (!nested) return nested.status();
@@ -108,7 +111,9 @@ Status apply_switches(const ConfigFields& fields, int64_t layer, int32_t head_di
   if (*by_size && *scaled) scale = 1.0 / head_dim;
   auto mup = fields.positive({"mup_attn_multiplier"}, 0);  // Phi-3-small
   if (!mup) return mup.status();
-  if (*mup > 0) scale = *mup / head_dim;
+  auto use_mup = fields.flag({"mup_use_scaling"}, true);
+  if (!use_mup) return use_mup.status();
+  if (*mup > 0 && *use_mup) scale = *mup / head_dim;
   return Status::ok();
 }
 
@@ -119,10 +124,10 @@ Status apply_causality(const ConfigFields& fields, const json& facts, std::vecto
   // BERT's family becomes a decoder, XLM a causal one, by a field.
   auto decoder = fields.flag({"is_decoder"}, false);
   if (!decoder) return decoder.status();
+  if (*decoder && facts.contains("causal")) spec.causal = true;
   auto xlm = fields.flag({"causal"}, spec.causal);
   if (!xlm) return xlm.status();
-  if (*decoder && facts.contains("causal")) spec.causal = true;
-  spec.causal = spec.causal || *xlm;
+  spec.causal = *xlm;
   auto causal = fields.flag({"is_causal"}, spec.causal);
   if (!causal) return causal.status();
   spec.causal = *causal;
@@ -168,6 +173,16 @@ Status check_size(const ConfigFields& fields, const char* name, int64_t value) {
   return invalid_argument(fmt::format("{}.{} is {}; allowed: up to {}", fields.prefix(), name, value, kMost));
 }
 
+// A model of latent attention that says null or 0 for it would be read as one of plain heads.
+Status check_no_latent(const ConfigFields& fields, const json& facts, bool switched_off) {
+  const auto rank = fields.object().find("kv_lora_rank");
+  if (rank == fields.object().end() || switched_off) return Status::ok();
+  const bool usual = facts.contains("defaults") && facts.at("defaults").contains("kv_lora_rank");
+  const json* nope = fields.given({"qk_nope_head_dim"});
+  if (!usual && (nope == nullptr || *nope == 0)) return Status::ok();
+  return fields.error("kv_lora_rank", *rank, "a whole number >= 1, or use_mla false for heads without a latent");
+}
+
 }  // namespace
 
 Status apply_heads(const ConfigFields& fields, const json& facts, std::vector<std::string>& notes,
@@ -180,9 +195,12 @@ Status apply_heads(const ConfigFields& fields, const json& facts, std::vector<st
   if (!heads) return heads.status();
   SEXTANT_RETURN_IF_ERROR(check_size(fields, "num_attention_heads", *heads));
   spec.num_heads = static_cast<int32_t>(*heads);
-  if (is_mla(fields)) return apply_mla(fields, spec);
+  if (is_mla(fields)) return apply_mla(fields, notes, spec);
   auto latent = fields.flag({"use_mla"}, false);
   if (!latent) return latent.status();
+  const json* switched = fields.given({"use_mla"});
+  const bool off = switched != nullptr && *switched == false;  // as DeepSeek-VL2's smallest says it, beside zeros
+  SEXTANT_RETURN_IF_ERROR(check_no_latent(fields, facts, off));
   if (*latent)
     return invalid_argument(
         fmt::format("{}.kv_lora_rank is missing; allowed: a whole number >= 1, as use_mla is true", fields.prefix()));
@@ -200,7 +218,7 @@ Status apply_heads(const ConfigFields& fields, const json& facts, std::vector<st
                                         fields.prefix(), *kv_heads, *heads));
   auto head_dim = head_dim_of(fields, facts, *heads);
   if (!head_dim) return head_dim.status();
-  auto value_dim = fields.whole({"v_head_dim"}, 0, 0);
+  auto value_dim = fields.whole({"v_head_dim"}, off ? 0 : 1, 0);
   if (!value_dim) return value_dim.status();
   SEXTANT_RETURN_IF_ERROR(check_size(fields, "head_dim", *head_dim));
   SEXTANT_RETURN_IF_ERROR(check_size(fields, "v_head_dim", *value_dim));

@@ -36,9 +36,9 @@ Status apply_scale(const ConfigFields& fields, const nlohmann::json& facts, int6
 // The same number of a head under the names of projects of different age.
 const std::vector<ConfigFields::Names>& head_fields();
 bool is_mla(const ConfigFields& fields);
-Status apply_mla(const ConfigFields& fields, AttentionSpec& spec);
+Status apply_mla(const ConfigFields& fields, std::vector<std::string>& notes, AttentionSpec& spec);
 // yarn's factor on the softmax scale of DeepSeek's models: (0.1 mscale_all_dim ln(factor) + 1)^2; 1 without yarn.
-Result<double> yarn_scale_factor(const ConfigFields& fields);
+Result<double> yarn_scale_factor(const ConfigFields& fields, std::vector<std::string>& notes);
 double yarn_scale_factor(double factor, double mscale_all_dim);
 
 // The type of every layer ("full_attention", "mamba", ...), from the config's lists or the model type's pattern.
@@ -53,5 +53,8 @@ void note_assumed(const ConfigPart& part, const FieldUse& use, const std::vector
                   std::vector<std::string>& notes);
 // Notes on fields that sound like attention and are not understood, or that are understood and cannot be expressed.
 void note_fields(const ConfigPart& part, std::vector<std::string>& notes);
+bool sounds_like_attention(const std::string& name);
+// A field of one layer that may differ from the model's and changes no attention ("intermediate_size", "qkv_bias").
+bool is_beside_attention(const std::string& name);
 
 }  // namespace sextant::model

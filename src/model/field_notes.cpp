@@ -28,16 +28,6 @@ const ConfigFields::Names kLayerNames = {"num_hidden_layers",      "n_layer", "n
 const ConfigFields::Names kWidthNames = {"hidden_size", "n_embd",  "n_embed",   "d_model",
                                          "model_dim",   "emb_dim", "embed_dim", "dim"};
 
-// Some write numAttentionHeads.
-bool sounds_like_attention(const std::string& name) {
-  std::string small = name;
-  for (char& c : small)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  for (const std::string_view word : kWords)
-    if (small.find(word) != std::string::npos) return true;
-  return false;
-}
-
 // {"positions": "alibi"}: the value says it.
 bool sounds_like_alibi(const std::string& value) {
   return value == "alibi" || value == "Alibi" || value == "ALiBi" || value == "ALIBI";
@@ -76,6 +66,25 @@ void note_kv_cache_scheme(const json& fields, std::vector<std::string>& notes) {
 
 }  // namespace
 
+// Some write numAttentionHeads.
+bool sounds_like_attention(const std::string& name) {
+  std::string small = name;
+  for (char& c : small)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  for (const std::string_view word : kWords)
+    if (small.find(word) != std::string::npos) return true;
+  return false;
+}
+
+bool is_beside_attention(const std::string& name) {
+  if (field_knowledge(name, "") != FieldKnowledge::kHarmless) return !sounds_like_attention(name);
+  for (const char* list : {"whole_model_fields", "deciding_fields"}) {
+    const json& names = attention_facts().at(list);
+    if (std::find(names.begin(), names.end(), name) != names.end()) return false;
+  }
+  return true;
+}
+
 void note_assumed(const ConfigPart& part, const FieldUse& use, const std::vector<ModelLayer>& layers,
                   std::vector<std::string>& notes) {
   const json& facts = facts_of(part.model_type);
@@ -104,6 +113,11 @@ void note_assumed(const ConfigPart& part, const FieldUse& use, const std::vector
       if (!said) add(name, value);
     }
     for (const std::string& name : part.by_default) add(name, part.fields.at(name));
+    for (const char* name : {"head_dim", "v_head_dim", "attention_multiplier", "query_pre_attn_scalar"})
+      if (defaults.contains(name) && part.fields.contains(name) && part.fields.at(name).is_null())
+        notes.push_back(fmt::format("{} is null where {} has {}: taken as none", name,
+                                    facts.value("from", std::string("the model's class")),
+                                    shown_json(defaults.at(name))));
     if (!assumed.empty())
       notes.push_back(fmt::format("the config does not say {}: defaults of {}", assumed,
                                   facts.value("from", std::string("the model's class"))));

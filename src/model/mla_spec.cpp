@@ -13,23 +13,55 @@ double yarn_scale_factor(double factor, double mscale_all_dim) {
   return mscale * mscale;  // once for the queries, once for the keys
 }
 
-Result<double> yarn_scale_factor(const ConfigFields& fields) {
-  std::string name;
-  const nlohmann::json* rope = fields.find({"rope_scaling", "rope_parameters"}, &name);
-  if (rope == nullptr) return 1.0;
-  if (!rope->is_object()) return fields.error(name, *rope, "an object or null");
-  const ConfigFields scaling(*rope, fields.prefix() + "." + name);
-  auto type = scaling.text({"rope_type", "type"}, "default");
-  if (!type) return type.status();
-  if (*type == "default") return 1.0;
-  const nlohmann::json* all_dim = scaling.find({"mscale_all_dim"});
+namespace {
+
+// The section of rope that counts, as in transformers: the older name, where it says anything.
+Result<ConfigFields> rope_of(const ConfigFields& fields) {
+  auto older = fields.section("rope_scaling");
+  if (!older) return older;
+  auto newer = fields.section("rope_parameters");
+  if (!newer || older->object().empty()) return newer;
+  for (const char* name : {"mscale_all_dim", "factor"})
+    if (newer->has(name) && newer->object().at(name) != older->object().value(name, nlohmann::json()))
+      return newer->error(name, newer->object().at(name), fmt::format("what {} says", older->prefix()));
+  return older;
+}
+
+// mscale_all_dim within {"sliding_attention": {...}}: no model is known that has it there.
+bool has_nested_scale(const ConfigFields& rope) {
+  for (const auto& [name, value] : rope.object().items())
+    if (value.is_object() && value.contains("mscale_all_dim")) return true;
+  return false;
+}
+
+}  // namespace
+
+Result<double> yarn_scale_factor(const ConfigFields& fields, std::vector<std::string>& notes) {
+  auto rope = rope_of(fields);
+  if (!rope) return rope.status();
+  if (has_nested_scale(*rope))
+    notes.push_back(rope->prefix() + " has an mscale_all_dim for some layers: not taken into account");
+  const nlohmann::json* all_dim = rope->find({"mscale_all_dim"});
   if (all_dim == nullptr || (all_dim->is_number() && all_dim->get<double>() == 0)) return 1.0;
-  auto mscale = scaling.positive({"mscale_all_dim"}, 1);
+  auto mscale = rope->positive({"mscale_all_dim"}, 1);
   if (!mscale) return mscale.status();
-  if (scaling.find({"factor"}) == nullptr)
+  const std::string types = "deepseek_yarn, default, dynamic, linear, llama3, longrope, proportional, su, yarn";
+  auto type = rope->text({"rope_type", "type"}, "");
+  if (!type) return type.status();
+  if (type->empty())
+    return invalid_argument(
+        fmt::format("{}.rope_type is missing; allowed: {}, as mscale_all_dim is {}", rope->prefix(), types, *mscale));
+  if ((", " + types + ", ").find(", " + *type + ", ") == std::string::npos)
+    return rope->error("rope_type", *type, types);
+  if (*type == "default") {
+    notes.push_back(fmt::format("{}.mscale_all_dim is {}: without a rope_type that scales it changes nothing",
+                                rope->prefix(), *mscale));
+    return 1.0;
+  }
+  if (rope->find({"factor"}) == nullptr)
     return invalid_argument(fmt::format("{}.factor is missing; allowed: a finite number > 0, as mscale_all_dim is {}",
-                                        scaling.prefix(), *mscale));
-  auto factor = scaling.positive({"factor"}, 1);
+                                        rope->prefix(), *mscale));
+  auto factor = rope->positive({"factor"}, 1);
   if (!factor) return factor.status();
   return yarn_scale_factor(*factor, *mscale);
 }
@@ -41,7 +73,7 @@ bool is_mla(const ConfigFields& fields) {
   return rank != nullptr && *rank != 0 && (on == nullptr || *on != false);
 }
 
-Status apply_mla(const ConfigFields& fields, AttentionSpec& spec) {
+Status apply_mla(const ConfigFields& fields, std::vector<std::string>& notes, AttentionSpec& spec) {
   const auto read = [&fields](const char* name, int32_t& value, int64_t min = 1) {
     constexpr int64_t kMost = 1 << 20;  // beyond any model, and their sum would overflow
     auto number = fields.whole({name}, min);
@@ -61,7 +93,7 @@ Status apply_mla(const ConfigFields& fields, AttentionSpec& spec) {
   spec.num_kv_heads = spec.num_heads;
   spec.head_dim = spec.mla.qk_nope_head_dim + spec.mla.qk_rope_head_dim;
   spec.head_dim_v = spec.mla.v_head_dim;
-  auto yarn = yarn_scale_factor(fields);
+  auto yarn = yarn_scale_factor(fields, notes);
   if (!yarn) return yarn.status();
   spec.softmax_scale = static_cast<float>(*yarn / std::sqrt(static_cast<double>(spec.head_dim)));
   return Status::ok();

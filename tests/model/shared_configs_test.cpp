@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-#include "sextant/model.h"
+#include "layer_text.h"
 
 namespace sextant {
 namespace {
@@ -20,21 +20,7 @@ class SharedConfigs : public ::testing::Test {
     EXPECT_TRUE(shape.is_ok()) << shape.status().message();
     return shape ? *shape : ModelShape{};
   }
-  // "4/4 16" or "4/1 24/16 w8 sinks", "- reason".
-  std::string layer(const ModelShape& shape, size_t index) {
-    if (index >= shape.layers.size()) return "no such layer";
-    const ModelLayer& layer = shape.layers[index];
-    if (!layer.served()) return "- " + layer.not_served;
-    const AttentionSpec& s = layer.attention;
-    std::string text =
-        std::to_string(s.num_heads) + "/" + std::to_string(s.num_kv_heads) + " " + std::to_string(s.head_dim);
-    if (s.value_head_dim() != s.head_dim) text += "/" + std::to_string(s.value_head_dim());
-    if (s.sliding_window > 0) text += " w" + std::to_string(s.sliding_window);
-    if (s.has_sinks) text += " sinks";
-    if (s.has_alibi) text += " alibi";
-    if (!s.causal) text += " not causal";
-    return s.mla.enabled() ? text + " mla" : text;
-  }
+  std::string layer(const ModelShape& shape, size_t index) { return layer_text(shape, index); }
   std::string notes(const ModelShape& shape) {
     std::string text;
     for (const std::string& note : shape.notes) text += note + "\n";
@@ -47,7 +33,7 @@ TEST_F(SharedConfigs, NameLayersThatDoNotAttend) {
   EXPECT_EQ(layer(read("granite_hybrid"), 1), "4/4 16");
   for (const char* kimi : {"kimi_linear_conf", "kimi_linear_list"}) {
     for (size_t i = 0; i < 3; ++i) EXPECT_EQ(layer(read(kimi), i), "- linear attention") << kimi;
-    EXPECT_EQ(layer(read(kimi), 3), "4/4 24/16 mla") << kimi;
+    EXPECT_EQ(layer(read(kimi), 3), "4/4 24/16 mla64") << kimi;
   }
   const ModelShape qwen = read("qwen3_next");
   EXPECT_EQ(layer(qwen, 3), "4/2 256");
@@ -66,11 +52,9 @@ TEST_F(SharedConfigs, NameAttentionThatIsNotExpressed) {
   EXPECT_EQ(layer(read("mllama"), 2), "4/4 16");
   EXPECT_EQ(layer(read("mllama"), 3), "- cross attention");
   EXPECT_NE(notes(read("dsa")).find("index_topk"), std::string::npos);
-  EXPECT_EQ(layer(read("dsa"), 0), "4/4 24/16 mla");
+  EXPECT_EQ(layer(read("dsa"), 0), "4/4 24/16 mla64");
   const ModelShape embedding = read("embeddinggemma");
-  EXPECT_EQ(embedding.layers.at(0).attention.window_left, 256);
-  EXPECT_EQ(embedding.layers.at(0).attention.window_right, 256);
-  EXPECT_EQ(layer(embedding, 0), "4/4 16 not causal");
+  EXPECT_EQ(layer(embedding, 0), "4/4 16 256|256 not causal");
   EXPECT_EQ(layer(embedding, 1), "4/4 16 not causal");
 }
 

@@ -1,0 +1,144 @@
+// Layers that differ from the model's own numbers: by their place, by their type, by a config of their own.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "layer_text.h"
+
+namespace sextant {
+namespace {
+
+Result<ModelShape> parse(const std::string& fields) {
+  return parse_model_config(R"({"dtype": "bfloat16", )" + fields + "}", "test");
+}
+std::string message_of(const std::string& fields) { return parse(fields).status().message(); }
+std::string notes_of(const ModelShape& shape) {
+  std::string text;
+  for (const std::string& note : shape.notes) text += note + "\n";
+  return text;
+}
+
+const std::string kGemma = R"("model_type": "gemma4_text", "hidden_size": 64, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 12, "sliding_window": 8, )";
+
+// transformers pads the numbers of layers with zeros, so that they sort: "05" is layer 5.
+TEST(LayerOverrides, NumbersOfLayersMayBePadded) {
+  const auto shape = parse(kGemma + R"("per_layer_config": {"05": {"head_dim": 32}, "11": {"head_dim": 32}})");
+  ASSERT_TRUE(shape.is_ok()) << shape.status().message();
+  EXPECT_EQ(layer_text(*shape, 4), "4/2 16 w8");
+  EXPECT_EQ(layer_text(*shape, 5), "4/2 32");
+  EXPECT_EQ(layer_text(*shape, 11), "4/2 32");
+}
+
+TEST(LayerOverrides, LayersThatAreNotThereAreRefused) {
+  EXPECT_EQ(message_of(kGemma + R"("per_layer_config": {"12": {"head_dim": 32}})"),
+            "config.per_layer_config.12 is {\"head_dim\":32}; allowed: keys 0..11 (a layer)");
+  for (const char* key : {"-1", "x", "", "5 ", "1e1", "99999999999999999999"})
+    EXPECT_FALSE(parse(kGemma + R"("per_layer_config": {")" + key + R"(": {"head_dim": 32}})").is_ok()) << key;
+  EXPECT_NE(message_of(kGemma + R"("per_layer_config": {"5": {"head_dim": 32}, "05": {"head_dim": 16}})").find("once"),
+            std::string::npos);
+}
+
+TEST(LayerOverrides, ALayerMayHaveNoWindowAndNoAttention) {
+  const auto shape = parse(kGemma + R"("per_layer_config": {"0": {"sliding_window": null},
+      "1": {"sliding_window": 4}, "2": {"skip": ["self_attn"]}, "3": {"skip": ["mlp"], "intermediate_size": 8}})");
+  ASSERT_TRUE(shape.is_ok()) << shape.status().message();
+  EXPECT_EQ(layer_text(*shape, 0), "4/2 16");
+  EXPECT_EQ(layer_text(*shape, 1), "4/2 16 w4");
+  EXPECT_EQ(layer_text(*shape, 2), "- without attention");
+  EXPECT_EQ(layer_text(*shape, 3), "4/2 16 w8");
+}
+
+TEST(LayerOverrides, WhatCannotDifferByLayerIsRefused) {
+  for (const char* field : {R"("is_causal": false)", R"("attn_logit_softcapping": 3)", R"("my_window": 3)",
+                            R"("layer_types": [])", R"("index_topk": 3)", R"("skip": "self_attn")"})
+    EXPECT_FALSE(parse(kGemma + R"("per_layer_config": {"0": {)" + field + "}}").is_ok()) << field;
+}
+
+TEST(LayerOverrides, LatentsMayDifferByLayer) {
+  const std::string deepseek = R"("model_type": "deepseek_v3", "hidden_size": 64, "num_attention_heads": 4,
+      "num_hidden_layers": 2, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8)";
+  const auto shape = parse(deepseek + R"(, "per_layer_config": {"1": {"kv_lora_rank": 32, "num_attention_heads": 2,
+      "qk_nope_head_dim": 12}})");
+  ASSERT_TRUE(shape.is_ok()) << shape.status().message();
+  EXPECT_EQ(layer_text(*shape, 0), "4/4 12/8 mla16");
+  EXPECT_EQ(layer_text(*shape, 1), "2/2 16/8 mla32");
+}
+
+// Classes that give their layers shapes of their own where the config says nothing.
+TEST(LayerOverrides, ClassesHaveShapesByType) {
+  const ModelShape dots = parse(R"("model_type": "dots3_note_text")").value();
+  EXPECT_EQ(layer_text(dots, 1), "128/128 192/128 mla512");
+  EXPECT_EQ(layer_text(dots, 2), "64/64 256/128 w512 mla1024");
+  const ModelShape embedding = parse(R"("model_type": "embedding_gemma2_text")").value();
+  EXPECT_EQ(layer_text(embedding, 0), "4/2 256 512|512 not causal");
+  EXPECT_EQ(layer_text(embedding, 23), "4/1 512 not causal");
+  const ModelShape neomme = parse(R"("model_type": "neomme")").value();
+  EXPECT_EQ(layer_text(neomme, 0), "16/4 64 256|256 not causal");
+  EXPECT_EQ(layer_text(neomme, 1), "16/4 64 1024|1024 not causal");
+  EXPECT_EQ(layer_text(neomme, 6), "16/4 64 1024|1024 not causal");
+  EXPECT_EQ(layer_text(neomme, 7), "16/4 64 256|256 not causal");
+  const ModelShape saved =
+      parse(R"("model_type": "neomme", "per_layer_config": {"00": {"sliding_window": 8}})").value();
+  EXPECT_EQ(layer_text(saved, 0), "16/4 64 8|8 not causal");
+  EXPECT_EQ(layer_text(saved, 1), "16/4 64 256|256 not causal");
+}
+
+TEST(LayerOverrides, SettingsOfOtherLayersThanSlidingOnesAreRefused) {
+  EXPECT_NE(message_of(R"("model_type": "step3p5", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
+      "sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"],
+      "attention_other_setting": {"attention_type": "full_attention", "num_attention_heads": 2})")
+                .find("config.attention_other_setting.attention_type is \"full_attention\""),
+            std::string::npos);
+}
+
+// What the class has and a config's null takes away.
+TEST(LayerOverrides, NullsOfTheClassesNumbersAreSaid) {
+  const auto shape = parse(R"("model_type": "qwen3", "head_dim": null)");
+  EXPECT_NE(notes_of(shape.value()).find("head_dim is null where Qwen3Config has 128: taken as none"),
+            std::string::npos);
+  EXPECT_EQ(message_of(R"("model_type": "deepseek_v3", "kv_lora_rank": null)"),
+            "config.kv_lora_rank is null; allowed: a whole number >= 1, or use_mla false for heads without a latent");
+  EXPECT_FALSE(parse(R"("model_type": "deepseek_v3", "kv_lora_rank": 0)").is_ok());
+  EXPECT_TRUE(parse(R"("model_type": "deepseek_v3", "kv_lora_rank": null, "v_head_dim": 0, "use_mla": false)").is_ok());
+}
+
+TEST(LayerOverrides, ValuesThatAreNotServedAreRefused) {
+  EXPECT_EQ(message_of(R"("model_type": "longcat_flash", "attention_method": "GQA")"),
+            "config.attention_method is \"GQA\"; allowed: \"MLA\"");
+  EXPECT_FALSE(parse(R"("model_type": "mpt", "d_model": 64, "n_heads": 4, "n_layers": 1,
+      "attn_config": {"attn_type": "other"})")
+                   .is_ok());
+  EXPECT_FALSE(parse(R"("model_type": "mimo_v2_flash", "v_head_dim": 0)").is_ok());
+}
+
+TEST(LayerOverrides, CausalityOfAFieldIsTaken) {
+  const std::string llama = R"("model_type": "llama", "hidden_size": 64, "num_attention_heads": 4,
+      "num_hidden_layers": 1, )";
+  EXPECT_EQ(layer_text(parse(llama + R"("causal": false)").value(), 0), "4/4 16 not causal");
+  EXPECT_EQ(layer_text(parse(llama + R"("causal": true)").value(), 0), "4/4 16");
+  const std::string phi = R"("model_type": "phi3small", "hidden_size": 512, "num_attention_heads": 8,
+      "num_hidden_layers": 2, "dense_attention_every_n_layers": 1)";
+  EXPECT_FLOAT_EQ(parse(phi).value().layers[0].attention.softmax_scale, 1 / 64.0f);
+  EXPECT_FLOAT_EQ(parse(phi + R"(, "mup_use_scaling": false)").value().layers[0].attention.softmax_scale, 1 / 8.0f);
+}
+
+// The softmax scale of DeepSeek's models: what decides it is there and known, or the config is refused.
+TEST(LayerOverrides, YarnWantsItsType) {
+  const auto rope = [](const std::string& fields) {
+    return parse(R"("model_type": "deepseek_v3", "rope_scaling": {"mscale_all_dim": 1.0, "factor": 40)" + fields + "}");
+  };
+  EXPECT_NE(rope("").status().message().find("config.rope_scaling.rope_type is missing"), std::string::npos);
+  EXPECT_FALSE(rope(R"(, "type": "other")").is_ok());
+  const ModelShape plain = rope(R"(, "type": "default")").value();
+  EXPECT_NE(notes_of(plain).find("changes nothing"), std::string::npos);
+  EXPECT_FLOAT_EQ(plain.layers[0].attention.softmax_scale, 1 / std::sqrt(192.0f));
+  EXPECT_GT(rope(R"(, "type": "yarn")").value().layers[0].attention.softmax_scale, 0.13f);
+  const std::string two = R"("model_type": "deepseek_v3", "rope_parameters": {"rope_type": "yarn", "factor": 40,
+      "mscale_all_dim": 1.0}, "rope_scaling": )";
+  EXPECT_GT(parse(two + "{}").value().layers[0].attention.softmax_scale, 0.13f);
+  EXPECT_FALSE(parse(two + R"({"rope_type": "yarn", "factor": 4, "mscale_all_dim": 1.0})").is_ok());
+}
+
+}  // namespace
+}  // namespace sextant
