@@ -159,6 +159,8 @@ def cases(table, known):
     """(name, model type, fields for the class, config for sextant)."""
     skip = ("refused", "text", "encoder_decoder")
     for model_type, facts in table["models"].items():
+        if model_type == "pp_formulanet_text":  # its class counts layers of an encoder that its model has not
+            continue
         if model_type not in known or any(key in facts for key in skip):
             continue
         for variant in variants(known[model_type], facts):

@@ -98,6 +98,20 @@ void note_outer(const std::string& model_type, std::vector<std::string>& notes) 
   for (const json& note : facts_of(model_type).value("notes", json::array())) notes.push_back(note.get<std::string>());
 }
 
+// The numbers that the outer class gives its language part, where the config leaves them out.
+void fill_text(const json& outer_facts, json& part, std::vector<std::string>& notes) {
+  std::string filled;
+  const json defaults = outer_facts.value("text_defaults", json::object());
+  for (const auto& [name, value] : defaults.items()) {
+    if (part.contains(name)) continue;
+    part[name] = value;
+    filled += fmt::format("{}{} {}", filled.empty() ? "" : ", ", name, shown_json(value));
+  }
+  if (!filled.empty())
+    notes.push_back(fmt::format("the config does not say {} of its language part: defaults of {}", filled,
+                                outer_facts.value("from", std::string("the model's class"))));
+}
+
 struct Nested {
   json fields;
   std::string prefix;
@@ -128,6 +142,7 @@ Result<Nested> language_part(const json& config, std::vector<std::string>& notes
       json part = *found;
       note_outer_numbers(nested.fields, name, part, nested.prefix, notes);
       inherit(nested.fields, part);
+      if (facts_of(nested.model_type).value("text_merges", false)) fill_text(facts_of(nested.model_type), part, notes);
       SEXTANT_RETURN_IF_ERROR(check_type(part, nested.prefix + "." + name));
       const std::string named = type_of(part);
       const std::string usual = facts_of(nested.model_type).value("text", std::string());
@@ -143,6 +158,9 @@ Result<Nested> language_part(const json& config, std::vector<std::string>& notes
     note_outer(nested.model_type, notes);
     const bool both_read = nested.fields.contains("encoder") && nested.fields.contains("decoder");
     if (nested.prefix == "config" && !both_read) note_other_parts(nested.fields, "the top level", notes);
+    const bool has_shape =
+        ConfigFields(nested.fields).given({"hidden_size", "num_attention_heads", "num_hidden_layers"}) != nullptr;
+    if (nested.prefix == "config" && !has_shape) fill_text(facts_of(nested.model_type), nested.fields, notes);
     nested.model_type = usual;
   }
   return nested;

@@ -30,7 +30,11 @@ const std::vector<ConfigFields::Names>& head_fields() {
 namespace {
 
 // What a layer's shape comes from, beside the heads.
-constexpr std::array<const char*, 33> kShapeFields = {"hidden_size",
+constexpr std::array<const char*, 37> kShapeFields = {"encoder_attention_heads",
+                                                      "attention_heads",
+                                                      "embed_dim",
+                                                      "dim",
+                                                      "hidden_size",
                                                       "n_embd",
                                                       "n_embed",
                                                       "d_model",

@@ -140,5 +140,25 @@ TEST(LayerOverrides, YarnWantsItsType) {
   EXPECT_FALSE(parse(two + R"({"rope_type": "yarn", "factor": 4, "mscale_all_dim": 1.0})").is_ok());
 }
 
+// What the class around a language model gives it.
+TEST(LayerOverrides, OuterClassesHaveNumbersForTheirLanguagePart) {
+  EXPECT_EQ(layer_text(parse(R"("model_type": "mistral3")").value(), 39), "32/8 128");
+  const ModelShape part =
+      parse(R"("model_type": "voxtral", "text_config": {"model_type": "llama", "num_hidden_layers": 4})").value();
+  EXPECT_EQ(part.layers.size(), 4u);
+  EXPECT_EQ(layer_text(part, 0), "32/8 128");
+  EXPECT_NE(notes_of(part).find("of its language part: defaults of VoxtralConfig"), std::string::npos);
+}
+
+// Heads under the names of encoders are the model's own numbers too.
+TEST(LayerOverrides, NamesOfEncodersAreTaken) {
+  EXPECT_EQ(layer_text(parse(R"("model_type": "qwen2_audio_encoder", "encoder_attention_heads": 40)").value(), 0),
+            "40/40 32 not causal");
+  const ModelShape text = parse(R"("model_type": "pp_formulanet_text", "decoder_attention_heads": 8)").value();
+  EXPECT_EQ(text.layers.size(), 8u);
+  EXPECT_EQ(layer_text(text, 0), "8/8 64");
+  EXPECT_NE(notes_of(text).find("cross attention"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace sextant
