@@ -14,10 +14,17 @@ namespace {
 using nlohmann::json;
 
 // Parts of names that sound like attention.
-constexpr std::array<std::string_view, 26> kWords = {
-    "attn",    "attention", "head",    "kv",         "window",    "chunk",      "sink",      "alibi",   "sparse",
-    "index_",  "mla",       "swa",     "cross",      "local",     "causal",     "global",    "bidirec", "qk_",
-    "softcap", "logit_cap", "softmax", "layer_type", "layertype", "block_type", "blocktype", "pattern"};
+constexpr std::array<std::string_view, 35> kWords = {
+    "attn",         "attention", "head",    "kv",        "window",      "chunk",      "sink",         "alibi",
+    "sparse",       "index_",    "mla",     "swa",       "cross",       "local",      "causal",       "global",
+    "bidirec",      "qk_",       "softcap", "logit_cap", "softmax",     "layer_type", "layertype",    "block_type",
+    "blocktype",    "pattern",   "gqa",     "mqa",       "query_group", "rel_pos",    "relative_pos", "position_bias",
+    "memory_token", "mixer",     "layout"};
+
+// Parts of names that say, in types of which nobody knows the layers, that some of them do not attend or run several
+// times.
+constexpr std::array<std::string_view, 10> kLayerWords = {"mamba", "ssm",    "rwkv", "delta", "recurr",
+                                                          "lru",   "linear", "loop", "hyena", "retention"};
 
 // Names of the number of heads in models of two stacks too, of the number of layers, and of the width that heads
 // divide.
@@ -27,6 +34,16 @@ const ConfigFields::Names kLayerNames = {"num_hidden_layers",      "n_layer", "n
                                          "num_transformer_layers", "depth",   "encoder_layers"};
 const ConfigFields::Names kWidthNames = {"hidden_size", "n_embd",  "n_embed",   "d_model",
                                          "model_dim",   "emb_dim", "embed_dim", "dim"};
+
+// Some write numAttentionHeads.
+template <size_t kCount>
+bool has_word(const std::string& name, const std::array<std::string_view, kCount>& words) {
+  std::string small = name;
+  for (char& c : small)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  return std::any_of(words.begin(), words.end(),
+                     [&](std::string_view word) { return small.find(word) != std::string::npos; });
+}
 
 // {"positions": "alibi"}: the value says it.
 bool sounds_like_alibi(const std::string& value) {
@@ -66,15 +83,7 @@ void note_kv_cache_scheme(const json& fields, std::vector<std::string>& notes) {
 
 }  // namespace
 
-// Some write numAttentionHeads.
-bool sounds_like_attention(const std::string& name) {
-  std::string small = name;
-  for (char& c : small)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  for (const std::string_view word : kWords)
-    if (small.find(word) != std::string::npos) return true;
-  return false;
-}
+bool sounds_like_attention(const std::string& name) { return has_word(name, kWords); }
 
 bool is_beside_attention(const std::string& name) {
   if (field_knowledge(name, "") != FieldKnowledge::kHarmless) return !sounds_like_attention(name);
@@ -161,7 +170,8 @@ void note_fields(const ConfigPart& part, std::vector<std::string>& notes) {
     const bool read_elsewhere = !section.empty() && knowledge == FieldKnowledge::kHarmless;
     const bool untold = knowledge == FieldKnowledge::kUnknown || read_elsewhere;
     const bool by_value = value.is_string() && sounds_like_alibi(value.get_ref<const std::string&>());
-    if (!untold || (!sounds_like_attention(name) && !by_value)) return;
+    const bool of_layers = facts.empty() && has_word(name, kLayerWords);
+    if (!of_layers && (!untold || (!sounds_like_attention(name) && !by_value))) return;
     if (++more <= kMostNamed)
       unknown +=
           fmt::format("{}{}{} {}", unknown.empty() ? "" : ", ", section, printable_name(name), shown_json(value));

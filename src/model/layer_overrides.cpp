@@ -68,6 +68,17 @@ constexpr std::array<const char*, 37> kShapeFields = {"encoder_attention_heads",
                                                       "add_swa_attention_sink_bias",
                                                       "add_full_attention_sink_bias"};
 
+// Of the attention in Nemotron's block_configs; sparsify is about the weights.
+constexpr std::array<std::string_view, 9> kBlockFields = {"no_op",
+                                                          "replace_with_linear",
+                                                          "sparsify",
+                                                          "n_heads_in_group",
+                                                          "num_key_value_heads",
+                                                          "window_length",
+                                                          "num_sink_tokens",
+                                                          "use_prefill_window_in_sink_attention",
+                                                          "unshifted_sink"};
+
 bool makes_shape(const std::string& name) {
   for (const ConfigFields::Names& names : head_fields())
     if (std::find(names.begin(), names.end(), name) != names.end()) return true;
@@ -134,7 +145,7 @@ Status take_layer_config(const ConfigFields& own, LayerOverrides& overrides, std
   return Status::ok();
 }
 
-// Sliding layers may have heads of their own (MiMo, Inkling, Step, dots3), full ones too (Gemma 4).
+// Sliding layers may have heads of their own (MiMo, Inkling, Step, dots3, Baichuan-M1), full ones too (Gemma 4).
 Status take_type_shape(const ConfigFields& fields, const json& facts, const std::string& as,
                        LayerOverrides& overrides) {
   // A config that speaks of single layers has said what its class would assume.
@@ -147,6 +158,7 @@ Status take_type_shape(const ConfigFields& fields, const json& facts, const std:
   if (as == "sliding") {
     take(fields, "swa_num_attention_heads", "num_attention_heads");
     take(fields, "num_sliding_attention_heads", "num_attention_heads");
+    take(fields, "num_swa_attention_heads", "num_attention_heads");
     const int64_t times = facts.value("sliding_kv_times", int64_t{1});
     if (times > 1) {  // MiMo, where its config does not say the number itself
       auto heads = fields.whole({"num_key_value_heads"}, 1, 1);
@@ -154,6 +166,7 @@ Status take_type_shape(const ConfigFields& fields, const json& facts, const std:
       set(overrides, "num_key_value_heads", *heads * times);
     }
     take(fields, "swa_num_key_value_heads", "num_key_value_heads");
+    take(fields, "num_swa_key_value_heads", "num_key_value_heads");
     take(fields, "swa_head_dim", "head_dim");
     take(fields, "swa_v_head_dim", "v_head_dim");
     if (is_mla(fields)) {
@@ -192,12 +205,13 @@ Status take_block_config(const ConfigFields& fields, size_t layer, size_t num_la
   const std::string prefix = fmt::format("{}.block_configs[{}]", fields.prefix(), layer);
   auto attention = ConfigFields((*blocks)[layer], prefix).section("attention");
   if (!attention) return attention.status();
-  auto none = attention->flag({"no_op"}, false);
-  if (!none) return none.status();
-  auto linear = attention->flag({"replace_with_linear"}, false);
-  if (!linear) return linear.status();
-  if (*none) type = "no_attention";
-  if (*linear) type = "linear_layer";
+  // Mamba in the place of attention, or what nobody has named yet.
+  for (const auto& [name, value] : attention->object().items()) {
+    const bool known = std::find(kBlockFields.begin(), kBlockFields.end(), name) != kBlockFields.end();
+    if (known || value.is_null() || value == false) continue;
+    if (name != "mamba") return attention->error(name, value, "null, or one of the fields of attention that are known");
+    type = "mamba";
+  }
   auto group = attention->whole({"n_heads_in_group"}, 1, 0);
   if (!group) return group.status();
   auto heads = fields.whole({"num_attention_heads"}, 1);
@@ -205,14 +219,23 @@ Status take_block_config(const ConfigFields& fields, size_t layer, size_t num_la
   if (*group > 0 && *heads % *group != 0)
     return attention->error("n_heads_in_group", *group, fmt::format("a divisor of num_attention_heads ({})", *heads));
   if (*group > 0) set(overrides, "num_key_value_heads", *heads / *group);
+  auto kv_heads = attention->whole({"num_key_value_heads"}, 1, 0);
+  if (!kv_heads) return kv_heads.status();
+  if (*kv_heads > 0) set(overrides, "num_key_value_heads", *kv_heads);
   auto window = attention->whole({"window_length"}, 1, 0);
   if (!window) return window.status();
+  auto sinks = attention->whole({"num_sink_tokens"}, 0, 0);
+  if (!sinks) return sinks.status();
   if (*window > 0) {
-    type = "sliding_attention";
+    type = *sinks > 0 ? "window_and_first_tokens" : "sliding_attention";
     set(overrides, "sliding_window", *window);
   }
-  auto sparse = attention->flag({"sparsify"}, false);
-  if (sparse && *sparse) type = "sparse_attention";
+  auto none = attention->flag({"no_op"}, false);
+  if (!none) return none.status();
+  auto linear = attention->flag({"replace_with_linear"}, false);
+  if (!linear) return linear.status();
+  if (*none) type = "no_attention";
+  if (*linear) type = "linear_layer";
   return Status::ok();
 }
 

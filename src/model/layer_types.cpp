@@ -174,44 +174,79 @@ Result<bool> window_is_on(const ConfigFields& fields, const json& facts) {
                       "sliding_window_size", "attention_window_size"}) != nullptr;
 }
 
-// One of the config's own lists, or nothing.
-Result<std::optional<Types>> listed(const ConfigFields& fields, const json& facts, int64_t num_layers) {
+// The types go round the layers; the last one may be fixed (EXAONE 4's "LLLG").
+void go_round(const json& rule, int64_t num_layers, Types& types) {
+  const Types once = types;
+  types.resize(static_cast<size_t>(num_layers));
+  for (size_t layer = 0; layer < types.size(); ++layer) types[layer] = once[layer % once.size()];
+  if (rule.contains("last")) types.back() = rule.at("last").get<std::string>();
+}
+
+// What one of the lists says, or nothing where the config has none.
+Result<std::optional<Types>> read_list(const ConfigFields& fields, const json& facts, const json& rule,
+                                       int64_t num_layers) {
+  const std::optional<Types> none;
+  const std::string field = rule.at("field").get<std::string>();
+  if (rule.contains("only") && facts.value("lists", std::string()) != rule.at("only").get<std::string>()) return none;
+  const std::string outer = rule.value("in", std::string());
+  auto section = outer.empty() ? Result<ConfigFields>(fields) : fields.section(outer);
+  if (!section) return section.status();
+  const json* list = section->find({field});
+  if (list == nullptr) return none;
+  if (rule.contains("only") && list->is_array() && list->empty()) return none;  // Llama 4 writes [] for "the usual"
+  if (list->is_number() && rule.value("number_elsewhere", false)) return none;  // a period, not a list
+  const std::string kind = rule.at("is").get<std::string>();
+  const std::string rest = rule.value("rest", std::string("full_attention"));
+  auto types = kind == "names"                      ? named_list(*section, field, *list)
+               : kind == "codes" || kind == "cycle" ? coded_list(*section, field, *list, rule.at("codes"))
+               : kind == "repeat"                   ? repeated_lists(*section, field, *list)
+                                                    : index_list(*section, field, rule, num_layers,
+                                                                 Types(static_cast<size_t>(std::max<int64_t>(num_layers, 0)), rest));
+  if (!types) return types.status();
+  if (kind == "indices") SEXTANT_RETURN_IF_ERROR(check_others(*section, rule, *types));
+  if (kind == "cycle" && types->empty()) return section->error(field, *list, "at least one type");
+  if (kind == "cycle" && static_cast<int64_t>(types->size()) != num_layers && num_layers > 0)
+    go_round(rule, num_layers, *types);
+  // A list that goes on beyond the layers describes those that predict further tokens: not part of the stack.
+  if (rule.value("may_be_longer", false) && num_layers > 0 && static_cast<int64_t>(types->size()) > num_layers)
+    types->resize(static_cast<size_t>(num_layers));
+  if (num_layers > 0 && static_cast<int64_t>(types->size()) != num_layers)
+    return section->error(field, *list, fmt::format("a list of num_hidden_layers ({}) strings", num_layers));
+  if (types->empty() || static_cast<int64_t>(types->size()) > kMostLayers)
+    return section->error(field, *list, fmt::format("1..{} layers", kMostLayers));
+  return std::optional<Types>(std::move(*types));
+}
+
+// Layers of one kind have one mask, whatever their types are called.
+bool same_kinds(const Types& one, const Types& other) {
+  return std::equal(one.begin(), one.end(), other.begin(), other.end(), [](const auto& a, const auto& b) {
+    return layer_type_facts(a)->at("as") == layer_type_facts(b)->at("as");
+  });
+}
+
+// The first of the config's own lists counts; another that says something else is named.
+Result<std::optional<Types>> listed(const ConfigFields& fields, const json& facts, int64_t num_layers,
+                                    std::vector<std::string>& notes) {
+  std::optional<Types> chosen;
+  std::string chosen_field;
   for (const json& rule : attention_facts().at("layer_lists")) {
-    const std::string field = rule.at("field").get<std::string>();
-    if (rule.contains("only") && facts.value("lists", std::string()) != rule.at("only").get<std::string>()) continue;
-    const std::string outer = rule.value("in", std::string());
-    auto section = outer.empty() ? Result<ConfigFields>(fields) : fields.section(outer);
-    if (!section) return section.status();
-    const json* list = section->find({field});
-    if (list == nullptr) continue;
-    if (rule.contains("only") && list->is_array() && list->empty()) continue;  // Llama 4 writes [] for "the usual"
-    if (list->is_number() && rule.value("number_elsewhere", false)) continue;  // a period, not a list
-    const std::string kind = rule.at("is").get<std::string>();
-    const std::string rest = rule.value("rest", std::string("full_attention"));
-    auto types = kind == "names"    ? named_list(*section, field, *list)
-                 : kind == "codes"  ? coded_list(*section, field, *list, rule.at("codes"))
-                 : kind == "cycle"  ? coded_list(*section, field, *list, rule.at("codes"))
-                 : kind == "repeat" ? repeated_lists(*section, field, *list)
-                                    : index_list(*section, field, rule, num_layers,
-                                                 Types(static_cast<size_t>(std::max<int64_t>(num_layers, 0)), rest));
-    if (!types) return types.status();
-    if (kind == "indices") SEXTANT_RETURN_IF_ERROR(check_others(*section, rule, *types));
-    if (kind == "cycle") {
-      const Types once = *types;
-      if (once.empty()) return section->error(field, *list, "at least one type");
-      types->resize(static_cast<size_t>(num_layers));
-      for (size_t layer = 0; layer < types->size(); ++layer) (*types)[layer] = once[layer % once.size()];
+    const auto layers = chosen ? static_cast<int64_t>(chosen->size()) : num_layers;
+    auto types = read_list(fields, facts, rule, layers);
+    if (!types) {
+      if (!chosen) return types.status();
+      continue;  // history beside the list that counts
     }
-    // A list that goes on beyond the layers describes those that predict further tokens: not part of the stack.
-    if (rule.value("may_be_longer", false) && num_layers > 0 && static_cast<int64_t>(types->size()) > num_layers)
-      types->resize(static_cast<size_t>(num_layers));
-    if (num_layers > 0 && static_cast<int64_t>(types->size()) != num_layers)
-      return section->error(field, *list, fmt::format("a list of num_hidden_layers ({}) strings", num_layers));
-    if (types->empty() || static_cast<int64_t>(types->size()) > kMostLayers)
-      return section->error(field, *list, fmt::format("1..{} layers", kMostLayers));
-    return std::optional<Types>(std::move(*types));
+    if (!*types) continue;
+    const std::string field = rule.at("field").get<std::string>();
+    if (!chosen) {
+      chosen = std::move(*types);
+      chosen_field = field;
+    } else if (!same_kinds(*chosen, **types)) {
+      notes.push_back(
+          fmt::format("{} and {} do not say the same of the layers: the first counts", chosen_field, field));
+    }
   }
-  return std::optional<Types>();
+  return chosen;
 }
 
 Result<Types> by_habit(const ConfigFields& fields, const json& facts, int64_t num_layers) {
@@ -280,7 +315,7 @@ Result<Types> layer_types(const ConfigFields& fields, const json& facts, std::ve
     return invalid_argument(
         fmt::format("{}.num_hidden_layers is {}; allowed: 1..{}", fields.prefix(), *num_layers, kMostLayers));
   const bool counted_by_list = (list_alone || !counted) && has_list;
-  auto list = listed(fields, facts, counted_by_list ? 0 : *num_layers);
+  auto list = listed(fields, facts, counted_by_list ? 0 : *num_layers, notes);
   if (!list) return list.status();
   if (*list) {
     // A list decides: the periods and older lists beside it say the same in other words, or nothing.

@@ -150,6 +150,54 @@ TEST(LayerOverrides, OuterClassesHaveNumbersForTheirLanguagePart) {
   EXPECT_NE(notes_of(part).find("of its language part: defaults of VoxtralConfig"), std::string::npos);
 }
 
+// Lists that go round the layers, and lists that do not say the same.
+TEST(LayerOverrides, ListsOfLayers) {
+  const std::string exaone = R"("model_type": "exaone4", "hidden_size": 64, "num_attention_heads": 4, "head_dim": 16,
+      "num_key_value_heads": 2, "num_hidden_layers": 5, "sliding_window": 8, "sliding_window_pattern": )";
+  const ModelShape round = parse(exaone + R"("LLG")").value();
+  EXPECT_EQ(layer_text(round, 1), "4/2 16 w8");
+  EXPECT_EQ(layer_text(round, 2), "4/2 16");
+  EXPECT_EQ(layer_text(round, 3), "4/2 16 w8");
+  EXPECT_EQ(layer_text(round, 4), "4/2 16");  // the last one is full
+  const auto both = parse(exaone + R"("LLG", "layer_types": ["full_attention", "sliding_attention", "full_attention",
+      "sliding_attention", "full_attention"])");
+  EXPECT_EQ(layer_text(both.value(), 0), "4/2 16");
+  EXPECT_NE(notes_of(*both).find("layer_types and sliding_window_pattern do not say the same of the layers"),
+            std::string::npos);
+  EXPECT_FALSE(parse(R"("model_type": "apriel_ssm_hybrid", "hidden_size": 64, "num_attention_heads": 4,
+      "num_hidden_layers": 2, "hybrid_block_layout": ["t", "other"])")
+                   .is_ok());
+}
+
+// Nemotron's searched models: windows with sink tokens, Mamba, fields that nobody has named.
+TEST(LayerOverrides, BlocksOfSearchedModels) {
+  const auto block = [](const std::string& attention) {
+    return parse(R"("model_type": "nemotron-nas", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1,
+        "block_configs": [{"attention": {)" +
+                 attention + "}}]");
+  };
+  EXPECT_EQ(layer_text(block(R"("n_heads_in_group": 2, "sparsify": null)").value(), 0), "4/2 16");
+  EXPECT_EQ(layer_text(block(R"("num_key_value_heads": 1, "window_length": 8)").value(), 0), "4/1 16 w8");
+  EXPECT_EQ(layer_text(block(R"("n_heads_in_group": 2, "window_length": 8, "num_sink_tokens": 4)").value(), 0),
+            "- attention to a window and to the first tokens");
+  EXPECT_EQ(layer_text(block(R"("no_op": true, "window_length": 8)").value(), 0), "- without attention");
+  EXPECT_EQ(layer_text(block(R"("mamba": {"state_dim": 8})").value(), 0), "- Mamba");
+  EXPECT_EQ(block(R"("llama4": {"chunk": 8})").status().message(),
+            "config.block_configs[0].attention.llama4 is {\"chunk\":8}; allowed: null, or one of the fields of "
+            "attention that are known");
+}
+
+// Fields of types of which nobody knows the layers.
+TEST(LayerOverrides, FieldsOfUnknownTypesAreNamed) {
+  const auto shape = parse(R"("model_type": "not_known", "hidden_size": 64, "num_attention_heads": 4,
+      "num_hidden_layers": 2, "mamba_d_state": 16, "mamba_chunk_size": 8, "num_query_groups": 2, "rel_pos_bias": true,
+      "block_layout": ["a", "b"], "num_loops": 3)");
+  const std::string notes = notes_of(shape.value());
+  for (const char* field :
+       {"mamba_d_state", "mamba_chunk_size", "num_query_groups", "rel_pos_bias", "block_layout", "num_loops"})
+    EXPECT_NE(notes.find(field), std::string::npos) << field << ": " << notes;
+}
+
 // Heads under the names of encoders are the model's own numbers too.
 TEST(LayerOverrides, NamesOfEncodersAreTaken) {
   EXPECT_EQ(layer_text(parse(R"("model_type": "qwen2_audio_encoder", "encoder_attention_heads": 40)").value(), 0),
