@@ -105,7 +105,11 @@ void note_assumed(const ConfigPart& part, const FieldUse& use, const std::vector
   if (!facts.empty()) {
     const json none = json::object();
     const json& defaults = facts.contains("defaults") ? facts.at("defaults") : none;
+    const bool latent = std::any_of(layers.begin(), layers.end(), [](const ModelLayer& layer) {
+      return layer.attends && layer.attention.mla.enabled();
+    });
     for (const std::string& name : use.by_default) {
+      if (latent && name == "num_key_value_heads") continue;  // a latent belongs to all heads
       const json& value = defaults.at(name);
       const bool list = value.is_array() && !value.empty();
       if (!list && (!value.is_number() || value == 0)) continue;
