@@ -20,7 +20,7 @@ constexpr char kFooter[] =
     "Examples:\n"
     "  sextant replay                                            both default models, all backends, under a minute\n"
     "  sextant replay --trace conversation_trace.jsonl --dry-run  scheduler and prefix cache alone, the whole trace\n"
-    "  sextant replay --dry-run --model google/gemma-3-12b-it     its groups of layers; windows free their blocks\n"
+    "  sextant replay --dry-run --model Gemma-3-27b               its groups of layers; windows free their blocks\n"
     "  sextant replay --trace AzureLLMInferenceTrace_conv.csv --model Qwen3-8B --requests 100 --layers 2\n"
     "  sextant replay --backends ROCM_AITER_FA,TRITON_ATTN --shrink 4 --seconds 0 --json";
 
