@@ -153,7 +153,8 @@ typedef struct sextant_run_tensors {
   const int32_t* seq_lens;
   const int32_t* block_table;
   int64_t block_table_stride;
-  const int64_t* slot_mapping; /* NULL: the cache holds every key; k and v are not read then, and may be absent */
+  const int64_t* slot_mapping; /* NULL: the cache holds every key; k and v are not read then, and may be absent.
+                                  Negative: not written, for decodes whose key the cache holds (sextant/backend.h) */
   const float* sinks;
   const float* alibi_slopes;
   void* workspace;

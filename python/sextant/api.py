@@ -292,7 +292,7 @@ class Plan:
         q [T, Hq, D]; k [T, Hkv, D]; v [T, Hkv, Dv]; out [T, Hq, Dv] (written); lse fp32 [Hq, T], natural logarithm, with lse_out.
         MLA: q [T, N, nope + rope], kv_c [T, rank], k_pe [T, rope], kv_b_proj [N * (nope + v), rank] instead of k and v.
         query_start_loc int32 [B + 1], seq_lens int32 [B], block_table int32 [B, max_blocks], slot_mapping int64 or int32 [T] (negative:
-        not written; None: the cache already holds the new tokens). All on the plan's device.
+        not written, for padding and for decodes whose key the cache holds; None: the cache already holds all new tokens). All on the plan's device.
         k_scale, v_scale: fp32 [1] or [Hkv] of an fp8 cache. q_scale: fp32 [1] or [Hkv] of fp8 queries. sinks, alibi_slopes: fp32 [Hq].
         token_spans: int32 [T, 2] with spec.max_span_len: (begin, end) of each token's span in its request's positions, begin >= end: none.
         workspace: at least workspace_bytes, 256-byte aligned; None: allocated with q's library.

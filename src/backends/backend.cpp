@@ -7,6 +7,7 @@
 
 #include "backends/log.h"
 #include "backends/run_checks.h"
+#include "ops/array_checks.h"
 #include "ops/checks.h"
 
 namespace sextant {
@@ -64,6 +65,9 @@ Result<PlanPtr> Backend::checked_plan(const Device& device, const PlanRequest& a
   SEXTANT_RETURN_IF_ERROR(validate(request.spec));
   SEXTANT_RETURN_IF_ERROR(check_options(request.options));
   SEXTANT_RETURN_IF_ERROR(validate(request.batch, request.cache, request.spec));
+  if (!request.batch.slot_mapping.empty() && !request.spec.mla.enabled())
+    SEXTANT_RETURN_IF_ERROR(check_keys_have_slots(request.batch.query_start_loc, request.batch.seq_lens,
+                                                  request.batch.slot_mapping, request.options.decode_max_query_len));
   const std::vector<std::string> reasons = reasons_against(request.spec, request.cache, device);
   if (!reasons.empty()) {
     std::string text = info().name + " cannot serve this:";

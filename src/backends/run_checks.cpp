@@ -116,9 +116,13 @@ Status check_arrays(const PlanRequest& planned, const RunTensors& t) {
   SEXTANT_RETURN_IF_ERROR(check_token_spans(use, planned.spec));
   SEXTANT_RETURN_IF_ERROR(check_shared_prefix(use, t.cache.spec));
   SEXTANT_RETURN_IF_ERROR(check_block_ids(use, t.cache.spec, planned.spec));
-  if (t.slot_mapping != nullptr)
-    SEXTANT_RETURN_IF_ERROR(
-        check_slot_mapping({t.slot_mapping, static_cast<size_t>(batch.num_tokens())}, t.cache.spec));
+  if (t.slot_mapping != nullptr) {
+    const std::span<const int64_t> slots{t.slot_mapping, static_cast<size_t>(batch.num_tokens())};
+    SEXTANT_RETURN_IF_ERROR(check_slot_mapping(slots, t.cache.spec));
+    if (!planned.spec.mla.enabled())
+      SEXTANT_RETURN_IF_ERROR(check_keys_have_slots(use.query_start_loc, use.seq_lens, slots,
+                                                    planned.options.decode_max_query_len));
+  }
   if (planned.spec.has_fp8_queries()) SEXTANT_RETURN_IF_ERROR(check_scales("q_scale", t.q_scale, t.num_q_scales));
   return check_scales(t.cache);
 }

@@ -277,6 +277,23 @@ Status check_gathered(const GatherCacheArgs& a) {
   return Status::ok();
 }
 
+Status check_keys_have_slots(std::span<const int32_t> query_start_loc, std::span<const int32_t> seq_lens,
+                             std::span<const int64_t> slot_mapping, int32_t decode_len) {
+  for (size_t b = 0; b < seq_lens.size(); ++b) {
+    const int32_t query_len = query_start_loc[b + 1] - query_start_loc[b];
+    if (query_len <= decode_len) continue;
+    for (int32_t row = std::max(0, query_len - seq_lens[b]); row < query_len; ++row) {
+      const auto token = static_cast<size_t>(query_start_loc[b] + row);
+      if (slot_mapping[token] < 0)
+        return invalid_argument(fmt::format(
+            "slot_mapping[{}] is {}; allowed: a slot, as request {} has {} query tokens and this one has a key "
+            "(decode_max_query_len {}); without slots for all, slot_mapping is null",
+            token, slot_mapping[token], b, query_len, decode_len));
+    }
+  }
+  return Status::ok();
+}
+
 Status check_slot_mapping(std::span<const int64_t> slot_mapping, const KvCacheSpec& cache) {
   const int64_t num_slots = cache.num_blocks * cache.block_size;
   bool ascending = true;

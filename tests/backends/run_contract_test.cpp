@@ -292,6 +292,44 @@ TEST_P(RunContract, WithoutSlotsKeysComeFromTheCache) {
   check("no new keys");
 }
 
+// A negative slot: nothing is written. Decodes read the key from the cache, longer requests want slots for their keys.
+TEST_P(RunContract, NegativeSlots) {
+  const bool latent = backend().info().category == BackendCategory::kMla;
+  const Step step = mixed();
+  const auto run = make(step);
+  ASSERT_NE(run, nullptr);
+  ASSERT_OK(run->launch({}));  // the cache holds every key now
+  const std::vector<float> expected = run->out().value();
+  const std::vector<uint8_t> cache = run->cache_bytes().value();
+  RunTensors& t = run->tensors();
+  std::vector<int64_t> slots = step.slot_mapping;
+  slots[0] = slots[1] = -1;
+  auto memory = DeviceBuffer::make(*device_, slots.data(), slots.size() * sizeof(int64_t));
+  ASSERT_OK(memory);
+  t.slot_mapping = static_cast<const int64_t*>(memory->data());
+  for (TensorView* view : {&t.k, &t.v, &t.kv_c, &t.k_pe})  // of the first two tokens, the decodes
+    if (view->present()) ASSERT_OK(device_->fill(view->data, 0xff, static_cast<size_t>(2 * view->stride[0]) * 2, {}));
+  ASSERT_OK(run->launch({}));
+  EXPECT_TRUE(run->cache_bytes().value() == cache);
+  const std::vector<float> got = run->out().value();
+  for (size_t i = 0; i < expected.size(); ++i)
+    ASSERT_NEAR(got[i], expected[i], 1e-2 + 1e-2 * std::fabs(expected[i])) << i;
+  Step without = step;
+  without.slot_mapping[40] = -7;
+  const char* message = "slot_mapping[40] is -7; allowed: a slot, as request 4 has 31 query tokens";
+  const auto planned = PagedRun::make(*device_, backend(), spec_for(backend()), without, {}, true);
+  if (latent) {
+    EXPECT_OK(planned);
+  } else {
+    EXPECT_ERROR(planned, StatusCode::kInvalidArgument, message);
+  }
+  if (latent || !device_->info().host_readable()) return;
+  ASSERT_OK(run->load(without));
+  t.slot_mapping = without.slot_mapping.data();
+  EXPECT_ERROR(run->launch({}), StatusCode::kInvalidArgument, message);
+  EXPECT_TRUE(run->out_untouched().value());
+}
+
 // 4. A plan knows its backend; a wrong pairing is an error.
 TEST_P(RunContract, ForeignPlansAreRefused) {
   const auto run = make(mixed());
