@@ -74,8 +74,8 @@ struct RunTensors {
   int64_t block_table_stride = 0;
   // [T]; null: the cache already holds the new tokens, and every key is read from there. k and v (MLA: kv_c and k_pe)
   // are not looked at then. A negative slot: that token's key is not written. Decodes read every key from the cache all
-  // the same; in longer requests of the MHA backends a token that has a key must have a slot, and MLA takes the new keys
-  // from kv_c and k_pe.
+  // the same; in longer requests of the MHA backends a token that has a key must have a slot, and MLA takes the new
+  // keys from kv_c and k_pe.
   const int64_t* slot_mapping = nullptr;
   const float* q_scale = nullptr;       // fp8 queries: value = stored * q_scale, fp32 [num_q_scales]; null means 1
   int32_t num_q_scales = 1;             // 1 or Hkv

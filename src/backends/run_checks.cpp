@@ -120,8 +120,8 @@ Status check_arrays(const PlanRequest& planned, const RunTensors& t) {
     const std::span<const int64_t> slots{t.slot_mapping, static_cast<size_t>(batch.num_tokens())};
     SEXTANT_RETURN_IF_ERROR(check_slot_mapping(slots, t.cache.spec));
     if (!planned.spec.mla.enabled())
-      SEXTANT_RETURN_IF_ERROR(check_keys_have_slots(use.query_start_loc, use.seq_lens, slots,
-                                                    planned.options.decode_max_query_len));
+      SEXTANT_RETURN_IF_ERROR(
+          check_keys_have_slots(use.query_start_loc, use.seq_lens, slots, planned.options.decode_max_query_len));
   }
   if (planned.spec.has_fp8_queries()) SEXTANT_RETURN_IF_ERROR(check_scales("q_scale", t.q_scale, t.num_q_scales));
   return check_scales(t.cache);

@@ -30,8 +30,8 @@ Status check_token_spans(const TableUse& use, const AttentionSpec& spec);
 // The shared prefix is whole blocks, inside every context and, where there is a table, the same blocks in all rows.
 Status check_shared_prefix(const TableUse& use, const KvCacheSpec& cache);
 
-// In requests of more than `decode_len` query tokens every token that has a key has a slot too: some backends take those
-// keys from k and v and some from the cache, where they are not without a slot.
+// In requests of more than `decode_len` query tokens every token that has a key has a slot too: some backends take
+// those keys from k and v and some from the cache, where they are not without a slot.
 Status check_keys_have_slots(std::span<const int32_t> query_start_loc, std::span<const int32_t> seq_lens,
                              std::span<const int64_t> slot_mapping, int32_t decode_len);
 
