@@ -22,6 +22,8 @@ struct DeviceInfo {
   int64_t memory_bytes = 0;
   DType native_fp8 = DType::kF8E4M3FN;
   bool has_tuned_kernels = false;
+  bool fp8_products = false;  // its tuned kernels multiply fp8 queries with an fp8 cache as they are
+  bool cuts_sums = false;     // its matrix units cut bits of sums off; others round them
 
   // The host reads this device's memory: lengths, tables and slots of a run are checked as well.
   bool host_readable() const { return kind == DeviceKind::kCpu || kind == DeviceKind::kHipEmulated; }

@@ -367,7 +367,7 @@ Verdict run_case(Device& device, const Backend& backend, const CaseData& data, u
   }
   for (const std::string& fault : {check_cache(data, setup, *outcome), check_padding(data, *outcome)})
     if (!fault.empty()) return {Verdict::Kind::kFailed, fault, 0, 0};
-  const bool fp8_products = device.info().kind == DeviceKind::kCuda && allows_fp8_products(data.test);
+  const bool fp8_products = device.info().fp8_products && allows_fp8_products(data.test);
   return judge(data, *outcome, fp8_products);
 }
 

@@ -16,15 +16,15 @@ namespace sextant::cuda {
 struct PartFacts {
   std::string kernel;
   int32_t rows = 0, tile_keys = 0;
-  int64_t copied_blocks = 0;           // of keys, before the kernel
-  bool reduces = false;                // partial results, merged by a second kernel
-  bool beside_prefills = false;        // decodes in the forward kernel's launch
-  int32_t clusters = 0;                // of `cluster_size` blocks; 0: as many as there is work
-  int32_t cluster_size = 0;            // 0: no clusters
-  int32_t row_tiles = 0;               // of a cluster
-  bool one_an_sm = false;              // blocks of clusters
-  int64_t balanced_blocks = 0;         // that share one list of work; 0: no list
-  int64_t tiles = 0, partitions = 0;   // of a grid of row tiles
+  int64_t copied_blocks = 0;          // of keys, before the kernel
+  bool reduces = false;               // partial results, merged by a second kernel
+  bool beside_prefills = false;       // decodes in the forward kernel's launch
+  int32_t clusters = 0;               // of `cluster_size` blocks; 0: as many as there is work
+  int32_t cluster_size = 0;           // 0: no clusters
+  int32_t row_tiles = 0;              // of a cluster
+  bool one_an_sm = false;             // blocks of clusters
+  int64_t balanced_blocks = 0;        // that share one list of work; 0: no list
+  int64_t tiles = 0, partitions = 0;  // of a grid of row tiles
 };
 
 inline std::vector<PartFacts> facts_of(const AttentionPlanPtr& plan) {
@@ -56,7 +56,8 @@ inline std::vector<PartFacts> facts_of(const AttentionPlanPtr& plan) {
 
 // The part of a kernel; one without a name where the plan has none.
 inline PartFacts part_of(const std::vector<PartFacts>& plan, const std::string& kernel) {
-  const auto found = std::find_if(plan.begin(), plan.end(), [&](const PartFacts& part) { return part.kernel == kernel; });
+  const auto found =
+      std::find_if(plan.begin(), plan.end(), [&](const PartFacts& part) { return part.kernel == kernel; });
   return found == plan.end() ? PartFacts{} : *found;
 }
 inline bool has_kernel(const std::vector<PartFacts>& plan, const std::string& kernel) {

@@ -52,6 +52,8 @@ Result<DeviceInfo> describe(int index) {
   info.memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
   info.native_fp8 = DType::kF8E4M3FN;
   info.has_tuned_kernels = properties.major == 9;
+  info.fp8_products = info.has_tuned_kernels;
+  info.cuts_sums = true;
   return info;
 }
 

@@ -126,9 +126,8 @@ Status attend_group(const CaseMemory& memory, const std::vector<SampledRow>& row
 bool splits_numbers(const CaseMemory& memory) {
   const RandomCase& test = memory.test();
   const DeviceInfo& device = memory.device().info();
-  return device.kind == DeviceKind::kCuda && device.has_tuned_kernels && test.layout == KvLayout::kLatent &&
-         test.cache_dtype == DType::kF8E4M3FN && test.spec.dtype == DType::kBF16 &&
-         !(test.is_op() && test.op.family == KernelFamily::kPortable);
+  return device.fp8_products && test.layout == KvLayout::kLatent && test.cache_dtype == DType::kF8E4M3FN &&
+         test.spec.dtype == DType::kBF16 && !(test.is_op() && test.op.family == KernelFamily::kPortable);
 }
 
 // Appends a group's rows with what is allowed there.
@@ -139,9 +138,9 @@ void allow(const CaseMemory& memory, const std::vector<SampledRow>& rows, const 
   const double u = unit_roundoff(s.dtype);
   const double rounding = s.dtype == DType::kF32 ? kFp32Loss : fp8_products ? kFp8Roundoff : u;
   const auto dim_v = static_cast<size_t>(plain.dim_v);
-  const bool on_gpu = memory.device().info().kind == DeviceKind::kCuda;
+  const bool cuts_sums = memory.device().info().cuts_sums;
   for (size_t r = 0; r < results.lse.size(); ++r) {
-    const double summed = kFp32Loss + (on_gpu ? kTruncation * (rows[r].end - rows[r].begin) / 16 : 0);
+    const double summed = kFp32Loss + (cuts_sums ? kTruncation * (rows[r].end - rows[r].begin) / 16 : 0);
     const double most = std::isfinite(results.most[r]) ? std::fabs(results.most[r]) : 0;
     double score_error = kFp32Loss * std::max(1.0, most) + 1e-6 * results.noise[r];
     if (mla) score_error += u * results.noise[r];

@@ -1,6 +1,6 @@
 // Included by one translation unit per ISA, which defines SEXTANT_ISA and PROBE_NAME.
+#include "cpu/vec_probe.h"
 #include "devices/cpu/kernels/key_rows.h"
-#include "devices/vec_probe.h"
 
 namespace sextant::cpu::SEXTANT_ISA {
 namespace {

@@ -5,8 +5,8 @@
 #include <limits>
 #include <numeric>
 
+#include "cpu/vec_probe.h"
 #include "devices/cpu/cpu_isa.h"
-#include "devices/vec_probe.h"
 #include "reference/numbers.h"
 
 namespace sextant::testing {

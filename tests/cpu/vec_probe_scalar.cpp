@@ -1,4 +1,4 @@
 #define SEXTANT_ISA probe_scalar
 #define PROBE_NAME scalar_probe
 #define PROBE_ISA "scalar"
-#include "devices/vec_probe_body.h"
+#include "cpu/vec_probe_body.h"
