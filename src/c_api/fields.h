@@ -1,5 +1,5 @@
-// The C structs' fields, under the names that types/fields.h gives the C++ ones. A field that the C++ struct has and
-// the C struct lacks does not compile.
+// The C structs' fields: the lists of types/fields.h once more, so that a field that the C++ struct has and the C
+// struct lacks does not compile.
 #pragma once
 
 #include <fmt/format.h>
@@ -13,50 +13,30 @@
 
 namespace sextant {
 
-#define SEXTANT_C_FIELD(name) \
+#define SEXTANT_C_FIELD(name, word) \
+  Field { #name, &S::name }
+#define SEXTANT_C_INNER_FIELD(name) \
   Field { #name, &S::name }
 
 template <>
 constexpr auto fields_of<sextant_attention_spec>() {
   using S = sextant_attention_spec;
-  return std::tuple{SEXTANT_C_FIELD(num_heads),
-                    SEXTANT_C_FIELD(num_kv_heads),
-                    SEXTANT_C_FIELD(head_dim),
-                    SEXTANT_C_FIELD(head_dim_v),
-                    SEXTANT_C_FIELD(softmax_scale),
-                    SEXTANT_C_FIELD(causal),
-                    SEXTANT_C_FIELD(sliding_window),
-                    SEXTANT_C_FIELD(window_left),
-                    SEXTANT_C_FIELD(window_right),
-                    SEXTANT_C_FIELD(attention_chunk_size),
-                    SEXTANT_C_FIELD(max_span_len),
-                    SEXTANT_C_FIELD(logits_soft_cap),
-                    SEXTANT_C_FIELD(has_sinks),
-                    SEXTANT_C_FIELD(has_alibi),
-                    SEXTANT_C_FIELD(dtype),
-                    SEXTANT_C_FIELD(query_dtype),
-                    SEXTANT_C_FIELD(kv_lora_rank),
-                    SEXTANT_C_FIELD(qk_nope_head_dim),
-                    SEXTANT_C_FIELD(qk_rope_head_dim),
-                    SEXTANT_C_FIELD(v_head_dim)};
+  return std::tuple{SEXTANT_ATTENTION_SPEC(SEXTANT_C_FIELD, SEXTANT_C_INNER_FIELD)};
 }
 
 template <>
 constexpr auto fields_of<sextant_kv_cache_spec>() {
   using S = sextant_kv_cache_spec;
-  return std::tuple{SEXTANT_C_FIELD(layout),     SEXTANT_C_FIELD(dtype),        SEXTANT_C_FIELD(num_blocks),
-                    SEXTANT_C_FIELD(block_size), SEXTANT_C_FIELD(num_kv_heads), SEXTANT_C_FIELD(head_dim),
-                    SEXTANT_C_FIELD(head_dim_v), SEXTANT_C_FIELD(scales)};
+  return std::tuple{SEXTANT_KV_CACHE_SPEC(SEXTANT_C_FIELD, SEXTANT_C_INNER_FIELD)};
 }
 
 template <>
 constexpr auto fields_of<sextant_plan_options>() {
   using S = sextant_plan_options;
-  return std::tuple{SEXTANT_C_FIELD(deterministic),        SEXTANT_C_FIELD(lse_out),
-                    SEXTANT_C_FIELD(max_query_len),        SEXTANT_C_FIELD(max_seq_len),
-                    SEXTANT_C_FIELD(decode_max_query_len), SEXTANT_C_FIELD(chunk_workspace_rows)};
+  return std::tuple{SEXTANT_PLAN_OPTIONS(SEXTANT_C_FIELD, SEXTANT_C_INNER_FIELD)};
 }
 #undef SEXTANT_C_FIELD
+#undef SEXTANT_C_INNER_FIELD
 
 namespace c_api {
 

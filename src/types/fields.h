@@ -28,57 +28,52 @@ struct InnerField {
   constexpr const Value& of(const Struct& s) const { return s.*inner.*member; }
 };
 
+// The lists: FIELD(name, word) is a member of the struct, INNER(name) one of the struct in it. The C structs have the
+// same names flat (c_api/fields.h).
+#define SEXTANT_ATTENTION_SPEC(FIELD, INNER)                                                                     \
+  FIELD(num_heads, nullptr), FIELD(num_kv_heads, nullptr), FIELD(head_dim, nullptr), FIELD(head_dim_v, nullptr), \
+      FIELD(softmax_scale, nullptr), FIELD(causal, "causal"), FIELD(sliding_window, "window"),                   \
+      FIELD(window_left, "window to the left"), FIELD(window_right, "window to the right"),                      \
+      FIELD(attention_chunk_size, "chunks"), FIELD(max_span_len, "spans"), FIELD(logits_soft_cap, "softcap"),    \
+      FIELD(has_sinks, "sinks"), FIELD(has_alibi, "ALiBi"), FIELD(dtype, nullptr), FIELD(query_dtype, nullptr),  \
+      INNER(kv_lora_rank), INNER(qk_nope_head_dim), INNER(qk_rope_head_dim), INNER(v_head_dim)
+#define SEXTANT_KV_CACHE_SPEC(FIELD, INNER)                                                              \
+  FIELD(layout, nullptr), FIELD(dtype, nullptr), FIELD(num_blocks, nullptr), FIELD(block_size, nullptr), \
+      FIELD(num_kv_heads, nullptr), FIELD(head_dim, nullptr), FIELD(head_dim_v, nullptr), FIELD(scales, nullptr)
+#define SEXTANT_PLAN_OPTIONS(FIELD, INNER)                                                          \
+  FIELD(deterministic, nullptr), FIELD(lse_out, nullptr), INNER(max_query_len), INNER(max_seq_len), \
+      FIELD(decode_max_query_len, nullptr), FIELD(chunk_workspace_rows, nullptr)
+
 template <class Struct>
 constexpr auto fields_of() = delete;
 
+#define SEXTANT_FIELD(name, word) \
+  Field { #name, &S::name, word }
+#define SEXTANT_INNER_FIELD(name) \
+  InnerField { #name, kInner, &Inner::name }
 template <>
 constexpr auto fields_of<AttentionSpec>() {
   using S = AttentionSpec;
-  return std::tuple{Field{"num_heads", &S::num_heads},
-                    Field{"num_kv_heads", &S::num_kv_heads},
-                    Field{"head_dim", &S::head_dim},
-                    Field{"head_dim_v", &S::head_dim_v},
-                    Field{"softmax_scale", &S::softmax_scale},
-                    Field{"causal", &S::causal, "causal"},
-                    Field{"sliding_window", &S::sliding_window, "window"},
-                    Field{"window_left", &S::window_left, "window to the left"},
-                    Field{"window_right", &S::window_right, "window to the right"},
-                    Field{"attention_chunk_size", &S::attention_chunk_size, "chunks"},
-                    Field{"max_span_len", &S::max_span_len, "spans"},
-                    Field{"logits_soft_cap", &S::logits_soft_cap, "softcap"},
-                    Field{"has_sinks", &S::has_sinks, "sinks"},
-                    Field{"has_alibi", &S::has_alibi, "ALiBi"},
-                    Field{"dtype", &S::dtype},
-                    Field{"query_dtype", &S::query_dtype},
-                    InnerField{"kv_lora_rank", &S::mla, &MlaSpec::kv_lora_rank},
-                    InnerField{"qk_nope_head_dim", &S::mla, &MlaSpec::qk_nope_head_dim},
-                    InnerField{"qk_rope_head_dim", &S::mla, &MlaSpec::qk_rope_head_dim},
-                    InnerField{"v_head_dim", &S::mla, &MlaSpec::v_head_dim}};
+  using Inner = MlaSpec;
+  constexpr auto kInner = &S::mla;
+  return std::tuple{SEXTANT_ATTENTION_SPEC(SEXTANT_FIELD, SEXTANT_INNER_FIELD)};
 }
 
 template <>
 constexpr auto fields_of<KvCacheSpec>() {
   using S = KvCacheSpec;
-  return std::tuple{Field{"layout", &S::layout},
-                    Field{"dtype", &S::dtype},
-                    Field{"num_blocks", &S::num_blocks},
-                    Field{"block_size", &S::block_size},
-                    Field{"num_kv_heads", &S::num_kv_heads},
-                    Field{"head_dim", &S::head_dim},
-                    Field{"head_dim_v", &S::head_dim_v},
-                    Field{"scales", &S::scales}};
+  return std::tuple{SEXTANT_KV_CACHE_SPEC(SEXTANT_FIELD, SEXTANT_INNER_FIELD)};
 }
 
 template <>
 constexpr auto fields_of<PlanOptions>() {
   using S = PlanOptions;
-  return std::tuple{Field{"deterministic", &S::deterministic},
-                    Field{"lse_out", &S::lse_out},
-                    InnerField{"max_query_len", &S::bounds, &PlanBounds::max_query_len},
-                    InnerField{"max_seq_len", &S::bounds, &PlanBounds::max_seq_len},
-                    Field{"decode_max_query_len", &S::decode_max_query_len},
-                    Field{"chunk_workspace_rows", &S::chunk_workspace_rows}};
+  using Inner = PlanBounds;
+  constexpr auto kInner = &S::bounds;
+  return std::tuple{SEXTANT_PLAN_OPTIONS(SEXTANT_FIELD, SEXTANT_INNER_FIELD)};
 }
+#undef SEXTANT_FIELD
+#undef SEXTANT_INNER_FIELD
 
 // visit(field) for each field of the struct, in order.
 template <class Struct, class Visit>

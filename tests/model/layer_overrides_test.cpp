@@ -9,7 +9,10 @@ namespace sextant {
 namespace {
 
 Result<ModelShape> parse(const std::string& fields) {
-  return parse_model_config(R"({"dtype": "bfloat16", )" + fields + "}", "test");
+  std::string text = R"({"dtype": "bfloat16", )";
+  text += fields;
+  text += "}";
+  return parse_model_config(text, "test");
 }
 std::string message_of(const std::string& fields) { return parse(fields).status().message(); }
 std::string notes_of(const ModelShape& shape) {
