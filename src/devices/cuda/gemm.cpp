@@ -96,6 +96,8 @@ GemmRunner::~GemmRunner() = default;
 namespace {
 
 constexpr int64_t kUsualDecodeRows = 64, kUsualPrefillRows = 4096;
+// Engines have a few shapes a model, and prompts bring new ones without end; beyond that all are prepared anew.
+constexpr size_t kMostShapes = 1024;
 
 // One row-major operand [rows, columns] as a column-major matrix: its transpose, or itself when the rows are the unit
 // stride.
@@ -166,6 +168,7 @@ Status GemmRunner::prepare(const GemmArgs& args, Prepared** prepared) {
   const auto alignment = static_cast<uint32_t>(bits & ~(bits - 1));
   key[i++] = alignment;
   key[i++] = args.deterministic;
+  if (prepared_.size() >= kMostShapes && prepared_.count(key) == 0) prepared_.clear();
   std::unique_ptr<Prepared>& slot = prepared_[key];
   if (slot) {
     *prepared = slot.get();
