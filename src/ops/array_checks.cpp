@@ -283,7 +283,7 @@ Status check_keys_have_slots(std::span<const int32_t> query_start_loc, std::span
     const int32_t query_len = query_start_loc[b + 1] - query_start_loc[b];
     if (query_len <= decode_len) continue;
     for (int32_t row = std::max(0, query_len - seq_lens[b]); row < query_len; ++row) {
-      const auto token = static_cast<size_t>(query_start_loc[b] + row);
+      const size_t token = static_cast<size_t>(query_start_loc[b]) + static_cast<size_t>(row);
       if (slot_mapping[token] < 0)
         return invalid_argument(fmt::format(
             "slot_mapping[{}] is {}; allowed: a slot, as request {} has {} query tokens and this one has a key "
