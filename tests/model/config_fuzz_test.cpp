@@ -1,6 +1,7 @@
 // Published configs with fields changed, dropped, doubled and nested at random: an error, another answer or a note.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -111,6 +112,46 @@ TEST(ConfigFuzz, NoFieldIsDroppedWithoutAWord) {
       EXPECT_NE(notes_of(*after), notes_of(*before)) << name << " of " << config.dump();
     }
   }
+}
+
+// Numbers of heads and layers under every name that some class has for them.
+TEST(ConfigFuzz, NoNameOfAClassIsLost) {
+  const std::set<std::string> names = {"num_attention_heads",
+                                       "encoder_attention_heads",
+                                       "decoder_attention_heads",
+                                       "attention_heads",
+                                       "n_head",
+                                       "n_heads",
+                                       "num_heads",
+                                       "num_hidden_layers",
+                                       "encoder_layers",
+                                       "decoder_layers",
+                                       "n_layer",
+                                       "n_layers",
+                                       "num_layers",
+                                       "depth",
+                                       "layers",
+                                       "swa_num_attention_heads",
+                                       "num_sliding_attention_heads"};
+  const json table = json::parse(std::ifstream(SEXTANT_SOURCE_DIR "/src/model/attention_facts.json"));
+  int tried = 0;
+  for (const auto& [type, facts] : table["models"].items()) {
+    if (!facts.contains("defaults") || facts.contains("refused") || facts.contains("text")) continue;
+    const json plain = {{"model_type", type}, {"dtype", "float16"}};
+    const auto usual = parse_model_config(plain.dump(), "usual");
+    if (!usual || std::none_of(usual->layers.begin(), usual->layers.end(), [](const auto& one) { return one.attends; }))
+      continue;
+    for (const auto& [name, value] : facts["defaults"].items()) {
+      if (names.count(name) == 0 || !value.is_number_integer()) continue;
+      json once = plain, twice = plain;
+      once[name] = value;
+      twice[name] = value.get<int64_t>() * 2;
+      EXPECT_NE(answer(parse_model_config(once.dump(), "one")), answer(parse_model_config(twice.dump(), "one")))
+          << name << " of " << type;
+      ++tried;
+    }
+  }
+  EXPECT_GT(tried, 800);
 }
 
 TEST(ConfigFuzz, FieldsOfOtherTypesAreSaid) {

@@ -129,7 +129,9 @@ TEST(LayerOverrides, CausalityOfAFieldIsTaken) {
 // The softmax scale of DeepSeek's models: what decides it is there and known, or the config is refused.
 TEST(LayerOverrides, YarnWantsItsType) {
   const auto rope = [](const std::string& fields) {
-    return parse(R"("model_type": "deepseek_v3", "rope_scaling": {"mscale_all_dim": 1.0, "factor": 40)" + fields + "}");
+    std::string text = R"("model_type": "deepseek_v3", "rope_scaling": {"mscale_all_dim": 1.0, "factor": 40)";
+    text += fields;
+    return parse(text + "}");
   };
   EXPECT_NE(rope("").status().message().find("config.rope_scaling.rope_type is missing"), std::string::npos);
   EXPECT_FALSE(rope(R"(, "type": "other")").is_ok());
