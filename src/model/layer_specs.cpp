@@ -113,6 +113,9 @@ Status share_kv(const ConfigFields& fields, const std::vector<std::string>& type
   auto shared = fields.whole({"num_kv_shared_layers"}, 0, 0);
   if (!shared) return shared.status();
   const auto count = static_cast<int64_t>(layers.size());
+  if (*shared >= count && fields.given({"num_kv_shared_layers"}) != nullptr)
+    return fields.error("num_kv_shared_layers", *shared,
+                        fmt::format("0..{}, as there are {} layers", count - 1, count));
   const int64_t first = std::max<int64_t>(count - *shared, 0);
   int64_t sharing = 0;
   for (int64_t layer = first; layer < count && *shared > 0; ++layer)

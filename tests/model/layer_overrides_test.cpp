@@ -192,6 +192,13 @@ TEST(LayerOverrides, BlocksOfSearchedModels) {
             "attention that are known");
 }
 
+TEST(LayerOverrides, LayersBesideTheStack) {
+  EXPECT_EQ(message_of(kGemma + R"("num_kv_shared_layers": 12)"),
+            "config.num_kv_shared_layers is 12; allowed: 0..11, as there are 12 layers");
+  const ModelShape mtp = parse(R"("model_type": "minimax_m2", "num_mtp_modules": 3)").value();
+  EXPECT_NE(notes_of(mtp).find("num_mtp_modules is 3: layers that predict further tokens"), std::string::npos);
+}
+
 // Fields of types of which nobody knows the layers.
 TEST(LayerOverrides, FieldsOfUnknownTypesAreNamed) {
   const auto shape = parse(R"("model_type": "not_known", "hidden_size": 64, "num_attention_heads": 4,
