@@ -63,8 +63,9 @@ void inherit(const json& outer, json& inner) {
 void note_other_parts(const json& config, const std::string& read, std::vector<std::string>& notes) {
   std::string others;
   for (const auto& [name, value] : config.items()) {
-    if (name == read || !value.is_object()) continue;
-    for (const char* heads : {"num_attention_heads", "num_heads", "encoder_attention_heads", "text_config"})
+    if (name == read || !value.is_object() || attention_facts().at("sections").contains(name)) continue;
+    for (const char* heads : {"num_attention_heads", "num_heads", "n_heads", "n_head", "encoder_attention_heads",
+                              "num_key_value_heads", "sliding_window", "text_config"})
       if (value.contains(heads)) {
         others += (others.empty() ? "" : ", ") + name;
         break;
@@ -260,6 +261,7 @@ Result<std::vector<ConfigPart>> stacks_of(const json& config, std::vector<std::s
   if (nested->fields.contains("encoder") && nested->fields.contains("decoder") &&
       nested->fields["encoder"].is_object() && nested->fields["decoder"].is_object())
     return two_stacks(*nested, notes);
+  note_other_parts(nested->fields, nested->prefix == "config" ? "the top level" : nested->prefix, notes);
   auto cross = flag_of(*nested, "add_cross_attention", facts.value("cross_attention", false));
   if (!cross) return cross.status();
   std::vector<ConfigPart> parts;

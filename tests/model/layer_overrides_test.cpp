@@ -192,6 +192,17 @@ TEST(LayerOverrides, BlocksOfSearchedModels) {
             "attention that are known");
 }
 
+// A part under a name that nobody knows has heads of its own.
+TEST(LayerOverrides, PartsThatAreNotReadAreNamed) {
+  for (const char* type : {"llama", "not_known"}) {
+    std::string text = R"("hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
+        "some_tower": {"num_attention_heads": 8}, "model_type": ")";
+    text += type;
+    EXPECT_NE(notes_of(parse(text + "\"").value()).find("read: the top level; not read: some_tower"),
+              std::string::npos);
+  }
+}
+
 TEST(LayerOverrides, LayersBesideTheStack) {
   EXPECT_EQ(message_of(kGemma + R"("num_kv_shared_layers": 12)"),
             "config.num_kv_shared_layers is 12; allowed: 0..11, as there are 12 layers");
