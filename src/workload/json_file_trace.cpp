@@ -1,6 +1,7 @@
 // Traces that are one JSON value: ShareGPT's conversations, the results that vLLM's benchmark saves.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "sextant/block_allocator.h"
@@ -87,6 +88,11 @@ Status read_vllm_result(const json& file, const TraceLine& line, int64_t max_req
     return trace_error(line, "start_times", fmt::format("{} numbers", starts->size()),
                        fmt::format("{} (as many as input_lens)", inputs.size()));
   if (!timed) trace.notes.emplace_back("the file has no start_times: all requests arrive at once");
+  const json errors = file.value("errors", json::array());
+  const auto failed =
+      std::count_if(errors.begin(), errors.end(), [](const json& error) { return error.is_string() && error != ""; });
+  if (failed > 0)
+    trace.notes.push_back(fmt::format("{} requests failed there (errors): taken with what they generated", failed));
   for (size_t i = 0; i < inputs.size() && !full(trace, max_requests); ++i) {
     const std::string in = fmt::format("input_lens[{}]", i), out = fmt::format("output_lens[{}]", i);
     const json pair = {{in, inputs[i]}, {out, outputs[i]}};

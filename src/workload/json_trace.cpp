@@ -42,11 +42,15 @@ class JsonReader : public LineReader {
     request.output_length = static_cast<int32_t>(output);
     SEXTANT_RETURN_IF_ERROR(read_hash_ids(line, *object, request));
     SEXTANT_RETURN_IF_ERROR(hash_tokens(line, *object, request));
+    ++(request.hash_ids.empty() ? unshared_ : shared_);
     return request;
   }
 
   void finish(Trace& trace) override {
     if (guessed_) trace.notes.emplace_back(kGuessNote);
+    if (shared_ > 0 && unshared_ > 0)
+      trace.notes.push_back(fmt::format("{} of {} requests have no {}: taken as sharing nothing", unshared_,
+                                        shared_ + unshared_, fields_.ids.empty() ? fields_.tokens : fields_.ids));
     if (delays_ > 0)
       trace.notes.push_back(
           fmt::format("{} turns of sessions have a delay: taken from the arrival of the turn before, "
@@ -143,6 +147,7 @@ class JsonReader : public LineReader {
   int64_t block_;
   std::unordered_map<std::string, int64_t> sessions_;  // arrival of each session's last turn
   int64_t delays_ = 0;
+  int64_t shared_ = 0, unshared_ = 0;  // requests with hash ids, and without
   bool guessed_ = false;
 };
 

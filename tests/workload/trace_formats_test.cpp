@@ -277,6 +277,24 @@ TEST(TraceFormats, NothingCrashes) {
   EXPECT_FALSE(read_trace("/dev/zero").is_ok());
 }
 
+TEST(TraceFormats, SayWhatIsMissingInSomeLines) {
+  const auto notes_of = [](const std::string& text) {
+    const auto trace = TempFile(text).read();
+    EXPECT_TRUE(trace.is_ok()) << trace.status().message();
+    return trace ? trace->notes : std::vector<std::string>{};
+  };
+  const std::string with = R"({"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]})"
+                           "\n";
+  const std::string without = R"({"timestamp": 0, "input_length": 600, "output_length": 5})"
+                              "\n";
+  EXPECT_TRUE(notes_of(with + with).empty());
+  EXPECT_TRUE(notes_of(without + without).empty());
+  EXPECT_EQ(notes_of(with + without),
+            std::vector<std::string>{"1 of 2 requests have no hash_ids: taken as sharing nothing"});
+  EXPECT_EQ(notes_of(R"({"input_lens": [9, 9], "output_lens": [2, 0], "start_times": [0, 1], "errors": ["", "gone"]})"),
+            std::vector<std::string>{"1 requests failed there (errors): taken with what they generated"});
+}
+
 TEST(TraceFormats, ReadThePublishersOddities) {
   const std::string folder = SEXTANT_SHARED_DATA "/traces/oddities/";
   if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is not there: its traces are not read";
