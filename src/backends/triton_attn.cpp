@@ -11,6 +11,7 @@
 
 #include "backends/registry.h"
 #include "backends/unified_path.h"
+#include "types/ceil_div.h"
 
 namespace sextant {
 namespace {
@@ -31,7 +32,7 @@ SplitPolicy choose_split(const Device& device, const PlanRequest& request) {
   const int64_t wanted = kProgramsPerUnit * std::max(1, device.info().compute_units);
   int64_t longest = request.options.bounds.max_seq_len;
   for (int32_t seq_len : batch.seq_lens) longest = std::max<int64_t>(longest, seq_len);
-  const int64_t segments = std::min({(wanted + programs - 1) / programs, longest / kMinSegmentKeys, kMaxSegments});
+  const int64_t segments = std::min({ceil_div(wanted, programs), longest / kMinSegmentKeys, kMaxSegments});
   if (segments <= 1) return {.kind = SplitPolicy::Kind::kNone};
   return {.kind = SplitPolicy::Kind::kSegments, .value = static_cast<int32_t>(segments)};
 }

@@ -6,11 +6,10 @@
 
 #include "model/attention_facts.h"
 #include "sextant/capacity.h"
+#include "types/ceil_div.h"
 
 namespace sextant {
 namespace {
-
-int64_t cdiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Keys and values of a token, in one layer, on one device. KV heads are split among the devices, and repeated where
 // there are fewer of them; a latent belongs to all heads and is on every device.
@@ -83,8 +82,8 @@ int64_t Capacity::blocks_for(int64_t tokens, const CapacityRequest& request) con
     const int64_t window = kind.most_tokens;
     const int64_t more = kind.spec.attention_chunk_size > 0 ? 0 : 1;  // a window may begin within a block
     const int64_t held = window == 0
-                             ? cdiv(tokens, block)
-                             : cdiv(std::min(window - 1 + request.max_num_batched_tokens, tokens), block) + more;
+                             ? ceil_div(tokens, block)
+                             : ceil_div(std::min(window - 1 + request.max_num_batched_tokens, tokens), block) + more;
     blocks += kind.groups * held;
   }
   return blocks;
@@ -118,7 +117,7 @@ Result<Capacity> kv_capacity(const ModelShape& model, const CapacityRequest& req
     }
   // The smaller count is the size of a group; where both are near, the larger one wastes less.
   capacity.group_layers = 2 * most < 3 * fewest ? most : fewest;
-  for (CapacityKind& kind : capacity.kinds) kind.groups = cdiv(kind.layers, capacity.group_layers);
+  for (CapacityKind& kind : capacity.kinds) kind.groups = ceil_div(kind.layers, capacity.group_layers);
   capacity.num_blocks = request.memory_bytes / capacity.page_bytes / capacity.group_layers;
   return capacity;
 }

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "sextant/ops.h"
+#include "types/ceil_div.h"
 
 namespace sextant {
 namespace {
@@ -136,7 +137,7 @@ Status check_block_ids(const TableUse& use, const KvCacheSpec& cache, const Atte
     if (use.query_start_loc[b + 1] == use.query_start_loc[b]) continue;
     const TokenSpan span = span_of(use, use.query_start_loc[b]);
     const int64_t first = std::max<int64_t>(0, mask.first_key(context_len(use, b), span)) / cache.block_size;
-    const int64_t last = (int64_t{use.seq_lens[b]} + cache.block_size - 1) / cache.block_size;
+    const int64_t last = ceil_div(int64_t{use.seq_lens[b]}, cache.block_size);
     first_shared = std::min(first_shared, first);
     SEXTANT_RETURN_IF_ERROR(check_ids(use, b, std::max(first, shared), last, cache));
   }
@@ -271,8 +272,7 @@ Status check_gathered(const GatherCacheArgs& a) {
       return invalid_argument(
           fmt::format("request {} ends at token {}; allowed: at most {} (the row of block_table)", b, end, capacity));
     SEXTANT_RETURN_IF_ERROR(check_ids({{}, {}, a.block_table, a.block_table_stride, 0}, static_cast<size_t>(b),
-                                      begin / cache.block_size, (end + cache.block_size - 1) / cache.block_size,
-                                      cache));
+                                      begin / cache.block_size, ceil_div(end, cache.block_size), cache));
   }
   return Status::ok();
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "sextant/block_allocator.h"
+#include "types/ceil_div.h"
 #include "types/json_text.h"
 #include "workload/trace_reader.h"
 
@@ -105,7 +106,7 @@ class JsonReader : public LineReader {
     const auto found = fields_.ids.empty() ? object.end() : object.find(fields_.ids);
     if (found == object.end() || found->is_null()) return Status::ok();  // no sharing is known
     if (!found->is_array()) return trace_error(line, fields_.ids, shown_json(*found), "a list of whole numbers");
-    const int64_t blocks = (static_cast<int64_t>(request.input_length) + block_ - 1) / block_;
+    const int64_t blocks = ceil_div(int64_t{request.input_length}, block_);
     if (static_cast<int64_t>(found->size()) != blocks)
       return trace_error(
           line, fields_.ids, fmt::format("{} ids", found->size()),

@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <array>
 
+#include "types/ceil_div.h"
+
 namespace sextant {
 namespace {
 
-int64_t blocks_of(int64_t tokens, int32_t block_size) { return (tokens + block_size - 1) / block_size; }
+int64_t blocks_of(int64_t tokens, int32_t block_size) { return ceil_div(tokens, block_size); }
 double ratio(int64_t part, int64_t whole) {
   return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
 }

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "sextant/scheduler.h"
+#include "types/ceil_div.h"
 
 namespace sextant {
 
@@ -124,7 +125,7 @@ void Scheduler::count_admission(const Sequence& s, int64_t cached_tokens, int64_
   stats_.prompt_tokens += request.input_length;
   stats_.cached_prompt_tokens += cached_tokens;
   const int64_t size = trace_->hash_block_size;
-  const int64_t blocks = (request.input_length + size - 1) / size;
+  const int64_t blocks = ceil_div(request.input_length, size);
   stats_.trace_blocks += blocks;
   bool hit = options_.prefix_caching;
   for (size_t i = 0; i < request.hash_ids.size(); ++i) {

@@ -17,6 +17,7 @@
 #include <span>
 
 #include "sextant/trace.h"
+#include "types/ceil_div.h"
 
 namespace sextant {
 namespace {
@@ -118,8 +119,7 @@ Trace make_synthetic_trace(int64_t num_requests, uint64_t seed) {
     }
     request.input_length = static_cast<int32_t>(std::min(input, static_cast<double>(kMaxInput)));
     request.output_length = static_cast<int32_t>(dice.tokens(kOutput));
-    const size_t blocks =
-        static_cast<size_t>((request.input_length + trace.hash_block_size - 1) / trace.hash_block_size);
+    const size_t blocks = static_cast<size_t>(ceil_div(request.input_length, trace.hash_block_size));
     request.hash_ids.resize(std::min(request.hash_ids.size(), blocks));
     while (request.hash_ids.size() < blocks) request.hash_ids.push_back(next_id++);
     trace.requests.push_back(std::move(request));

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "types/ceil_div.h"
 #include "types/json_text.h"
 #include "workload/trace_reader.h"
 
@@ -175,8 +176,8 @@ Status shrink_trace(Trace& trace, int32_t divisor) {
   trace.hash_block_size /= divisor;
   for (TraceRequest& request : trace.requests) {
     // Rounded up: the number of hash blocks stays what it was.
-    request.input_length = (request.input_length + divisor - 1) / divisor;
-    request.output_length = (request.output_length + divisor - 1) / divisor;
+    request.input_length = ceil_div(request.input_length, divisor);
+    request.output_length = ceil_div(request.output_length, divisor);
   }
   return Status::ok();
 }
