@@ -61,17 +61,19 @@ void inherit(const json& outer, json& inner) {
 
 // Parts beside the one that is read: their attention is not this model's answer, and that is said.
 void note_other_parts(const json& config, const std::string& read, std::vector<std::string>& notes) {
+  constexpr int kMostNamed = 12;
   std::string others;
+  int count = 0;
   for (const auto& [name, value] : config.items()) {
     if (name == read || !value.is_object() || attention_facts().at("sections").contains(name)) continue;
-    for (const char* heads : {"num_attention_heads", "num_heads", "n_heads", "n_head", "encoder_attention_heads",
-                              "num_key_value_heads", "sliding_window", "text_config"})
-      if (value.contains(heads)) {
-        others += (others.empty() ? "" : ", ") + name;
-        break;
-      }
+    const ConfigFields fields(value);
+    if (fields.given({"num_attention_heads", "num_heads", "n_heads", "n_head", "encoder_attention_heads",
+                      "num_key_value_heads", "sliding_window", "text_config"}) == nullptr)
+      continue;
+    if (++count <= kMostNamed) others += (others.empty() ? "" : ", ") + name;
   }
-  if (!others.empty()) notes.push_back(fmt::format("read: {}; not read: {}", read, others));
+  if (count > kMostNamed) others += fmt::format(" and {} more", count - kMostNamed);
+  if (count > 0) notes.push_back(fmt::format("read: {}; not read: {}", read, others));
 }
 
 // Numbers of attention beside the part that is read: the part counts, as in transformers, and that is said.
