@@ -197,11 +197,11 @@ Result<std::optional<Types>> read_list(const ConfigFields& fields, const json& f
   if (list->is_number() && rule.value("number_elsewhere", false)) return none;  // a period, not a list
   const std::string kind = rule.at("is").get<std::string>();
   const std::string rest = rule.value("rest", std::string("full_attention"));
+  const Types all_rest(static_cast<size_t>(std::max<int64_t>(num_layers, 0)), rest);
   auto types = kind == "names"                      ? named_list(*section, field, *list)
                : kind == "codes" || kind == "cycle" ? coded_list(*section, field, *list, rule.at("codes"))
                : kind == "repeat"                   ? repeated_lists(*section, field, *list)
-                                                    : index_list(*section, field, rule, num_layers,
-                                                                 Types(static_cast<size_t>(std::max<int64_t>(num_layers, 0)), rest));
+                                                    : index_list(*section, field, rule, num_layers, all_rest);
   if (!types) return types.status();
   if (kind == "indices") SEXTANT_RETURN_IF_ERROR(check_others(*section, rule, *types));
   if (kind == "cycle" && types->empty()) return section->error(field, *list, "at least one type");
