@@ -601,12 +601,12 @@ TEST(CudaPlan, RowTilesAreTallWhereTheyFillThreeConsumers) {
     const Batch batch = {.seq_lens = requests(1, 4096), .last_query_len = query_len, .deterministic = deterministic};
     AttentionPlanArgs args = decode_args(batch);
     args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = dim;
-    return plan(args, batch)->describe();
+    return facts(args, batch).at(0).rows;
   };
-  for (int32_t dim : {40, 64, 80, 96}) EXPECT_PRED2(has, of_dim(dim, 4096), "blocks of 192 rows") << dim;
-  EXPECT_FALSE(has(of_dim(128, 4096), "192 rows"));       // registers for two consumers only
-  EXPECT_FALSE(has(of_dim(64, 24), "192 rows"));          // 96 rows
-  EXPECT_FALSE(has(of_dim(64, 4096, true), "192 rows"));  // tiles of other keys have other bits
+  for (int32_t dim : {40, 64, 80, 96}) EXPECT_EQ(of_dim(dim, 4096), 192) << dim;
+  EXPECT_NE(of_dim(128, 4096), 192);       // registers for two consumers only
+  EXPECT_NE(of_dim(64, 24), 192);          // 96 rows
+  EXPECT_NE(of_dim(64, 4096, true), 192);  // tiles of other keys have other bits
 }
 
 TEST(CudaPlan, PagesOfOneTokenAreCopiedForEveryHeadSize) {
@@ -614,7 +614,7 @@ TEST(CudaPlan, PagesOfOneTokenAreCopiedForEveryHeadSize) {
     const Batch batch = {.seq_lens = requests(1, 4096), .last_query_len = 4096, .block_size = 1};
     AttentionPlanArgs args = decode_args(batch);
     args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = dim;
-    EXPECT_PRED2(has, plan(args, batch)->describe(), "copy of keys (32 blocks of 128) + forward") << dim;
+    EXPECT_EQ(cuda::part_of(facts(args, batch), "forward").copied_blocks, 32) << dim;
   }
 }
 
@@ -624,7 +624,7 @@ TEST(CudaPlan, ShortDecodesOverPagesOfOneTokenTakeTheListAndNotClusters) {
   args.spec.sliding_window = 128;
   args.spec.head_dim = args.spec.head_dim_v = args.cache.head_dim = args.cache.head_dim_v = 64;
   args.cache.dtype = DType::kF8E4M3FN;
-  EXPECT_PRED2(has, plan(args, batch)->describe(), "stream_attention");
+  EXPECT_TRUE(cuda::has_kernel(facts(args, batch), "stream_attention"));
 }
 
 }  // namespace
