@@ -37,6 +37,9 @@ cudaError_t launch_simt_attention(const AttentionParams&, TileGrid, cudaStream_t
 #define SEXTANT_FORWARD_FP8(name) SEXTANT_NONE(name, const Fp8Queries&, const ForwardMaps&, const ForwardOrder&, int)
 #define SEXTANT_TYPE(type)                                  \
   SEXTANT_FORWARD_CLASS(forward_##type##_64_64)             \
+  SEXTANT_FORWARD(forward_##type##_64_64_exact_tall)        \
+  SEXTANT_FORWARD(forward_##type##_64_64_padded_tall)       \
+  SEXTANT_FORWARD(forward_##type##_96_96_padded_tall)       \
   SEXTANT_FORWARD_CLASS(forward_##type##_96_96)             \
   SEXTANT_FORWARD_CLASS(forward_##type##_128_128)           \
   SEXTANT_FORWARD_CLASS(forward_##type##_192_128)           \
