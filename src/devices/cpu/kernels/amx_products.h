@@ -1,11 +1,13 @@
-// Products of AMX tiles that wait in a queue and are issued a little at a time, between the vector instructions of
-// something else: the matrix unit works while the vector units do. One instruction stream, no second thread.
+// Products of AMX tiles, issued a little at a time between the vector instructions of something else: the matrix unit
+// works while the vector units do. One instruction stream, no second thread.
 //
-//   c[rows, 16 * panels] (+)= a[rows, depth] * b[depth, 16 * panels]
+//   c[32, 32] (+)= a[32, depth] * b[depth, 32]
 //
-// in blocks of 32 x 32. A step is 32 of the depth: four loads and four products, 64 cycles of the matrix unit. It is
-// cut into quarters of one product each, because a renamed tile register is a scarce thing: loads for many products
-// in a row stop the whole core at the first one without a free register.
+// A step is 32 of the depth: four loads and four products, 64 cycles of the matrix unit, cut into quarters of one
+// product each.
+//
+// The sums of a block are stored between the first products of the next one. A store behind the last product of its
+// sum would wait for the unit's latency, and everything behind it too.
 #pragma once
 
 #include "devices/cpu/kernels/amx_tiles.h"
@@ -16,128 +18,113 @@ namespace {
 
 constexpr int64_t kTileElements = 16 * 32;  // of a bf16 tile, 1 KiB
 
-struct TileProduct {
-  const uint16_t* a = nullptr;  // tiles [rows / 16][depth / 32][16][32], a tile row `a_stride` elements from the next
-  int64_t a_stride = 0;
-  const uint16_t* b = nullptr;  // panels [panels][depth / 2][16][2], each `b_stride` elements from the next
-  int64_t b_stride = 0;
-  float* c = nullptr;  // rows of `c_stride` elements; room for whole blocks of 32 columns
-  int64_t c_stride = 0;
-  int64_t rows = 0, panels = 0, depth = 0;
-  bool accumulate = false;
+// A block's next steps.
+struct TileBlock {
+  const uint16_t* a;        // tiles of 16 rows x 32 of the depth
+  int64_t a_down, a_ahead;  // elements from a tile to that of the next rows, and of the next step
+  const uint16_t* b;        // panels of 16 columns: a tile every step
+  int64_t b_right;          // elements to the next panel; 0: there is none
+  float* c;                 // tiles of 16 x 16
+  int64_t c_stride;         // bytes from row to row
+  int64_t c_down, c_right;  // elements from tile to tile
+  int64_t steps;
+  bool two;         // more than 16 rows
+  bool begins;      // these are its first steps
+  bool accumulate;  // onto c
+  bool a_once;      // a is not needed again soon: the first-level cache keeps what it holds
 };
 
+// Blocks one after another.
 class TileProducts {
  public:
-  static constexpr int kQuarters = 4;
+  // `nowhere`: room for a tile that nobody needs.
+  explicit TileProducts(float* nowhere) : nowhere_(nowhere) { forget(); }
 
-  void add(const TileProduct& p) {
-    if (p.rows <= 0 || p.depth <= 0) return;
-    steps_left_ += (p.rows + 31) / 32 * ((p.panels + 1) / 2) * (p.depth / 32);
-    waiting_[count_++] = p;
-    if (count_ == 1) start();
-  }
-  int64_t steps_left() const { return steps_left_; }
-
-  // The quarters of a step must follow each other in order; only while steps are left.
-  template <int kQuarter>
-  inline __attribute__((always_inline)) void quarter() {
-    if constexpr (kQuarter == 0) {
-      if (k_ == 0) open();
-      tile_load_once<6>(b_, 64);
-      tile_load<4>(a_, 64);
-      tile_dot<0, 4, 6>();
-    } else if constexpr (kQuarter == 1) {
-      tile_load_once<7>(b_ + b_next_, 64);
-      tile_dot<1, 4, 7>();
-    } else if constexpr (kQuarter == 2) {
-      if (!two_) return;
-      tile_load<5>(a_ + a_stride_, 64);
-      tile_dot<2, 5, 6>();
+  // Calls between<part of 4, whether the step begins a block>() after each product.
+  template <class Between>
+  inline __attribute__((always_inline)) void step(TileBlock& x, bool begins, const Between& between) {
+    if (begins) {
+      quarters<true>(x, between);
+      // In the order of its use; a copy of whole registers would wait for the stores above.
+      last_.c = x.c;
+      last_.c_stride = x.c_stride;
+      last_.c_down = x.c_down;
+      last_.c_right = x.c_right;
+      last_.two = x.two;
+      saved_ = false;
     } else {
-      if (two_) tile_dot<3, 5, 7>();
-      a_ += kTileElements;
-      b_ += kTileElements;
-      k_ += 32;
-      --steps_left_;
-      if (k_ == depth_) close();
+      quarters<false>(x, between);
     }
+    x.a += x.a_ahead;
+    x.b += kTileElements;
   }
-  inline __attribute__((always_inline)) void step() {
-    quarter<0>();
-    quarter<1>();
-    quarter<2>();
-    quarter<3>();
+
+  // Stores what the last block summed up to now.
+  void save() {
+    if (saved_) return;
+    tile_store<0>(last_.c, last_.c_stride);
+    tile_store<1>(last_.c + last_.c_right, last_.c_stride);
+    if (last_.two) {
+      tile_store<2>(last_.c + last_.c_down, last_.c_stride);
+      tile_store<3>(last_.c + last_.c_down + last_.c_right, last_.c_stride);
+    }
+    forget();
   }
-  void steps(int64_t count) {
-    for (; count > 0 && steps_left_ > 0; --count) step();
-  }
-  void finish() { steps(steps_left_); }
 
  private:
-  void start() {
-    row_ = panel_ = 0;
-    place();
-  }
-  // The block at row_, panel_. Row blocks inside: the panels of b stay in the first-level cache for all of them.
-  void place() {
-    const TileProduct& p = waiting_[0];
-    two_ = p.rows - row_ > 16;
-    a_ = p.a + row_ / 16 * p.a_stride;
-    a_stride_ = p.a_stride;
-    b_ = p.b + panel_ * p.b_stride;
-    b_next_ = panel_ + 1 < p.panels ? p.b_stride : 0;  // an odd last panel is taken twice
-    c_ = p.c + row_ * p.c_stride + panel_ * 16;
-    depth_ = p.depth;
-    k_ = 0;
-  }
-  inline __attribute__((always_inline)) void open() {
-    const TileProduct& p = waiting_[0];
-    const int64_t stride = p.c_stride * 4;
-    if (p.accumulate) {
-      tile_load<0>(c_, stride);
-      tile_load<1>(c_ + 16, stride);
-      if (!two_) return;
-      tile_load<2>(c_ + 16 * p.c_stride, stride);
-      tile_load<3>(c_ + 16 * p.c_stride + 16, stride);
-    } else {
-      tile_zero<0>();
-      tile_zero<1>();
-      tile_zero<2>();
-      tile_zero<3>();
-    }
-  }
-  inline __attribute__((always_inline)) void close() {
-    const TileProduct& p = waiting_[0];
-    const int64_t stride = p.c_stride * 4;
-    tile_store<0>(c_, stride);
-    tile_store<1>(c_ + 16, stride);
-    if (two_) {
-      tile_store<2>(c_ + 16 * p.c_stride, stride);
-      tile_store<3>(c_ + 16 * p.c_stride + 16, stride);
-    }
-    row_ += 32;
-    if (row_ >= p.rows) {
-      row_ = 0;
-      panel_ += 2;
-    }
-    if (panel_ < p.panels) return place();
-    --count_;
-    if (count_ > 0) {
-      waiting_[0] = waiting_[1];
-      start();
-    }
+  void forget() {
+    last_ = {};
+    last_.c = nowhere_;
+    last_.c_stride = 64;
+    saved_ = true;
   }
 
-  TileProduct waiting_[2];
-  int count_ = 0;
-  int64_t steps_left_ = 0;
-  // The block at work.
-  const uint16_t* a_ = nullptr;
-  const uint16_t* b_ = nullptr;
-  float* c_ = nullptr;
-  int64_t a_stride_ = 0, b_next_ = 0, depth_ = 0, k_ = 0, row_ = 0, panel_ = 0;
-  bool two_ = false;
+  template <bool kBegins, class Between>
+  inline __attribute__((always_inline)) void quarters(const TileBlock& x, const Between& between) {
+    tile_load_once<6>(x.b, 64);
+    load_a<4>(x.a, x.a_once);
+    if constexpr (kBegins) turn<0>(x);
+    tile_dot<0, 4, 6>();
+    between.template operator()<0>();
+    tile_load_once<7>(x.b + x.b_right, 64);
+    if constexpr (kBegins) turn<1>(x);
+    tile_dot<1, 4, 7>();
+    between.template operator()<1>();
+    if constexpr (kBegins) {
+      turn<2>(x);
+      turn<3>(x);
+    }
+    if (x.two) {
+      load_a<5>(x.a + x.a_down, x.a_once);
+      tile_dot<2, 5, 6>();
+    }
+    between.template operator()<2>();
+    if (x.two) tile_dot<3, 5, 7>();
+    between.template operator()<3>();
+  }
+  template <int kTile>
+  static inline __attribute__((always_inline)) void load_a(const uint16_t* a, bool once) {
+    if (once)
+      tile_load_once<kTile>(a, 64);
+    else
+      tile_load<kTile>(a, 64);
+  }
+  // A tile leaves its sum of the last block and begins the next.
+  template <int kTile>
+  inline __attribute__((always_inline)) void turn(const TileBlock& x) {
+    constexpr int kRight = kTile % 2, kDown = kTile / 2;
+    if (kDown == 0 || last_.two)
+      tile_store<kTile>(last_.c + kRight * last_.c_right + kDown * last_.c_down, last_.c_stride);
+    if (kDown == 1 && !x.two) return;
+    if (x.accumulate)
+      tile_load<kTile>(x.c + kRight * x.c_right + kDown * x.c_down, x.c_stride);
+    else
+      tile_zero<kTile>();
+  }
+
+  float* const nowhere_;
+  TileBlock last_;  // whose sums the tiles hold
+  bool saved_ = true;
 };
 
 }  // namespace

@@ -24,16 +24,22 @@ template <class E>
 struct AttentionScratch {
   using Elem = typename E::Elem;
   static constexpr int kBuffers = E::kInterleaved ? 2 : 1;
+  // Tiles of a group (key_groups.h): two groups share the second-level cache with the rows.
+  static constexpr int64_t kGroupBytes = 320 << 10, kMostTiles = 4;
   int64_t rows_padded, depth, dv_padded, widest, o_stride, s_stride, p_stride, v_tokens, block;
-  Elem* q;             // [rows_padded, depth]; interleaved: tiles of 16 x 32
-  float* o;            // [rows_padded, o_stride]
-  Elem* k;             // [tile / 16][depth / unit][16][unit]
-  Elem* v[kBuffers];   // [dv_padded / 16][v_tokens / unit][16][unit]
-  float* s[kBuffers];  // [block, s_stride]
-  Elem* p[kBuffers];   // [block, p_stride]; interleaved: tiles of 16 x 32
-  float* row_max;      // [rows_padded], base 2
-  float* row_sum;      // [rows_padded]
-  int32_t* lo;         // [rows_padded] visible positions relative to the item's first
+  int64_t k_slot, v_slot, slots;  // tiles that K and V have room for; v[1] is the second half of v[0]
+  Elem* q;                        // [rows_padded, depth]; interleaved: tiles of 16 x 32
+  float* o;                       // [rows_padded, o_stride]
+  Elem* k;                        // [slots][tile / 16][depth / unit][16][unit]
+  Elem* v[kBuffers];              // [dv_padded / 16][v_tokens / unit][16][unit]
+  float* s[kBuffers];             // [block, s_stride]
+  Elem* p[kBuffers];              // [block, p_stride]; interleaved: tiles of 16 x 32
+  float* row_max;                 // [rows_padded], base 2
+  float* row_sum;                 // [rows_padded]
+  // Interleaved: row_sum is of weights in 8 bits; these are of weights as they are, where the logarithm is wanted.
+  float* row_exact;               // [rows_padded]
+  float *lane_sums, *exact_sums;  // [rows_padded, kPanel]: what is still to be added
+  int32_t* lo;                    // [rows_padded] visible positions relative to the item's first
   int32_t* hi;
   const char** pointers;  // [kTokensAtOnce]
   const char** next;      // [2 * tile] rows that the next tile reads
@@ -55,16 +61,24 @@ struct AttentionScratch {
     s_stride = tile + (E::kInterleaved ? 16 : 0);
     p_stride = tile * E::kParts;
     v_tokens = p_stride + 64 / kPanel / static_cast<int64_t>(sizeof(Elem));
+    k_slot = tile * depth;
+    v_slot = v_tokens * dv_padded;
+    const int64_t in_group = kGroupBytes / ((k_slot + v_slot) * static_cast<int64_t>(sizeof(Elem)));
+    slots = E::kInterleaved ? 2 * smaller(larger(in_group, 1), kMostTiles) : 1;
     widest = larger(wide, dv_padded);
     ScratchSpace space(base);
     q = space.take<Elem>(rows_padded * depth);
     o = space.take<float>(rows_padded * o_stride);
-    k = space.take<Elem>(tile * depth);
-    for (auto& x : v) x = space.take<Elem>(v_tokens * dv_padded);
+    k = space.take<Elem>(k_slot * slots);
+    for (auto& x : v) x = space.take<Elem>(v_slot * (slots / kBuffers));
     for (auto& x : s) x = space.take<float>(block * s_stride);
     for (auto& x : p) x = space.take<Elem>(block * p_stride);
     row_max = space.take<float>(rows_padded);
     row_sum = space.take<float>(rows_padded);
+    const int64_t lanes = E::kInterleaved ? kPanel : 0;
+    row_exact = space.take<float>(lanes > 0 ? rows_padded : 0);
+    lane_sums = space.take<float>(rows_padded * lanes);
+    exact_sums = space.take<float>(rows_padded * lanes);
     lo = space.take<int32_t>(rows_padded);
     hi = space.take<int32_t>(rows_padded);
     pointers = space.take<const char*>(kTokensAtOnce);
@@ -105,6 +119,9 @@ struct AttentionRun {
         m(item.scratch, item.num_tokens * item.num_heads, item.head_dim, item.head_dim_v, item.tile_keys),
         rows(item.num_tokens * item.num_heads) {}
 
+  // Whether the logarithm of a row's sum is wanted, or may be later.
+  bool exact() const { return it.lse != nullptr || it.partial_out != nullptr; }
+
   // Rows of tokens and heads in their order. Tokens of other heads lie between those of an item, too far apart for the
   // prefetcher of the machine: so each row's turn announces a later one, never many lines at once.
   class RowCursor {
@@ -144,6 +161,11 @@ struct AttentionRun {
       }
     });
     if constexpr (!E::kInterleaved) clear_output(0, m.rows_padded);
+    if constexpr (E::kInterleaved) {
+      __builtin_memset(m.lane_sums, 0, static_cast<size_t>(m.rows_padded * kPanel) * sizeof(float));
+      __builtin_memset(m.row_exact, 0, static_cast<size_t>(m.rows_padded) * sizeof(float));
+      if (exact()) __builtin_memset(m.exact_sums, 0, static_cast<size_t>(m.rows_padded * kPanel) * sizeof(float));
+    }
     __builtin_memset(m.zeros, 0, static_cast<size_t>(m.widest) * 4);
     first_key = INT64_MAX;
     last_key = 0;
@@ -525,8 +547,18 @@ struct AttentionRun {
     if (it.stream_output) stream_fence();
   }
 
+  // Where a row has an exact sum, that is its sum, and the output is brought to it.
+  float row_factor(int64_t r) {
+    if constexpr (E::kInterleaved)
+      if (m.row_exact[r] > 0.0f && m.row_sum[r] > 0.0f) {
+        const float factor = m.row_exact[r] / m.row_sum[r];
+        m.row_sum[r] = m.row_exact[r];
+        return out_factor * factor;
+      }
+    return out_factor;
+  }
   void write_partial(int64_t r) {
-    const F32 factor = set1(out_factor);
+    const F32 factor = set1(row_factor(r));
     const float* o = m.o + r * m.o_stride;
     float* out = it.partial_out + r * it.head_dim_v;
     for (int64_t d = 0; d < it.head_dim_v; d += kLanes)
@@ -592,7 +624,8 @@ inline void write_output(const Item& it, int64_t row, const float* o, float out_
 
 template <class E>
 void AttentionRun<E>::write_row(int64_t r) {
-  write_output(it, r, m.o + r * m.o_stride, out_factor, m.row_max[r], m.row_sum[r]);
+  const float factor = row_factor(r);
+  write_output(it, r, m.o + r * m.o_stride, factor, m.row_max[r], m.row_sum[r]);
 }
 
 template <class E>

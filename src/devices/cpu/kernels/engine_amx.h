@@ -79,7 +79,7 @@ inline void amx_16_rows(int64_t depth, const uint16_t* a, int64_t lda, const uin
 }
 
 struct AmxEngine : Bf16Packing {
-  static constexpr int64_t kRowBlock = 64;
+  static constexpr int64_t kRowBlock = 32;
   static constexpr int64_t kRowPad = 32;
   static constexpr int64_t kColumns = 32;
   static constexpr int64_t kDepthStep = kColumns;
