@@ -59,8 +59,8 @@ class TileProducts {
     x.b += kTileElements;
   }
 
-  // Stores what the last block summed up to now.
-  void save() {
+  // Stores what the last block summed up to now; it may go on.
+  void store() const {
     if (saved_) return;
     tile_store<0>(last_.c, last_.c_stride);
     tile_store<1>(last_.c + last_.c_right, last_.c_stride);
@@ -68,6 +68,10 @@ class TileProducts {
       tile_store<2>(last_.c + last_.c_down, last_.c_stride);
       tile_store<3>(last_.c + last_.c_down + last_.c_right, last_.c_stride);
     }
+  }
+  // The last block is done.
+  void save() {
+    store();
     forget();
   }
 

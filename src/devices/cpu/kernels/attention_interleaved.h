@@ -54,13 +54,15 @@ class InterleavedTiles {
       begin_phase(previous, current);
       const int64_t first = first_strip(current), last = last_strip(current);
       for (int64_t strip = first; strip < last; ++strip) {
-        close_output(previous);
-        if (strip + 1 < last)
-          add_scores(current, strip + 1);
-        else if ((more = find_phase(next, previous)))
-          add_scores(next, first_strip(next));
         const int64_t share = (output_steps_ * (strip + 1 - first) + last - first - 1) / (last - first);
-        add_output(previous, share);
+        close_output(previous);
+        if (strip + 1 < last) {
+          add_scores(current, strip + 1);
+          add_output(previous, share);
+        } else {
+          add_output(previous, share);
+          if ((more = find_phase(next, previous))) add_scores(next, first_strip(next));
+        }
         run_strip(current, strip);
       }
       if (previous.count > 0) has_output(previous);
@@ -92,17 +94,21 @@ class InterleavedTiles {
     return m_.s[0] + ((strip & 1) * width + (column & (width - 1))) * E::kRowBlock;
   }
 
-  // The next phase of this group of tiles, or of the next. `previous`: whose output is being made.
+  // The next phase of this group of tiles, or of the next. What waits is the last of `previous`.
   bool find_phase(Phase& phase, const Phase& previous) {
     while (!find_in_group(phase)) {
-      // The new group may overwrite what the last phases read.
-      if (phases_ < 3) finish_output(previous);
-      if (!groups_.next(phases_ > 0)) return false;
+      // The new group may overwrite what the last phase but one reads.
+      if (phases_ < 2) finish_output(previous);
+      if (!groups_.next(phases_ > 0, [this] { step_alone(); })) return false;
       block_ = 0;
       tile_ = groups_.first();
       phases_ = 0;
-      groups_.spread(larger(1, blocks_ * (groups_.last() - groups_.first()) - 2), it_.tile_keys / kStripColumns);
+      groups_.spread(larger(1, blocks_ * (groups_.last() - groups_.first()) - (blocks_ > 1 ? 2 : 1)),
+                     it_.tile_keys / kStripColumns);
     }
+    if (phases_ < (blocks_ > 1 ? 3 : 2)) return true;
+    if (phases_ == 2) run_alone();  // the phase before was of the group before
+    groups_.ahead([this] { step_alone(); });
     return true;
   }
   bool find_in_group(Phase& phase) {
@@ -125,7 +131,7 @@ class InterleavedTiles {
         phase.strip = strips_;
         strips_ += last_strip(phase) - first_strip(phase);
         ++tile_;
-        if (++phases_ >= 3) groups_.ahead();
+        ++phases_;
         return true;
       }
     return false;
@@ -135,8 +141,10 @@ class InterleavedTiles {
     begin_output(previous);
     state_.sums.begin(m_.lane_sums + p.row * kPanel);
     if (exact_) state_.exact.begin(m_.exact_sums + p.row * kPanel);
+    state_.unknown = false;
     for (int64_t i = 0; i < E::kRowBlock; ++i) {
       const float max = m_.row_max[p.row + i];
+      state_.unknown |= max == kNegInf;
       state_.minus_max[i] = max == kNegInf ? -kUnknownMax : -max;
     }
     rows_.first = p.row;
@@ -165,8 +173,7 @@ class InterleavedTiles {
       x.a = m_.q + p.row * m_.depth;
       x.a_down = 16 * m_.depth;
       x.a_ahead = kTileElements;
-      x.b = p.k + column * m_.depth;
-      x.b_right = m_.depth * kPanel;
+      place_keys(p, column, x);
       x.c = scores_at(p, column);
       x.c_stride = kPanel * 4;
       x.c_down = kPanel * kPanel;
@@ -177,6 +184,19 @@ class InterleavedTiles {
       x.accumulate = false;
       x.a_once = false;
     }
+  }
+
+  void place_keys(const Phase& p, int64_t column, TileBlock& x) const {
+    x.b = p.k + column * m_.depth;
+    x.b_right = m_.depth * kPanel;
+    if (!groups_.keys_in_place()) return;
+    // Blocks that nobody sees may not be there.
+    const int64_t left = p.tile_begin + column, right = left + kPanel;
+    const auto panel = [&](int64_t position) {
+      return reinterpret_cast<const Elem*>(run_.block_at(run_.source->k, run_.source->k_addr, position));
+    };
+    x.b = panel(right > p.begin ? left : right);
+    x.b_right = right > p.begin && right < p.end ? panel(right) - x.b : 0;
   }
 
   // A phase's output is made in blocks of 32 columns, of which the last may stay open for a while.
@@ -222,12 +242,17 @@ class InterleavedTiles {
   }
   void has_output(const Phase& p) { run_.blocks_with_output |= uint64_t{1} << p.row / E::kRowBlock; }
 
-  // What waits, with no rows in between.
+  // Of what waits one step, or all, with no rows in between.
+  void step_alone() {
+    if (next_ == count_) return;
+    TileBlock& x = waiting_[next_];
+    products_.step(x, x.begins, []<int>() {});
+    x.begins = false;
+    if (--x.steps == 0) ++next_;
+  }
   void run_alone() {
-    for (int64_t i = 0; i < count_; ++i)
-      for (bool begins = waiting_[i].begins; waiting_[i].steps > 0; --waiting_[i].steps, begins = false)
-        products_.step(waiting_[i], begins, []<int>() {});
-    count_ = 0;
+    while (next_ < count_) step_alone();
+    next_ = count_ = 0;
     products_.save();
   }
 
@@ -237,8 +262,11 @@ class InterleavedTiles {
     const bool whole = p.whole_from <= first && p.whole_to >= last;
     if (exact_)
       run_any_rows<true>(p, first, last, whole);
-    else if (shape_.shaped() || !whole)
+    else if (shape_.shaped())
       run_any_rows<false>(p, first, last, whole);
+    else if (!whole)
+      steps_a_strip_ >= 6 ? run_rows<false, false, false, 4>(p, first, last)
+                          : run_rows<false, false, false, 8>(p, first, last);
     else if (steps_a_strip_ >= 12)
       run_rows<false, true, false, 2>(p, first, last);
     else if (steps_a_strip_ >= 6)
@@ -258,16 +286,13 @@ class InterleavedTiles {
   // What waits, with the rows of columns [first, last) in between, kRows a step.
   template <bool kShaped, bool kWhole, bool kExact, int kRows>
   __attribute__((noinline)) void run_rows(const Phase& p, int64_t first, int64_t last) {
-    int64_t block = 0;
-    bool begins = count_ > 0 && waiting_[0].begins;
     // The scores that this strip reads may have been the last block, which the next one stores.
-    if (count_ == 0) {
-      products_.save();
-    } else if (begins) {
-      products_.step(waiting_[0], true, []<int>() {});
-      begins = false;
-      if (--waiting_[0].steps == 0) begins = ++block < count_ && waiting_[block].begins;
-    }
+    if (next_ == count_)
+      products_.store();
+    else if (waiting_[next_].begins)
+      step_alone();
+    int64_t block = next_;
+    bool begins = block < count_ && waiting_[block].begins;
     for (int64_t column = first; column < last; column += kStripColumns) {
       Strip<E, kShaped, kWhole, kExact> strip(shape_, rows_, state_, scores_at(p, column), p.tile_begin + column,
                                               column);
@@ -290,7 +315,7 @@ class InterleavedTiles {
     for (; block < count_; ++block, begins = block < count_ && waiting_[block].begins)
       for (TileBlock& x = waiting_[block]; x.steps > 0; --x.steps, begins = false)
         products_.step(x, begins, []<int>() {});
-    count_ = 0;
+    next_ = count_ = 0;
   }
 
   void add_sums() {
@@ -316,14 +341,15 @@ class InterleavedTiles {
   const int64_t blocks_;
   const bool exact_;       // the logarithm of the sums is wanted
   const int strip_shift_;  // of the columns of a strip
-  int64_t block_, tile_ = 0, phases_ = 3;
+  int64_t block_, tile_ = 0;
+  int64_t phases_ = 2;  // of this group of tiles so far
   int buffer_ = 0;
   int64_t strips_ = 0, steps_a_strip_ = 0;
   int64_t output_done_ = 0, output_depth_ = 0, output_steps_ = 0;  // of the phase before
   TileProducts products_;
   StripRows rows_;
   StripState state_;
-  int64_t count_ = 0;
+  int64_t next_ = 0, count_ = 0;
   TileBlock waiting_[kMostBlocks];
   typename Run::RowBounds bounds_[kMostRowBlocks];
 };

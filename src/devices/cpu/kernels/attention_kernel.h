@@ -169,13 +169,14 @@ struct AttentionRun {
     __builtin_memset(m.zeros, 0, static_cast<size_t>(m.widest) * 4);
     first_key = INT64_MAX;
     last_key = 0;
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t token = r / it.num_heads;
+    for (int64_t token = 0, r = 0; token < it.num_tokens; ++token) {
       const int64_t lo = larger(it.key_lo[token], it.key_begin), hi = smaller(it.key_hi[token], it.key_end);
-      m.lo[r] = static_cast<int32_t>(lo);
-      m.hi[r] = static_cast<int32_t>(hi > lo ? hi : lo);
-      m.row_max[r] = kNegInf;
-      m.row_sum[r] = 0.0f;
+      for (const int64_t end = r + it.num_heads; r < end; ++r) {
+        m.lo[r] = static_cast<int32_t>(lo);
+        m.hi[r] = static_cast<int32_t>(hi > lo ? hi : lo);
+        m.row_max[r] = kNegInf;
+        m.row_sum[r] = 0.0f;
+      }
       if (hi <= lo) continue;
       first_key = smaller(first_key, lo);
       last_key = larger(last_key, hi);
@@ -188,7 +189,7 @@ struct AttentionRun {
   };
   RowBounds bounds_of(int64_t r0, int64_t r1) const {
     RowBounds x;
-    for (int64_t r = r0; r < r1; ++r) {
+    for (int64_t r = r0; r < r1; r = (r / it.num_heads + 1) * it.num_heads) {  // rows of a token see the same
       x.lo_max = larger(x.lo_max, m.lo[r]);
       x.hi_min = smaller(x.hi_min, m.hi[r]);
       if (m.hi[r] <= m.lo[r]) continue;
@@ -222,6 +223,8 @@ struct AttentionRun {
   // what lies together.
   bool has_pairs() const { return E::kReadsPairs && source->packed_layout && !has_codes(); }
   bool copies_pairs() const { return has_pairs() && source->block_size % kPanel == 0; }
+  // ... or, of keys, read as they lie: where nothing is to be cleared behind their dims.
+  bool keys_in_place() const { return E::kInterleaved && copies_pairs() && it.head_dim == m.depth; }
   // ... or the same of codes, which are widened on the way.
   bool has_codes() const { return element_bytes(source->dtype) == 1; }
   bool widens_pairs() const {

@@ -13,16 +13,16 @@ namespace sextant::cpu::SEXTANT_ISA {
 namespace {
 
 constexpr int64_t kStripRows = 32, kStripColumns = 32;
-constexpr int64_t kPanelScores = kStripRows * kPanel;         // scores of a strip lie in panels [2][32 rows][16]
-constexpr int64_t kStripScores = 2 * kPanelScores;            // elements
+constexpr int64_t kPanelScores = kStripRows * kPanel;          // scores of a strip lie in panels [2][32 rows][16]
+constexpr int64_t kStripScores = 2 * kPanelScores;             // elements
 constexpr int64_t kStripWeights = kStripRows * kStripColumns;  // elements, two tiles
-constexpr float kMostWeight = 16777216.0f;  // of a lane's sum: beyond it a row's maximum is raised
-constexpr float kUnknownMax = -3e38f;       // of rows that have seen nothing
+constexpr float kMostWeight = 16777216.0f;                     // of a lane's sum: beyond it a row's maximum is raised
+constexpr float kUnknownMax = -3e38f;                          // of rows that have seen nothing
 
-// 2^x of a score, 0 of lanes outside `seen`. While the matrix unit multiplies, one of the two ports for vectors takes no
-// multiplications, but additions and comparisons: so the whole number next to x comes from a sum, not from vreduceps.
-// The rest, [-0.5, 0.5], goes through a polynomial (minimax, 1 at 0) with a relative error of 1e-4, where P is rounded to
-// 2^-9, or of 2.8e-6.
+// 2^x of a score, 0 of lanes outside `seen`. While the matrix unit multiplies, one of the two ports for vectors takes
+// no multiplications, but additions and comparisons: so the whole number next to x comes from a sum, not from
+// vreduceps. The rest, [-0.5, 0.5], goes through a polynomial (minimax, 1 at 0) with a relative error of 1e-4, where P
+// is rounded to 2^-9, or of 2.8e-6.
 template <bool kExact>
 inline __attribute__((always_inline)) __m512 weight_of(__m512 x, __mmask16 seen) {
   const __m512 magic = _mm512_set1_ps(12582912.0f);  // 1.5 * 2^23
@@ -104,6 +104,7 @@ struct StripState {
   float minus_max[kStripRows];
   float alpha[kStripRows];  // what the rows' output so far must be multiplied by
   bool raised = false;      // whether any alpha is not 1
+  bool unknown = false;     // whether any row's maximum is not known yet
 
   StripState() {
     for (float& x : alpha) x = 1.0f;
@@ -127,7 +128,9 @@ class Strip {
         exact_after_(state.exact.after),
         position_(position),
         column_(column),
-        count_(round_up(rows.count, 4)) {}
+        count_(round_up(rows.count, 4)) {
+    if (state.unknown) learn(shape, rows, state, scores, position);
+  }
 
   int64_t left() const { return count_ - row_; }
 
@@ -153,8 +156,7 @@ class Strip {
   // When all rows are weighed.
   inline __attribute__((always_inline)) void finish() {
     if (__builtin_expect(_mm512_cmp_ps_mask(all_, _mm512_set1_ps(kMostWeight), _CMP_NLE_UQ) != 0, 0)) {
-      // Of a copy, so that this one stays in registers.
-      Strip copy(shape_, rows_, state_, s_, position_, column_);
+      Strip copy = *this;  // so that this one stays in registers
       copy.raise_rows();
     }
     state_.sums.turn();
@@ -176,14 +178,50 @@ class Strip {
   }
 
   // Rows of padding are as good as the first one.
-  int64_t token_row(int64_t i) const { return rows_.first + (i < rows_.count ? i : 0); }
+  int64_t token_row(int64_t i) const { return token_row(rows_, i); }
+  static int64_t token_row(const StripRows& rows, int64_t i) { return rows.first + (i < rows.count ? i : 0); }
 
   // Bit j: column j.
-  uint32_t visible(int64_t i) const {
-    const int64_t lo = larger(rows_.lo[i], rows_.begin) - position_, hi = smaller(rows_.hi[i], rows_.end) - position_;
+  uint32_t visible(int64_t i) const { return visible(rows_, position_, i); }
+  static uint32_t visible(const StripRows& rows, int64_t position, int64_t i) {
+    const int64_t lo = larger(rows.lo[i], rows.begin) - position, hi = smaller(rows.hi[i], rows.end) - position;
     if (hi <= 0 || lo >= kStripColumns || lo >= hi) return 0;
     const uint32_t below = lo > 0 ? ~uint32_t{0} << lo : ~uint32_t{0};
     return hi < kStripColumns ? below & ~(~uint32_t{0} << hi) : below;
+  }
+
+  // Logits of the columns that a row sees, -infinity elsewhere, and the number below which they stay.
+  struct Seen {
+    __m512 x[2];
+    float max() const { return __builtin_ceilf(reduce_max({_mm512_max_ps(x[0], x[1])})); }
+  };
+  static Seen seen_of(const StripShape& shape, const StripRows& rows, const float* scores, int64_t position,
+                      int64_t i) {
+    const uint32_t mask = kWhole ? ~0u : visible(rows, position, i);
+    Seen seen;
+    for (int v = 0; v < 2; ++v) {
+      const __m512 s = _mm512_loadu_ps(scores + v * kPanelScores + i * kPanel);
+      const __m512 logits = kShaped ? shape.template logits<E::kExpDegree>(s, token_row(rows, i), position + v * kPanel)
+                                    : _mm512_mul_ps(s, _mm512_set1_ps(shape.scale));
+      seen.x[v] = _mm512_mask_mov_ps(_mm512_set1_ps(kNegInf), static_cast<__mmask16>(mask >> 16 * v), logits);
+    }
+    return seen;
+  }
+
+  // The first maximum of rows that have none. Not a member's work: the strip stays in registers.
+  static __attribute__((noinline)) void learn(const StripShape& shape, const StripRows& rows, StripState& state,
+                                              const float* scores, int64_t position) {
+    state.unknown = false;
+    for (int64_t i = 0; i < rows.count; ++i) {
+      if (rows.max[i] != kNegInf) continue;
+      const float max = seen_of(shape, rows, scores, position, i).max();
+      if (max > kNegInf) {
+        rows.max[i] = max;
+        state.minus_max[i] = -max;
+      } else {
+        state.unknown = true;
+      }
+    }
   }
 
   __attribute__((noinline)) void raise_rows() {
@@ -191,25 +229,18 @@ class Strip {
       if (_mm512_cmp_ps_mask(_mm512_loadu_ps(after_ + i * kPanel), _mm512_set1_ps(kMostWeight), _CMP_NLE_UQ) != 0)
         raise(i);
   }
-  // A row's maximum is not known yet, or has been left behind: it becomes that of the strip, and what was weighed
-  // before is brought to it.
+  // A row's maximum has been left behind: it becomes that of the strip, and what was weighed before is brought to it.
   void raise(int64_t i) {
-    const uint32_t seen = visible(i);
-    __m512 x[2];
-    for (int v = 0; v < 2; ++v) {
-      const __m512 s = _mm512_loadu_ps(s_ + v * kPanelScores + i * kPanel);
-      const __m512 logits = shape_.template logits<E::kExpDegree>(s, token_row(i), position_ + v * kPanel);
-      x[v] = _mm512_mask_mov_ps(_mm512_set1_ps(kNegInf), static_cast<__mmask16>(seen >> 16 * v), logits);
-    }
-    const float strip_max = __builtin_ceilf(reduce_max({_mm512_max_ps(x[0], x[1])}));
+    const Seen seen = seen_of(shape_, rows_, s_, position_, i);
+    const float strip_max = seen.max();
     if (strip_max > rows_.max[i]) {
       if (rows_.max[i] != kNegInf) bring_down(i, rows_.max[i] - strip_max);
       rows_.max[i] = strip_max;
       state_.minus_max[i] = -strip_max;
     }
     const __m512 minus_max = _mm512_set1_ps(rows_.max[i] == kNegInf ? 0.0f : -rows_.max[i]);
-    keep(i, weight_of<kExact>(_mm512_add_ps(x[0], minus_max), 0xffff),
-         weight_of<kExact>(_mm512_add_ps(x[1], minus_max), 0xffff));
+    keep(i, weight_of<kExact>(_mm512_add_ps(seen.x[0], minus_max), 0xffff),
+         weight_of<kExact>(_mm512_add_ps(seen.x[1], minus_max), 0xffff));
   }
   void bring_down(int64_t i, float exponent) {
     const __m512 factor = weight_of<true>(_mm512_set1_ps(exponent), 0xffff);
@@ -220,7 +251,8 @@ class Strip {
     state_.raised = true;
     for (int64_t j = rows_.from; j < column_; j += kStripColumns)
       for (int v = 0; v < 2; ++v) {
-        auto* at = reinterpret_cast<__m256i*>(rows_.weights + j / kStripColumns * kStripWeights + i * kStripColumns) + v;
+        auto* at =
+            reinterpret_cast<__m256i*>(rows_.weights + j / kStripColumns * kStripWeights + i * kStripColumns) + v;
         const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(at)), 16);
         _mm256_storeu_si256(at, narrow_bf16({_mm512_mul_ps(_mm512_castsi512_ps(wide), factor)}));
       }
