@@ -94,6 +94,18 @@ void add_features(std::vector<Case>& cases, bool reduced) {
   Case peaked = base("large scores", mha(4, 2, 64, DType::kBF16), kRagged);
   peaked.magnitude = 8;
   cases.push_back(peaked);
+  // Scores that rise along the keys, over more tiles of keys than a matrix unit's kernel packs at once: for one block of
+  // its rows and for many.
+  for (int32_t dim : {64, 128}) {
+    Case rising = base(fmt::format("alibi, many key tiles, head_dim {}", dim), mha(8, 2, dim, DType::kBF16),
+                       {{150, 1300}, {5, 1800}, {17, 900}, {1, 700}});
+    rising.spec.has_alibi = true;
+    cases.push_back(rising);
+    rising.name += ", window 300, block_size 48";
+    rising.spec.sliding_window = 300;
+    rising.block_size = 48;
+    cases.push_back(rising);
+  }
   Case integers = base("small integers", mha(4, 2, 64, DType::kBF16), kRagged);
   integers.integers = true;
   cases.push_back(integers);

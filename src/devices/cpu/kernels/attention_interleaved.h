@@ -37,7 +37,8 @@ class InterleavedTiles {
         strip_shift_(run.it.head_dim <= 64 ? 6 : 5),
         block_(blocks_),
         products_(run.m.s[1]) {
-    for (int64_t b = 0; b < blocks_; ++b)
+    if (blocks_ == 1) bounds_[0] = groups_.all();
+    for (int64_t b = 0; b < blocks_ && blocks_ > 1; ++b)
       bounds_[b] = run_.bounds_of(b * E::kRowBlock, smaller((b + 1) * E::kRowBlock, run_.rows));
     for (int64_t r = run_.rows; r < m_.rows_padded; ++r) {  // rows of padding see nothing, and need no maximum
       m_.lo[r] = m_.hi[r] = 0;

@@ -171,7 +171,7 @@ struct AttentionRun {
     last_key = 0;
     for (int64_t token = 0, r = 0; token < it.num_tokens; ++token) {
       const int64_t lo = larger(it.key_lo[token], it.key_begin), hi = smaller(it.key_hi[token], it.key_end);
-      for (const int64_t end = r + it.num_heads; r < end; ++r) {
+      for (const int64_t last = r + it.num_heads; r < last; ++r) {
         m.lo[r] = static_cast<int32_t>(lo);
         m.hi[r] = static_cast<int32_t>(hi > lo ? hi : lo);
         m.row_max[r] = kNegInf;
@@ -185,10 +185,10 @@ struct AttentionRun {
 
   // The visible positions of rows [r0, r1): their union and their intersection.
   struct RowBounds {
-    int64_t lo_min = INT64_MAX, lo_max = 0, hi_min = INT64_MAX, hi_max = 0;
+    int64_t lo_min, lo_max, hi_min, hi_max;
   };
   RowBounds bounds_of(int64_t r0, int64_t r1) const {
-    RowBounds x;
+    RowBounds x = {INT64_MAX, 0, INT64_MAX, 0};
     for (int64_t r = r0; r < r1; r = (r / it.num_heads + 1) * it.num_heads) {  // rows of a token see the same
       x.lo_max = larger(x.lo_max, m.lo[r]);
       x.hi_min = smaller(x.hi_min, m.hi[r]);
@@ -198,7 +198,7 @@ struct AttentionRun {
     }
     return x;
   }
-  // An item has at most 1024 rows (kernel tables), 16 blocks.
+  // An item has at most 1024 rows (kernel tables), 32 blocks.
   bool has_output(int64_t row) const { return (blocks_with_output >> row / E::kRowBlock & 1) != 0; }
 
   // Columns [from, to) of the tile that some of these rows see, and whether a mask is needed there. Scores are made by

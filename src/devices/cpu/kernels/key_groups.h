@@ -31,6 +31,8 @@ class KeyGroups {
         tile_(first_),
         packing_end_(smaller(end_tile_, first_ + 1)) {}
 
+  // What any row sees.
+  const typename Run::RowBounds& all() const { return all_; }
   // Tiles [first(), last()) are packed.
   int64_t first() const { return first_; }
   int64_t last() const { return last_; }
