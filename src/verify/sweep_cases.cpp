@@ -94,8 +94,8 @@ void add_features(std::vector<Case>& cases, bool reduced) {
   Case peaked = base("large scores", mha(4, 2, 64, DType::kBF16), kRagged);
   peaked.magnitude = 8;
   cases.push_back(peaked);
-  // Scores that rise along the keys, over more tiles of keys than a matrix unit's kernel packs at once: for one block of
-  // its rows and for many.
+  // Scores that rise along the keys, over more tiles of keys than a matrix unit's kernel packs at once: for one block
+  // of its rows and for many.
   for (int32_t dim : {64, 128}) {
     Case rising = base(fmt::format("alibi, many key tiles, head_dim {}", dim), mha(8, 2, dim, DType::kBF16),
                        {{150, 1300}, {5, 1800}, {17, 900}, {1, 700}});

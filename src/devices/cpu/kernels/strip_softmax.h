@@ -2,8 +2,8 @@
 //
 // A row's maximum is not looked for: the first strip that it sees sets it, and it is raised only when a sum of weights
 // says that it has fallen far behind. Weights may be as large as 2^24 then, which costs no precision in floating point.
-// A maximum is a whole number (in base 2), so that raising it multiplies what was weighed before by a power of two:
-// exactly. What a strip does to a row follows from the row's own scores and the strip's place alone.
+// It is raised by whole numbers (in base 2), which multiplies what was weighed before by a power of two: exactly. What
+// a strip does to a row follows from the row's own scores and the strip's place alone.
 #pragma once
 
 #include "devices/cpu/kernels/amx_products.h"
@@ -190,10 +190,10 @@ class Strip {
     return hi < kStripColumns ? below & ~(~uint32_t{0} << hi) : below;
   }
 
-  // Logits of the columns that a row sees, -infinity elsewhere, and the number below which they stay.
+  // Logits of the columns that a row sees, -infinity elsewhere.
   struct Seen {
     __m512 x[2];
-    float max() const { return __builtin_ceilf(reduce_max({_mm512_max_ps(x[0], x[1])})); }
+    float max() const { return reduce_max({_mm512_max_ps(x[0], x[1])}); }
   };
   static Seen seen_of(const StripShape& shape, const StripRows& rows, const float* scores, int64_t position,
                       int64_t i) {
@@ -234,9 +234,11 @@ class Strip {
     const Seen seen = seen_of(shape_, rows_, s_, position_, i);
     const float strip_max = seen.max();
     if (strip_max > rows_.max[i]) {
-      if (rows_.max[i] != kNegInf) bring_down(i, rows_.max[i] - strip_max);
-      rows_.max[i] = strip_max;
-      state_.minus_max[i] = -strip_max;
+      const bool known = rows_.max[i] != kNegInf;
+      const float steps = __builtin_ceilf(strip_max - rows_.max[i]);
+      if (known) bring_down(i, -steps);
+      rows_.max[i] = known ? rows_.max[i] + steps : strip_max;
+      state_.minus_max[i] = -rows_.max[i];
     }
     const __m512 minus_max = _mm512_set1_ps(rows_.max[i] == kNegInf ? 0.0f : -rows_.max[i]);
     keep(i, weight_of<kExact>(_mm512_add_ps(seen.x[0], minus_max), 0xffff),
