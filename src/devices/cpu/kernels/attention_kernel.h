@@ -32,8 +32,8 @@ struct AttentionScratch {
   float* o;                       // [rows_padded, o_stride]
   Elem* k;                        // [slots][tile / 16][depth / unit][16][unit]
   Elem* v[kBuffers];              // [dv_padded / 16][v_tokens / unit][16][unit]
-  float* s[kBuffers];             // [block, s_stride]
-  Elem* p[kBuffers];              // [block, p_stride]; interleaved: tiles of 16 x 32
+  float* s[kBuffers];             // [block, s_stride]; interleaved: two strips (strip_softmax.h) in s[0]
+  Elem* p[kBuffers];              // [block, p_stride]; interleaved: [tile / 32][32 rows][32]
   float* row_max;                 // [rows_padded], base 2
   float* row_sum;                 // [rows_padded]
   // Interleaved: row_sum is of weights in 8 bits; these are of weights as they are, where the logarithm is wanted.

@@ -438,7 +438,7 @@ class LatentTiles {
     return exp2_of(_mm512_fmadd_ps(_mm512_loadu_ps(s + j * kScoreRows), scale, minus_max));
   }
 
-  // raise_max of 16 rows; see softmax_amx.h. Returns what to add to their scores.
+  // Raises the maxima of 16 rows where they must be raised; see kMaxLag. Returns what to add to their scores.
   __m512 raise_maxima(int64_t r, __m512 tile_max) {
     const __m512 none = _mm512_set1_ps(kNegInf), old_max = _mm512_loadu_ps(m_.row_max + r);
     const Mask raised = _mm512_cmp_ps_mask(tile_max, _mm512_add_ps(old_max, _mm512_set1_ps(kMaxLag)), _CMP_GT_OQ);

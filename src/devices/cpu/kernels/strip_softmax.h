@@ -14,7 +14,6 @@ namespace {
 
 constexpr int64_t kStripRows = 32, kStripColumns = 32;
 constexpr int64_t kPanelScores = kStripRows * kPanel;          // scores of a strip lie in panels [2][32 rows][16]
-constexpr int64_t kStripScores = 2 * kPanelScores;             // elements
 constexpr int64_t kStripWeights = kStripRows * kStripColumns;  // elements, two tiles
 constexpr float kMostWeight = 16777216.0f;                     // of a lane's sum: beyond it a row's maximum is raised
 constexpr float kUnknownMax = -3e38f;                          // of rows that have seen nothing
