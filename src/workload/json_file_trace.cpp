@@ -89,8 +89,9 @@ Status read_vllm_result(const json& file, const TraceLine& line, int64_t max_req
                        fmt::format("{} (as many as input_lens)", inputs.size()));
   if (!timed) trace.notes.emplace_back("the file has no start_times: all requests arrive at once");
   const json errors = file.value("errors", json::array());
-  const auto failed =
-      std::count_if(errors.begin(), errors.end(), [](const json& error) { return error.is_string() && error != ""; });
+  const auto failed = std::count_if(errors.begin(), errors.end(), [](const json& error) {
+    return error.is_string() && !error.get_ref<const std::string&>().empty();
+  });
   if (failed > 0)
     trace.notes.push_back(fmt::format("{} requests failed there (errors): taken with what they generated", failed));
   for (size_t i = 0; i < inputs.size() && !full(trace, max_requests); ++i) {
