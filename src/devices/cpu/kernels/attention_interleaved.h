@@ -62,7 +62,8 @@ class InterleavedTiles {
           add_output(previous, share);
         } else {
           add_output(previous, share);
-          if ((more = find_phase(next, previous))) add_scores(next, first_strip(next));
+          more = find_phase(next, previous);
+          if (more) add_scores(next, first_strip(next));
         }
         run_strip(current, strip);
       }

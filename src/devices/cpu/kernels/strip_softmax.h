@@ -60,9 +60,10 @@ struct StripShape {
   inline __attribute__((always_inline)) __m512 logits(__m512 s, int64_t row, int64_t position) const {
     F32 x = mul({s}, set1(scale));
     if (cap > 0.0f) x = mul(tanh<kDegree>(x), set1(cap));
-    if (slopes != nullptr)
-      x = fmadd(set1(slopes[row % heads] * kLog2E),
-                add(lane_numbers(), set1(static_cast<float>(position - origins[row / heads]))), x);
+    if (slopes != nullptr) {
+      const int64_t token = row / heads, distance = position - origins[token];
+      x = fmadd(set1(slopes[row % heads] * kLog2E), add(lane_numbers(), set1(static_cast<float>(distance))), x);
+    }
     return x.v;
   }
 };
