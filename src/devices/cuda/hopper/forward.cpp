@@ -83,7 +83,7 @@ const ForwardClass& find_class(const AttentionParams& p) {
 // With the vector strides set; null: none.
 const ForwardClass* find_tall_class(const AttentionParams& p) {
   for (const ForwardClass& c : kTallClasses)
-    if (fits(p, c)) return forward_brings_boxes(p, find_source(p, find_class(p))) ? &c : nullptr;
+    if (fits(p, c)) return forward_brings_boxes(p, forward_source(p)) ? &c : nullptr;
   return nullptr;
 }
 
@@ -135,7 +135,7 @@ cudaError_t launch_forward(const AttentionParams& params, const ForwardPlan& pla
   set_vector_strides(p);
   const ForwardClass* tall = plan.rows == kForwardTallRows ? find_tall_class(p) : nullptr;
   if (plan.rows != kForwardRows && tall == nullptr) return cudaErrorInvalidValue;
-  const KeySource source = find_source(p, find_class(p));
+  const KeySource source = forward_source(p);
   const ForwardClass& chosen = tall != nullptr ? *tall : find_class(p);
   const ForwardOrder order = make_forward_order(p, plan, 2);
   const cudaError_t error = zero_forward_claims(order, stream);

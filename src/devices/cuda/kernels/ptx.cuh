@@ -69,19 +69,18 @@ __device__ __forceinline__ float tanh_approx(float x) {
   return y;
 }
 
-// Two instructions of the special unit and three others, no branch: off by 3e-7 at most, whatever the value.
-__device__ __forceinline__ float tanh_short(float x) {
-  float grown, inverse;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(grown) : "f"(x * 2.885390082f));  // e^2x
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(grown + 1.0f));
-  return fmaf(-2.0f, inverse, 1.0f);
-}
-
 // 2^x; exact zero for -infinity.
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+// Two instructions of the special unit and three others, no branch: off by 3e-7 at most, whatever the value.
+__device__ __forceinline__ float tanh_short(float x) {
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(exp2_approx(x * 2.885390082f) + 1.0f));  // 1 / (e^2x + 1)
+  return fmaf(-2.0f, inverse, 1.0f);
 }
 
 // Two floats to a packed pair, `low` in the low half.
