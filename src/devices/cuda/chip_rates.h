@@ -25,6 +25,7 @@ struct ChipRates {
     double cold_rows = 4e-6;                         // the same row by row, from memory
     // Of the time of the same products, where row tiles have 192 rows: head sizes up to 64, and above.
     double tall = 0.86, tall_wide = 0.95;
+    double tall_part(int32_t head_dim) const { return head_dim <= 64 ? tall : tall_wide; }
     double beside = 0.6;  // of the shorter of decodes and prefills that run at once: they share memory and SMs
 
     // Long prefills whose keys come by boxes, by head size; the parts of that by the other ways (forward_launchers.h).

@@ -65,9 +65,7 @@ double tile_seconds(const AttentionParams& planned, int32_t rows, bool cold, con
   set_vector_strides(p);
   const ChipRates::Forward& rates = chip.rates.forward;
   const double products = 2.0 * rows * 128 * (p.head_dim + p.head_dim_v) / (rates.products / chip.sms) *
-                          (rows != kForwardTallRows                   ? 1.0
-                           : std::max(p.head_dim, p.head_dim_v) <= 64 ? rates.tall
-                                                                      : rates.tall_wide);
+                          (rows == kForwardTallRows ? rates.tall_part(std::max(p.head_dim, p.head_dim_v)) : 1.0);
   const KeySource source = forward_source(p);
   if (forward_brings_boxes(p, source)) return products;
   if (converts_keys(source))

@@ -16,14 +16,12 @@ using gpu::make_score_rule;
 using gpu::RowEnd;
 using gpu::ScoreRule;
 
-// Of operands in 16 bits, and of any.
+// kFp32: of operands in 32 bits too, for which tanh_short is not exact enough.
+template <bool kFp32 = false>
 __device__ __forceinline__ float score_log2(const ScoreRule& r, float dot) {
   const float s = dot * r.scale_log2;
-  return r.has_cap ? r.cap_log2 * tanh_short(s * r.cap_inverse) : s;
-}
-__device__ __forceinline__ float score_log2_fp32(const ScoreRule& r, float dot) {
-  const float s = dot * r.scale_log2;
-  return r.has_cap ? r.cap_log2 * tanhf(s * r.cap_inverse) : s;
+  if (!r.has_cap) return s;
+  return r.cap_log2 * (kFp32 ? tanhf(s * r.cap_inverse) : tanh_short(s * r.cap_inverse));
 }
 __device__ __forceinline__ bool is_visible(const AttentionParams& p, int32_t query_position, int32_t key_position) {
   return !(p.causal && key_position > query_position + p.right) &&

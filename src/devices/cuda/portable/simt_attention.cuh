@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kSimtThreads) simt_attention(const AttentionPa
     float probability[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      s[i] = score_log2_fp32(rule, s[i]) + slope[i] * static_cast<float>(position - r.context_len);
+      s[i] = score_log2<true>(rule, s[i]) + slope[i] * static_cast<float>(position - r.context_len);
       if (position < seen[i].first || position >= seen[i].end) s[i] = -INFINITY;
       float top = s[i];
 #pragma unroll
